@@ -1,0 +1,35 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Sparse MERIT: one model that hears a noisy recording once and answers with clean speech and its emotion.
+
+Names are imported when they are first used, so that `import modeling_sparse_merit` and the command start at once.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
+
+_MODULE_OF = {
+    "SparseMeritConfig": "configuration_sparse_merit",
+    "SparseMeritFeatureExtractor": "feature_extraction_sparse_merit",
+    "SparseMeritModel": "modeling_sparse_merit",
+    "SparseMeritForSpeechEnhancementAndEmotion": "modeling_sparse_merit",
+    "SpeechEnhancementAndEmotionPipeline": "pipeline_sparse_merit",
+    "load_audio": "audio",
+    "read_audio": "audio",
+    "write_audio": "audio",
+}
+
+__all__ = ["DEFAULT_CHECKPOINT", "__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -1,0 +1,432 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The command `sparse-merit`: enhance, info, demo, evaluate.
+
+torch and transformers are imported inside the commands, so that `sparse-merit --help` answers at once. Exit codes:
+0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done.
+"""
+
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from . import DEFAULT_CHECKPOINT, __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+ENHANCED_SUFFIX = ".enhanced.wav"
+DEMO_RECORDING = Path(__file__).parent / "demo" / "noisy_speech.flac"
+MAX_TABLE_ROWS = 100
+
+app = typer.Typer(
+    name="sparse-merit",
+    help="Clean noisy speech and recognise its emotion.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Folder or Hub id of a checkpoint; the embedded one by default.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; the fastest there is by default.")
+]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One input: its path, where its enhanced speech goes, or why it cannot be used."""
+
+    path: Path
+    target: Path
+    error: str | None = None
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Clean noisy speech and recognise its emotion."""
+    if version:
+        typer.echo(f"sparse-merit {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def enhance(
+    recordings: Annotated[
+        list[str], typer.Argument(help="Files (WAV, FLAC, OGG, MP3), folders (searched in depth) and quoted globs.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("enhanced"),
+    model: ModelOption = None,
+    rate: Annotated[
+        int | None, typer.Option(help="Sampling rate to write, in Hz; each recording's own by default.", min=4_000)
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Recordings that go through the model at once.", min=1)] = 1,
+    device: DeviceOption = None,
+) -> None:
+    """Clean recordings and tell their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all."""
+    with _errors_in_one_line():
+        records = _enhance_recordings(recordings, output, model, rate, plot, batch_size, device)
+    _print_results(records, output)
+    if any("error" in record for record in records):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo_results"),
+    model: ModelOption = None,
+) -> None:
+    """Enhance the recording that comes with the package, and say where the results lie."""
+    recording = output / DEMO_RECORDING.name
+    with _errors_in_one_line():
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(DEMO_RECORDING, recording)
+        records = _enhance_recordings([str(recording)], output, model, plot=True)
+    _print_results(records, output)
+    if "error" in records[0]:
+        raise typer.Exit(1)
+    enhanced = records[0]["enhanced"]
+    typer.echo(f"Listen before:  {recording}")
+    if enhanced is not None:
+        typer.echo(f"Listen after:   {enhanced}")
+    typer.echo(f"Look:           {recording.with_suffix('.enhanced.png')}")
+
+
+@app.command()
+def info(model: ModelOption = None) -> None:
+    """Say what a checkpoint is: tasks, labels, experts, size, licence."""
+    with _errors_in_one_line():
+        facts = _describe(_resolve_model(model))
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(value))
+    Console().print(table)
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Option(help="YAML file that names the model, the test tables and the conditions.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the results, in place of the configured one.")
+    ] = None,
+) -> None:
+    """Measure emotion and enhancement under noise, for each condition, and write the results as JSON."""
+    with _errors_in_one_line():
+        try:
+            from .evaluation import evaluate as run_evaluation
+        except ImportError as error:
+            raise ImportError(f"{error}. Evaluation needs: pip install 'modeling-sparse-merit[train]'") from error
+        run_evaluation(config, output=output)
+
+
+def find_recordings(arguments: list[str], output: Path) -> tuple[list[Recording], int]:
+    """Finds every recording that the arguments name, each once, in order.
+
+    Results of an earlier run (`*.enhanced.wav`) are no recordings, wherever they lie. Subfolders of a given folder are
+    kept below `output`; what would still write to the same file gets a number: `x-2.enhanced.wav`.
+
+    Returns:
+        the recordings, unusable arguments among them, and how many results of an earlier run were passed over.
+    """
+    found, seen, taken, skipped = [], set(), set(), 0
+    for argument in arguments:
+        matches = list(_expand(Path(argument).expanduser()))
+        if not matches:
+            found.append(Recording(Path(argument), Path(), "no such file, and no recording found in or by it"))
+        for path, subfolder in matches:
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            if path.name.lower().endswith(ENHANCED_SUFFIX):
+                skipped += 1
+            else:
+                found.append(Recording(path, _free_target(output / subfolder / path.stem, taken)))
+    return found, skipped
+
+
+def _expand(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields each recording of a file, a folder or a glob, and its subfolder within the folder."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if _is_audio(file):
+                yield file, file.relative_to(path).parent
+    elif path.exists():
+        yield path, Path()
+    else:
+        for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
+            if match.is_dir() or _is_audio(match):
+                yield from _expand(match)
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _free_target(stem: Path, taken: set[str]) -> Path:
+    """Returns a path that no other recording writes to, on file systems that ignore case too, and takes it."""
+    target, number = stem.with_name(stem.name + ENHANCED_SUFFIX), 1
+    while str(target).casefold() in taken:
+        number += 1
+        target = stem.with_name(f"{stem.name}-{number}{ENHANCED_SUFFIX}")
+    taken.add(str(target).casefold())
+    return target
+
+
+def _enhance_recordings(
+    arguments: list[str],
+    output: Path,
+    model: str | None = None,
+    rate: int | None = None,
+    plot: bool = False,
+    batch_size: int = 1,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Runs the model on everything that the arguments name, writes all results, returns their records in order."""
+    recordings, skipped = find_recordings(arguments, output)
+    if all(recording.error for recording in recordings):
+        passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were passed over)" if skipped else ""
+        raise FileNotFoundError(
+            f"No recording found in {', '.join(arguments)}{passed_over}: give WAV, FLAC, OGG or MP3 files, "
+            "folders that hold some, or globs."
+        )
+    if plot:
+        from .plotting import require_matplotlib
+
+        require_matplotlib()
+    pipe = _load_pipeline(model, device)
+    output.mkdir(parents=True, exist_ok=True)
+    records = []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("Enhancing", total=len(recordings))
+        for start in range(0, len(recordings), batch_size):
+            batch = recordings[start : start + batch_size]
+            records += _process(pipe, batch, rate, plot)
+            progress.advance(bar, len(batch))
+    _write_atomically(output / "results.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    return records
+
+
+def _process(
+    pipe: "SpeechEnhancementAndEmotionPipeline", batch: list[Recording], rate: int | None, plot: bool
+) -> list[dict[str, Any]]:
+    """Returns a record for each recording; where one of a batch fails, each is tried alone."""
+    from .audio import read_audio
+
+    try:
+        if failed := next((recording.error for recording in batch if recording.error), None):
+            raise ValueError(failed)
+        signals = [read_audio(recording.path) for recording in batch]
+        inputs = [{"array": waveform, "sampling_rate": own_rate} for waveform, own_rate in signals]
+        answers = pipe(inputs, batch_size=len(inputs))
+        return [
+            _save(recording, *signal, answer, rate, plot)
+            for recording, signal, answer in zip(batch, signals, answers, strict=True)
+        ]
+    except (OSError, ValueError, RuntimeError) as error:
+        if len(batch) == 1:
+            return [{"file": str(batch[0].path), "error": _one_line(error)}]
+        return [record for recording in batch for record in _process(pipe, [recording], rate, plot)]
+
+
+def _save(
+    recording: Recording,
+    waveform: "np.ndarray",
+    own_rate: int,
+    answer: dict[str, Any],
+    rate: int | None,
+    plot: bool,
+) -> dict[str, Any]:
+    """Writes what the model answered about one recording, and returns its record."""
+    scores = {entry["label"]: round(entry["score"], 6) for entry in answer.get("emotion", ())}
+    record = {
+        "file": str(recording.path),
+        "seconds": round(len(waveform) / own_rate, 3),
+        "sampling_rate": own_rate,
+        "emotion": next(iter(scores), None),
+        "scores": dict(sorted(scores.items())),
+        "enhanced": None,
+    }
+    recording.target.parent.mkdir(parents=True, exist_ok=True)
+    if "audio" in answer:
+        _write_enhanced(recording.target, answer, len(waveform), own_rate, rate or own_rate)
+        record["enhanced"] = str(recording.target)
+    if plot:
+        _plot(recording, waveform, own_rate, answer, record)
+    return record
+
+
+def _write_enhanced(target: Path, answer: dict[str, Any], samples: int, own_rate: int, rate: int) -> None:
+    """Writes the enhanced speech at the rate asked for, as long as the recording to the sample."""
+    import numpy as np
+
+    from .audio import resample, write_audio
+
+    length = round(samples * rate / own_rate)
+    enhanced = resample(answer["audio"], answer["sampling_rate"], rate)[:length]
+    write_audio(target, np.pad(enhanced, (0, length - len(enhanced))), rate)
+
+
+def _plot(
+    recording: Recording, waveform: "np.ndarray", own_rate: int, answer: dict[str, Any], record: dict[str, Any]
+) -> None:
+    """Draws the recording as the model heard it beside what the model made of it."""
+    from .audio import resample
+    from .plotting import plot_result
+
+    model_rate = answer.get("sampling_rate", own_rate)
+    plot_result(
+        recording.target.with_suffix(".png"),
+        resample(waveform, own_rate, model_rate),
+        answer.get("audio"),
+        model_rate,
+        record["scores"],
+        title=recording.path.name,
+    )
+
+
+def _load_pipeline(model: str | None, device: str | None) -> "SpeechEnhancementAndEmotionPipeline":
+    """Loads a checkpoint quietly.
+
+    Raises:
+        OSError: there is no such checkpoint. ValueError: it, or the device, is not usable.
+    """
+    source = _resolve_model(model)
+    import torch
+    from transformers.utils import logging
+
+    from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"Device {device!r} is not usable here: {_one_line(error)}") from error
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(source, device=device)
+
+
+def _resolve_model(model: str | None) -> str:
+    """Returns a folder that exists, or a Hub id."""
+    if model is None:
+        if not (DEFAULT_CHECKPOINT / "config.json").exists():
+            raise FileNotFoundError(
+                "This installation lacks the embedded checkpoint: install it anew or give --model."
+            )
+        return str(DEFAULT_CHECKPOINT)
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{model!r} holds no config.json: give a folder written by save_pretrained.")
+    if not folder.is_dir() and (folder.exists() or model[:1] in "./~" or model.count("/") > 1):
+        raise FileNotFoundError(f"{model!r} is no folder: give a checkpoint's folder or a Hub id such as name/model.")
+    return str(folder) if folder.is_dir() else model
+
+
+def _describe(source: str) -> dict[str, str]:
+    """Returns what a checkpoint's configuration and card say, by name; no weights are loaded."""
+    import torch
+
+    from . import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+
+    config = SparseMeritConfig.from_pretrained(source)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in SparseMeritForSpeechEnhancementAndEmotion(config).parameters())
+    facts = {
+        "Model": source,
+        "Tasks": ", ".join(config.tasks),
+        "Emotions": ", ".join(config.id2label[i] for i in sorted(config.id2label))
+        if "emotion" in config.tasks
+        else "-",
+        "Encoder": f"{config.num_hidden_layers} layers of width {config.hidden_size}",
+        "Integration": config.integration,
+        "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
+        "Parameters": f"{parameters / 1e6:.2f} million",
+    }
+    licence = _licence(source)
+    return facts if licence is None else {**facts, "Licence": licence}
+
+
+def _licence(source: str) -> str | None:
+    """Returns the licence that the model card states, None where there is no card."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if Path(source).is_dir() and not (Path(source) / "README.md").exists():
+        return None
+    try:
+        data = ModelCard.load(Path(source) / "README.md" if Path(source).is_dir() else source).data
+    except EntryNotFoundError:
+        return None
+    return data.get("license_name") or data.get("license")
+
+
+def _print_results(records: list[dict[str, Any]], output: Path) -> None:
+    """Prints the table of what succeeded, then what failed and why."""
+    done = [record for record in records if "error" not in record]
+    failed = [record for record in records if "error" in record]
+    console = Console()
+    if done:
+        console.print(_results_table(done[:MAX_TABLE_ROWS]))
+    if len(done) > MAX_TABLE_ROWS:
+        console.print(f"... and {len(done) - MAX_TABLE_ROWS} more")
+    typer.echo(f"{len(done)} of {len(records)} recordings done: {output / 'results.jsonl'}")
+    for record in failed:
+        typer.secho(_printable(f"Failed: {record['file']}: {record['error']}"), fg="red", err=True)
+
+
+def _results_table(records: list[dict[str, Any]]) -> Table:
+    """Returns a table with a row for each record and a column for each emotion."""
+    labels = list(records[0]["scores"])
+    table = Table()
+    table.add_column("File", overflow="fold")
+    table.add_column("Seconds", justify="right")
+    table.add_column("Emotion", style="bold")
+    for label in labels:
+        table.add_column(label, justify="right")
+    for record in records:
+        scores = [f"{record['scores'][label]:.2f}" for label in labels]
+        table.add_row(Text(_printable(record["file"])), f"{record['seconds']:.2f}", record["emotion"] or "-", *scores)
+    return table
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Turns an error that the user can mend into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        typer.secho(_printable(f"Error: {_one_line(error)}"), fg="red", err=True)
+        raise typer.Exit(2) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Returns the text with a question mark for bytes of a file name that are no UTF-8, which no terminal takes."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,135 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of Sparse MERIT: every knob of encoder, experts and heads, checked where it is made."""
+
+from transformers import WavLMConfig
+
+TASKS = ("enhancement", "emotion")
+INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
+ROUTERS = ("sparse", "dense")
+ROUTER_GRADIENTS = ("straight_through", "switch", "none")
+
+
+class SparseMeritConfig(WavLMConfig):
+    r"""
+    Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
+    (WavLM-Large, three experts; arXiv 2509.08470, section III). All fields of `WavLMConfig` hold for the encoder.
+
+    Args:
+        tasks: The heads of the model, any non-empty subset of `("enhancement", "emotion")`.
+        integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
+            `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
+            `"weighted_sum_experts"` (experts on one shared weighted sum) or `"expert_weighted_sums"` (each expert is a
+            learned sum of layers); the last two are the ablations of the paper.
+        router: `"sparse"` gives every frame of a task to its top-1 expert, `"dense"` to all, weighted by probability.
+        router_gradient: How the gradient reaches a sparse router. `"straight_through"` keeps the published
+            forward pass, `"switch"` multiplies the expert's output by its probability, `"none"` is the published
+            behaviour, in which the router does not learn from the tasks.
+        num_experts: Number of experts, shared by all tasks.
+        expert_hidden_size: Width of the hidden layer of an expert.
+        emotion_hidden_size: Width of the hidden layer of the emotion classifier.
+        enhancement_hidden_size: Width of the mask estimator's input layer and of its LSTM.
+        enhancement_num_layers: Number of bidirectional LSTM layers of the mask estimator.
+        enhancement_weight: Weight of the enhancement loss against the emotion loss.
+        load_balancing_weight: Weight (alpha) of the Switch load-balancing loss of each router.
+        class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`; `None` for none.
+        n_fft, hop_length, win_length: Short-time Fourier transform of the enhancement head, in samples at 16 kHz.
+        mask_feature_min_masks: Least number of feature masks of SpecAugment (`WavLMConfig` lacks what its model reads).
+        final_dropout: Dropout in front of both layers of the emotion classifier.
+
+    Raises:
+        ValueError: A field is outside its range; the message names the field, its value and what would be valid.
+
+    Example:
+        >>> from modeling_sparse_merit import SparseMeritConfig
+        >>> SparseMeritConfig(num_experts=4).router
+        'sparse'
+    """
+
+    model_type = "sparse_merit"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    activation_dropout: float | int = 0.0
+    feat_proj_dropout: float | int = 0.1
+    final_dropout: float | int = 0.5
+    layerdrop: float | int = 0.0
+    feat_extract_norm: str = "layer"
+    do_stable_layer_norm: bool = True
+    apply_spec_augment: bool = False
+    mask_feature_min_masks: int = 0
+    tasks: list[str] | tuple[str, ...] = TASKS
+    integration: str = "experts"
+    router: str = "sparse"
+    router_gradient: str = "straight_through"
+    num_experts: int = 3
+    expert_hidden_size: int = 4096
+    emotion_hidden_size: int = 1024
+    enhancement_hidden_size: int = 256
+    enhancement_num_layers: int = 2
+    enhancement_weight: float | int = 1.0
+    load_balancing_weight: float | int = 0.01
+    class_weights: list[float] | None = None
+    n_fft: int = 400
+    hop_length: int = 160
+    win_length: int = 400
+
+    def __post_init__(self, **kwargs):
+        if "id2label" not in kwargs and "num_labels" not in kwargs and getattr(self, "id2label", None) is None:
+            self.id2label = {0: "angry", 1: "sad", 2: "happy", 3: "neutral"}
+            self.label2id = {label: index for index, label in self.id2label.items()}
+        self.tasks = list(self.tasks)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_layer_outputs(self) -> int:
+        """L of the paper: the input of the first transformer layer and the output of each layer."""
+        return self.num_hidden_layers + 1
+
+    def validate_sparse_merit(self):
+        """Part of the validation that `transformers` runs when a configuration is made or saved."""
+        _check_choices(self)
+        _check_sizes(self)
+        _check_encoder(self)
+
+
+def _check_choices(config: SparseMeritConfig) -> None:
+    unknown = [task for task in config.tasks if task not in TASKS]
+    if unknown or not config.tasks or len(set(config.tasks)) != len(config.tasks):
+        raise ValueError(f"`tasks` is {config.tasks}; expected distinct names out of {list(TASKS)}, at least one.")
+    choices = {"integration": INTEGRATIONS, "router": ROUTERS, "router_gradient": ROUTER_GRADIENTS}
+    for name, valid in choices.items():
+        if getattr(config, name) not in valid:
+            raise ValueError(f"`{name}` is {getattr(config, name)!r}; expected one of {list(valid)}.")
+
+
+def _check_sizes(config: SparseMeritConfig) -> None:
+    sizes = ("num_experts", "expert_hidden_size", "emotion_hidden_size", "enhancement_hidden_size")
+    for name in (*sizes, "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
+    for name in ("enhancement_weight", "load_balancing_weight"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a number of at least 0.")
+    if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
+        raise ValueError(
+            f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
+            "expected win_length <= n_fft, hop_length <= win_length / 2, or the inverse transform is undefined."
+        )
+    weights = config.class_weights
+    if weights is not None and (len(weights) != config.num_labels or min(weights) <= 0):
+        raise ValueError(f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one a label.")
+
+
+def _check_encoder(config: SparseMeritConfig) -> None:
+    if config.layerdrop != 0:
+        raise ValueError(
+            f"`layerdrop` is {config.layerdrop}; expected 0: a skipped layer has no output, "
+            "and all layer outputs are used."
+        )
+    if config.add_adapter:
+        raise ValueError("`add_adapter` is True; expected False: the heads are aligned to the encoder's 50 Hz frames.")
+
+
+SparseMeritConfig.register_for_auto_class()

@@ -1,0 +1,145 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The enhancement box of the figure: short-time Fourier transform, mask estimator and the way back to a waveform."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+MAGNITUDE_FLOOR = 1e-6
+
+
+class Spectrogram:
+    """
+    The transform of BSSE-SE: periodic Hamming window, centred frames, reflected edges, log1p of the magnitude.
+
+    Every clip of a padded batch is transformed as if it were alone: its own right edge is reflected, and frames that
+    lie wholly in the padding do not exist. All arithmetic is fp32, also under autocast.
+
+    Args:
+        n_fft, hop_length, win_length: In samples.
+    """
+
+    def __init__(self, n_fft: int, hop_length: int, win_length: int):
+        self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
+
+    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+        """Frames of a clip with that many samples."""
+        return num_samples // self.hop_length + 1
+
+    def transform(self, waveform: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        """(B, S) padded waveforms and their (B,) true lengths -> complex (B, F, n_fft // 2 + 1)."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            padded = self._reflect(waveform.float(), num_samples)
+            window = self._window(waveform.device)
+            spectrum = torch.stft(
+                padded, self.n_fft, self.hop_length, self.win_length, window, center=False, return_complex=True
+            )
+        return spectrum.transpose(1, 2)  # (B, bins, F) -> (B, F, bins)
+
+    def log_magnitude(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """log1p(|X| + 1e-6), the same shape."""
+        return torch.log1p(spectrum.abs() + MAGNITUDE_FLOOR)
+
+    def inverse(
+        self, log_magnitude: torch.Tensor, phase: torch.Tensor, num_samples: torch.Tensor, length: int
+    ) -> torch.Tensor:
+        """log1p magnitude and phase (B, F, bins), true lengths (B,) -> waveform (B, length), 0 in the padding."""
+        with torch.autocast(log_magnitude.device.type, enabled=False):
+            spectrum = torch.polar(log_magnitude.float().expm1() - MAGNITUDE_FLOOR, phase)
+            window = nn.functional.pad(self._window(phase.device), self._window_margin())
+            valid = frame_range(spectrum.shape[1], self.num_frames(num_samples))[..., None]  # (B, F, 1)
+            frames = torch.fft.irfft(spectrum, self.n_fft) * window * valid  # (B, F, n_fft)
+            envelope = self._overlap_add(window.square() * valid)
+            waveform = self._overlap_add(frames) / envelope.clamp(min=1e-11)
+        start = self.n_fft // 2
+        waveform = nn.functional.pad(waveform[:, start:], (0, max(0, length + start - waveform.shape[1])))[:, :length]
+        return waveform * frame_range(length, num_samples)
+
+    def _window(self, device: torch.device) -> torch.Tensor:
+        return torch.hamming_window(self.win_length, periodic=True, device=device)
+
+    def _window_margin(self) -> tuple[int, int]:
+        left = (self.n_fft - self.win_length) // 2
+        return left, self.n_fft - self.win_length - left
+
+    def _reflect(self, waveform: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        margin = self.n_fft // 2
+        position = torch.arange(-margin, waveform.shape[1] + margin, device=waveform.device).abs()  # (S + n_fft,)
+        last = num_samples[:, None] - 1  # (B, 1)
+        index = torch.minimum(position, 2 * last - position)  # mirrored at both ends; negative beyond the mirror image
+        reflected = waveform.gather(1, index.clamp(min=0))
+        return reflected * (index >= 0)
+
+    def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
+        length = self.n_fft + (frames.shape[1] - 1) * self.hop_length
+        columns = frames.transpose(1, 2)  # (B, F, n_fft) -> (B, n_fft, F)
+        added = nn.functional.fold(columns, (1, length), (1, self.n_fft), stride=(1, self.hop_length))
+        return added.flatten(1)  # (B, 1, 1, length) -> (B, length)
+
+
+class EnhancementHead(nn.Module):
+    """
+    The mask estimator of BSSE-SE (paper, section III-C): Linear, bidirectional LSTM whose directions are added,
+    Linear, sigmoid. The mask, between 0 and 1, multiplies the log1p magnitude of the noisy recording.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        bins, hidden = config.n_fft // 2 + 1, config.enhancement_hidden_size
+        self.frame_ratio = (config.hop_length, config.inputs_to_logits_ratio)
+        self.input_dense = nn.Linear(bins + config.hidden_size, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, config.enhancement_num_layers, batch_first=True, bidirectional=True)
+        self.output_dense = nn.Linear(hidden, bins)
+
+    def forward(
+        self,
+        noisy_log_magnitude: torch.Tensor,
+        features: torch.Tensor,
+        num_frames: torch.Tensor,
+        num_features: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Args:
+            noisy_log_magnitude: (B, F, bins).
+            features: (B, T, D), the task's frames at the encoder's rate.
+            num_frames: (B,) valid spectrogram frames of each clip.
+            num_features: (B,) valid encoder frames of each clip.
+
+        Returns:
+            The enhanced log1p magnitude (B, F, bins) in fp32.
+        """
+        noisy = noisy_log_magnitude.to(features.dtype)
+        aligned = self._align(features, noisy.shape[1], num_features)
+        hidden = self.input_dense(torch.cat([noisy, aligned], dim=-1))  # (B, F, bins + D) -> (B, F, H)
+        packed = pack_padded_sequence(hidden, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=noisy.shape[1])
+        forward, backward = hidden.chunk(2, dim=-1)  # (B, F, 2 * H) -> 2 x (B, F, H)
+        mask = self.output_dense(forward + backward).float().sigmoid()
+        return mask * noisy_log_magnitude
+
+    def _align(self, features: torch.Tensor, num_frames: int, num_features: torch.Tensor) -> torch.Tensor:
+        hop_length, stride = self.frame_ratio
+        nearest = torch.arange(num_frames, device=features.device) * hop_length // stride  # (F,)
+        index = torch.minimum(nearest[None], num_features[:, None] - 1)  # (B, F): the last frame stands for the rest
+        return features.gather(1, index[..., None].expand(-1, -1, features.shape[-1]))  # (B, T, D) -> (B, F, D)
+
+
+def enhancement_loss(predicted: torch.Tensor, clean: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """
+    L1 distance of log1p magnitudes (B, F, bins), averaged over the bins of all frames that belong to a recording.
+
+    Args:
+        predicted, clean: (B, F, bins).
+        num_frames: (B,) valid frames of each clip.
+
+    Returns:
+        A scalar in fp32.
+    """
+    valid = frame_range(predicted.shape[1], num_frames)[..., None]
+    distance = (predicted.float() - clean.float()).abs() * valid
+    return distance.sum() / (valid.sum() * predicted.shape[-1])
+
+
+def frame_range(length: int, valid: torch.Tensor) -> torch.Tensor:
+    """Boolean (B, length): true for the first `valid[b]` places of row b."""
+    return torch.arange(length, device=valid.device) < valid[:, None]

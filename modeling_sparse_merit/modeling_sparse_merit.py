@@ -1,0 +1,246 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Sparse MERIT (arXiv 2509.08470): one recording is heard once; its clean speech and its emotion come out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, WavLMConfig, WavLMModel
+from transformers import initialization as init
+from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_sparse_merit import SparseMeritConfig
+from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
+from .encoder import SparseMeritEncoder
+from .enhancement import EnhancementHead, Spectrogram, enhancement_loss
+from .experts import LayerWeights, build_integration, load_balancing_loss
+
+
+@dataclass
+class SparseMeritModelOutput(ModelOutput):
+    """
+    Task features of [`SparseMeritModel`].
+
+    Attributes:
+        features: {task: (B, T, D)}, 0 in the padding.
+        frame_mask: (B, T), true for the frames that belong to the recording.
+        router_logits: {task: (B, T, N)}; empty for the integration "weighted_sum".
+        hidden_states: The L layer outputs, each (B, T, D), when asked for.
+    """
+
+    features: dict[str, torch.FloatTensor] | None = None
+    frame_mask: torch.BoolTensor | None = None
+    router_logits: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SparseMeritOutput(ModelOutput):
+    """
+    Output of [`SparseMeritForSpeechEnhancementAndEmotion`]. What was not asked for is None.
+
+    Attributes:
+        loss: Scalar, the weighted sum of `losses`; None without targets.
+        losses: {"emotion", "enhancement", "balance"}: each unweighted, each only where its target was given.
+        logits: (B, classes).
+        enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding.
+        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), what the enhancement loss compares.
+        router_logits: {task: (B, T, N)}, when asked for.
+        hidden_states: The L layer outputs, each (B, T, D), when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    logits: torch.FloatTensor | None = None
+    enhanced_values: torch.FloatTensor | None = None
+    enhanced_log_magnitude: torch.FloatTensor | None = None
+    router_logits: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class SparseMeritPreTrainedModel(WavLMPreTrainedModel):
+    """Weight initialisation and the frame arithmetic of WavLM, for all Sparse MERIT models."""
+
+    config_class = SparseMeritConfig
+    base_model_prefix = "model"
+    _can_record_outputs = {}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LayerWeights):
+            init.zeros_(module.weight)
+        elif isinstance(module, AttentiveStatisticsPooling):
+            init.normal_(module.score.weight)
+        elif isinstance(module, nn.LSTM):
+            bound = module.hidden_size**-0.5
+            for parameter in module.parameters():
+                init.uniform_(parameter, -bound, bound)
+
+
+class SparseMeritModel(SparseMeritPreTrainedModel):
+    """The encoder and the integration of its layers: a recording to one sequence of features for each task."""
+
+    def __init__(self, config: SparseMeritConfig):
+        super().__init__(config)
+        self.encoder = SparseMeritEncoder(config)
+        self.integration = build_integration(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        tasks: tuple[str, ...] | None = None,
+        output_hidden_states: bool = False,
+    ) -> SparseMeritModelOutput:
+        """
+        Args:
+            input_values: (B, S) scaled waveform at 16 kHz.
+            attention_mask: (B, S), 1 for samples and 0 for padding.
+            tasks: The tasks to compute; all of `config.tasks` by default.
+            output_hidden_states: Whether to return the encoder's layer outputs.
+        """
+        layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
+        features, router_logits = self.integration(layer_outputs, frame_mask, tuple(tasks or self.config.tasks))
+        return SparseMeritModelOutput(
+            features=features,
+            frame_mask=frame_mask,
+            router_logits=router_logits,
+            hidden_states=layer_outputs if output_hidden_states else None,
+        )
+
+
+class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
+    """
+    Sparse MERIT with its heads: clean speech (enhancement) and the emotion of one recording, in one pass.
+
+    Example:
+        >>> from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritFeatureExtractor
+        >>> from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+        >>> feature_extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> inputs = feature_extractor(recording, sampling_rate=16_000, return_tensors="pt")
+        >>> outputs = model(**inputs)
+        >>> model.config.id2label[outputs.logits.argmax(-1).item()]
+        >>> clean = feature_extractor.restore(outputs.enhanced_values, recording)[0]
+    """
+
+    def __init__(self, config: SparseMeritConfig):
+        super().__init__(config)
+        heads = {"enhancement": EnhancementHead, "emotion": EmotionHead}
+        self.model = SparseMeritModel(config)
+        self.heads = nn.ModuleDict({task: heads[task](config) for task in config.tasks})
+        self.spectrogram = Spectrogram(config.n_fft, config.hop_length, config.win_length)
+        self.post_init()
+
+    @classmethod
+    def from_wavlm(cls, name_or_path: str, **config_overrides) -> "SparseMeritForSpeechEnhancementAndEmotion":
+        """
+        A model whose encoder has the weights of a WavLM checkpoint; experts, routers and heads are fresh.
+
+        Args:
+            name_or_path: Hub id (such as `microsoft/wavlm-large`) or local folder of a WavLM checkpoint.
+            config_overrides: Fields of [`SparseMeritConfig`] that shall differ from the checkpoint and the defaults.
+        """
+        encoder = WavLMModel.from_pretrained(name_or_path)
+        model = cls(SparseMeritConfig(**{**_encoder_fields(encoder.config), **config_overrides}))
+        model.model.encoder.load_state_dict(encoder.state_dict())
+        return model
+
+    def freeze_feature_encoder(self) -> None:
+        """Stops the training of the convolutional front end."""
+        self.model.encoder.freeze_feature_encoder()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        clean_values: torch.Tensor | None = None,
+        tasks: tuple[str, ...] | None = None,
+        output_router_logits: bool = False,
+        output_hidden_states: bool = False,
+    ) -> SparseMeritOutput:
+        """
+        Args:
+            input_values: (B, S) noisy waveform at 16 kHz, as the feature extractor scales it.
+            attention_mask: (B, S), 1 for samples and 0 for padding.
+            labels: (B,) emotion classes; -100 for a clip without a label.
+            clean_values: (B, S) clean waveform in the scale of `input_values`.
+            tasks: The tasks to compute; all of `config.tasks` by default. What is not asked for costs nothing.
+            output_router_logits: Whether to return the routers' logits.
+            output_hidden_states: Whether to return the encoder's layer outputs.
+
+        Raises:
+            ValueError: A task is not one of the model's.
+        """
+        tasks = self._check_tasks(tasks)
+        outputs = self.model(input_values, attention_mask, tasks, output_hidden_states)
+        result, losses = {}, {}
+        if "emotion" in tasks:
+            result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
+            if labels is not None:
+                losses["emotion"] = emotion_loss(result["logits"], labels, self.config.class_weights)
+        if "enhancement" in tasks:
+            num_samples = _lengths(input_values, attention_mask)
+            enhanced, loss = self._enhance(input_values, num_samples, outputs, clean_values)
+            result.update(enhanced)
+            losses.update(loss)
+        if losses and outputs.router_logits and self.config.router == "sparse":
+            trained = [outputs.router_logits[task] for task in tasks if task in losses]
+            losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
+        return SparseMeritOutput(
+            loss=self._total(losses) if losses else None,
+            losses=losses or None,
+            router_logits=outputs.router_logits if output_router_logits else None,
+            hidden_states=outputs.hidden_states,
+            **result,
+        )
+
+    def _check_tasks(self, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
+        tasks = tuple(self.config.tasks if tasks is None else tasks)
+        unknown = [task for task in tasks if task not in self.config.tasks]
+        if unknown or not tasks:
+            raise ValueError(f"`tasks` is {tasks}; this model has {self.config.tasks}: ask for at least one of these.")
+        return tasks
+
+    def _enhance(
+        self,
+        input_values: torch.Tensor,
+        num_samples: torch.Tensor,
+        outputs: SparseMeritModelOutput,
+        clean_values: torch.Tensor | None,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        spectrum = self.spectrogram.transform(input_values, num_samples)  # (B, F, bins)
+        num_frames = self.spectrogram.num_frames(num_samples)
+        noisy = self.spectrogram.log_magnitude(spectrum)
+        features, num_features = outputs.features["enhancement"], outputs.frame_mask.sum(-1)
+        enhanced = self.heads["enhancement"](noisy, features, num_frames, num_features)
+        result = {"enhanced_log_magnitude": enhanced}
+        result["enhanced_values"] = self.spectrogram.inverse(
+            enhanced, spectrum.angle(), num_samples, input_values.shape[1]
+        )
+        if clean_values is None:
+            return result, {}
+        clean = self.spectrogram.log_magnitude(self.spectrogram.transform(clean_values, num_samples))
+        return result, {"enhancement": enhancement_loss(enhanced, clean, num_frames)}
+
+    def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        weights = {"enhancement": self.config.enhancement_weight, "balance": self.config.load_balancing_weight}
+        return sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+
+
+def _encoder_fields(config: WavLMConfig) -> dict:
+    """What a WavLM configuration says of the encoder, less what Sparse MERIT decides by itself."""
+    own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
+    shared = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
+    return {name: getattr(config, name) for name in shared}
+
+
+def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    if attention_mask is None:
+        batch_size, length = input_values.shape
+        return torch.full((batch_size,), length, device=input_values.device)
+    return attention_mask.sum(-1).long()

@@ -1,0 +1,119 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The pipeline: any recording in, its emotion and its clean speech out.
+
+`SpeechEnhancementAndEmotionPipeline` joins the three parts that a checkpoint holds. Every input passes the gate of
+`audio.py`, so paths, bytes, arrays and `datasets` rows of any rate and channel count all work alike.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Pipeline
+
+from .audio import load_audio
+from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
+from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+
+
+class SpeechEnhancementAndEmotionPipeline(Pipeline):
+    """Cleans speech and recognises its emotion.
+
+    Usage:
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("path/or/hub-id")
+        >>> result = pipe("call.wav")                       # or bytes, an array, {"array": ..., "sampling_rate": ...}
+        >>> result["emotion"][0]                            # {"label": "angry", "score": 0.71}
+        >>> result["audio"], result["sampling_rate"]        # float32 (samples,) in the recording's own level, 16000
+        >>> results = pipe(["a.wav", "b.flac"], batch_size=2, tasks=("emotion",))
+
+    Parameters, at construction or at each call:
+        tasks: what to compute, any of the model's tasks; all of them by default.
+        top_k: how many emotions to return, all of them by default.
+        sampling_rate: the rate in Hz of bare arrays, which do not carry their own.
+        batch_size: how many recordings go through the model at once; the answers do not depend on it.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = True
+    _load_tokenizer = False
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
+        """Loads model and feature extractor from a folder or a Hub id.
+
+        `dtype` (float32 by default) and the pipeline's own arguments, such as `device`, may follow.
+
+        Raises:
+            OSError: nothing loadable is there.
+            ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite.
+        """
+        dtype = kwargs.pop("dtype", torch.float32)
+        config_class = SparseMeritForSpeechEnhancementAndEmotion.config_class
+        model_type = config_class.get_config_dict(model)[0].get("model_type")
+        if model_type != config_class.model_type:
+            raise ValueError(
+                f"{str(model)!r} holds a model of type {model_type!r}, expected {config_class.model_type!r}: "
+                "give the folder or the Hub id of a Sparse MERIT checkpoint."
+            )
+        network, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
+            model, dtype=dtype, output_loading_info=True
+        )
+        _check_weights(network, loading["missing_keys"], str(model))
+        return cls(
+            model=network.eval(), feature_extractor=SparseMeritFeatureExtractor.from_pretrained(model), **kwargs
+        )
+
+    def _sanitize_parameters(
+        self, tasks: Sequence[str] | None = None, top_k: int | None = None, sampling_rate: int | None = None, **unknown
+    ) -> tuple[dict, dict, dict]:
+        if unknown:
+            raise TypeError(
+                f"Unknown arguments {sorted(unknown)}, expected tasks, top_k, sampling_rate or batch_size."
+            )
+        if isinstance(tasks, str):
+            tasks = (tasks,)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}, expected 1 or more, or None for all emotions.")
+        given = ({"sampling_rate": sampling_rate}, {"tasks": tasks}, {"top_k": top_k})
+        return tuple({name: value for name, value in part.items() if value is not None} for part in given)
+
+    def preprocess(self, inputs: Any, sampling_rate: int | None = None) -> dict[str, Any]:
+        """Reads a recording; the waveform travels along, because its level and length are needed at the end."""
+        rate = self.feature_extractor.sampling_rate
+        waveform = load_audio(inputs, sampling_rate=sampling_rate, target_sampling_rate=rate)
+        features = self.feature_extractor(waveform, sampling_rate=rate, return_tensors="pt")
+        features["input_values"] = features["input_values"].to(self.dtype)
+        return {**features, "waveform": waveform}
+
+    def _forward(self, model_inputs: dict[str, Any], tasks: Sequence[str] | None = None) -> dict[str, Any]:
+        waveform = model_inputs.pop("waveform")
+        outputs = self.model(**model_inputs, tasks=tasks)
+        # A tensor comes first: from it the base class learns how many recordings are in the batch.
+        found = {"logits": outputs.logits, "enhanced_values": outputs.enhanced_values}
+        return {**{name: value for name, value in found.items() if value is not None}, "waveform": waveform}
+
+    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> dict[str, Any]:
+        """Returns `emotion` (label and score, likeliest first), `audio` (samples,) and its `sampling_rate`."""
+        result = {}
+        if "logits" in model_outputs:
+            scores = model_outputs["logits"][0].float().softmax(-1)  # (classes,)
+            ranked = scores.sort(descending=True)
+            labels = self.model.config.id2label
+            pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
+            result["emotion"] = [{"label": labels[i], "score": score} for i, score in pairs][:top_k]
+        if "enhanced_values" in model_outputs:
+            waveform = model_outputs["waveform"].reshape(-1)  # (samples,) or, out of a batch, (1, samples)
+            result["audio"] = self.feature_extractor.restore(model_outputs["enhanced_values"].float(), [waveform])[0]
+            result["sampling_rate"] = self.feature_extractor.sampling_rate
+        return result
+
+
+def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:
+    if missing:
+        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {', '.join(sorted(missing)[:5])}.")
+    damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if damaged:
+        raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it anew.")

@@ -1,0 +1,84 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The model, its feature extractor, and what trains it: parameter groups, optimizer and schedule of each stage."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import get_scheduler
+
+from ..configuration_sparse_merit import SparseMeritConfig
+from ..feature_extraction_sparse_merit import SparseMeritFeatureExtractor
+from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .settings import TrainingSettings
+from .spectral import initialize_spectral_front_end
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with its own schedule. `first_epoch` counts over the whole run."""
+
+    name: str
+    first_epoch: int
+    epochs: int
+    encoder_frozen: bool
+
+
+def stages(settings: TrainingSettings) -> list[Stage]:
+    """The stages that have epochs: heads and experts on a frozen encoder, then everything (paper, section IV)."""
+    first = Stage("frozen", 0, settings.frozen_epochs, encoder_frozen=True)
+    second = Stage("joint", settings.frozen_epochs, settings.epochs, encoder_frozen=False)
+    return [stage for stage in (first, second) if stage.epochs]
+
+
+def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExtractor:
+    """That of the checkpoint to fine-tune, or a new one with the settings' normalization."""
+    if settings.model:
+        return SparseMeritFeatureExtractor.from_pretrained(settings.model)
+    return SparseMeritFeatureExtractor(
+        normalization=settings.normalization, corpus_mean=settings.corpus_mean, corpus_std=settings.corpus_std
+    )
+
+
+def build_model(
+    settings: TrainingSettings, class_weights: list[float] | None
+) -> SparseMeritForSpeechEnhancementAndEmotion:
+    """From a Sparse MERIT checkpoint, around a WavLM, or from scratch, with the settings' labels and configuration."""
+    id2label = dict(enumerate(settings.labels))
+    changes = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
+    changes |= {"class_weights": class_weights, **settings.config}
+    if settings.model:
+        model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
+            settings.model, ignore_mismatched_sizes=True, **changes
+        )
+    elif settings.wavlm:
+        model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(settings.wavlm, **changes)
+    else:
+        model = SparseMeritForSpeechEnhancementAndEmotion(SparseMeritConfig(**changes))
+        if settings.spectral_front_end:
+            initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def set_trainable(model: SparseMeritForSpeechEnhancementAndEmotion, stage: Stage, train_front_end: bool) -> None:
+    """Freezes the encoder in the first stage and, unless it is to learn, the convolutional front end in the second."""
+    model.model.encoder.requires_grad_(not stage.encoder_frozen)
+    if not train_front_end:
+        model.freeze_feature_encoder()
+
+
+def build_optimizer(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW over what is trainable: the encoder at its own rate, no weight decay on vectors (biases and norms)."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = settings.encoder_learning_rate_factor if name.startswith("model.encoder.") else 1.0
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((settings.learning_rate * factor, decay), []).append(parameter)
+    return torch.optim.AdamW([{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()])
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int):
+    """Warm-up, then the settings' schedule, over `steps` optimizer steps."""
+    return get_scheduler(settings.schedule, optimizer, round(settings.warmup_ratio * steps), steps)

@@ -1,0 +1,80 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of a run: written beside and renamed, pruned afterwards, so that a killed run finds a whole one."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
+
+PROGRESS_FILE = "progress.json"
+AVERAGE_FILE = "average.safetensors"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the next `epoch` (over all stages), the optimizer `step`, and the best validation so far."""
+
+    epoch: int = 0
+    step: int = 0
+    best_score: float | None = None
+    best_epoch: int | None = None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest number; unfinished ones (`.tmp`) do not count."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, progress: Progress, average: AveragedModel | None, keep: int
+) -> None:
+    """Writes `checkpoint-EPOCH` in full before it gets its name and before older ones go."""
+    final = folder / f"checkpoint-{progress.epoch}"
+    partial = final.with_name(final.name + ".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    if accelerator.is_main_process:
+        if average is not None:
+            save_file(average.state_dict(), partial / AVERAGE_FILE)
+        (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        replace_folder(partial, final)
+        _prune(folder, keep)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, average: AveragedModel | None) -> None:
+    """Brings weights, optimizer, schedule, generators and the average of the weights back to where they were."""
+    accelerator.load_state(str(checkpoint))
+    if average is not None:
+        average.load_state_dict(load_file(checkpoint / AVERAGE_FILE))
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """Where the run stood when `checkpoint` was written."""
+    return Progress(**json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8")))
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Renames a finished folder to its final name, its files on disk first; what had that name goes."""
+    for path in [*partial.rglob("*"), partial]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    while len(list(folder.glob("checkpoint-*[0-9]"))) > keep:
+        oldest = min(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+        shutil.rmtree(oldest)

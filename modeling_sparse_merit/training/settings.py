@@ -1,0 +1,130 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What a training run is made of: a YAML file, any field of which the command line can override."""
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+@dataclass
+class TrainingSettings:
+    """
+    One training run. Every field can stand in the YAML file and on the command line, where the latter wins.
+
+    Raises:
+        ValueError: A field is outside its range; the message names it.
+    """
+
+    output_dir: str = field(
+        default="runs/sparse-merit", metadata={"help": "Folder of logs, checkpoints and the result."}
+    )
+    resume: bool = field(default=True, metadata={"help": "Go on from the newest checkpoint in output_dir, if any."})
+    seed: int = 0
+
+    model: str | None = field(
+        default=None, metadata={"help": "Sparse MERIT checkpoint to fine-tune (folder or Hub id); else see wavlm."}
+    )
+    wavlm: str | None = field(
+        default=None,
+        metadata={"help": "WavLM checkpoint for the encoder; without it the encoder starts from scratch."},
+    )
+    config: dict[str, Any] | str = field(
+        default_factory=dict,
+        metadata={"help": "Fields of SparseMeritConfig that differ from model, wavlm or default."},
+    )
+    labels: list[str] = field(default_factory=lambda: ["angry", "sad", "happy", "neutral"])
+    normalization: str = field(default="recording", metadata={"help": "Scale of the input: recording or corpus."})
+    corpus_mean: float | None = None
+    corpus_std: float | None = None
+    spectral_front_end: bool = field(
+        default=False,
+        metadata={"help": "Start a fresh first convolution as a bank of windowed sines (see spectral.py)."},
+    )
+
+    speech: list[str] = field(
+        default_factory=list, metadata={"help": "Speech tables; splits 'train' and 'dev' are used."}
+    )
+    noise: list[str] = field(
+        default_factory=list, metadata={"help": "Noise tables; splits 'train' and 'dev' are used."}
+    )
+    rooms: list[str] = field(default_factory=list, metadata={"help": "Tables of room impulse responses, if any."})
+    snr_db: list[float] = field(default_factory=lambda: [5.0, 5.0], metadata={"help": "Range of the drawn SNR in dB."})
+    level_db: list[float] = field(default_factory=lambda: [-35.0, -15.0], metadata={"help": "Speech level, dBFS RMS."})
+    speed: list[float] = field(default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors."})
+    room_probability: float = 0.0
+    max_seconds: float = field(default=12.0, metadata={"help": "Longer training clips are cropped at a drawn place."})
+    workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
+
+    frozen_epochs: int = field(default=0, metadata={"help": "First stage: the encoder is frozen."})
+    epochs: int = field(default=20, metadata={"help": "Second stage: all is trained, but see train_front_end."})
+    train_front_end: bool = field(default=False, metadata={"help": "Train the convolutional front end as well."})
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 5e-5
+    encoder_learning_rate_factor: float = 0.5
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    schedule: str = field(default="cosine", metadata={"help": "Any schedule of transformers.get_scheduler."})
+    max_grad_norm: float = 1.0
+    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16."})
+    gradient_checkpointing: bool = False
+    average_decay: float = field(
+        default=0.0, metadata={"help": "Decay of the exponential average of the weights that is validated; 0: none."}
+    )
+
+    eval_every: int = field(default=1, metadata={"help": "Epochs between two validations."})
+    eval_snr_db: list[float] = field(default_factory=lambda: [-5.0, 10.0], metadata={"help": "SNR range on dev."})
+    si_sdr_weight: float = field(
+        default=0.05, metadata={"help": "The score of a checkpoint is macro-F1 + si_sdr_weight * SI-SDR gain in dB."}
+    )
+    patience: int = field(
+        default=0, metadata={"help": "Validations without a better score before the stage ends; 0: off."}
+    )
+    keep_checkpoints: int = 2
+    max_steps: int = field(
+        default=0, metadata={"help": "Stop after that many optimizer steps, for a quick look; 0: off."}
+    )
+
+    def __post_init__(self):
+        if isinstance(self.config, str):
+            self.config = yaml.safe_load(self.config)
+        for name in ("snr_db", "level_db", "speed", "eval_snr_db"):
+            value = getattr(self, name)
+            if len(value) != 2 or value[0] > value[1]:
+                raise ValueError(f"`{name}` is {value}; expected two numbers, the lower one first.")
+        for name in ("batch_size", "gradient_accumulation_steps", "keep_checkpoints", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+        if self.model and self.wavlm:
+            raise ValueError("`model` and `wavlm` are both given; expected one: where shall the encoder come from?")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"`average_decay` is {self.average_decay}; expected a number from 0 up to, but not, 1.")
+
+
+def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
+    """
+    Reads `[CONFIG.yaml] [--field value ...]`.
+
+    Raises:
+        ValueError: The file has a field that does not exist, or a field is outside its range.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = HfArgumentParser(
+        TrainingSettings, description="Trains Sparse MERIT. CONFIG.yaml first, then its overrides."
+    )
+    if arguments and not arguments[0].startswith("-"):
+        parser.set_defaults(**_read_yaml(Path(arguments.pop(0))))
+    return parser.parse_args_into_dataclasses(arguments)[0]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    known = {entry.name for entry in fields(TrainingSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{path} has unknown fields {unknown}; expected some of {sorted(known)}.")
+    return values

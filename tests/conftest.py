@@ -1,0 +1,62 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What several test files share: a speech-like sound and a very small checkpoint with random weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def make_speech(seconds: float = 1.0, sampling_rate: int = 16_000, seed: int = 0) -> np.ndarray:
+    """Returns voiced syllables with a moving pitch and pauses: float32 (samples,), peak 0.3."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    pitch = generator.uniform(110, 220) * (1 + 0.15 * np.sin(2 * np.pi * 1.3 * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / sampling_rate
+    voice = sum(np.sin(k * phase) / k for k in range(1, 12))
+    syllables = np.clip(np.sin(2 * np.pi * 2.5 * time + generator.uniform(0, np.pi)), 0, None)
+    wave = voice * syllables + 0.001 * generator.standard_normal(len(time))
+    return (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def speech_clip() -> Callable[..., np.ndarray]:
+    """`speech_clip(seconds=1.0, sampling_rate=16_000, seed=0)` makes a speech-like waveform."""
+    return make_speech
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A configuration that runs in milliseconds, stable layer norm as in WavLM-Large."""
+    from modeling_sparse_merit import SparseMeritConfig
+
+    labels = ["angry", "sad", "happy", "neutral"]
+    return SparseMeritConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=(16,) * 7,
+        expert_hidden_size=32,
+        emotion_hidden_size=16,
+        enhancement_hidden_size=16,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights, as `save_pretrained` leaves it."""
+    import torch
+
+    from modeling_sparse_merit import SparseMeritFeatureExtractor, SparseMeritForSpeechEnhancementAndEmotion
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny_checkpoint")
+    SparseMeritForSpeechEnhancementAndEmotion(tiny_config).save_pretrained(folder)
+    SparseMeritFeatureExtractor().save_pretrained(folder)
+    return folder

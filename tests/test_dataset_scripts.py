@@ -1,0 +1,474 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Dataset scripts: from a corpus as it is distributed to a table that a user can trust."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from datasets import DatasetInfo
+
+from dataset_scripts import emodb, folder, msp_podcast, nemo, noise, ravdess, table
+from modeling_sparse_merit.tables import EMOTIONS, TableError, load_table
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recordings in ../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def record(corpus: Path, *files: str, seconds: float = 0.5) -> Path:
+    """Synthesises a tone in each of these files."""
+    tone = 0.1 * np.sin(np.arange(int(seconds * 16_000)) / 5)
+    for file in files:
+        (corpus / file).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(corpus / file, tone, 16_000)
+    return corpus
+
+
+def list_files(corpus: Path, header: str, *lines: str, name: str = "metadata.csv") -> Path:
+    (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+    (corpus / name).write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return corpus
+
+
+def by_file(dataset) -> dict[str, dict]:
+    """Rows under their file's stem, with the emotion by name."""
+    names = dataset.features["emotion"].names
+    return {
+        Path(row["audio"]["path"]).stem: row | {"emotion": None if row["emotion"] is None else names[row["emotion"]]}
+        for row in dataset
+    }
+
+
+# Corpora in their own layout -----------------------------------------------------------------------------------------
+
+
+def test_ravdess_is_read_from_its_file_names(tmp_path):
+    files = [f"Actor_01/03-01-{emotion:02}-01-02-01-01.wav" for emotion in range(1, 9)]
+    record(tmp_path, *files, "Actor_16/03-01-05-02-01-02-16.wav", "Actor_18/03-01-03-01-01-01-18.wav")
+
+    with pytest.warns(UserWarning, match="speakers 15, 17, 19, 20 are to be held out but are not in the corpus"):
+        rows = by_file(ravdess.build(tmp_path))
+
+    emotions = [rows[Path(file).stem]["emotion"] for file in files]
+    assert emotions == ["neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"]
+    row = rows["03-01-05-02-01-02-16"]
+    assert (row["speaker"], row["gender"], row["split"], row["language"]) == ("ravdess_16", "female", "dev", "en")
+    assert row["text"] == "Kids are talking by the door"
+    assert row["source_file"] == "Actor_16/03-01-05-02-01-02-16.wav"
+    assert row["duration"] == pytest.approx(0.5)
+    assert rows["03-01-01-01-02-01-01"]["gender"] == "male"
+    assert rows["03-01-01-01-02-01-01"]["text"] == "Dogs are sitting by the door"
+    assert rows["03-01-03-01-01-01-18"]["split"] == "test"
+
+
+def test_ravdess_songs_are_left_out_and_counted_unless_asked_for(tmp_path):
+    record(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "Actor_01/03-02-01-01-01-01-01.wav")
+
+    spoken = ravdess.build(tmp_path, dev=(), test=())
+
+    assert len(spoken) == 1 and "1 songs were left out" in spoken.info.description
+    assert len(ravdess.build(tmp_path, dev=(), test=(), songs=True)) == 2
+
+
+def test_ravdess_unpacked_twice_is_noticed(tmp_path):
+    record(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "copy/Actor_01/03-01-01-01-01-01-01.wav")
+
+    with pytest.raises(TableError, match="1 duplicate files: copy/Actor_01/03-01-01-01-01-01-01.wav"):
+        ravdess.build(tmp_path)
+
+
+def test_emodb_is_read_from_its_file_names_and_boredom_stays_unlabelled(tmp_path):
+    letters = {"W": "angry", "L": None, "E": "disgust", "A": "fear", "F": "happy", "T": "sad", "N": "neutral"}
+    record(tmp_path, *(f"wav/03a01{letter}a.wav" for letter in letters), "wav/13b10Na.wav", "wav/12a02Wb.wav")
+
+    with pytest.warns(UserWarning, match="speakers 10, 14 are to be held out"):
+        dataset = emodb.build(tmp_path)
+    rows = by_file(dataset)
+
+    assert {letter: rows[f"03a01{letter}a"]["emotion"] for letter in letters} == letters
+    assert "1 clips of boredom were kept unlabelled" in dataset.info.description
+    assert rows["03a01Fa"]["text"] == "Der Lappen liegt auf dem Eisschrank."
+    found = {name: (row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert found["03a01Fa"] == ("emodb_03", "male", "train")
+    assert found["13b10Na"] == ("emodb_13", "female", "dev")
+    assert found["12a02Wb"] == ("emodb_12", "male", "test")
+
+
+NEMO_HEADER = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
+NEMO_LINES = [
+    'EB0_anger_1.wav\tanger\tTo „żart" .\tto żart\t        EB0\tfemale\t27',
+    "MP0_surprised_2.wav\tsurprised\tDobrze.\tdobrze\t        MP0\tmale\t24",
+    "KD0_sadness_3.wav\tsadness\tNie.\tnie\t        KD0\tfemale\t28",
+    "SM0_happiness_4.wav\thappiness\tTak.\ttak\t        SM0\tmale\t24",
+]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_nemo_is_read_from_its_list_or_its_file_names(tmp_path, listed):
+    record(tmp_path, *(f"samples/{line.split()[0]}" for line in NEMO_LINES))
+    if listed:
+        list_files(tmp_path, NEMO_HEADER, *NEMO_LINES, name="data.tsv")
+
+    rows = by_file(nemo.build(tmp_path))
+
+    found = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert found == {
+        "EB0_anger_1": ("angry", "nemo_EB0", "female", "train"),
+        "MP0_surprised_2": ("surprise", "nemo_MP0", "male", "dev"),
+        "KD0_sadness_3": ("sad", "nemo_KD0", "female", "test"),
+        "SM0_happiness_4": ("happy", "nemo_SM0", "male", "train"),
+    }
+    assert rows["EB0_anger_1"]["text"] == ('To „żart" .' if listed else None)
+
+
+def test_nemo_recordings_that_are_not_listed_are_counted(tmp_path):
+    record(tmp_path, "samples/EB0_anger_1.wav", "samples/EB0_anger_9.wav")
+    list_files(tmp_path, NEMO_HEADER, NEMO_LINES[0], name="data.tsv")
+
+    assert "1 recordings without a line in data.tsv" in nemo.build(tmp_path, dev=(), test=()).info.description
+
+
+MSP_HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
+MSP_CODES = {"A": "angry", "S": "sad", "H": "happy", "U": "surprise", "F": "fear", "D": "disgust"}
+MSP_CODES |= {"C": "contempt", "N": "neutral", "O": None, "X": None}
+
+
+def make_msp_podcast(root: Path, audio: str = "Audios", labels: str = "Labels") -> Path:
+    """A clip of every class, numbered like the classes; and a clip of the secret test set."""
+    sets = ["Train", "Development", "Test1", "Test2", "Train", "Train", "Train", "Train", "Train", "Train"]
+    names = [f"MSP-PODCAST_0001_{number:04}.wav" for number in range(11)]
+    lines = [
+        f"{name},{code},3.4,2.25,5,{'Unknown' if code in 'AS' else code},Male,{split}"
+        for name, code, split in zip(names, MSP_CODES, sets, strict=False)
+    ]
+    record(root, *(f"{audio}/{name}" for name in names))
+    return list_files(
+        root, MSP_HEADER, *lines, f"{names[10]},,,,,Unknown,Unknown,Test3", name=f"{labels}/labels_consensus.csv"
+    )
+
+
+def test_msp_podcast_keeps_classes_ratings_speakers_and_official_splits(tmp_path):
+    corpus = make_msp_podcast(tmp_path)
+    (corpus / "Transcripts").mkdir()
+    (corpus / "Transcripts" / "MSP-PODCAST_0001_0000.txt").write_text("Well, no.\n", encoding="utf-8")
+
+    dataset = msp_podcast.build(corpus)
+    rows = list(by_file(dataset).values())
+
+    assert [row["emotion"] for row in rows] == [*MSP_CODES.values(), None]
+    assert [row["split"] for row in rows][:4] == ["train", "dev", "test1", "test2"] and rows[10]["split"] == "test3"
+    assert rows[0]["arousal"] == pytest.approx(3.4)
+    assert (rows[0]["valence"], rows[0]["dominance"], rows[10]["arousal"]) == (2.25, 5.0, None)
+    assert rows[0]["text"] == "Well, no." and rows[1]["text"] is None
+    assert (rows[2]["speaker"], rows[0]["speaker"]) == ("msp_podcast_H", None)  # the unknown are not one person
+    assert (rows[0]["gender"], rows[10]["gender"]) == ("male", None)
+    assert "not to be passed on" in dataset.info.license
+
+
+def test_msp_podcast_clips_without_a_class_can_be_left_out_or_kept_as_other(tmp_path):
+    corpus = make_msp_podcast(tmp_path)
+
+    assert len(msp_podcast.build(corpus, other="drop", no_agreement="drop")) == 9
+    kept = msp_podcast.build(corpus, other="keep")
+    assert kept.features["emotion"].names == [*EMOTIONS, "other"]
+    assert [row["emotion"] for row in by_file(kept).values()][8:] == ["other", None, None]
+
+
+@pytest.mark.parametrize("audio", ["Audios", "Audio", "Audios/Audio", "Audios/Audios"])
+@pytest.mark.parametrize("labels", ["Labels", "Labels/Labels"])
+def test_msp_podcast_is_found_in_the_layout_of_each_release(tmp_path, audio, labels):
+    assert len(msp_podcast.build(make_msp_podcast(tmp_path, audio, labels))) == 11
+
+
+def test_msp_podcast_audio_elsewhere_has_to_be_named(tmp_path):
+    corpus = make_msp_podcast(tmp_path, audio="elsewhere")
+
+    with pytest.raises(TableError, match="--audio"):
+        msp_podcast.build(corpus)
+    assert len(msp_podcast.build(corpus, audio=corpus / "elsewhere")) == 11
+
+
+@needs_shared
+def test_msp_podcast_labels_as_the_laboratory_writes_them(tmp_path):
+    labels = SHARED / "msp_podcast_layout" / "Labels" / "labels_consensus.csv"
+    (tmp_path / "Labels").mkdir()
+    (tmp_path / "Labels" / "labels_consensus.csv").symlink_to(labels)
+    with open(labels, newline="") as lines:
+        record(tmp_path, *(f"Audios/{line['FileName']}" for line in csv.DictReader(lines)), seconds=0.02)
+
+    rows = by_file(msp_podcast.build(tmp_path)).values()
+
+    counts = Counter(row["emotion"] for row in rows)
+    assert counts == {None: 16, "fear": 6, "disgust": 1} | dict.fromkeys(
+        ("angry", "sad", "happy", "neutral", "surprise", "contempt"), 8
+    )
+    assert {row["speaker"] for row in rows} == {None} and {row["split"] for row in rows} == {None}
+    assert all(1 <= row["arousal"] <= 7 for row in rows)
+
+
+# Any folder ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_metadata_may_leave_most_of_it_out(tmp_path):
+    record(tmp_path, "a/1.wav", "b/1.wav")
+    list_files(tmp_path, "file_name,emotion,speaker,split", "a/1.wav,sad,Unknown,validation", "b/1.wav,,anna,train")
+
+    first, second = folder.build(tmp_path)
+
+    assert (first["emotion"], first["speaker"], first["split"]) == (EMOTIONS.index("sad"), None, "dev")
+    assert (second["emotion"], second["speaker"], second["text"]) == (None, "anna", None)
+    assert first["audio"] == {"bytes": None, "path": str(tmp_path / "a" / "1.wav")}
+
+
+def test_a_folder_may_have_its_own_classes_and_column_names(tmp_path):
+    record(tmp_path, "1.wav")
+    list_files(tmp_path, "path,label,v", "1.wav,bored,0.5")
+    columns = {"file_name": "path", "emotion": "label", "valence": "v"}
+
+    dataset = folder.build(tmp_path, labels=["calm", "bored"], columns=columns)
+
+    assert dataset.features["emotion"].names == ["calm", "bored"]
+    assert (dataset[0]["emotion"], dataset[0]["valence"]) == (1, 0.5)
+    with pytest.raises(TableError, match="lacks 1 columns: label; it has path"):
+        folder.build(list_files(tmp_path, "path", "1.wav"), columns={"file_name": "path", "emotion": "label"})
+    with pytest.raises(TableError, match="mood=... names no column of a table"):
+        folder.build(tmp_path, columns={"mood": "label"})
+
+
+def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
+    with pytest.raises(TableError, match=r"metadata\.csv is missing"):
+        folder.build(tmp_path)
+    with pytest.raises(TableError, match="lacks 1 columns: file_name"):
+        folder.build(list_files(tmp_path, "name,emotion", "1.wav,sad"))
+    with pytest.raises(TableError, match="is not a folder"):
+        folder.build(tmp_path / "absent")
+
+
+def test_noises_are_taken_with_or_without_a_list(tmp_path):
+    record(tmp_path, "rain/1.wav", "2.wav")
+
+    found = noise.build(tmp_path, split="train")
+    listed = noise.build(list_files(tmp_path, "file_name,split,rt60_s", "2.wav,test,0.4", "rain/1.wav,,"), "train")
+
+    assert [(row["category"], row["split"]) for row in found] == [(None, "train"), ("rain", "train")]
+    assert [(row["category"], row["split"]) for row in listed] == [(None, "test"), (None, "train")]
+    assert listed[0]["rt60_s"] == pytest.approx(0.4)
+
+
+# What is wrong with a corpus -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_corpus(tmp_path):
+    """One good row, and every kind of bad one."""
+    corpus = record(tmp_path / "corpus", "good.wav", "rated.wav", "named.wav", "split.wav")
+    record(tmp_path, "secret.wav")
+    (corpus / "link.wav").symlink_to(tmp_path / "secret.wav")
+    (corpus / "text.wav").write_text("no audio")
+    soundfile.write(corpus / "empty.wav", np.zeros(0), 16_000)
+    missing = [f"missing{number}.wav,,," for number in range(7)]
+    outside = ["../secret.wav,,,", f"{tmp_path}/secret.wav,,,", "link.wav,,,"]
+    others = ["text.wav,,,", "empty.wav,,,", "good.wav,,,", "rated.wav,,high,", "named.wav,bored,,", "split.wav,,,a/b"]
+    return list_files(corpus, "file_name,emotion,valence,split", "good.wav,sad,1,train", *missing, *outside, *others)
+
+
+def test_all_problems_are_told_at_once_with_counts_and_the_first_five(bad_corpus):
+    with pytest.raises(TableError) as error:
+        folder.build(bad_corpus)
+
+    message = str(error.value)
+    assert "16 problems in" in message and "--skip-bad" in message
+    assert "7 missing files: missing0.wav, missing1.wav, missing2.wav, missing3.wav, missing4.wav, ...\n" in message
+    assert "3 files outside the corpus folder: ../secret.wav, /" in message and "link.wav\n" in message
+    assert "1 unreadable recordings: text.wav" in message
+    assert "1 empty recordings: empty.wav" in message
+    assert "1 duplicate files: good.wav" in message
+    assert "1 values that are not numbers: rated.wav: valence 'high'" in message
+    assert "1 unknown labels (the vocabulary is angry, sad," in message and "named.wav: 'bored'" in message
+    assert "1 split names that are not one word: split.wav: 'a/b'" in message
+
+
+def test_bad_rows_can_be_left_out_with_the_same_report(bad_corpus):
+    with pytest.warns(UserWarning, match="(?s)16 problems.*7 missing files"):
+        dataset = folder.build(bad_corpus, skip_bad=True)
+
+    assert [row["source_file"] for row in dataset] == ["good.wav"]
+
+
+def test_a_folder_of_another_corpus_is_refused(tmp_path):
+    record(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav")
+
+    with pytest.raises(TableError, match="1 file names that are not of EmoDB: Actor_01"):
+        emodb.build(tmp_path)
+    with pytest.raises(TableError, match="no recording was found"):
+        ravdess.build(list_files(tmp_path / "empty", "file_name"))
+
+
+def test_a_code_that_the_corpus_does_not_have_is_an_unknown_label(tmp_path):
+    with pytest.raises(TableError, match="1 unknown labels .*03-01-09-01-01-01-01.wav: '09'"):
+        ravdess.build(record(tmp_path, "03-01-09-01-01-01-01.wav"))
+
+
+def test_speakers_in_two_splits_are_named(tmp_path):
+    record(tmp_path, "1.wav", "2.wav", "3.wav", "4.wav")
+    lines = ["1.wav,anna,train", "2.wav,anna,test", "3.wav,unknown,train", "4.wav,unknown,test"]
+    list_files(tmp_path, "file_name,speaker,split", *lines)
+
+    with pytest.warns(UserWarning, match=r"1 values of 'speaker' are in more than one split: anna \(test, train\)"):
+        folder.build(tmp_path)
+
+
+def test_a_speaker_cannot_be_held_out_twice(tmp_path):
+    with pytest.raises(TableError, match="speakers 01 are in both dev and test"):
+        ravdess.build(tmp_path, dev=("01",), test=("01", "02"))
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return record(tmp_path / "raw", *(f"Actor_01/03-01-{emotion:02}-01-02-01-01.wav" for emotion in range(1, 9)))
+
+
+def test_a_table_is_never_replaced_by_accident(tmp_path, corpus):
+    dataset = ravdess.build(corpus, dev=(), test=())
+    table.write_table(dataset, tmp_path / "out")
+
+    with pytest.raises(TableError, match="--overwrite"):
+        table.write_table(dataset, tmp_path / "out")
+    table.write_table(dataset.select([0]), tmp_path / "out", overwrite=True)
+    assert len(load_table(tmp_path / "out")) == 1
+    with pytest.raises(TableError, match="it is not a table, it holds Actor_01"):
+        table.write_table(dataset, corpus, overwrite=True)
+    assert len(table.audio_files(corpus)) == 8
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, corpus):
+    dataset = ravdess.build(corpus, dev=(), test=())
+    table.audio_files(corpus)[-1].unlink()
+
+    with pytest.raises(FileNotFoundError):
+        table.write_table(dataset, tmp_path / "out", embed=True)
+    assert os.listdir(tmp_path) == ["raw"]
+
+
+def test_large_tables_are_written_in_shards(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(table, "SHARD_BYTES", 50_000)  # a clip is 16 kB
+
+    table.write_table(ravdess.build(corpus, dev=(), test=()), tmp_path / "out", embed=True)
+
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == [
+        f"train-0000{number}-of-00003.parquet" for number in range(3)
+    ]
+    assert len(load_table(tmp_path / "out")) == 8
+
+
+def test_the_command_line_writes_a_table_and_says_what_is_in_it(tmp_path, corpus, capsys):
+    ravdess.main([str(corpus), str(tmp_path / "out"), "--dev", "", "--test", "01", "--format", "disk"])
+
+    printed = capsys.readouterr().out
+    assert "test               8 clips" in printed and "calm 1" in printed and "CC BY-NC-SA 4.0" in printed
+    assert len(load_table(tmp_path / "out", "test")) == 8
+
+
+def test_on_the_command_line_an_error_is_a_message(tmp_path, bad_corpus):
+    command = [sys.executable, "-m", "dataset_scripts.folder", str(bad_corpus), str(tmp_path / "out")]
+
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert result.returncode == 1 and not (tmp_path / "out").exists()
+    assert result.stderr.startswith("error: 16 problems in") and "Traceback" not in result.stderr
+
+
+def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
+    list_files(record(tmp_path / "raw", "1.wav"), "file_name,label", "1.wav,bored")
+    arguments = ["--labels", "bored, keen", "--column", "emotion=label", "--license", "private", "--embed"]
+
+    folder.main([str(tmp_path / "raw"), str(tmp_path / "out"), *arguments])
+
+    read = load_table(tmp_path / "out")
+    assert read.info.license == "private" and read.features["emotion"].names == ["bored", "keen"]
+    assert read[0]["audio"]["bytes"] == (tmp_path / "raw" / "1.wav").read_bytes()
+
+
+# Real recordings -----------------------------------------------------------------------------------------------------
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "corpus, clips, emotions, splits",
+    [
+        (
+            "emotion/ravdess",
+            1199,
+            {"happy": 159, "neutral": 80}
+            | dict.fromkeys(("calm", "sad", "angry", "fear", "disgust", "surprise"), 160),
+            {"train": 839, "dev": 120, "test": 240},
+        ),
+        (
+            "emotion/emodb",
+            266,
+            {"angry": 100, "neutral": 63, "happy": 54, "sad": 49},
+            {"train": 146, "dev": 57, "test": 63},
+        ),
+        (
+            "emotion/nemo",
+            1066,
+            {"happy": 180, "neutral": 180, "sad": 180, "surprise": 180, "angry": 179, "fear": 167},
+            {"train": 720, "dev": 166, "test": 180},
+        ),
+        ("speech/picovoice_commands", 195, {None: 195}, {"train": 155, "dev": 20, "test": 20}),
+    ],
+)
+def test_real_speech_has_the_counts_of_its_readme(corpus, clips, emotions, splits):
+    dataset = folder.build(SHARED / corpus, info=DatasetInfo(license="see the corpus"))
+    rows = by_file(dataset).values()
+
+    assert len(dataset) == clips
+    assert Counter(row["emotion"] for row in rows) == emotions
+    assert Counter(row["split"] for row in rows) == splits
+    assert not table.overlap(dataset, "speaker")
+    assert all(row["speaker"] != "unknown" for row in rows)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "corpus, splits",
+    [
+        ("noise/esc10", {"train": 160, "dev": 40, "test": 40}),
+        ("noise/speech_commands_background", {"train": 24}),
+        ("noise/urbansound8k", {"test": 81, "dev": 27}),
+        ("noise/nonspeech_noisex", {"test": 59, "dev": 19}),
+        ("rir/web_audio_samples", {"train": 16, "test": 6}),
+    ],
+)
+def test_real_noise_has_the_counts_of_its_readme(corpus, splits):
+    dataset = noise.build(SHARED / corpus)
+
+    assert Counter(dataset["split"]) == splits
+    assert all(seconds > 0 for seconds in dataset["duration"])
+
+
+@needs_shared
+@pytest.mark.parametrize("script, corpus", [(ravdess, "ravdess"), (emodb, "emodb"), (nemo, "nemo")])
+def test_what_file_names_say_agrees_with_the_list_beside_real_recordings(script, corpus):
+    columns = ["emotion", "speaker", "split", "gender", "language"] + ["text"] * (corpus != "nemo")
+
+    listed = by_file(folder.build(SHARED / "emotion" / corpus))
+    named = by_file(script.build(SHARED / "emotion" / corpus))
+
+    assert named.keys() == listed.keys()
+    for file, row in named.items():
+        assert [row[name] for name in columns] == [listed[file][name] for name in columns], file

@@ -1,0 +1,229 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The measures: equal to published scores and to values worked out by hand, and NaN rather than 0 where undefined."""
+
+import json
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from sklearn.metrics import f1_score, recall_score
+
+from modeling_sparse_merit import metrics
+
+GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "speech_metrics"
+CLASSES = ["angry", "sad", "happy"]
+
+
+def synthetic_speech(seconds: float = 1.5, seed: int = 0) -> np.ndarray:
+    """Harmonics of a gliding pitch, four syllables a second: voiced enough for PESQ to find utterances."""
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 1.5 * time)) / 16_000
+    voice = sum(np.sin(k * phase) / k for k in range(1, 25))
+    hiss = 0.01 * np.random.default_rng(seed).standard_normal(len(time))
+    return 0.1 * (voice * np.clip(np.sin(2 * np.pi * 4 * time), 0, None) + hiss)
+
+
+def with_noise(clean: np.ndarray, snr_db: float, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(len(clean))
+    return clean + noise * np.linalg.norm(clean) / np.linalg.norm(noise) * 10 ** (-snr_db / 20)
+
+
+def golden_scores() -> list[dict]:
+    path = GOLDEN / "scores.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+@pytest.mark.parametrize("expected", golden_scores(), ids=lambda entry: entry["processed"])
+def test_equal_to_the_scores_published_for_voicebank_demand(expected):
+    clean, _ = soundfile.read(GOLDEN / expected["reference"])
+    processed, _ = soundfile.read(GOLDEN / expected["processed"])
+    assert metrics.segmental_snr(clean, processed) == pytest.approx(expected["ssnr"], abs=1e-3)
+    assert metrics.si_sdr(clean, processed) == pytest.approx(expected["si_sdr"], abs=1e-3)
+    assert metrics.pesq(clean, processed) == pytest.approx(expected["pesq_wb"], abs=1e-3)
+    assert metrics.stoi(clean, processed) == pytest.approx(expected["pystoi"], abs=1e-3)
+    assert metrics.stoi(clean, processed, extended=True) == pytest.approx(expected["pystoi_extended"], abs=1e-3)
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the reference recordings ../shared/golden are not here")
+def test_the_published_scores_were_compared():
+    assert len(golden_scores()) == 18
+
+
+def test_segmental_snr_equals_a_frame_by_frame_computation():
+    clean = synthetic_speech()
+    noisy = with_noise(clean, 3)
+    window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, 481) / 481))
+    ratios = []
+    for start in range(0, len(clean) - 480, 120):
+        frame, error = (window * x[start : start + 480] for x in (clean, clean - noisy))
+        ratio = 10 * math.log10((frame**2).sum() / ((error**2).sum() + 2.2e-16) + 2.2e-16)
+        ratios.append(min(max(ratio, -10.0), 35.0))
+    assert metrics.segmental_snr(clean, noisy) == pytest.approx(np.mean(ratios[: (len(clean) - 480) // 120]), abs=1e-9)
+
+
+def test_every_frame_of_segmental_snr_is_kept_between_minus_10_and_35_db():
+    clean = synthetic_speech() + 1e-3  # no frame of silence
+    assert metrics.segmental_snr(clean, clean) == 35
+    assert metrics.segmental_snr(clean, clean + 100) == -10
+    assert metrics.segmental_snr(clean, 0.5 * clean) == pytest.approx(20 * math.log10(2))
+
+
+def test_snr_is_the_ratio_of_energies():
+    clean, enhanced = np.array([3.0, -4.0]), np.array([3.0, -3.5])
+    assert metrics.snr(clean, enhanced) == pytest.approx(20)  # 25 to 0.25
+    assert metrics.snr(clean, clean) == math.inf
+
+
+def test_si_sdr_by_hand_ignores_scale_and_offset():
+    clean = np.array([1.0, -1.0, 1.0, -1.0])
+    error = np.array([0.1, 0.1, -0.1, -0.1])  # orthogonal to the reference, mean 0: 4 to 0.04
+    assert metrics.si_sdr(clean, clean + error) == pytest.approx(20)
+    assert metrics.si_sdr(clean, 7 * (clean + error) + 3) == pytest.approx(20)
+
+
+def test_a_perfect_enhancer_gets_the_best_of_every_measure():
+    clean = synthetic_speech() + 1e-3
+    scores = metrics.speech_scores(clean, clean)
+    assert scores["pesq_wb"] == pytest.approx(4.644, abs=1e-3)
+    assert scores["stoi"] == pytest.approx(1, abs=1e-6)
+    assert scores["segmental_snr"] == 35
+    assert scores["si_sdr"] > 100
+
+
+def test_every_measure_falls_as_noise_rises():
+    clean = synthetic_speech()
+    by_snr = [metrics.speech_scores(clean, with_noise(clean, snr_db)) for snr_db in (20, 10, 0)]
+    for name in metrics.SPEECH_MEASURES:
+        assert by_snr[0][name] > by_snr[1][name] > by_snr[2][name], name
+
+
+@pytest.mark.parametrize("name", list(metrics.SPEECH_MEASURES))
+def test_a_silent_reference_has_no_score(name):
+    with pytest.warns(metrics.UndefinedScoreWarning, match="silent"):
+        score = metrics.SPEECH_MEASURES[name](np.zeros(16_000), synthetic_speech(1.0))
+    assert math.isnan(score)
+
+
+@pytest.mark.parametrize("name", ["pesq_wb", "stoi", "si_sdr"])
+def test_a_silent_output_has_no_score(name):
+    with pytest.warns(metrics.UndefinedScoreWarning, match="silent"):
+        assert math.isnan(metrics.SPEECH_MEASURES[name](synthetic_speech(1.0), np.zeros(16_000)))
+
+
+@pytest.mark.parametrize(("name", "samples"), [("pesq_wb", 3_000), ("stoi", 6_000), ("segmental_snr", 599)])
+def test_a_clip_that_is_too_short_has_no_score(name, samples):
+    clean = synthetic_speech()[2_000 : 2_000 + samples]
+    with pytest.warns(metrics.UndefinedScoreWarning, match="shorter"):
+        assert math.isnan(metrics.SPEECH_MEASURES[name](clean, with_noise(clean, 5)))
+
+
+def test_pesq_of_a_clip_too_long_for_the_library_is_undefined_and_does_not_crash():
+    utterance_and_pause = np.concatenate([synthetic_speech(0.3), np.zeros(4_000)])
+    clean = np.tile(utterance_and_pause, 120)  # 66 s; the library writes past its memory after 50 utterances
+    with pytest.warns(metrics.UndefinedScoreWarning, match="longer than 20 s"):
+        assert math.isnan(metrics.pesq(clean, with_noise(clean, 10)))
+    assert metrics.pesq(clean[: 20 * 16_000], with_noise(clean[: 20 * 16_000], 10)) > 1
+
+
+def test_stoi_of_a_clip_with_too_little_speech_is_undefined_and_not_nearly_0():
+    clean = np.concatenate([synthetic_speech(0.25), np.zeros(16_000)])
+    with pytest.warns(metrics.UndefinedScoreWarning, match="less than 0.4 s"):
+        assert math.isnan(metrics.stoi(clean, with_noise(clean, 5)))
+
+
+def test_pesq_without_an_utterance_is_undefined():
+    clean = np.zeros(16_000)
+    clean[8_000:8_800] = synthetic_speech()[1_000:1_800]  # 50 ms of sound are no utterance
+    with pytest.warns(metrics.UndefinedScoreWarning, match="utterance"):
+        assert math.isnan(metrics.pesq(clean, clean))
+
+
+def test_scores_of_many_clips_leave_the_counting_to_the_caller():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = metrics.speech_scores(np.zeros(16_000), np.zeros(16_000))
+    assert all(math.isnan(score) for score in scores.values())
+
+
+def test_clips_of_different_length_are_refused():
+    with pytest.raises(ValueError, match=r"\(16000,\).*\(15999,\).*Cut or pad"):
+        metrics.si_sdr(np.ones(16_000), np.ones(15_999))
+
+
+def test_samples_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="enhanced clip holds NaN"):
+        metrics.segmental_snr(np.ones(16_000), np.full(16_000, np.nan))
+
+
+def test_pesq_says_which_rates_it_knows():
+    with pytest.raises(ValueError, match="sampling_rate=44100.*resample"):
+        metrics.pesq(np.ones(16_000), np.ones(16_000), sampling_rate=44_100)
+
+
+@pytest.mark.parametrize("missing", ["pesq", "pystoi", "sklearn"])
+def test_without_the_extra_the_others_work_and_the_error_names_it(missing):
+    call = {
+        "pesq": "metrics.pesq(x, x)",
+        "pystoi": "metrics.stoi(x, x)",
+        "sklearn": "metrics.macro_f1(['a'], ['a'], ['a'])",
+    }[missing]
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "import numpy as np; from modeling_sparse_merit import metrics\n"
+        "x = np.sin(np.arange(16000.0)); assert metrics.si_sdr(x, x) > 100 and metrics.segmental_snr(x, x) == 35\n"
+        f"{call}"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert 'pip install "modeling-sparse-merit[metrics]"' in finished.stderr.strip().splitlines()[-1]
+
+
+def test_emotion_scores_by_hand():
+    labels = ["angry", "angry", "angry", "sad", "sad", "happy"]
+    predictions = ["angry", "angry", "sad", "sad", "happy", "happy"]
+    assert metrics.confusion(labels, predictions, CLASSES).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert metrics.per_class_f1(labels, predictions, CLASSES) == pytest.approx(
+        {"angry": 4 / 5, "sad": 2 / 4, "happy": 2 / 3}
+    )
+    assert metrics.macro_f1(labels, predictions, CLASSES) == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
+    assert metrics.unweighted_average_recall(labels, predictions, CLASSES) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert metrics.accuracy(labels, predictions, CLASSES) == pytest.approx(4 / 6)
+    assert metrics.micro_f1(labels, predictions, CLASSES) == pytest.approx(4 / 6)
+
+
+def test_emotion_scores_equal_scikit_learn():
+    generator = np.random.default_rng(3)
+    labels, predictions = generator.integers(4, size=(2, 200))
+    assert metrics.macro_f1(labels, predictions, range(4)) == pytest.approx(
+        f1_score(labels, predictions, average="macro")
+    )
+    assert metrics.unweighted_average_recall(labels, predictions, range(4)) == pytest.approx(
+        recall_score(labels, predictions, average="macro")
+    )
+
+
+def test_a_class_that_never_occurs_has_no_score_and_does_not_lower_the_mean():
+    labels, predictions = ["angry", "sad"], ["angry", "sad"]
+    assert math.isnan(metrics.per_class_f1(labels, predictions, CLASSES)["happy"])
+    assert metrics.macro_f1(labels, predictions, CLASSES) == 1
+    assert metrics.unweighted_average_recall(labels, predictions, CLASSES) == 1
+
+
+def test_a_class_that_is_only_predicted_counts_as_0_in_f1():
+    assert metrics.per_class_f1(["angry"], ["happy"], CLASSES)["happy"] == 0
+
+
+def test_no_clips_give_nan():
+    for measure in (metrics.macro_f1, metrics.unweighted_average_recall, metrics.accuracy):
+        assert math.isnan(measure([], [], CLASSES))
+
+
+def test_a_label_outside_the_classes_is_refused():
+    with pytest.raises(ValueError, match="'fear'"):
+        metrics.macro_f1(["angry", "fear"], ["angry", "sad"], CLASSES)
+    with pytest.raises(ValueError, match="2 and 1"):
+        metrics.macro_f1(["angry", "sad"], ["angry"], CLASSES)

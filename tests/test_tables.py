@@ -1,0 +1,156 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Dataset tables: what is written is what is read, alone or several together."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Value, load_dataset
+
+from dataset_scripts.table import write_table
+from modeling_sparse_merit.tables import (
+    EMOTIONS,
+    TableError,
+    concatenate_tables,
+    load_table,
+    noise_features,
+    speech_features,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(8000) / 5), 16_000)
+    return path
+
+
+def make_table(recording, rows, features=None):
+    """A table whose rows all point at one recording; `rows` gives their other columns."""
+    features = features or speech_features()
+    columns = [dict.fromkeys(features) | {"audio": {"bytes": None, "path": str(recording)}} | row for row in rows]
+    info = DatasetInfo(features=features, license="CC BY 4.0", citation="Somebody (2026).", description="Two tones.")
+    return Dataset(pa.Table.from_pylist(columns, schema=features.arrow_schema), info=info)
+
+
+ROWS = [{"emotion": 1, "split": "train", "arousal": 2.5}, {"emotion": None, "split": "test"}]
+
+
+@pytest.mark.parametrize("format", ["parquet", "disk"])
+@pytest.mark.parametrize("embed", [True, False])
+def test_a_table_comes_back_as_it_was_written(tmp_path, recording, format, embed):
+    write_table(make_table(recording, ROWS), tmp_path / "table", format=format, embed=embed)
+
+    table = load_table(tmp_path / "table")
+
+    rows = {row["split"]: row for row in table}
+    assert rows["train"]["emotion"] == 1 and rows["train"]["arousal"] == 2.5
+    assert rows["test"]["emotion"] is None and rows["test"]["arousal"] is None
+    assert table.features == speech_features()
+    if embed or format == "disk":
+        assert rows["test"]["audio"] == {"bytes": recording.read_bytes(), "path": "tone.wav"}
+    else:
+        assert rows["test"]["audio"] == {"bytes": None, "path": str(recording)}
+
+
+@pytest.mark.parametrize("format", ["parquet", "disk"])
+def test_licence_and_citation_survive(tmp_path, recording, format):
+    write_table(make_table(recording, ROWS), tmp_path / "table", format=format)
+
+    info = load_table(tmp_path / "table").info
+
+    assert (info.license, info.citation, info.description) == ("CC BY 4.0", "Somebody (2026).", "Two tones.")
+
+
+def test_datasets_reads_the_parquet_folder_by_itself(tmp_path, recording):
+    write_table(make_table(recording, ROWS), tmp_path / "table", embed=True)
+
+    splits = load_dataset(str(tmp_path / "table"))
+    rows = load_dataset("parquet", data_files=str(tmp_path / "table" / "*.parquet"), split="train")
+
+    assert {name: len(split) for name, split in splits.items()} == {"train": 1, "test": 1}
+    assert len(rows) == 2
+    assert rows.features["audio"] == Audio(sampling_rate=16_000, decode=False)
+    assert rows[0]["audio"]["bytes"] == recording.read_bytes()
+
+
+def test_a_replaced_table_is_read_anew(tmp_path, recording):
+    write_table(make_table(recording, ROWS), tmp_path / "table")
+    load_table(tmp_path / "table")
+    write_table(make_table(recording, [ROWS[0] | {"emotion": 3}]), tmp_path / "table", overwrite=True)
+
+    assert [row["emotion"] for row in load_table(tmp_path / "table")] == [3]
+
+
+def test_a_split_is_chosen_by_its_name(tmp_path, recording):
+    write_table(make_table(recording, ROWS), tmp_path / "table")
+
+    assert [row["emotion"] for row in load_table(tmp_path / "table", "test")] == [None]
+    with pytest.raises(TableError, match="no row belongs to split 'dev'; the splits are test, train"):
+        load_table(tmp_path / "table", "dev")
+
+
+def test_an_audio_column_that_would_be_decoded_is_not(tmp_path, recording):
+    features = speech_features()
+    features["audio"] = Audio(sampling_rate=16_000)
+    table = make_table(recording, ROWS)
+    table = Dataset(table.data.table.replace_schema_metadata(features.arrow_schema.metadata))
+    table.to_parquet(str(tmp_path / "decoded.parquet"))
+
+    assert load_table(tmp_path / "decoded.parquet")[0]["audio"] == {"bytes": None, "path": str(recording)}
+
+
+def test_a_folder_without_a_table_is_named(tmp_path):
+    with pytest.raises(TableError, match="holds no table"):
+        load_table(tmp_path)
+    with pytest.raises(TableError, match="no table was given"):
+        concatenate_tables([])
+
+
+def test_tables_are_joined_with_missing_columns_as_none(tmp_path, recording):
+    noise = make_table(recording, [{"category": "rain", "split": "train"}], noise_features())
+    write_table(make_table(recording, ROWS), tmp_path / "speech")
+    write_table(noise, tmp_path / "noise")
+
+    joined = concatenate_tables([tmp_path / "speech", tmp_path / "noise"], "train")
+
+    assert [(row["emotion"], row["category"]) for row in joined] == [(1, None), (None, "rain")]
+
+
+def test_a_split_may_be_missing_from_some_of_the_tables(tmp_path, recording):
+    write_table(make_table(recording, ROWS), tmp_path / "both")
+    write_table(make_table(recording, ROWS[:1]), tmp_path / "train_only")
+
+    assert len(concatenate_tables([tmp_path / "both", tmp_path / "train_only"], "test")) == 1
+
+
+def test_classes_are_matched_by_name(tmp_path, recording):
+    private = speech_features(["bored", "neutral"])
+    write_table(make_table(recording, [{"emotion": 0}, {"emotion": 1}, {"emotion": None}], private), tmp_path / "own")
+    write_table(make_table(recording, ROWS[:1]), tmp_path / "shared")
+
+    joined = concatenate_tables([tmp_path / "own", tmp_path / "shared"])
+
+    assert joined.features["emotion"] == ClassLabel(names=[*EMOTIONS, "bored"])
+    names = joined.features["emotion"].names
+    found = [None if row["emotion"] is None else names[row["emotion"]] for row in joined]
+    assert found == ["bored", "neutral", None, "sad"]
+
+
+def test_the_first_classes_are_those_of_the_published_model():
+    assert EMOTIONS[:4] == ("angry", "sad", "happy", "neutral")
+
+
+def test_columns_of_different_type_are_not_joined(tmp_path, recording):
+    features = speech_features()
+    features["arousal"] = Value("string")
+    write_table(make_table(recording, [{"arousal": "high"}], features), tmp_path / "words")
+    write_table(make_table(recording, ROWS), tmp_path / "numbers")
+
+    with pytest.raises(TableError, match="column 'arousal'"):
+        concatenate_tables([tmp_path / "words", tmp_path / "numbers"])
