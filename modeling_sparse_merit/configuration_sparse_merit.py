@@ -33,7 +33,7 @@ class SparseMeritConfig(WavLMConfig):
         load_balancing_weight: Weight (alpha) of the Switch load-balancing loss of each router.
         class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`; `None` for none.
         n_fft, hop_length, win_length: Short-time Fourier transform of the enhancement head, in samples at 16 kHz.
-        mask_feature_min_masks: Least number of feature masks of SpecAugment (`WavLMConfig` lacks what its model reads).
+        mask_feature_min_masks: Least number of feature masks of SpecAugment, which `WavLMConfig` lacks.
         final_dropout: Dropout in front of both layers of the emotion classifier.
 
     Raises:

@@ -35,7 +35,8 @@ POOLING_NAMES = ((r"^attention$", "score.weight"), (r"^sap_linear\.", "dense."))
 CLASSIFIER_NAMES = ((r"^fc\.0\.0\.", "dense."), (r"^fc\.0\.1\.", "layer_norm."), (r"^out\.0\.", "classifier."))
 ENHANCEMENT_NAMES = (
     (r"^lstm_enc\.0\.", "input_dense."),
-    (r"^lstm_enc\.1\.blstm\.", "lstm."),
+    (r"^lstm_enc\.1\.blstm\.(\w+)_l(\d+)_reverse$", r"lstm.backward_layers.\2.\1_l0"),
+    (r"^lstm_enc\.1\.blstm\.(\w+)_l(\d+)$", r"lstm.forward_layers.\2.\1_l0"),
     (r"^lstm_enc\.2\.", "output_dense."),
 )
 WEIGHTED_SUM_NAMES = (

@@ -3,7 +3,6 @@
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 MAGNITUDE_FLOOR = 1e-6
 
@@ -77,6 +76,33 @@ class Spectrogram:
         return added.flatten(1)  # (B, 1, 1, length) -> (B, length)
 
 
+class BidirectionalLSTM(nn.Module):
+    """
+    Bidirectional LSTM layers over padded clips, each as if alone: backward starts at the clip's own end.
+
+    Each direction is a plain LSTM on padded data, for which torch has fused kernels on every device; packed sequences
+    would run step by step on a CPU.
+    """
+
+    def __init__(self, hidden_size: int, num_layers: int):
+        super().__init__()
+        sizes = [hidden_size] + [2 * hidden_size] * (num_layers - 1)
+        self.forward_layers = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
+        self.backward_layers = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
+
+    def forward(self, hidden: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """(B, F, H) and the (B,) valid frames -> (B, F, H), the sum of both directions of the last layer."""
+        time = torch.arange(hidden.shape[1], device=hidden.device)  # (F,)
+        mirrored = num_frames[:, None] - 1 - time  # (B, F), negative in the padding
+        order = torch.where(mirrored >= 0, mirrored, time)[..., None]
+        for ahead_layer, back_layer in zip(self.forward_layers, self.backward_layers, strict=True):
+            ahead = ahead_layer(hidden)[0]
+            back = back_layer(hidden.gather(1, order.expand_as(hidden)))[0]
+            back = back.gather(1, order.expand_as(back))
+            hidden = torch.cat([ahead, back], dim=-1)  # (B, F, 2 * H)
+        return ahead + back
+
+
 class EnhancementHead(nn.Module):
     """
     The mask estimator of BSSE-SE (paper, section III-C): Linear, bidirectional LSTM whose directions are added,
@@ -88,7 +114,7 @@ class EnhancementHead(nn.Module):
         bins, hidden = config.n_fft // 2 + 1, config.enhancement_hidden_size
         self.frame_ratio = (config.hop_length, config.inputs_to_logits_ratio)
         self.input_dense = nn.Linear(bins + config.hidden_size, hidden)
-        self.lstm = nn.LSTM(hidden, hidden, config.enhancement_num_layers, batch_first=True, bidirectional=True)
+        self.lstm = BidirectionalLSTM(hidden, config.enhancement_num_layers)
         self.output_dense = nn.Linear(hidden, bins)
 
     def forward(
@@ -111,10 +137,8 @@ class EnhancementHead(nn.Module):
         noisy = noisy_log_magnitude.to(features.dtype)
         aligned = self._align(features, noisy.shape[1], num_features)
         hidden = self.input_dense(torch.cat([noisy, aligned], dim=-1))  # (B, F, bins + D) -> (B, F, H)
-        packed = pack_padded_sequence(hidden, num_frames.cpu(), batch_first=True, enforce_sorted=False)
-        hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=noisy.shape[1])
-        forward, backward = hidden.chunk(2, dim=-1)  # (B, F, 2 * H) -> 2 x (B, F, H)
-        mask = self.output_dense(forward + backward).float().sigmoid()
+        hidden = self.lstm(hidden, num_frames)
+        mask = self.output_dense(hidden).float().sigmoid()
         return mask * noisy_log_magnitude
 
     def _align(self, features: torch.Tensor, num_frames: int, num_features: torch.Tensor) -> torch.Tensor:
