@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
@@ -52,6 +52,7 @@ def start(settings: TrainingSettings) -> Accelerator:
         log_with="tensorboard",
         project_config=ProjectConfiguration(settings.output_dir, logging_dir=f"{settings.output_dir}/tensorboard"),
         dataloader_config=DataLoaderConfiguration(even_batches=False),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
     if accelerator.is_main_process:
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,8 @@ class Run:
         checkpoint = checkpoints.newest_checkpoint(self.folder) if settings.resume else None
         self.resume_from = checkpoint
         self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
+        if checkpoint:
+            checkpoints.load_weights(checkpoint, model, self.average)
 
     def train_stage(self, stage: build.Stage, train_loader, dev_loader) -> None:
         """Trains the epochs of one stage that are not done yet."""
@@ -89,7 +92,7 @@ class Run:
         schedule = build.build_schedule(optimizer, self.settings, steps * self.accelerator.num_processes)
         model, optimizer, schedule = self.accelerator.prepare(self.model, optimizer, schedule)
         if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
-            checkpoints.load_checkpoint(self.accelerator, self.resume_from, self.average)
+            self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
         while self.progress.epoch < last_epoch and not self.stopped:
             self.train_epoch(model, optimizer, schedule, train_loader)
             self.progress.epoch += 1
@@ -104,6 +107,8 @@ class Run:
         """One pass over the training clips."""
         model.train()
         loader.set_epoch(self.progress.epoch)
+        # What is drawn in an epoch depends on its number alone, so a resumed run draws the same.
+        set_seed(self.settings.seed + 1_000_003 * (self.progress.epoch + 1), device_specific=True)
         sums: dict[str, torch.Tensor] = {}
         batches = tqdm(loader, f"epoch {self.progress.epoch + 1}", disable=not self.accelerator.is_main_process)
         for batch in batches:
@@ -149,6 +154,8 @@ class Run:
         plain = self.accelerator.unwrap_model(model)
         plain = plain.module if isinstance(plain, AveragedModel) else plain
         plain.save_pretrained(partial)
+        if self.settings.lora_rank:
+            plain.get_base_model().config.save_pretrained(partial)  # the labels, which adapters do not hold
         self.feature_extractor.save_pretrained(partial)
         results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
         (partial / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")

@@ -75,8 +75,8 @@ def column(text: str) -> tuple[str, str]:
     return name, own
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = table.command_line("A folder with metadata.csv to a speech table.")
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = table.command_line("A folder with metadata.csv to a speech table.", prog)
     table.add_origin(parser)
     parser.add_argument("--labels", type=table.names, default=",".join(EMOTIONS), help="the emotion vocabulary")
     parser.add_argument("--column", type=column, action="append", default=[], help="such as emotion=label; repeatable")

@@ -153,8 +153,8 @@ def build(
     return dataset
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = table.command_line("MSP-Podcast to a speech table.")
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = table.command_line("MSP-Podcast to a speech table.", prog)
     parser.add_argument("--audio", help="the folder of the recordings, where it is not found by itself")
     parser.add_argument("--other", choices=("unlabelled", "drop", "keep"), default="unlabelled", help="class O")
     parser.add_argument("--no-agreement", choices=("unlabelled", "drop"), default="unlabelled", help="class X")

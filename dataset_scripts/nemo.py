@@ -87,8 +87,8 @@ def build(folder: str | Path, dev: Sequence[str] = DEV, test: Sequence[str] = TE
     return dataset
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = table.command_line("nEMO to a speech table.")
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = table.command_line("nEMO to a speech table.", prog)
     table.add_speaker_splits(parser, DEV, TEST)
     options = parser.parse_args(arguments)
     with table.messages():

@@ -49,8 +49,8 @@ def build(
     return dataset
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = table.command_line("A folder of noises or room impulse responses to a noise table.")
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = table.command_line("A folder of noises or room impulse responses to a noise table.", prog)
     table.add_origin(parser)
     parser.add_argument("--split", help="the split of rows that name none, such as train")
     options = parser.parse_args(arguments)

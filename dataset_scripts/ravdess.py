@@ -88,8 +88,8 @@ def build(
     return dataset
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = table.command_line("RAVDESS to a speech table.")
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = table.command_line("RAVDESS to a speech table.", prog)
     table.add_speaker_splits(parser, DEV, TEST)
     parser.add_argument("--songs", action="store_true", help="take the sung recordings too")
     options = parser.parse_args(arguments)

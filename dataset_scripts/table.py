@@ -13,7 +13,7 @@ import shutil
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-from datasets import ClassLabel, Dataset, DatasetInfo, Features
+from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features
 from datasets.table import embed_table_storage
 
+from dataset_scripts.card import class_counts, hours, split_rows, table_card, values
+from dataset_scripts.publish import licence_to_state, push_table
+from modeling_sparse_merit.hub import HubError
 from modeling_sparse_merit.tables import TableError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
 SHARD_BYTES = 400_000_000
 EXAMPLES_SHOWN = 5
+CORPUS_SOURCE = {"folder": "the corpus, as it was unpacked"}
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ class SpeakerSplits:
 def overlap(dataset: Dataset, column: str) -> dict[str, list[str]]:
     """Values of a column (a speaker, a source recording) that are found in more than one split, and those splits."""
     splits: dict[str, set[str]] = defaultdict(set)
-    for value, split in zip(_values(dataset, column), _values(dataset, "split"), strict=True):
+    for value, split in zip(values(dataset, column), values(dataset, "split"), strict=True):
         if value is not None and split is not None:
             splits[value].add(split)
     return {value: sorted(found) for value, found in sorted(splits.items()) if len(found) > 1}
@@ -248,10 +252,6 @@ def warn_of_overlap(dataset: Dataset, column: str) -> None:
         shown = "; ".join(f"{value} ({', '.join(splits)})" for value, splits in list(shared.items())[:EXAMPLES_SHOWN])
         more = "; ..." if len(shared) > EXAMPLES_SHOWN else ""
         warnings.warn(f"{len(shared)} values of {column!r} are in more than one split: {shown}{more}", stacklevel=2)
-
-
-def _values(dataset: Dataset, column: str) -> list[Any]:
-    return dataset.data.column(column).to_pylist()
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def write_table(
         if format == "disk":
             dataset.save_to_disk(str(temporary))
         else:
-            _write_parquet(dataset, temporary, embed)
+            _write_parquet(dataset, temporary, out.name, embed)
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)
@@ -307,50 +307,80 @@ def check_destination(out: Path, overwrite: bool) -> None:
         raise TableError(f"{out} is not replaced: it is not a table, it holds {foreign[0].name}; name another folder")
 
 
-def _write_parquet(dataset: Dataset, folder: Path, embed: bool) -> None:
+def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> None:
     """One set of shards for each split, and beside them what Parquet does not keep."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, split in enumerate(_values(dataset, "split")):
-        rows[split or "unsplit"].append(index)
+    rows = split_rows(dataset)
     for split, indices in rows.items():
         _write_shards(dataset.select(indices), folder, split, embed)
     dataset.info.write_to_directory(str(folder), pretty_print=True)
-    (folder / "README.md").write_text(_card(dataset.info, rows), encoding="utf-8")
+    files = [{"split": split, "path": f"{split}-*.parquet"} for split in rows]
+    card = table_card(dataset, name, [{"config_name": "default", "data_files": files}])
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
 def _write_shards(dataset: Dataset, folder: Path, split: str, embed: bool) -> None:
     """Streams rows, with their recordings when asked, so that memory holds a hundred of them at most."""
-    paths = [audio["path"] for audio in dataset["audio"]] if embed else []
-    shards = 1 + sum(os.path.getsize(path) for path in paths) // SHARD_BYTES
+    size = _recordings_size(dataset, embed)
+    shards = 1 + size // SHARD_BYTES
     for number in range(shards):
         shard = dataset.shard(shards, number, contiguous=True).with_format("arrow")
         path = folder / f"{split}-{number:05d}-of-{shards:05d}.parquet"
         with pq.ParquetWriter(path, dataset.features.arrow_schema) as writer:
-            for batch in shard.iter(100 if embed else 10_000):
+            for batch in shard.iter(100 if size else 10_000):
                 writer.write_table(embed_table_storage(batch) if embed else batch)
 
 
-def _card(info: DatasetInfo, splits: Iterable[str]) -> str:
-    """A dataset card whose header tells `datasets.load_dataset(folder)` which shards are which split."""
-    files = "\n".join(f"  - split: {split}\n    path: {split}-*.parquet" for split in splits)
-    header = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n"
-    licence, citation = info.license or "Not stated.", info.citation or "Not stated."
-    return f"{header}\n{info.description}\n\n## Licence\n\n{licence}\n\n## Citation\n\n{citation}\n"
+def _recordings_size(dataset: Dataset, embed: bool) -> int:
+    """Bytes of the recordings that a table holds itself and, when they are to be embedded, of those that it names."""
+    names, size = [name for name, feature in dataset.features.items() if isinstance(feature, Audio)], 0
+    for batch in dataset.select_columns(names).with_format("arrow").iter(100):
+        for recording in (recording for name in names for recording in batch.column(name)):
+            held = recording["bytes"]
+            if held.is_valid:
+                size += len(held.as_buffer())
+            elif embed:
+                size += os.path.getsize(recording["path"].as_py())
+    return size
 
 
 # Command line --------------------------------------------------------------------------------------------------------
 
 
-def command_line(description: str) -> argparse.ArgumentParser:
-    """The arguments that all scripts take."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", help="the corpus, as it was unpacked")
+def command_line(
+    description: str, prog: str | None = None, sources: Mapping[str, str] = CORPUS_SOURCE
+) -> argparse.ArgumentParser:
+    """The arguments that all scripts take.
+
+    Args:
+        description: what help says first.
+        prog: what help calls the script; its file's name by default.
+        sources: what the table is made from, and help about it.
+    """
+    style = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=style)
+    for name, help in sources.items():
+        parser.add_argument(name, help=help)
     parser.add_argument("out", type=lambda text: Path(text).expanduser().resolve(), help="the table to write")
     parser.add_argument("--format", choices=("parquet", "disk"), default="parquet", help="disk always embeds")
     parser.add_argument("--embed", action="store_true", help="put the recordings into the table, not their paths")
     parser.add_argument("--overwrite", action="store_true", help="replace a table that is there already")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out with a warning")
+    _add_push(parser)
     return parser
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    """Adds the way to the Hub."""
+    hub = parser.add_argument_group("Hugging Face Hub")
+    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the table, with its recordings in it")
+    hub.add_argument("--private", action="store_true", help="make the repository private")
+    hub.add_argument("--revision", help="branch to push to")
+    hub.add_argument("--token", help="with write access; that of HF_TOKEN or `hf auth login` by default")
+    hub.add_argument(
+        "--i-may-redistribute",
+        metavar="LICENCE",
+        help="the table's licence, where it does not let all pass it on",
+    )
 
 
 def add_speaker_splits(parser: argparse.ArgumentParser, dev: Sequence[str], test: Sequence[str]) -> None:
@@ -379,32 +409,41 @@ def names(text: str) -> tuple[str, ...]:
 def messages() -> Iterator[None]:
     """On the command line an error of the corpus is a message, not a traceback; warnings are their text alone."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")  # what libraries say to programmers
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         try:
             yield
-        except TableError as error:
+        except (TableError, HubError) as error:
             sys.exit(f"error: {error}")
 
 
 def finish(dataset: Dataset, options: argparse.Namespace) -> None:
-    """Writes the table as the command line says and prints what is in it."""
+    """Writes the table as the command line says, prints what is in it, and publishes it where that is asked for."""
+    if options.push:
+        licence_to_state(dataset.info.license, options.i_may_redistribute)
     write_table(dataset, options.out, options.format, options.embed, options.overwrite)
     print(summary(dataset))
     print(f"{dataset.info.description}\nLicence: {dataset.info.license or 'not stated'}\nWritten to {options.out}")
+    if options.push:
+        _push(dataset, options)
+
+
+def _push(dataset: Dataset, options: argparse.Namespace) -> None:
+    """Publishes a table that is written; where that fails it can be pushed later as it is."""
+    target = (options.push, options.private, options.revision, options.token, options.i_may_redistribute)
+    try:
+        commit = push_table(dataset, *target)
+    except HubError as error:
+        again = f"sparse-merit push {options.out} {options.push}"
+        raise HubError(f"{error} The table is written all the same; push it later with: {again}") from error
+    print(f"Pushed to {commit.repo_url}, revision {commit.oid}")
 
 
 def summary(dataset: Dataset) -> str:
     """Clips, hours and classes of each split, as lines of text."""
-    values = _values(dataset, "emotion" if "emotion" in dataset.features else "category")
-    if "emotion" in dataset.features:
-        values = [None if value is None else dataset.features["emotion"].names[value] for value in values]
-    splits = [split or "(no split)" for split in _values(dataset, "split")]
     lines = []
-    for split in dict.fromkeys(splits):
-        rows = [row for row, name in enumerate(splits) if name == split]
-        hours = sum(_values(dataset, "duration")[row] for row in rows) / 3600
-        counts = Counter(values[row] or "without a class" for row in rows)
-        classes = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-        lines.append(f"{split:12} {len(rows):7} clips {hours:8.2f} h   {classes}")
+    for split, rows in split_rows(dataset).items():
+        classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset, rows).most_common())
+        lines.append(f"{split:12} {len(rows):7} clips {hours(dataset, rows):8.2f} h   {classes}")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ _MODULE_OF = {
     "SparseMeritModel": "modeling_sparse_merit",
     "SparseMeritForSpeechEnhancementAndEmotion": "modeling_sparse_merit",
     "SpeechEnhancementAndEmotionPipeline": "pipeline_sparse_merit",
+    "EmotionPipeline": "pipeline_sparse_merit",
     "load_audio": "audio",
     "read_audio": "audio",
     "write_audio": "audio",

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
 ENHANCED_SUFFIX = ".enhanced.wav"
+CORPORA = {
+    "ravdess": "RAVDESS, from its file names.",
+    "emodb": "EmoDB, from its file names.",
+    "nemo": "nEMO, from its list or its file names.",
+    "msp_podcast": "MSP-Podcast, from its consensus labels.",
+    "folder": "Any folder with a metadata.csv, such as a private corpus.",
+    "noise": "A folder of noises or room impulse responses.",
+    "noisy": "A frozen noisy test set of a speech table and a noise table.",
+}
 DEMO_RECORDING = Path(__file__).parent / "demo" / "noisy_speech.flac"
 MAX_TABLE_ROWS = 100
 
@@ -133,6 +143,132 @@ def evaluate(
         except ImportError as error:
             raise ImportError(f"{error}. Evaluation needs: pip install 'modeling-sparse-merit[train]'") from error
         run_evaluation(config, output=output)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; made where there is none.")],
+    model: ModelOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
+) -> None:
+    """Write a checkpoint with all its code and its card: it runs where this package is not installed."""
+    with _errors_in_one_line():
+        source = _resolve_model(model)
+        from transformers.utils import logging
+
+        from .hub import export_checkpoint
+
+        logging.disable_progress_bar()
+        export_checkpoint(source, folder, overwrite)
+    typer.echo(f"{folder} is ready: pipeline(model={str(folder)!r}, trust_remote_code=True)")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint (`sparse-merit export`) or a table (`prepare`).")],
+    repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub; made where there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to, made where there is none.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Token with write access; HF_TOKEN or that of `hf auth login` by default.")
+    ] = None,
+    i_may_redistribute: Annotated[
+        str | None, typer.Option(metavar="LICENCE", help="For a table: the licence under which you may pass it on.")
+    ] = None,
+) -> None:
+    """Publish a checkpoint or a table, its card included, on the Hugging Face Hub."""
+    with _errors_in_one_line():
+        _quieten_hub_client()
+        if _is_table(folder):
+            from dataset_scripts.publish import push_table
+
+            _quieten_datasets()
+            commit = push_table(folder, repo_id, private, revision, token, i_may_redistribute)
+        else:
+            from .hub import push_checkpoint
+
+            commit = push_checkpoint(folder, repo_id, private, revision, token)
+    typer.echo(f"Pushed {folder} to {commit.repo_url}, revision {commit.oid}")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="The published weights: a Hub id (RogerTzeng/Sparse-MERIT) or a folder; or a `transformers` WavLM, "
+            "which becomes the encoder of a fresh model; or adapters, which are merged into their model."
+        ),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new checkpoint.")],
+    labels: Annotated[
+        str, typer.Option(help="The emotions, in the order of the classifier's outputs.")
+    ] = "angry,sad,happy,neutral",
+    mean: Annotated[float | None, typer.Option(help="Mean of the training corpus' samples.")] = None,
+    std: Annotated[float | None, typer.Option(help="Their standard deviation.")] = None,
+    measure: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Recordings to measure mean and deviation from.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="NAME of variant_NAME_mmoe.pt instead of final_mmoe.pt; or multitask.")
+    ] = None,
+    router: Annotated[str | None, typer.Option(help="sparse or dense, which weights do not tell.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Where final_ssl.pt is within SOURCE, if there are several.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
+) -> None:
+    """Make a checkpoint out of the weights that the authors of the paper published, a WavLM, or adapters."""
+    with _errors_in_one_line():
+        from transformers.utils import logging
+
+        from .conversion import convert as run_conversion
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        names = [label.strip() for label in labels.split(",")]
+        statistics = _input_statistics(mean, std, measure)
+        run_conversion(source, target, names, statistics, variant, router, folder, overwrite)
+    typer.echo(f"{target} is ready: sparse-merit info --model {target}")
+
+
+prepare = typer.Typer(help="Turn a corpus into a table, to train on or to publish.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+
+def _add_corpus(name: str, help: str) -> None:
+    """Makes `sparse-merit prepare NAME` hand all its arguments to the script of that name, `--help` among them."""
+
+    @prepare.command(
+        name,
+        help=help,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def run(context: typer.Context) -> None:
+        _run_dataset_script(name, context.args)
+
+
+def _run_dataset_script(name: str, arguments: list[str]) -> None:
+    """Runs a dataset script; where it stops with a message, that is the error."""
+    with _errors_in_one_line():
+        try:
+            script = import_module(f"dataset_scripts.{name}")
+        except ImportError as error:
+            raise ImportError(f"{error}. Tables need: pip install 'modeling-sparse-merit[train]'") from error
+        _quieten_hub_client()
+        _quieten_datasets()
+        try:
+            script.main(arguments, prog=f"sparse-merit prepare {name}")
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                typer.secho(stop.code.replace("error", "Error", 1), fg="red", err=True)
+                raise typer.Exit(2) from stop
+            raise typer.Exit(stop.code or 0) from stop
+
+
+for _name, _help in CORPORA.items():
+    _add_corpus(_name, _help)
 
 
 def find_recordings(arguments: list[str], output: Path) -> tuple[list[Recording], int]:
@@ -375,6 +511,40 @@ def _licence(source: str) -> str | None:
     except EntryNotFoundError:
         return None
     return data.get("license_name") or data.get("license")
+
+
+def _is_table(folder: Path) -> bool:
+    return (folder / "state.json").exists() or any(folder.glob("*.parquet"))
+
+
+def _quieten_hub_client() -> None:
+    """Leaves it to the one error at the end to say why several attempts to connect failed; bars are for terminals."""
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    logging.set_verbosity_error()
+    if not Console(stderr=True).is_terminal:
+        disable_progress_bars()
+
+
+def _quieten_datasets() -> None:
+    """Leaves out hints at options that this command does not have; bars are for terminals."""
+    from datasets import disable_progress_bars
+    from datasets.utils import logging
+
+    logging.set_verbosity_error()
+    if not Console(stderr=True).is_terminal:
+        disable_progress_bars()
+
+
+def _input_statistics(mean: float | None, std: float | None, measure: Path | None) -> tuple[float, float] | None:
+    """Returns the mean and deviation that were given or are to be measured; None where nothing was asked."""
+    from .conversion import measure_statistics
+
+    if (mean is None) != (std is None) or (measure is not None and mean is not None):
+        raise ValueError("Give --mean and --std together, or --measure alone.")
+    if measure is None:
+        return None if mean is None or std is None else (mean, std)
+    return measure_statistics(path for path, _ in _expand(measure.expanduser()))
 
 
 def _print_results(records: list[dict[str, Any]], output: Path) -> None:

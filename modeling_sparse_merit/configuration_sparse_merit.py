@@ -1,14 +1,22 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Configuration of Sparse MERIT: every knob of encoder, experts and heads, checked where it is made."""
 
+import os
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
 
 TASKS = ("enhancement", "emotion")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
 ROUTERS = ("sparse", "dense")
+PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
 ROUTER_GRADIENTS = ("straight_through", "switch", "none")
 
+PIPELINE_TASK = "speech-enhancement-and-emotion"  # what `transformers.pipeline` makes of a checkpoint by itself
 
+
+@strict
 class SparseMeritConfig(WavLMConfig):
     r"""
     Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
@@ -46,6 +54,14 @@ class SparseMeritConfig(WavLMConfig):
     """
 
     model_type = "sparse_merit"
+    # `Trainer` gathers every other output of an evaluation: the logits alone
+    keys_to_ignore_at_inference = [
+        "losses",
+        "enhanced_values",
+        "enhanced_log_magnitude",
+        "router_logits",
+        "hidden_states",
+    ]
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -76,11 +92,39 @@ class SparseMeritConfig(WavLMConfig):
     win_length: int = 400
 
     def __post_init__(self, **kwargs):
-        if "id2label" not in kwargs and "num_labels" not in kwargs and getattr(self, "id2label", None) is None:
-            self.id2label = {0: "angry", 1: "sad", 2: "happy", 3: "neutral"}
-            self.label2id = {label: index for index, label in self.id2label.items()}
+        if self.id2label is None and "num_labels" not in kwargs:
+            self.id2label = dict(enumerate(PUBLISHED_LABELS))
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {label: int(index) for index, label in self.id2label.items()}
         self.tasks = list(self.tasks)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in `PreTrainedConfig`; for `transformers.pipeline`, `custom_pipelines` lists only the task it asked for.
+
+        A checkpoint has two pipelines, and of two `pipeline(model=...)` refuses to choose: unasked, it gets the whole
+        answer, speech and emotion.
+        """
+        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "_from_pipeline" in kwargs and "custom_pipelines" in fields:
+            task = kwargs["_from_pipeline"] or PIPELINE_TASK
+            listed = fields["custom_pipelines"]
+            fields["custom_pipelines"] = {name: listed[name] for name in listed if name == task}
+        return fields, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SparseMeritConfig":
+        """As in `PreTrainedConfig`; with labels of one's own, the checkpoint's `class_weights` no longer hold."""
+        if {"num_labels", "id2label", "label2id"} & kwargs.keys():
+            config_dict = {**config_dict, "class_weights": None}
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in `PreTrainedConfig`, and always with the labels: it omits its own default, which is not ours."""
+        return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     @property
     def num_layer_outputs(self) -> int:

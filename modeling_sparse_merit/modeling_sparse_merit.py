@@ -1,7 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Sparse MERIT (arXiv 2509.08470): one recording is heard once; its clean speech and its emotion come out."""
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,7 +74,7 @@ class SparseMeritPreTrainedModel(WavLMPreTrainedModel):
         if isinstance(module, LayerWeights):
             init.zeros_(module.weight)
         elif isinstance(module, AttentiveStatisticsPooling):
-            init.normal_(module.score.weight)
+            init.normal_(module.score.weight, std=self.config.initializer_range)  # all frames count alike at first
         elif isinstance(module, nn.LSTM):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters():
@@ -148,6 +150,20 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         model = cls(SparseMeritConfig(**{**_encoder_fields(encoder.config), **config_overrides}))
         model.model.encoder.load_state_dict(encoder.state_dict())
         return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        As in `PreTrainedModel`; the folder holds all code too, and works with `trust_remote_code=True` where this
+        package is not installed: `AutoModel`, `AutoModelForAudioClassification` and `pipeline`.
+        """
+        # That file imports this one. It travels because of this line, as every file does that this one imports.
+        from .pipeline_sparse_merit import custom_pipelines
+
+        own_class = f"modeling_sparse_merit.{SparseMeritForSpeechEnhancementAndEmotion.__name__}"
+        auto_models = dict.fromkeys(("AutoModel", "AutoModelForAudioClassification"), own_class)
+        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_models}
+        self.config.custom_pipelines = custom_pipelines()
+        super().save_pretrained(save_directory, **kwargs)
 
     def freeze_feature_encoder(self) -> None:
         """Stops the training of the convolutional front end."""
@@ -244,3 +260,6 @@ def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) ->
         batch_size, length = input_values.shape
         return torch.full((batch_size,), length, device=input_values.device)
     return attention_mask.sum(-1).long()
+
+
+SparseMeritForSpeechEnhancementAndEmotion.register_for_auto_class("AutoModel")

@@ -1,20 +1,25 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The pipeline: any recording in, its emotion and its clean speech out.
+"""The pipelines: any recording in, its emotion and its clean speech out.
 
-`SpeechEnhancementAndEmotionPipeline` joins the three parts that a checkpoint holds. Every input passes the gate of
-`audio.py`, so paths, bytes, arrays and `datasets` rows of any rate and channel count all work alike.
+`SpeechEnhancementAndEmotionPipeline` joins the three parts that a checkpoint holds. `EmotionPipeline` answers as every
+"audio-classification" pipeline does. Every input passes the gate of `audio.py`, so paths, bytes, arrays and `datasets`
+rows of any rate and channel count all work alike.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import torch
 from transformers import Pipeline
 
 from .audio import load_audio
+from .configuration_sparse_merit import PIPELINE_TASK
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+
+SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
+"""What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
 
 
 class SpeechEnhancementAndEmotionPipeline(Pipeline):
@@ -22,6 +27,7 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
 
     Usage:
         >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("path/or/hub-id")
+        >>> pipe = transformers.pipeline(model="path/or/hub-id", trust_remote_code=True)   # without this package
         >>> result = pipe("call.wav")                       # or bytes, an array, {"array": ..., "sampling_rate": ...}
         >>> result["emotion"][0]                            # {"label": "angry", "score": 0.71}
         >>> result["audio"], result["sampling_rate"]        # float32 (samples,) in the recording's own level, 16000
@@ -39,6 +45,13 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
+    _parameters = "tasks, top_k, sampling_rate or batch_size"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
+        super().__init__(*args, **kwargs)
+        # `transformers.pipeline` leaves classes in there, with which the configuration could not be printed
+        self.model.config.custom_pipelines = custom_pipelines()
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
@@ -66,13 +79,23 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             model=network.eval(), feature_extractor=SparseMeritFeatureExtractor.from_pretrained(model), **kwargs
         )
 
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Answers about one recording, or each of a list, a generator or a column of `datasets`.
+
+        Returns:
+            an answer; a list of answers for a list and for the column of a table; an iterator over answers for a
+            generator and for the column of a stream. See `postprocess` for what an answer is.
+        """
+        if not _is_column(inputs):
+            return super().__call__(inputs, **kwargs)
+        answers = super().__call__((recording for recording in inputs), **kwargs)
+        return list(answers) if isinstance(inputs, Sized) else answers
+
     def _sanitize_parameters(
         self, tasks: Sequence[str] | None = None, top_k: int | None = None, sampling_rate: int | None = None, **unknown
     ) -> tuple[dict, dict, dict]:
         if unknown:
-            raise TypeError(
-                f"Unknown arguments {sorted(unknown)}, expected tasks, top_k, sampling_rate or batch_size."
-            )
+            raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
         if isinstance(tasks, str):
             tasks = (tasks,)
         if top_k is not None and top_k < 1:
@@ -85,7 +108,6 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         rate = self.feature_extractor.sampling_rate
         waveform = load_audio(inputs, sampling_rate=sampling_rate, target_sampling_rate=rate)
         features = self.feature_extractor(waveform, sampling_rate=rate, return_tensors="pt")
-        features["input_values"] = features["input_values"].to(self.dtype)
         return {**features, "waveform": waveform}
 
     def _forward(self, model_inputs: dict[str, Any], tasks: Sequence[str] | None = None) -> dict[str, Any]:
@@ -99,16 +121,71 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         """Returns `emotion` (label and score, likeliest first), `audio` (samples,) and its `sampling_rate`."""
         result = {}
         if "logits" in model_outputs:
-            scores = model_outputs["logits"][0].float().softmax(-1)  # (classes,)
-            ranked = scores.sort(descending=True)
-            labels = self.model.config.id2label
-            pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
-            result["emotion"] = [{"label": labels[i], "score": score} for i, score in pairs][:top_k]
+            result["emotion"] = self._ranked(model_outputs["logits"], "softmax")[:top_k]
         if "enhanced_values" in model_outputs:
             waveform = model_outputs["waveform"].reshape(-1)  # (samples,) or, out of a batch, (1, samples)
             result["audio"] = self.feature_extractor.restore(model_outputs["enhanced_values"].float(), [waveform])[0]
             result["sampling_rate"] = self.feature_extractor.sampling_rate
         return result
+
+    def _ranked(self, logits: torch.Tensor, function: str) -> list[dict[str, Any]]:
+        """Logits (1, classes) of one recording as label and score, the highest first."""
+        ranked = SCORE_FUNCTIONS[function](logits[0].float()).sort(descending=True)
+        pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
+        return [{"label": self.model.config.id2label[index], "score": score} for index, score in pairs]
+
+
+class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
+    """Recognises the emotion alone, and answers as every "audio-classification" pipeline of `transformers`.
+
+    Usage:
+        >>> pipe = transformers.pipeline("audio-classification", model="path/or/hub-id", trust_remote_code=True)
+        >>> pipe("call.wav", top_k=2)                       # [{"label": "angry", "score": 0.71}, {...}]
+
+    Parameters, at construction or at each call:
+        top_k, sampling_rate, batch_size: as in `SpeechEnhancementAndEmotionPipeline`.
+        function_to_apply: what turns logits into scores: "softmax" (by default), "sigmoid" or "none".
+    """
+
+    _parameters = "top_k, function_to_apply, sampling_rate or batch_size"
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        sampling_rate: int | None = None,
+        function_to_apply: str | None = None,
+        **unknown,
+    ) -> tuple[dict, dict, dict]:
+        if unknown:
+            raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
+        before, during, after = super()._sanitize_parameters(("emotion",), top_k, sampling_rate)
+        if function_to_apply is not None:
+            if function_to_apply not in SCORE_FUNCTIONS:
+                expected = list(SCORE_FUNCTIONS)
+                raise ValueError(f"function_to_apply is {function_to_apply!r}, expected one of {expected}.")
+            after["function_to_apply"] = function_to_apply
+        return before, during, after
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], top_k: int | None = None, function_to_apply: str = "softmax"
+    ) -> list[dict[str, Any]]:
+        """Returns label and score of each emotion, likeliest first."""
+        return self._ranked(model_outputs["logits"], function_to_apply)[:top_k]
+
+
+def custom_pipelines() -> dict[str, dict[str, Any]]:
+    """Returns what a checkpoint's configuration says of its pipelines, JSON-clean: {task: its class, its model}."""
+    classes = {PIPELINE_TASK: SpeechEnhancementAndEmotionPipeline, "audio-classification": EmotionPipeline}
+    return {
+        task: {"impl": f"pipeline_sparse_merit.{pipeline.__name__}", "pt": ["AutoModelForAudioClassification"]}
+        for task, pipeline in classes.items()
+    }
+
+
+def _is_column(inputs: Any) -> bool:
+    """Whether this is a column of `datasets`, which need not be installed: many recordings, not one."""
+    from_datasets = type(inputs).__module__.partition(".")[0] == "datasets"
+    return from_datasets and isinstance(inputs, Iterable) and not hasattr(inputs, "get_all_samples")
 
 
 def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:

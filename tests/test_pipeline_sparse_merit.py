@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Audio, Dataset
 from safetensors.torch import load_file, save_file
+from transformers import AudioClassificationPipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_sparse_merit import (
     DEFAULT_CHECKPOINT,
+    EmotionPipeline,
+    SparseMeritConfig,
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
     SpeechEnhancementAndEmotionPipeline,
@@ -22,6 +27,22 @@ from modeling_sparse_merit import (
 @pytest.fixture(scope="module")
 def pipe(tiny_checkpoint):
     return SpeechEnhancementAndEmotionPipeline.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def emotion_pipe(tiny_checkpoint):
+    return EmotionPipeline.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture
+def table(speech_clip, tmp_path):
+    """Three WAV files of different rates, as a column of `datasets` that is not decoded."""
+    rows = []
+    for seed, rate in enumerate((16_000, 22_050, 8_000)):
+        path = tmp_path / f"{seed}.wav"
+        soundfile.write(path, speech_clip(0.4 + 0.2 * seed, sampling_rate=rate, seed=seed), rate)
+        rows.append({"audio": {"bytes": path.read_bytes(), "path": path.name}})
+    return Dataset.from_list(rows).cast_column("audio", Audio(sampling_rate=16_000, decode=False))
 
 
 def scores_of(result):
@@ -91,6 +112,53 @@ def test_a_generator_of_recordings_streams(pipe, speech_clip):
     assert [len(result["audio"]) for result in pipe(clips, batch_size=2)] == [8_000] * 3
 
 
+def test_a_column_of_datasets_is_many_recordings(pipe, emotion_pipe, table):
+    alone = [emotion_pipe(row["audio"]) for row in table]
+    by_column = emotion_pipe(table["audio"], batch_size=2)
+    by_key = list(emotion_pipe(KeyDataset(table, "audio"), batch_size=2))
+    by_stream = list(emotion_pipe(table.to_iterable_dataset()["audio"]))
+
+    for results in (by_column, by_key, by_stream):
+        assert len(results) == 3
+        for one, other in zip(alone, results, strict=True):
+            assert [entry["label"] for entry in one] == [entry["label"] for entry in other]
+            assert [e["score"] for e in one] == pytest.approx([e["score"] for e in other], abs=1e-5)
+    assert [result["sampling_rate"] for result in pipe(table["audio"])] == [16_000] * 3
+
+
+def test_audio_classification_answers_as_the_stock_pipeline(emotion_pipe, speech_clip):
+    stock = AudioClassificationPipeline(emotion_pipe.model, feature_extractor=emotion_pipe.feature_extractor)
+    clips = [speech_clip(seconds=0.7, seed=seed) for seed in range(3)]
+
+    for function in ("softmax", "sigmoid", "none"):
+        ours = emotion_pipe(clips, sampling_rate=16_000, function_to_apply=function, batch_size=3)
+        for one, other in zip(ours, stock(clips, function_to_apply=function), strict=True):
+            assert [entry["label"] for entry in one] == [entry["label"] for entry in other]
+            assert [e["score"] for e in one] == pytest.approx([e["score"] for e in other], abs=1e-5)
+    assert emotion_pipe(clips[0], sampling_rate=16_000) == emotion_pipe(
+        clips[0], sampling_rate=16_000, function_to_apply="softmax"
+    )
+
+
+def test_audio_classification_keeps_the_likeliest_and_takes_defaults(tiny_checkpoint, emotion_pipe, speech_clip):
+    clip = {"array": speech_clip(seconds=0.5), "sampling_rate": 16_000}
+    everything = emotion_pipe(clip)
+    brief = EmotionPipeline.from_pretrained(tiny_checkpoint, device="cpu", top_k=1, batch_size=2)
+
+    assert sum(entry["score"] for entry in everything) == pytest.approx(1, abs=1e-5)
+    assert emotion_pipe(clip, top_k=2) == everything[:2]
+    assert brief(clip) == everything[:1]
+    assert brief([clip] * 3) == [everything[:1]] * 3
+
+
+def test_audio_classification_needs_a_model_with_emotion(tiny_config, speech_clip):
+    config = SparseMeritConfig.from_dict(tiny_config.to_dict(), tasks=["enhancement"])
+    model = SparseMeritForSpeechEnhancementAndEmotion(config).eval()
+    pipe = EmotionPipeline(model=model, feature_extractor=SparseMeritFeatureExtractor())
+    with pytest.raises(ValueError, match=r"this model has \['enhancement'\]"):
+        pipe(speech_clip(seconds=0.5), sampling_rate=16_000)
+
+
 def test_only_the_tasks_asked_for_are_answered(pipe, speech_clip):
     clip = {"array": speech_clip(seconds=0.5), "sampling_rate": 16_000}
     assert set(pipe(clip, tasks=("emotion",))) == {"emotion"}
@@ -104,7 +172,7 @@ def test_top_k_keeps_the_likeliest(pipe, speech_clip):
     assert len(pipe(clip, top_k=99)["emotion"]) == 4
 
 
-def test_wrong_arguments_are_named(pipe, speech_clip):
+def test_wrong_arguments_are_named(pipe, emotion_pipe, speech_clip):
     clip = {"array": speech_clip(seconds=0.5), "sampling_rate": 16_000}
     with pytest.raises(ValueError, match="top_k is 0"):
         pipe(clip, top_k=0)
@@ -112,6 +180,10 @@ def test_wrong_arguments_are_named(pipe, speech_clip):
         pipe(clip, topk=1)
     with pytest.raises(ValueError, match="translation"):
         pipe(clip, tasks=("translation",))
+    with pytest.raises(TypeError, match="tasks.*expected top_k, function_to_apply"):
+        emotion_pipe(clip, tasks="emotion")
+    with pytest.raises(ValueError, match="function_to_apply is 'tanh'"):
+        emotion_pipe(clip, function_to_apply="tanh")
 
 
 def test_half_precision_stays_close_to_full(tiny_checkpoint, pipe, speech_clip):

@@ -4,11 +4,13 @@
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from transformers import get_scheduler
 
 from ..configuration_sparse_merit import SparseMeritConfig
 from ..feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .lora import add_adapters, set_adapters_trainable
 from .settings import TrainingSettings
 from .spectral import initialize_spectral_front_end
 
@@ -41,8 +43,11 @@ def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExt
 
 def build_model(
     settings: TrainingSettings, class_weights: list[float] | None
-) -> SparseMeritForSpeechEnhancementAndEmotion:
-    """From a Sparse MERIT checkpoint, around a WavLM, or from scratch, with the settings' labels and configuration."""
+) -> SparseMeritForSpeechEnhancementAndEmotion | PeftModel:
+    """
+    From a Sparse MERIT checkpoint, around a WavLM, or from scratch, with the settings' labels and configuration; with
+    adapters where the settings ask for them.
+    """
     id2label = dict(enumerate(settings.labels))
     changes = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     changes |= {"class_weights": class_weights, **settings.config}
@@ -58,11 +63,19 @@ def build_model(
             initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return model
+    return add_adapters(model, settings) if settings.lora_rank else model
 
 
-def set_trainable(model: SparseMeritForSpeechEnhancementAndEmotion, stage: Stage, train_front_end: bool) -> None:
-    """Freezes the encoder in the first stage and, unless it is to learn, the convolutional front end in the second."""
+def set_trainable(
+    model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, stage: Stage, train_front_end: bool
+) -> None:
+    """
+    Freezes the encoder, or its adapters, in the first stage and, unless it is to learn, the convolutional front end in
+    the second.
+    """
+    if isinstance(model, PeftModel):
+        set_adapters_trainable(model, not stage.encoder_frozen)
+        return
     model.model.encoder.requires_grad_(not stage.encoder_frozen)
     if not train_front_end:
         model.freeze_feature_encoder()
@@ -73,7 +86,7 @@ def build_optimizer(model: torch.nn.Module, settings: TrainingSettings) -> torch
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            factor = settings.encoder_learning_rate_factor if name.startswith("model.encoder.") else 1.0
+            factor = settings.encoder_learning_rate_factor if "model.encoder." in name else 1.0
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((settings.learning_rate * factor, decay), []).append(parameter)
     return torch.optim.AdamW([{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()])

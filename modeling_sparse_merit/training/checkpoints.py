@@ -8,11 +8,13 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from torch.optim.swa_utils import AveragedModel
 
 PROGRESS_FILE = "progress.json"
+MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "average.safetensors"
 
 
@@ -51,9 +53,9 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path, average: AveragedModel | None) -> None:
-    """Brings weights, optimizer, schedule, generators and the average of the weights back to where they were."""
-    accelerator.load_state(str(checkpoint))
+def load_weights(checkpoint: Path, model: torch.nn.Module, average: AveragedModel | None) -> None:
+    """Brings the weights and their average back to where they were; `accelerator.load_state` does so for the rest."""
+    load_model(model, checkpoint / MODEL_FILE)
     if average is not None:
         average.load_state_dict(load_file(checkpoint / AVERAGE_FILE))
 

@@ -20,17 +20,25 @@ UNLABELLED = -100
 
 class MixedClips(Dataset):
     """
-    Noisy and clean clips of a speech table, mixed anew in every epoch.
+    Noisy and clean clips of a speech table.
 
     Args:
         table: Speech table with `audio`, `emotion` and `duration`.
         recipe: How noise is mixed.
         labels: The emotions that are classes, in the order of the model; all others are unlabelled.
         max_seconds: Longer clips are cropped at a place drawn from (seed, epoch, index); None keeps them whole.
+        fixed: Whether every epoch has the same mixtures, as a dev set must; else they are drawn anew.
     """
 
-    def __init__(self, table: Table, recipe: MixingRecipe, labels: list[str], max_seconds: float | None):
-        self.table, self.recipe, self.max_seconds = table, recipe, max_seconds
+    def __init__(
+        self,
+        table: Table,
+        recipe: MixingRecipe,
+        labels: list[str],
+        max_seconds: float | None = None,
+        fixed: bool = False,
+    ):
+        self.table, self.recipe, self.max_seconds, self.fixed = table, recipe, max_seconds, fixed
         self.labels = class_indices(table, labels)
         self.epoch = 0
 
@@ -38,8 +46,8 @@ class MixedClips(Dataset):
         return len(self.table)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch is another draw of every mixture."""
-        self.epoch = epoch
+        """Another epoch is another draw of every mixture, unless they are fixed."""
+        self.epoch = 0 if self.fixed else epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         audio = self.table[index]["audio"]
@@ -127,7 +135,7 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips:
         seed=settings.seed,
     )
     speech = concatenate_tables(settings.speech, split=split)
-    return MixedClips(speech, recipe, settings.labels, settings.max_seconds if train else None)
+    return MixedClips(speech, recipe, settings.labels, settings.max_seconds if train else None, fixed=not train)
 
 
 def build_loader(clips: MixedClips, feature_extractor: Any, settings: TrainingSettings, shuffle: bool) -> DataLoader:

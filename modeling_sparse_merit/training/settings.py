@@ -9,6 +9,15 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+WHOLE_MODULES = ("experts", "routers", "emotion", "enhancement")
+
+
+class YamlMapping(dict):
+    """A mapping that can also be given as YAML text, on the command line."""
+
+    def __init__(self, value: Any = ()):
+        super().__init__(yaml.safe_load(value) if isinstance(value, str) else value)
+
 
 @dataclass
 class TrainingSettings:
@@ -32,9 +41,9 @@ class TrainingSettings:
         default=None,
         metadata={"help": "WavLM checkpoint for the encoder; without it the encoder starts from scratch."},
     )
-    config: dict[str, Any] | str = field(
-        default_factory=dict,
-        metadata={"help": "Fields of SparseMeritConfig that differ from model, wavlm or default."},
+    config: YamlMapping = field(
+        default_factory=YamlMapping,
+        metadata={"help": "Fields of SparseMeritConfig that differ from model, wavlm or default: {num_experts: 4}."},
     )
     labels: list[str] = field(default_factory=lambda: ["angry", "sad", "happy", "neutral"])
     normalization: str = field(default="recording", metadata={"help": "Scale of the input: recording or corpus."})
@@ -76,6 +85,16 @@ class TrainingSettings:
         default=0.0, metadata={"help": "Decay of the exponential average of the weights that is validated; 0: none."}
     )
 
+    lora_rank: int = field(
+        default=0, metadata={"help": "Rank of adapters on the encoder of `model`; 0: the encoder itself is trained."}
+    )
+    lora_alpha: int = field(default=16, metadata={"help": "Adapters count lora_alpha / lora_rank times."})
+    lora_dropout: float = 0.0
+    lora_train_modules: list[str] = field(
+        default_factory=lambda: list(WHOLE_MODULES),
+        metadata={"help": "What is trained whole, and saved, beside adapters: the fewer, the smaller the result."},
+    )
+
     eval_every: int = field(default=1, metadata={"help": "Epochs between two validations."})
     eval_snr_db: list[float] = field(default_factory=lambda: [-5.0, 10.0], metadata={"help": "SNR range on dev."})
     si_sdr_weight: float = field(
@@ -90,8 +109,6 @@ class TrainingSettings:
     )
 
     def __post_init__(self):
-        if isinstance(self.config, str):
-            self.config = yaml.safe_load(self.config)
         for name in ("snr_db", "level_db", "speed", "eval_snr_db"):
             value = getattr(self, name)
             if len(value) != 2 or value[0] > value[1]:
@@ -101,8 +118,24 @@ class TrainingSettings:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
         if self.model and self.wavlm:
             raise ValueError("`model` and `wavlm` are both given; expected one: where shall the encoder come from?")
+        self._check_adapters()
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"`average_decay` is {self.average_decay}; expected a number from 0 up to, but not, 1.")
+
+    def _check_adapters(self) -> None:
+        unknown = [name for name in self.lora_train_modules if name not in WHOLE_MODULES]
+        if unknown:
+            raise ValueError(f"`lora_train_modules` has {unknown}; expected some of {list(WHOLE_MODULES)}.")
+        if self.lora_rank < 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                f"`lora_rank`, `lora_dropout` are {self.lora_rank}, {self.lora_dropout}; expected a rank of at least "
+                "0 and a dropout from 0 up to, but not, 1."
+            )
+        if self.lora_rank and (self.model is None or self.train_front_end):
+            raise ValueError(
+                f"`lora_rank` is {self.lora_rank}: adapters need a `model` to go on and leave its front end alone; "
+                f"but `model` is {self.model} and `train_front_end` is {self.train_front_end}."
+            )
 
 
 def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:

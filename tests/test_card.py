@@ -1,0 +1,348 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The model card: nothing but what the files beside the weights say, and code that runs as it stands."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from datasets import Audio, ClassLabel, Dataset
+from huggingface_hub import ModelCard
+
+from modeling_sparse_merit import (
+    DEFAULT_CHECKPOINT,
+    SparseMeritConfig,
+    SparseMeritFeatureExtractor,
+    SparseMeritForSpeechEnhancementAndEmotion,
+)
+from modeling_sparse_merit.card import render_card, write_examples
+from modeling_sparse_merit.evaluation import evaluate
+
+REPOSITORY = Path(__file__).parents[1]
+LABELS = ["angry", "sad", "happy", "neutral"]
+TRAINING_DATA = {
+    "name": "my-model",
+    "license": "cc-by-nc-sa-4.0",
+    "corpora": [
+        {
+            "name": "Stage",
+            "id": "someone/stage",
+            "use": "emotion",
+            "acted": True,
+            "language": "pl",
+            "license": "CC BY",
+        },
+        {"name": "Street", "id": "street", "use": "noise", "clips": 77, "license": "CC0", "source": "a recorder"},
+    ],
+}
+TRAINING = {"wavlm": "microsoft/wavlm-large", "learning_rate": 0.00017}
+DEV_RESULTS = {"epoch": 23, "step": 1471, "dev": {"macro_f1": 0.6127, "si_sdr_gain": -2.345, "loss_emotion": 9.87}}
+
+
+def write_table(path: Path, waveforms: list[np.ndarray], **columns: list) -> str:
+    audio = []
+    for waveform in waveforms:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, waveform, 16_000, format="FLAC")
+        audio.append({"bytes": buffer.getvalue(), "path": None})
+    durations = [len(waveform) / 16_000 for waveform in waveforms]
+    table = Dataset.from_dict({"audio": audio, "split": ["test"] * len(audio), "duration": durations, **columns})
+    if "emotion" in columns:
+        table = table.cast_column("emotion", ClassLabel(names=LABELS))
+    table.cast_column("audio", Audio(sampling_rate=16_000, decode=False)).to_parquet(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory, speech_clip) -> dict:
+    """Five clips of three speakers, and a noise pool: the settings of an evaluation that name them."""
+    folder = tmp_path_factory.mktemp("tables_of_this_machine")
+    clips = [speech_clip(1.0 + 0.1 * seed, seed=seed) for seed in range(5)]
+    noise = [0.1 * np.random.default_rng(seed).standard_normal(24_000).astype(np.float32) for seed in range(2)]
+    speech = write_table(folder / "theatre.parquet", clips, emotion=[0, 1, 2, 3, 0], speaker=list("aabbc"))
+    return {"speech": [speech], "noise": {"hiss": write_table(folder / "hiss.parquet", noise)}, "snr_db": [-5, 2.5]}
+
+
+@pytest.fixture(scope="module")
+def measure(tables, tmp_path_factory) -> Callable[[Path], None]:
+    """`measure(folder)` evaluates a checkpoint and puts the results beside its weights."""
+
+    def run(checkpoint: Path) -> None:
+        folder = tmp_path_factory.mktemp("evaluation")
+        settings = {**tables, "model": str(checkpoint), "bootstrap_resamples": 43, "workers": 1, "seed": 6}
+        (folder / "evaluation.yaml").write_text(yaml.safe_dump(settings))
+        evaluate(folder / "evaluation.yaml", output=folder / "results")
+        shutil.copy(folder / "results" / "results.json", checkpoint / "evaluation.json")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def full_checkpoint(tiny_checkpoint, measure, tmp_path_factory) -> Path:
+    """A checkpoint with every file that a card is made from."""
+    folder = tmp_path_factory.mktemp("card") / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    measure(folder)
+    (folder / "training_data.yaml").write_text(yaml.safe_dump(TRAINING_DATA))
+    (folder / "training.yaml").write_text(yaml.safe_dump(TRAINING))
+    (folder / "dev_results.json").write_text(json.dumps(DEV_RESULTS))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(full_checkpoint, tmp_path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(full_checkpoint, tmp_path / "checkpoint"))
+
+
+def section(card: str, title: str) -> str:
+    """The text below a heading, up to the next one of that rank."""
+    return re.search(rf"^## {title}$(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL).group(1)
+
+
+def renumber(content: Any, numbers: Iterator[int]) -> Any:
+    """The same content with a number of its own, from 1001 on, in the place of every number."""
+    if isinstance(content, dict):
+        return {key: renumber(value, numbers) for key, value in content.items()}
+    if isinstance(content, list):
+        return [renumber(value, numbers) for value in content]
+    return next(numbers) if type(content) in (int, float) else content
+
+
+def test_every_number_of_the_results_stands_in_a_file(checkpoint):
+    numbers, versions = count(1001), []
+    for name in ("evaluation.json", "dev_results.json"):
+        content = renumber(json.loads((checkpoint / name).read_text()), numbers)
+        versions += content.get("versions", {}).values()
+        (checkpoint / name).write_text(json.dumps(content))
+    results = section(render_card(checkpoint), "Results")
+    # names that hold digits, and the one constant: what an interval is
+    for words in ("macro-F1", "macro_f1", "F1 of each class", "95 % intervals", *filter(None, versions)):
+        results = results.replace(words, "")
+    shown = re.findall(r"-?\d+(?:\.\d+)?", results)
+    assert len(shown) > 100
+    assert {float(number) for number in shown} <= set(range(1001, next(numbers)))
+
+
+def test_every_score_of_the_evaluation_is_shown_with_its_interval(full_checkpoint):
+    results = section(render_card(full_checkpoint), "Results")
+    for condition in json.loads((full_checkpoint / "evaluation.json").read_text())["conditions"]:
+        emotion = condition["emotion"]
+        low, high = emotion["macro_f1_interval"]
+        assert f"| {emotion['macro_f1']:.3f} [{low:.3f}, {high:.3f}] |" in results
+        assert " | ".join(f"{emotion['per_class_f1'][label]:.3f}" for label in LABELS) in results
+        for name, measure in condition["enhancement"].items():
+            decimals = 3 if name == "stoi" else 2
+            mean, low, high = (
+                f"{value:.{decimals}f}" for value in (measure["enhanced"]["mean"], *measure["enhanced"]["interval"])
+            )
+            assert f"| {mean} [{low}, {high}] |" in results
+    assert re.search(r"\| none \| – \|", results) and re.search(r"\| hiss \| -5 \|.*\n\| hiss \| 2.5 \|", results)
+
+
+def test_the_card_says_what_the_results_were_measured_on_but_not_where(full_checkpoint):
+    card = render_card(full_checkpoint)
+    assert "5 clips of 3 speakers from theatre, split `test`" in card and "hiss (2 recordings)" in card
+    assert "angry 2, sad 1, happy 1, neutral 1" in card and "43 bootstrap resamples" in card
+    assert "tables_of_this_machine" not in card
+
+
+def test_metadata_is_read_by_the_hub_client_and_holds_the_exact_results(full_checkpoint):
+    data = ModelCard(render_card(full_checkpoint)).data
+    assert (data.pipeline_tag, data.library_name, data.license) == (
+        "audio-classification",
+        "transformers",
+        "cc-by-nc-sa-4.0",
+    )
+    assert data.base_model == "microsoft/wavlm-large" and data.language == ["pl"]
+    assert data.datasets == ["someone/stage", "street"] and data.model_name == "my-model"
+    assert {"f1", "pesq", "si_sdr"} <= set(data.metrics)
+    conditions = json.loads((full_checkpoint / "evaluation.json").read_text())["conditions"]
+    found = {(result.dataset_config, result.metric_type): result.metric_value for result in data.eval_results}
+    assert len(found) == len(data.eval_results) == 3 * (3 + 4)
+    for condition in conditions:
+        assert found[condition["condition"], "f1"] == condition["emotion"]["macro_f1"]
+        assert found[condition["condition"], "stoi"] == condition["enhancement"]["stoi"]["enhanced"]["mean"]
+    assert all(result.dataset_split == "test" for result in data.eval_results)
+
+
+def test_labels_are_listed_in_the_order_of_the_logits(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["id2label"] = {"10": "k", "2": "c", "0": "a"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    table = section(render_card(checkpoint), "What goes in, what comes out")
+    assert re.findall(r"^\| \d+ \| (\w+) \|$", table, re.MULTILINE) == ["a", "c", "k"]
+
+
+def test_parameters_are_counted_from_the_weights(full_checkpoint):
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(full_checkpoint)
+    assert f"| weights | {model.num_parameters():,} numbers |" in render_card(full_checkpoint)
+
+
+def test_what_was_not_measured_is_said_and_no_number_is_shown(tiny_checkpoint):
+    card = render_card(tiny_checkpoint)
+    results = section(card, "Results")
+    assert "Not measured: no `evaluation.json`" in results and "no `dev_results.json`" in results
+    assert not re.search(r"\d", results)
+    assert "Not recorded: no `training_data.yaml`" in card and "not recorded: no `training.yaml`" in card
+    metadata = ModelCard(card).data.to_dict()
+    assert not {"model-index", "metrics", "license", "datasets", "language", "base_model", "widget"} & set(metadata)
+    assert metadata["pipeline_tag"] == "audio-classification"
+
+
+def test_training_data_are_shown_with_their_licences(full_checkpoint):
+    card = render_card(full_checkpoint)
+    table = section(card, "Training data and licences")
+    assert (
+        "| Stage | emotion | pl | – | – | CC BY |" in table
+        and "| Street | noise | – | 77 | – | CC0 | a recorder" in table
+    )
+    assert "learning_rate: 0.00017" in table and "(https://huggingface.co/microsoft/wavlm-large)" in table
+    limits = section(card, "Limits and misuse")
+    assert "In Stage, actors" in limits and "in Polish" in limits
+
+
+def test_limits_name_what_the_model_must_not_be_used_for(tiny_checkpoint):
+    limits = section(render_card(tiny_checkpoint), "Limits and misuse")
+    for words in ("Not a diagnosis, not a lie detector", "workplace and education", "eli/reg/2024/1689", "Bias"):
+        assert words in limits
+    assert "actors" not in limits  # nobody said that the training speech was acted
+
+
+def test_results_of_other_weights_are_refused(checkpoint, tiny_config):
+    other = SparseMeritForSpeechEnhancementAndEmotion(tiny_config)
+    other.save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=r"evaluation\.json was measured with other weights.*Measure these weights"):
+        render_card(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("evaluation.json", "{", r"evaluation\.json is no valid JSON"),
+        ("evaluation.json", "[]", r"evaluation\.json holds a list"),
+        ("evaluation.json", "{}", r"evaluation\.json was measured with other weights.*None"),
+        ("dev_results.json", '{"epoch": 1, "dev": {}}', "lacks a field.*step"),
+        ("training_data.yaml", "corpora: [", r"training_data\.yaml is no valid YAML"),
+        ("training_data.yaml", "corpora: [{name: Stage, use: emotion}]", r"Stage.*lacks \['license'\]"),
+        ("training_data.yaml", "words", r"training_data\.yaml must hold fields"),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_it(checkpoint, name, content, message):
+    (checkpoint / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        render_card(checkpoint)
+
+
+def test_a_result_without_a_field_is_an_error_and_no_empty_cell(checkpoint):
+    evaluation = json.loads((checkpoint / "evaluation.json").read_text())
+    del evaluation["conditions"][1]["emotion"]["clips"]
+    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation))
+    with pytest.raises(ValueError, match="lacks a field.*clips"):
+        render_card(checkpoint)
+
+
+def test_undefined_scores_are_dashes(checkpoint):
+    evaluation = json.loads((checkpoint / "evaluation.json").read_text())
+    evaluation["conditions"][0]["enhancement"]["stoi"]["enhanced"] |= {"mean": None, "interval": None, "clips": 0}
+    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation))
+    card = render_card(checkpoint)
+    assert "| none | – | – | – | – | 0 | 0 |" in card
+    stoi = [result.dataset_config for result in ModelCard(card).data.eval_results if result.metric_type == "stoi"]
+    assert stoi == ["hiss_-5dB", "hiss_2.5dB"]
+
+
+def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json: give a folder written by save_pretrained"):
+        render_card(tmp_path)
+
+
+@pytest.mark.parametrize(("task", "tag"), [("emotion", "audio-classification"), ("enhancement", "audio-to-audio")])
+def test_a_model_of_one_task_speaks_of_that_task_alone(tiny_config, measure, tmp_path, task, tag):
+    folder = tmp_path / "one-task"
+    SparseMeritForSpeechEnhancementAndEmotion(
+        SparseMeritConfig(**{**tiny_config.to_dict(), "tasks": [task]})
+    ).save_pretrained(folder)
+    SparseMeritFeatureExtractor().save_pretrained(folder)
+    measure(folder)
+    card = render_card(folder)
+    assert ModelCard(card).data.pipeline_tag == tag and f'"tasks": ["{task}"]' in card
+    assert ('result["emotion"]' in card) == ("### Emotion" in card) == (task == "emotion")
+    assert ('result["audio"]' in card) == ("### PESQ-WB" in card) == (task == "enhancement")
+    assert {result.task_type for result in ModelCard(card).data.eval_results} == {
+        "audio-classification" if task == "emotion" else "audio-to-audio"
+    }
+
+
+def test_the_code_of_the_card_runs(full_checkpoint, speech_clip, tmp_path):
+    soundfile.write(tmp_path / "call.wav", speech_clip(1.0), 16_000)
+    blocks = re.findall(r"^```python\n(.*?)^```$", render_card(full_checkpoint), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    code = "\n".join(blocks).replace("USER/my-model", str(full_checkpoint))
+    show = (
+        "import json; print(json.dumps([sorted(result), clean.shape, scores.shape, classifier('call.wav', top_k=1)]))"
+    )
+    answer = run_python(
+        f"{code}\n{show}", tmp_path, PYTHONPATH=str(REPOSITORY), HF_MODULES_CACHE=str(tmp_path / "code")
+    )
+    keys, clean, scores, best = json.loads(answer.splitlines()[-1])
+    assert keys == ["audio", "emotion", "sampling_rate"] and clean == [16_000] and scores == [4] and len(best) == 1
+
+
+def test_examples_become_a_widget_with_the_models_own_answers(checkpoint, speech_clip, tmp_path):
+    (checkpoint / "examples").mkdir()
+    soundfile.write(checkpoint / "examples" / "call.wav", speech_clip(1.0), 16_000)
+    written = json.loads(write_examples(checkpoint, [checkpoint / "examples" / "call.wav"]).read_text())
+    widget = ModelCard(render_card(checkpoint)).data.widget
+    assert [(entry["src"], entry["example_title"]) for entry in widget] == [("examples/call.wav", "call")]
+    assert widget[0]["output"] == written["examples"][0]["emotion"]
+    assert {entry["label"] for entry in widget[0]["output"]} == set(LABELS)
+    soundfile.write(tmp_path / "elsewhere.wav", speech_clip(1.0), 16_000)
+    with pytest.raises(ValueError, match="elsewhere.wav lies outside.*copy it there"):
+        write_examples(checkpoint, [tmp_path / "elsewhere.wav"])
+
+
+def test_an_installed_package_renders_the_same_card(full_checkpoint, tmp_path):
+    pytest.importorskip("setuptools", minversion="77", reason="the build of this package needs setuptools 77 or newer")
+    source = tmp_path / "source"
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "model_card.md"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, source)
+    ignored = shutil.ignore_patterns("__pycache__", "checkpoints", "demo")
+    shutil.copytree(REPOSITORY / "modeling_sparse_merit", source / "modeling_sparse_merit", ignore=ignored)
+    # from the source distribution, as an index would serve it
+    build = "from setuptools import build_meta; build_meta.{}('{}')"
+    run_python(build.format("build_sdist", tmp_path), source)
+    shutil.unpack_archive(next(tmp_path.glob("*.tar.gz")), tmp_path / "unpacked", filter="data")
+    run_python(build.format("build_wheel", tmp_path), next((tmp_path / "unpacked").iterdir()))
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    show = f"from modeling_sparse_merit import card; print(card.__file__, card.render_card({str(full_checkpoint)!r}))"
+    path, _, card = run_python(show, tmp_path, PYTHONPATH=str(tmp_path / "installed")).partition(" ")
+    assert Path(path).is_relative_to(tmp_path / "installed")
+    assert card.strip() == render_card(full_checkpoint).strip()
+
+
+def run_python(code: str, folder: Path, **variables: str) -> str:
+    environment = {**os.environ, **variables, "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_card_of_the_embedded_checkpoint_is_the_one_that_its_files_give():
+    if not (DEFAULT_CHECKPOINT / "README.md").exists():
+        pytest.skip("the embedded checkpoint has no card yet")
+    assert (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8") == render_card(DEFAULT_CHECKPOINT)

@@ -1,0 +1,43 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Pooling and loss of the emotion head, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_sparse_merit.emotion import AttentiveStatisticsPooling, emotion_loss
+
+
+def test_pooling_by_hand():
+    pooling = AttentiveStatisticsPooling(1)
+    pooling.dense.weight.data, pooling.dense.bias.data = torch.tensor([[1.0]]), torch.tensor([0.0])
+    pooling.score.weight.data = torch.tensor([[2.0]])
+    features = torch.tensor([[[0.0], [1.0], [50.0]]])
+    mask = torch.tensor([[True, True, False]])
+    weight = math.exp(2 * math.tanh(1)) / (1 + math.exp(2 * math.tanh(1)))
+    std = math.sqrt(weight - weight**2)
+    torch.testing.assert_close(pooling(features, mask), torch.tensor([[weight, std]]))
+
+
+def test_pooling_of_one_frame_has_the_least_deviation():
+    pooling = AttentiveStatisticsPooling(4)
+    pooled = pooling(torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
+    torch.testing.assert_close(pooled, torch.tensor([[1.0] * 4 + [math.sqrt(1e-5)] * 4]))
+
+
+def test_loss_by_hand():
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0], [5.0, 1.0]])
+    labels = torch.tensor([0, 1, -100])
+    # p = 3/4 and 1/2; the third clip has no label
+    expected = (-math.log(0.75) - math.log(0.5)) / 2
+    assert emotion_loss(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+    weighted = (0.5 * -math.log(0.75) + 2.0 * -math.log(0.5)) / 2.5
+    assert emotion_loss(logits, labels, [0.5, 2.0]).item() == pytest.approx(weighted, abs=1e-6)
+
+
+def test_loss_without_any_label_is_zero_and_trains_nothing():
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = emotion_loss(logits, torch.tensor([-100, -100]), [1.0, 1.0, 1.0])
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()

@@ -1,0 +1,82 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The encoder: WavLM's own answers, from WavLM's own weights, for every layer."""
+
+import pytest
+import torch
+from transformers import WavLMModel
+
+from modeling_sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from modeling_sparse_merit.encoder import SparseMeritEncoder
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+}
+LAYOUTS = {
+    "stable": {},
+    "group": {"do_stable_layer_norm": False, "feat_extract_norm": "group"},
+}
+
+
+@pytest.fixture(params=LAYOUTS, name="pair")
+def stock_and_ours(request) -> tuple[WavLMModel, SparseMeritEncoder]:
+    torch.manual_seed(0)
+    config = SparseMeritConfig(**SMALL, **LAYOUTS[request.param])
+    stock, ours = WavLMModel(config), SparseMeritEncoder(config)
+    ours.load_state_dict(stock.state_dict())  # strict: the parameters have WavLM's names
+    return stock, ours
+
+
+def ragged_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = (torch.arange(9000) < torch.tensor([[9000], [4321]])).long()
+    return torch.randn(2, 9000, generator=generator) * mask, mask
+
+
+def test_layer_outputs_are_those_of_wavlm(pair):
+    stock, ours = (model.eval() for model in pair)
+    values, mask = ragged_batch()
+    with torch.no_grad():
+        expected = stock(values, attention_mask=mask, output_hidden_states=True).hidden_states
+        outputs, frame_mask = ours(values, mask)
+    assert len(outputs) == len(expected) == 4
+    assert frame_mask.sum(-1).tolist() == [27, 13]  # floor((S - 400) / 320) + 1
+    for output, reference in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output[frame_mask], reference[frame_mask], atol=1e-5, rtol=0)
+
+
+def test_gradients_are_those_of_wavlm(pair):
+    values, _ = ragged_batch()
+    gradients = []
+    for model in pair:
+        model.train()
+        stock = isinstance(model, WavLMModel) and not isinstance(model, SparseMeritEncoder)
+        outputs = model(values, output_hidden_states=True).hidden_states if stock else model(values)[0]
+        sum(output.square().sum() for output in outputs).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[1].items():
+        scale = gradients[0][name].abs().max().clamp(min=1.0)
+        torch.testing.assert_close(gradient / scale, gradients[0][name] / scale, atol=1e-5, rtol=0, msg=name)
+
+
+def test_spec_augment_changes_training_only():
+    torch.manual_seed(0)
+    encoder = SparseMeritEncoder(
+        SparseMeritConfig(
+            **SMALL, apply_spec_augment=True, mask_time_prob=0.5, mask_time_length=2, mask_feature_prob=0.2
+        )
+    )
+    values, _ = ragged_batch()
+    with torch.no_grad():
+        trained = [encoder.train()(values)[0][-1] for _ in range(2)]
+        evaluated = [encoder.eval()(values)[0][-1] for _ in range(2)]
+    assert not torch.equal(*trained)
+    assert torch.equal(*evaluated)

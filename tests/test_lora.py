@@ -1,0 +1,273 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Adapters: what learns, what is saved and how large it is, and the way back to an ordinary checkpoint."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hub_server import TOKEN, HubServer, Repository
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel
+from typer.testing import CliRunner
+
+import train_accelerate
+from dataset_scripts import folder as folder_script
+from dataset_scripts import noise as noise_script
+from modeling_sparse_merit import (
+    DEFAULT_CHECKPOINT,
+    SparseMeritConfig,
+    SparseMeritFeatureExtractor,
+    SparseMeritForSpeechEnhancementAndEmotion,
+    SpeechEnhancementAndEmotionPipeline,
+)
+from modeling_sparse_merit.audio import write_audio
+from modeling_sparse_merit.cli import app
+from modeling_sparse_merit.training import build
+from modeling_sparse_merit.training.lora import load_adapted
+from modeling_sparse_merit.training.settings import TrainingSettings
+
+PARTS = ["experts", "routers", "emotion", "enhancement"]
+LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"}
+
+
+def adapted(checkpoint: Path, parts: list[str] = PARTS, **changes) -> PeftModel:
+    settings = TrainingSettings(model=str(checkpoint), lora_rank=4, lora_train_modules=parts, **changes)
+    torch.manual_seed(0)
+    return build.build_model(settings, class_weights=None)
+
+
+def shaken(model: PeftModel) -> PeftModel:
+    """The model after everything that learns has changed; fresh adapters compute nothing, and would prove nothing."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture
+def batch(speech_clip) -> dict[str, torch.Tensor]:
+    speech = torch.from_numpy(np.stack([speech_clip(0.5, seed=seed) for seed in (0, 1)])) * 3
+    return {"input_values": speech, "clean_values": speech * 0.9, "labels": torch.tensor([0, 2])}
+
+
+def difference(one, other, batch) -> float:
+    with torch.inference_mode():
+        ours, theirs = (model.eval()(input_values=batch["input_values"]) for model in (one, other))
+    speech = (ours.enhanced_values - theirs.enhanced_values).abs().max()
+    return max(speech.item(), (ours.logits - theirs.logits).abs().max().item())
+
+
+def test_fresh_adapters_change_nothing(tiny_checkpoint, batch):
+    plain = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint)
+    assert difference(adapted(tiny_checkpoint), plain, batch) == 0.0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_adapters_experts_routers_and_heads_learn_and_nothing_else(tiny_checkpoint, batch, checkpointing):
+    model = shaken(adapted(tiny_checkpoint, gradient_checkpointing=checkpointing)).train()
+    model(**batch).loss.backward()
+
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    layers = [f"encoder.encoder.layers.{layer}." for layer in range(model.config.num_hidden_layers)]
+    for name in LINEARS:
+        for layer in layers:
+            assert sum(f".{name}.lora_" in known and layer in known for known in learning) == 2
+    others = {name for name in learning if ".lora_" not in name}
+    assert all("model.integration." in name or "heads." in name for name in others)
+    plain = SparseMeritForSpeechEnhancementAndEmotion(model.config)
+    assert len(others) == len([*plain.model.integration.parameters(), *plain.heads.parameters()])
+    for name, parameter in model.named_parameters():
+        reached = parameter.grad is not None and parameter.grad.abs().sum() > 0
+        assert reached == (name in learning), name
+
+
+def test_the_first_stage_leaves_the_adapters_alone_and_they_learn_at_the_encoders_rate(tiny_checkpoint):
+    model = adapted(tiny_checkpoint)
+    settings = TrainingSettings(learning_rate=1e-3, encoder_learning_rate_factor=0.5)
+    for frozen in (True, False):
+        build.set_trainable(model, build.Stage("", 0, 1, encoder_frozen=frozen), train_front_end=False)
+        rates = {group["lr"] for group in build.build_optimizer(model, settings).param_groups}
+        assert rates == ({1e-3} if frozen else {1e-3, 5e-4})
+        assert any(p.requires_grad for name, p in model.named_parameters() if "lora_" in name) is not frozen
+        assert all(p.requires_grad for name, p in model.named_parameters() if "modules_to_save" in name)
+
+
+def test_adapters_come_back_and_merge_into_an_ordinary_checkpoint(tiny_checkpoint, batch, tmp_path):
+    model = shaken(adapted(tiny_checkpoint))
+    plain = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint)
+    assert difference(model, plain, batch) > 1e-3
+    model.save_pretrained(tmp_path / "adapter")
+
+    base = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert difference(loaded, model, batch) == 0.0
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tiny_checkpoint)
+
+    loaded.merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path / "merged")
+    assert set(merged.state_dict()) == set(plain.state_dict())
+    assert difference(merged, model, batch) < 1e-5
+
+
+def test_the_base_may_be_loaded_by_its_own_code(tiny_checkpoint, batch, tmp_path):
+    model = shaken(adapted(tiny_checkpoint))
+    model.save_pretrained(tmp_path / "adapter")
+    base = AutoModel.from_pretrained(tiny_checkpoint, trust_remote_code=True)
+    assert type(base).__module__.startswith("transformers_modules")
+    assert difference(PeftModel.from_pretrained(base, tmp_path / "adapter"), model, batch) < 1e-6
+
+
+PUSH_AND_COME_BACK = """
+import sys
+from huggingface_hub import upload_folder
+from modeling_sparse_merit.conversion import convert
+from modeling_sparse_merit.training.lora import load_adapted
+upload_folder(repo_id="someone/adapter", folder_path=sys.argv[1], token=sys.argv[2])
+load_adapted("someone/adapter").save_pretrained("back")
+convert("someone/adapter", "merged")
+"""
+
+
+@pytest.mark.slow
+def test_adapters_are_pushed_and_come_back(tiny_checkpoint, batch, tmp_path):
+    model = shaken(adapted(tiny_checkpoint))
+    for part in (model, model.get_base_model().config, SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint)):
+        part.save_pretrained(tmp_path / "adapter")
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    with HubServer() as hub:
+        hub.repositories["models", "someone/adapter"] = Repository()
+        environment |= {"HF_ENDPOINT": hub.url, "PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, "-c", PUSH_AND_COME_BACK, str(tmp_path / "adapter"), TOKEN]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    sent, came = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "back"))
+    assert sent.keys() == came.keys() and all(torch.equal(sent[name], came[name]) for name in sent)
+    merged = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path / "merged")
+    assert difference(merged, model, batch) < 1e-5
+
+
+def test_new_labels_travel_with_the_adapters(tiny_checkpoint, batch, tmp_path):
+    labels = ["calm", "tense"]
+    model = shaken(adapted(tiny_checkpoint, labels=labels))
+    model.save_pretrained(tmp_path)
+    model.get_base_model().config.save_pretrained(tmp_path)
+
+    loaded = load_adapted(tmp_path)
+    assert list(loaded.config.id2label.values()) == labels
+    assert difference(loaded, model, {**batch, "labels": batch["labels"] // 2}) == 0.0
+
+    with pytest.raises(ValueError, match="emotion head has to learn"):
+        adapted(tiny_checkpoint, parts=["experts", "routers"], labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("parts", "at_most"),
+    [
+        (["routers", "emotion"], 0.1),
+        (["experts", "routers", "emotion"], 0.4),
+        (["routers", "emotion", "enhancement"], 0.4),
+        (PARTS, 0.6),
+    ],
+)
+def test_how_large_adapters_of_the_tiny_model_are(tmp_path, parts, at_most):
+    fields = yaml.safe_load((DEFAULT_CHECKPOINT / "training.yaml").read_text())["config"]
+    SparseMeritForSpeechEnhancementAndEmotion(SparseMeritConfig(**fields)).save_pretrained(tmp_path / "tiny")
+    settings = TrainingSettings(model=str(tmp_path / "tiny"), lora_rank=8, lora_train_modules=parts)
+    build.build_model(settings, class_weights=None).save_pretrained(tmp_path / "adapter")
+
+    whole = (tmp_path / "tiny" / "model.safetensors").stat().st_size
+    share = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size / whole
+    print(f"rank 8, {parts}: {share:.1%} of the whole model")
+    assert share < at_most
+
+
+@pytest.mark.parametrize("integration", ["weighted_sum", "weighted_sum_experts", "expert_weighted_sums"])
+def test_every_integration_takes_adapters(tiny_config, batch, tmp_path, integration):
+    config = SparseMeritConfig(**{**tiny_config.to_diff_dict(), "integration": integration})
+    SparseMeritForSpeechEnhancementAndEmotion(config).save_pretrained(tmp_path / "base")
+    model = shaken(adapted(tmp_path / "base"))
+    model.save_pretrained(tmp_path / "adapter")
+    base = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path / "base")
+    merged = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    assert difference(merged, model, batch) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lora_rank": 4}, "need a `model`"),
+        ({"lora_rank": 4, "model": "x", "train_front_end": True}, "front end"),
+        ({"lora_rank": -1, "model": "x"}, "lora_rank"),
+        ({"lora_rank": 4, "model": "x", "lora_dropout": 1.0}, "lora_dropout"),
+        ({"lora_rank": 4, "model": "x", "lora_train_modules": ["head"]}, "'head'"),
+    ],
+)
+def test_settings_that_cannot_be_say_so(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(**fields)
+
+
+@pytest.fixture
+def private_folder(speech_clip, tmp_path) -> Path:
+    """Recordings with a list of their emotions, as a user has them, and a noise."""
+    for name in ("calls", "noises"):
+        (tmp_path / name).mkdir()
+    rows = []
+    for index in range(8):
+        write_audio(tmp_path / "calls" / f"{index}.wav", speech_clip(0.5, seed=index), 16_000)
+        split = "dev" if index > 5 else "train"
+        rows.append((f"{index}.wav", ["angry", "sad"][index % 2], f"caller{index}", split))
+    hiss = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    for split in ("train", "dev"):
+        write_audio(tmp_path / "noises" / f"{split}.wav", hiss, 16_000)
+    write_table(tmp_path / "calls" / "metadata.csv", ("file_name", "emotion", "speaker", "split"), rows)
+    noises = [(f"{split}.wav", split) for split in ("train", "dev")]
+    write_table(tmp_path / "noises" / "metadata.csv", ("file_name", "split"), noises)
+    folder_script.main([str(tmp_path / "calls"), str(tmp_path / "tables" / "calls")])
+    noise_script.main([str(tmp_path / "noises"), str(tmp_path / "tables" / "noise")])
+    return tmp_path
+
+
+def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny_checkpoint, private_folder):
+    run, tables = private_folder / "run", private_folder / "tables"
+    arguments = ["--model", str(tiny_checkpoint), "--speech", str(tables / "calls"), "--noise", str(tables / "noise")]
+    arguments += ["--labels", "angry", "sad", "--lora_rank", "4", "--lora_train_modules", "routers", "emotion"]
+    arguments += ["--workers", "0", "--batch_size", "4", "--learning_rate", "0.01", "--average_decay", "0.5"]
+    arguments += ["--schedule", "constant"]
+
+    train_accelerate.main([*arguments, "--epochs", "1", "--output_dir", str(run)])
+    train_accelerate.main([*arguments, "--epochs", "2", "--output_dir", str(run)])
+    train_accelerate.main([*arguments, "--epochs", "2", "--output_dir", str(private_folder / "at once")])
+
+    checkpoints = (folder / "checkpoint-2" / "model.safetensors" for folder in (private_folder / "at once", run))
+    once, twice = map(load_file, checkpoints)
+    assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
+    assert (run / "best" / "adapter_model.safetensors").exists() and not (run / "best" / "model.safetensors").exists()
+
+    result = CliRunner().invoke(app, ["convert", str(run / "best"), str(private_folder / "merged")])
+    assert result.exit_code == 0, result.output
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(private_folder / "merged")
+    answer = pipe(str(private_folder / "calls" / "0.wav"))
+    assert {entry["label"] for entry in answer["emotion"]} == {"angry", "sad"}
+    assert len(answer["audio"]) == 8_000
+
+    features = SparseMeritFeatureExtractor.from_pretrained(run / "best")
+    assert features.normalization == SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint).normalization
