@@ -6,19 +6,48 @@ from torch.nn import functional as F
 from transformers import WavLMModel
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
+QUERY_BLOCK = 512
+
 
 class SparseMeritAttention(WavLMAttention):
-    """WavLM's attention with gated relative position bias, computed by scaled-dot-product attention."""
+    """
+    WavLM's attention with gated relative position bias, in memory that grows linearly with the length of a recording.
 
-    def torch_multi_head_self_attention(self, hidden_states, attention_mask, gated_position_bias):
-        batch_size, length, _ = hidden_states.shape
-        bias = gated_position_bias.view(batch_size, self.num_heads, length, length)  # (B * H, T, T) -> (B, H, T, T)
+    The bias depends on the distance of two frames alone, so it is kept as one number a distance, (H, 2 * T - 1),
+    and spread out for one block of queries at a time.
+    """
+
+    def forward(self, hidden_states, attention_mask=None, position_bias=None, index=0, **kwargs):
+        """(B, T, D), mask (B, T) -> (B, T, D), no attention weights, and the position bias for the next layer."""
+        if position_bias is None:
+            position_bias = self._bias_of_distances(hidden_states.shape[1])
+        query, key, value = (self._heads(layer(hidden_states)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        rows = position_bias.unfold(-1, hidden_states.shape[1], 1)  # (H, T, T), a view; the last row is of query 0
+        gate = self._gate(hidden_states)
+        outputs = []
+        for start in range(0, hidden_states.shape[1], QUERY_BLOCK):
+            block = slice(start, min(start + QUERY_BLOCK, hidden_states.shape[1]))
+            order = torch.arange(block.start, block.stop, device=hidden_states.device)
+            bias = gate[:, :, block] * rows[:, hidden_states.shape[1] - 1 - order]  # (B, H, block, T)
+            outputs.append(self._attend(query[:, :, block], key, value, bias, attention_mask))
+        output = torch.cat(outputs, dim=2)  # (B, H, T, D / H)
+        return self.out_proj(output.transpose(1, 2).flatten(2)), None, position_bias
+
+    def _attend(self, query, key, value, bias, attention_mask) -> torch.Tensor:
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask[:, None, None, :].bool(), torch.finfo(bias.dtype).min)
-        query, key, value = (self._heads(layer(hidden_states)) for layer in (self.q_proj, self.k_proj, self.v_proj))
         dropout = self.dropout if self.training else 0.0
-        output = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)  # (B, H, T, D / H)
-        return self.out_proj(output.transpose(1, 2).flatten(2)), None  # (B, H, T, D / H) -> (B, T, D)
+        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
+
+    def _bias_of_distances(self, length: int) -> torch.Tensor:
+        distance = torch.arange(1 - length, length, device=self.rel_attn_embed.weight.device)  # key minus query
+        return self.rel_attn_embed(self._relative_positions_bucket(distance)).T.contiguous()  # (H, 2 * T - 1)
+
+    def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """How much the position counts for each query: (B, T, D) -> (B, H, T, 1) (WavLM, section III-B)."""
+        projected = self.gru_rel_pos_linear(self._heads(hidden_states))  # (B, H, T, 8)
+        gate_a, gate_b = projected.unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
+        return gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D / H)

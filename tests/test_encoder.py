@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import WavLMModel
 
+from modeling_sparse_merit import encoder as encoder_module
 from modeling_sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from modeling_sparse_merit.encoder import SparseMeritEncoder
 
@@ -51,6 +52,12 @@ def test_layer_outputs_are_those_of_wavlm(pair):
     assert frame_mask.sum(-1).tolist() == [27, 13]  # floor((S - 400) / 320) + 1
     for output, reference in zip(outputs, expected, strict=True):
         torch.testing.assert_close(output[frame_mask], reference[frame_mask], atol=1e-5, rtol=0)
+
+
+def test_long_recordings_are_attended_in_blocks_to_the_same_end(pair, monkeypatch):
+    monkeypatch.setattr(encoder_module, "QUERY_BLOCK", 5)
+    test_layer_outputs_are_those_of_wavlm(pair)
+    test_gradients_are_those_of_wavlm(pair)
 
 
 def test_gradients_are_those_of_wavlm(pair):
