@@ -11,11 +11,12 @@ import json
 import logging
 import math
 import shutil
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -33,8 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     train_clips, dev_clips = data.load_clips(settings, "train"), data.load_clips(settings, "dev")
     feature_extractor = build.build_feature_extractor(settings)
-    model = build.build_model(settings, data.class_weights(train_clips.labels, settings.labels))
+    model = build.build_model(settings)
+    if "emotion" in model.config.tasks:
+        model.config.class_weights = data.class_weights(train_clips.labels, settings.labels)
     train_loader = accelerator.prepare(data.build_loader(train_clips, feature_extractor, settings, shuffle=True))
+    accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(data.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
 
     run = Run(settings, accelerator, model, feature_extractor)
@@ -51,7 +55,6 @@ def start(settings: TrainingSettings) -> Accelerator:
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         log_with="tensorboard",
         project_config=ProjectConfiguration(settings.output_dir, logging_dir=f"{settings.output_dir}/tensorboard"),
-        dataloader_config=DataLoaderConfiguration(even_batches=False),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
     if accelerator.is_main_process:
@@ -71,12 +74,13 @@ class Run:
         self.settings, self.accelerator = settings, accelerator
         self.model, self.feature_extractor = model, feature_extractor
         self.folder = Path(settings.output_dir)
+        self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
+        if checkpoint and not settings.resume:
+            raise FileExistsError(f"{checkpoint} is of another run: give another output_dir, or --resume true.")
         self.average = None
         if settings.average_decay:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay)).eval()
             self.average.to(accelerator.device)
-        checkpoint = checkpoints.newest_checkpoint(self.folder) if settings.resume else None
-        self.resume_from = checkpoint
         self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
         if checkpoint:
             checkpoints.load_weights(checkpoint, model, self.average)
@@ -93,23 +97,35 @@ class Run:
         model, optimizer, schedule = self.accelerator.prepare(self.model, optimizer, schedule)
         if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
             self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
+        if self.progress.epoch == stage.first_epoch:
+            self.progress.waited = 0
         while self.progress.epoch < last_epoch and not self.stopped:
-            self.train_epoch(model, optimizer, schedule, train_loader)
+            means = self.train_epoch(model, optimizer, schedule, train_loader)
             self.progress.epoch += 1
-            self.finish_epoch(model, dev_loader, self.progress.epoch == last_epoch)
-            if self.exhausted:
+            self.log(means)
+            if (
+                self.progress.epoch % self.settings.eval_every == 0
+                or self.progress.epoch == last_epoch
+                or self.stopped
+            ):
+                self.validate(model, dev_loader)
+            if self.settings.patience and self.progress.waited >= self.settings.patience:
                 logger.info("No better score for %d validations: the stage ends.", self.settings.patience)
                 self.progress.epoch = last_epoch
+            checkpoints.save_checkpoint(
+                self.accelerator, self.folder, self.progress, self.average, self.settings.keep_checkpoints
+            )
         self.accelerator.free_memory(model, optimizer, schedule)
         self.resume_from = None
 
-    def train_epoch(self, model, optimizer, schedule, loader) -> None:
-        """One pass over the training clips."""
+    def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
+        """One pass over the training clips. Returns the mean losses and the mean gradient norm."""
         model.train()
         loader.set_epoch(self.progress.epoch)
+        loader.dataset.set_epoch(self.progress.epoch)  # which accelerate does not do on several processes
         # What is drawn in an epoch depends on its number alone, so a resumed run draws the same.
         set_seed(self.settings.seed + 1_000_003 * (self.progress.epoch + 1), device_specific=True)
-        sums: dict[str, torch.Tensor] = {}
+        values = defaultdict(list)
         batches = tqdm(loader, f"epoch {self.progress.epoch + 1}", disable=not self.accelerator.is_main_process)
         for batch in batches:
             with self.accelerator.accumulate(model):
@@ -117,33 +133,31 @@ class Run:
                 self.accelerator.backward(outputs.loss)
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
-                    sums["gradient_norm"] = sums.get("gradient_norm", 0.0) + norm.detach()
+                    values["gradient_norm"].append(norm.detach())
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
             for name, loss in {"total": outputs.loss, **outputs.losses}.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach()
+                values[name].append(loss.detach())
             if self.accelerator.sync_gradients:
                 self.progress.step += 1
                 if self.average is not None:
                     self.average.update_parameters(self.accelerator.unwrap_model(model))
             if self.stopped:
                 break
-        self.log({f"train/{name}": (value / len(loader)).item() for name, value in sums.items()})
+        means = self.accelerator.reduce({name: torch.stack(each).mean() for name, each in values.items()}, "mean")
+        return {f"train/{name}": mean.item() for name, mean in means.items()}
 
-    def finish_epoch(self, model, dev_loader, last: bool) -> None:
-        """Validates where it is due, keeps the best model, writes the checkpoint to go on from."""
-        if self.progress.epoch % self.settings.eval_every == 0 or last:
-            validated = model if self.average is None else self.average
-            scores = validate(self.accelerator, validated, dev_loader, len(self.settings.labels))
-            score = scores.get("macro_f1", 0.0) + self.settings.si_sdr_weight * scores.get("si_sdr_gain", 0.0)
-            self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
-            if self.progress.best_score is None or score > self.progress.best_score:
-                self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
-                self.save_best(validated, scores)
-        checkpoints.save_checkpoint(
-            self.accelerator, self.folder, self.progress, self.average, self.settings.keep_checkpoints
-        )
+    def validate(self, model, dev_loader) -> None:
+        """Scores the model, or the average of its weights, on the whole dev set, and keeps the best."""
+        model = model if self.average is None else self.average
+        scores = validate(self.accelerator, model, dev_loader, len(self.settings.labels))
+        score = scores.get("macro_f1", 0.0) + self.settings.si_sdr_weight * scores.get("si_sdr_gain", 0.0)
+        self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
+        self.progress.waited += 1
+        if self.progress.best_score is None or score > self.progress.best_score:
+            self.progress.best_score, self.progress.waited = score, 0
+            self.save_best(model, scores)
 
     def save_best(self, model, scores: dict[str, float]) -> None:
         """Writes the model that was validated to `best`, whole or not at all."""
@@ -174,11 +188,6 @@ class Run:
     @property
     def stopped(self) -> bool:
         return bool(self.settings.max_steps) and self.progress.step >= self.settings.max_steps
-
-    @property
-    def exhausted(self) -> bool:
-        waited = self.progress.epoch - (self.progress.best_epoch or 0)
-        return bool(self.settings.patience) and waited >= self.settings.patience * self.settings.eval_every
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ MEANINGS = {
     "freesound_id": "its number at freesound.org",
     "rt60_s": "reverberation time of the room in seconds",
     "condition": "what the clip is heard in",
-    "noise_file": "the noise's name in its corpus",
     "snr_db": "signal-to-noise ratio over the clip in dB",
     "mixture": "JSON of all that was drawn for this mixture",
 }

@@ -27,10 +27,10 @@ from datasets.table import embed_table_storage
 
 from dataset_scripts.card import class_counts, hours, split_rows, table_card, values
 from dataset_scripts.publish import licence_to_state, push_table
+from modeling_sparse_merit.audio import AUDIO_SUFFIXES
 from modeling_sparse_merit.hub import HubError
 from modeling_sparse_merit.tables import TableError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
 SHARD_BYTES = 400_000_000
 EXAMPLES_SHOWN = 5

@@ -18,7 +18,9 @@ try:  # only files and other rates need these, and a checkpoint must load withou
 except (ImportError, OSError):
     soundfile = soxr = None
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 MAX_CHANNELS = 32
+RATES = (1_000, 1_000_000)  # Hz; a few samples at 1 Hz would be hours
 # What writers put for the size of a WAV that they stream: nothing, all ones, or the largest that their type holds.
 STREAMED_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 WRITE_BLOCK = 1 << 16  # libsndfile crashes on Vorbis files that are written in one large piece
@@ -36,7 +38,8 @@ def load_audio(recording: Any, sampling_rate: int | None = None, target_sampling
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the recording is empty, cut short, undecodable, not finite, of an unknown form or without a rate.
+        ValueError: the recording is empty, cut short, undecodable, not finite, of an unknown form, without a rate, or
+            at a rate below 1 kHz or above 1 MHz.
     """
     waveform, rate = read_audio(recording, sampling_rate)
     return resample(waveform, rate, target_sampling_rate)
@@ -277,9 +280,11 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
 
 
 def _checked_rate(rate: Any, name: str) -> int:
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or rate <= 0 or rate != int(rate):
+    lowest, highest = RATES
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not is_number or not lowest <= rate <= highest or rate != int(rate):
         raise ValueError(
-            f"{name} has a sampling rate of {rate!r}; expected a whole number of Hz above 0, such as 16000."
+            f"{name} has a sampling rate of {rate!r}; expected a whole number of Hz from {lowest} to {highest}."
         )
     return int(rate)
 

@@ -25,6 +25,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
+from .hub import HUB_ID, read_json
+
 WEIGHTS = "model.safetensors"
 TAGS = ["audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts", "wavlm"]
 EMOTION_METRICS = (
@@ -105,7 +107,7 @@ def _template() -> Path:
 
 def _facts(folder: Path) -> dict[str, Any]:
     """Everything that the template may show."""
-    config, data = _read_json(folder / "config.json"), _read_training_data(folder / "training_data.yaml")
+    config, data = read_json(folder / "config.json"), _read_training_data(folder / "training_data.yaml")
     corpora = data.get("corpora") or []
     training = _read_text(folder / "training.yaml")
     dev_path = folder / "dev_results.json"
@@ -118,14 +120,14 @@ def _facts(folder: Path) -> dict[str, Any]:
         "tasks": config["tasks"],
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,
-        "sampling_rate": _read_json(folder / "preprocessor_config.json")["sampling_rate"],
+        "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
         "parameters": _count_weights(folder),
         "data": {"corpora": corpora, "notes": data.get("notes")},
         "acted": _listed(corpus["name"] for corpus in corpora if corpus.get("acted")),
         "languages": _listed(LANGUAGES.get(code, code) for code in metadata.language or []),
         "base_model": metadata.base_model,
         "training": training,
-        "dev_results": _parse_json(dev_path) if dev_path.exists() else None,
+        "dev_results": read_json(dev_path) if dev_path.exists() else None,
         "dev_scores": DEV_SCORES,
         "evaluation": evaluation,
         "test_set": evaluation and _test_set(evaluation),
@@ -140,28 +142,11 @@ def _read_text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A file that every checkpoint has."""
-    if not path.exists():
-        raise FileNotFoundError(f"There is no {path}: give a folder written by save_pretrained.")
-    return _parse_json(path)
-
-
-def _parse_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}). Write it anew.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. Write it anew.")
-    return content
-
-
 def _read_measured(path: Path) -> dict[str, Any] | None:
     """Results that name the weights which they belong to; None where there is no such file."""
     if not path.exists():
         return None
-    content = _parse_json(path)
+    content = read_json(path)
     measured, found = (content.get("model") or {}).get("sha256"), _sha256(path.with_name(WEIGHTS))
     if measured != found:
         raise ValueError(
@@ -230,7 +215,7 @@ def _metadata(
 def _started_from(training: str | None) -> str | None:
     """The WavLM that the training started from, where that is a model on the Hub and no folder."""
     wavlm = str((yaml.safe_load(training or "") or {}).get("wavlm"))
-    return wavlm if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", wavlm) and not Path(wavlm).exists() else None
+    return wavlm if HUB_ID.fullmatch(wavlm) and not Path(wavlm).exists() else None
 
 
 def _widget(example: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The command `sparse-merit`: enhance, info, demo, evaluate.
+"""The command `sparse-merit`: enhance, demo, info, evaluate, prepare, convert, export, push.
 
 torch and transformers are imported inside the commands, so that `sparse-merit --help` answers at once. Exit codes:
 0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done.
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
 ENHANCED_SUFFIX = ".enhanced.wav"
 CORPORA = {
     "ravdess": "RAVDESS, from its file names.",
@@ -53,6 +52,7 @@ app = typer.Typer(
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Folder or Hub id of a checkpoint; the embedded one by default.")
 ]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a model on the Hub; main by default.")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; the fastest there is by default.")
 ]
@@ -88,10 +88,11 @@ def enhance(
     plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
     batch_size: Annotated[int, typer.Option(help="Recordings that go through the model at once.", min=1)] = 1,
     device: DeviceOption = None,
+    revision: RevisionOption = None,
 ) -> None:
     """Clean recordings and tell their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all."""
     with _errors_in_one_line():
-        records = _enhance_recordings(recordings, output, model, rate, plot, batch_size, device)
+        records = _enhance_recordings(recordings, output, model, rate, plot, batch_size, device, revision)
     _print_results(records, output)
     if any("error" in record for record in records):
         raise typer.Exit(1)
@@ -119,10 +120,10 @@ def demo(
 
 
 @app.command()
-def info(model: ModelOption = None) -> None:
+def info(model: ModelOption = None, revision: RevisionOption = None) -> None:
     """Say what a checkpoint is: tasks, labels, experts, size, licence."""
     with _errors_in_one_line():
-        facts = _describe(_resolve_model(model))
+        facts = _describe(_resolve_model(model, revision), revision)
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(Text(name, style="bold"), Text(value))
@@ -150,22 +151,25 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; made where there is none.")],
     model: ModelOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
+    revision: RevisionOption = None,
 ) -> None:
     """Write a checkpoint with all its code and its card: it runs where this package is not installed."""
     with _errors_in_one_line():
-        source = _resolve_model(model)
+        source = _resolve_model(model, revision)
         from transformers.utils import logging
 
         from .hub import export_checkpoint
 
         logging.disable_progress_bar()
-        export_checkpoint(source, folder, overwrite)
+        export_checkpoint(source, folder, overwrite, revision)
     typer.echo(f"{folder} is ready: pipeline(model={str(folder)!r}, trust_remote_code=True)")
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint (`sparse-merit export`) or a table (`prepare`).")],
+    folder: Annotated[
+        Path, typer.Argument(help="A checkpoint (`sparse-merit export`), adapters or a table (`prepare`).")
+    ],
     repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub; made where there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to, made where there is none.")] = None,
@@ -176,7 +180,7 @@ def push(
         str | None, typer.Option(metavar="LICENCE", help="For a table: the licence under which you may pass it on.")
     ] = None,
 ) -> None:
-    """Publish a checkpoint or a table, its card included, on the Hugging Face Hub."""
+    """Publish a checkpoint, adapters or a table, its card included, on the Hugging Face Hub."""
     with _errors_in_one_line():
         _quieten_hub_client()
         if _is_table(folder):
@@ -202,8 +206,11 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new checkpoint.")],
     labels: Annotated[
-        str, typer.Option(help="The emotions, in the order of the classifier's outputs.")
-    ] = "angry,sad,happy,neutral",
+        str | None,
+        typer.Option(
+            help="The emotions, in the order of the classifier's outputs; angry,sad,happy,neutral by default."
+        ),
+    ] = None,
     mean: Annotated[float | None, typer.Option(help="Mean of the training corpus' samples.")] = None,
     std: Annotated[float | None, typer.Option(help="Their standard deviation.")] = None,
     measure: Annotated[
@@ -226,7 +233,7 @@ def convert(
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        names = [label.strip() for label in labels.split(",")]
+        names = None if labels is None else [label.strip() for label in labels.split(",")]
         statistics = _input_statistics(mean, std, measure)
         run_conversion(source, target, names, statistics, variant, router, folder, overwrite)
     typer.echo(f"{target} is ready: sparse-merit info --model {target}")
@@ -311,6 +318,8 @@ def _expand(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _is_audio(path: Path) -> bool:
+    from .audio import AUDIO_SUFFIXES
+
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
@@ -332,8 +341,12 @@ def _enhance_recordings(
     plot: bool = False,
     batch_size: int = 1,
     device: str | None = None,
+    revision: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs the model on everything that the arguments name, writes all results, returns their records in order."""
+    """Runs the model on everything that the arguments name, writes all results, returns their records in order.
+
+    Records are written as they are made, to a file that gets its name `results.jsonl` when it is complete.
+    """
     recordings, skipped = find_recordings(arguments, output)
     if all(recording.error for recording in recordings):
         passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were passed over)" if skipped else ""
@@ -345,17 +358,20 @@ def _enhance_recordings(
         from .plotting import require_matplotlib
 
         require_matplotlib()
-    pipe = _load_pipeline(model, device)
+    pipe = _load_pipeline(model, device, revision)
     output.mkdir(parents=True, exist_ok=True)
-    records = []
+    records, partial = [], output / "results.jsonl.tmp"
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with open(partial, "w", encoding="utf-8", buffering=1) as lines, progress:  # line by line
         bar = progress.add_task("Enhancing", total=len(recordings))
         for start in range(0, len(recordings), batch_size):
             batch = recordings[start : start + batch_size]
-            records += _process(pipe, batch, rate, plot)
+            done = _process(pipe, batch, rate, plot)
+            lines.writelines(json.dumps(record) + "\n" for record in done)
+            records += done
             progress.advance(bar, len(batch))
-    _write_atomically(output / "results.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    os.replace(partial, output / "results.jsonl")
     return records
 
 
@@ -437,13 +453,15 @@ def _plot(
     )
 
 
-def _load_pipeline(model: str | None, device: str | None) -> "SpeechEnhancementAndEmotionPipeline":
+def _load_pipeline(
+    model: str | None, device: str | None, revision: str | None
+) -> "SpeechEnhancementAndEmotionPipeline":
     """Loads a checkpoint quietly.
 
     Raises:
         OSError: there is no such checkpoint. ValueError: it, or the device, is not usable.
     """
-    source = _resolve_model(model)
+    source = _resolve_model(model, revision)
     import torch
     from transformers.utils import logging
 
@@ -456,11 +474,13 @@ def _load_pipeline(model: str | None, device: str | None) -> "SpeechEnhancementA
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"Device {device!r} is not usable here: {_one_line(error)}") from error
-    return SpeechEnhancementAndEmotionPipeline.from_pretrained(source, device=device)
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(source, device=device, revision=revision)
 
 
-def _resolve_model(model: str | None) -> str:
-    """Returns a folder that exists, or a Hub id."""
+def _resolve_model(model: str | None, revision: str | None) -> str:
+    """Returns a folder that exists, or a Hub id, which alone has revisions."""
+    if revision is not None and (model is None or Path(model).expanduser().is_dir()):
+        raise ValueError(f"--revision {revision} is of a model on the Hub: give its id by --model, or leave it out.")
     if model is None:
         if not (DEFAULT_CHECKPOINT / "config.json").exists():
             raise FileNotFoundError(
@@ -475,13 +495,13 @@ def _resolve_model(model: str | None) -> str:
     return str(folder) if folder.is_dir() else model
 
 
-def _describe(source: str) -> dict[str, str]:
+def _describe(source: str, revision: str | None) -> dict[str, str]:
     """Returns what a checkpoint's configuration and card say, by name; no weights are loaded."""
     import torch
 
     from . import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
 
-    config = SparseMeritConfig.from_pretrained(source)
+    config = SparseMeritConfig.from_pretrained(source, **({"revision": revision} if revision else {}))
     with torch.device("meta"):
         parameters = sum(p.numel() for p in SparseMeritForSpeechEnhancementAndEmotion(config).parameters())
     facts = {
@@ -495,20 +515,20 @@ def _describe(source: str) -> dict[str, str]:
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
         "Parameters": f"{parameters / 1e6:.2f} million",
     }
-    licence = _licence(source)
+    licence = _licence(source, revision)
     return facts if licence is None else {**facts, "Licence": licence}
 
 
-def _licence(source: str) -> str | None:
+def _licence(source: str, revision: str | None) -> str | None:
     """Returns the licence that the model card states, None where there is no card."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    if Path(source).is_dir() and not (Path(source) / "README.md").exists():
-        return None
+    card = Path(source) / "README.md"
     try:
-        data = ModelCard.load(Path(source) / "README.md" if Path(source).is_dir() else source).data
-    except EntryNotFoundError:
+        card = card if Path(source).is_dir() else Path(hf_hub_download(source, "README.md", revision=revision))
+        data = ModelCard(card.read_text(encoding="utf-8")).data
+    except (FileNotFoundError, EntryNotFoundError):
         return None
     return data.get("license_name") or data.get("license")
 
@@ -593,10 +613,3 @@ def _one_line(error: BaseException) -> str:
 def _printable(text: str) -> str:
     """Returns the text with a question mark for bytes of a file name that are no UTF-8, which no terminal takes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Configuration of Sparse MERIT: every knob of encoder, experts and heads, checked where it is made."""
 
+import math
 import os
 from typing import Any
 
@@ -21,6 +22,9 @@ class SparseMeritConfig(WavLMConfig):
     r"""
     Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
     (WavLM-Large, three experts; arXiv 2509.08470, section III). All fields of `WavLMConfig` hold for the encoder.
+
+    A clip gives the same answer alone and in any padded batch where `feat_extract_norm` is `"layer"`, as here. With
+    `"group"` (WavLM base) the first convolution is normalised over time, padding included, so answers differ.
 
     Args:
         tasks: The heads of the model, any non-empty subset of `("enhancement", "emotion")`.
@@ -154,15 +158,17 @@ def _check_sizes(config: SparseMeritConfig) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
     for name in ("enhancement_weight", "load_balancing_weight"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a number of at least 0.")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
             "expected win_length <= n_fft, hop_length <= win_length / 2, or the inverse transform is undefined."
         )
     weights = config.class_weights
-    if weights is not None and (len(weights) != config.num_labels or min(weights) <= 0):
+    if weights is not None and (
+        len(weights) != config.num_labels or not all(0 < weight < math.inf for weight in weights)
+    ):
         raise ValueError(f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one a label.")
 
 
@@ -171,6 +177,11 @@ def _check_encoder(config: SparseMeritConfig) -> None:
         raise ValueError(
             f"`layerdrop` is {config.layerdrop}; expected 0: a skipped layer has no output, "
             "and all layer outputs are used."
+        )
+    if config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"`hidden_size` is {config.hidden_size}, `num_attention_heads` {config.num_attention_heads}; expected a "
+            "multiple of the number of heads."
         )
     if config.add_adapter:
         raise ValueError("`add_adapter` is True; expected False: the heads are aligned to the encoder's 50 Hz frames.")

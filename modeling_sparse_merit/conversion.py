@@ -24,7 +24,7 @@ from huggingface_hub import snapshot_download
 from .audio import load_audio
 from .configuration_sparse_merit import PUBLISHED_LABELS, SparseMeritConfig
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
 
 MULTITASK = "multitask"
 STATISTICS_FILE = "train_norm_stat.pkl"
@@ -115,7 +115,7 @@ class PublishedCheckpoint:
 def convert(
     source: str | Path,
     target: str | Path,
-    labels: Iterable[str] = PUBLISHED_LABELS,
+    labels: Iterable[str] | None = None,
     statistics: tuple[float, float] | None = None,
     variant: str | None = None,
     router: str | None = None,
@@ -130,34 +130,40 @@ def convert(
             `transformers` WavLM checkpoint (it becomes the encoder; experts, routers and heads are fresh), or of
             adapters that `train_accelerate.py` wrote (they are merged into the model that they were trained on).
         target: The folder to write, whole or not at all.
-        labels: The emotions in the order of the classifier's outputs.
+        labels: The emotions in the order of the classifier's outputs; angry, sad, happy, neutral by default.
         statistics: Mean and standard deviation of the training corpus' samples; by default those of the release, or,
             for a WavLM, each recording's own.
-        variant: See [`PublishedCheckpoint`].
+        variant: Of published weights, see [`PublishedCheckpoint`].
         router: "sparse" or "dense", which weights do not tell; by default what the variant's name says, else sparse.
-        folder: The folder of `final_ssl.pt` within the source, where there are several.
+        folder: Of published weights, the folder of `final_ssl.pt` within the source, where there are several.
         overwrite: Whether a checkpoint that is in `target` may be replaced.
 
     Raises:
         OSError: Source or a file of it is not there, or `target` is taken.
-        ValueError: The source holds anything else than what is expected; the message lists it.
+        ValueError: The source holds anything else than what is expected, or an argument says nothing about such a
+            source; the message lists it.
     """
     root, target = _fetch(source, folder), Path(target).expanduser().resolve()
     _check_target(target, root, overwrite)
-    labels = list(labels)
+    names = list(PUBLISHED_LABELS if labels is None else labels)
     if (root / "adapter_config.json").exists():
         from .training.lora import load_adapted
 
+        _refuse("adapters", labels=labels, statistics=statistics, variant=variant, router=router, folder=folder)
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(root)
         model = load_adapted(root).merge_and_unload()
     elif _is_transformers_wavlm(root):
+        _refuse("a WavLM", variant=variant, folder=folder)
         feature_extractor = _feature_extractor(statistics)
         name = str(root if Path(source).expanduser().is_dir() else source)
-        model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(name, **_label_fields(labels))
+        fields = _label_fields(names) | ({"router": router} if router else {})
+        model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(name, **fields)
     else:
+        if variant == MULTITASK:
+            _refuse("a model without experts", router=router)
         checkpoint = find_checkpoint(root, folder, variant)
         feature_extractor = _feature_extractor(statistics or _released_statistics(checkpoint))
-        model = load_published(checkpoint, labels, router)
+        model = load_published(checkpoint, names, router)
     _write(target, model, feature_extractor)
     return model
 
@@ -201,7 +207,7 @@ def published_config(
 ) -> SparseMeritConfig:
     """The configuration that the checkpoint's own sizes and the shapes of its weights describe."""
     head = read_weights(checkpoint.folder / "final_se.pt")
-    fields = _encoder_fields(_read(checkpoint.wavlm)["cfg"])
+    fields = _published_encoder_fields(_read(checkpoint.wavlm)["cfg"])
     fields["enhancement_hidden_size"] = len(_named(head, "lstm_enc.0.weight"))
     fields["enhancement_num_layers"] = sum(bool(re.search(r"weight_ih_l\d+$", name)) for name in head)
     integration = checkpoint.integration_weights()
@@ -382,7 +388,7 @@ def _named(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     return weights[name]
 
 
-def _encoder_fields(cfg: dict[str, Any]) -> dict[str, Any]:
+def _published_encoder_fields(cfg: dict[str, Any]) -> dict[str, Any]:
     """Fields of [`SparseMeritConfig`] from the sizes of a WavLM checkpoint."""
     needed = {*ENCODER_FIELDS, "extractor_mode", "conv_feature_layers", "relative_position_embedding", "gru_rel_pos"}
     if missing := sorted(needed - set(cfg)):
@@ -411,8 +417,7 @@ def _check_weights(expected: dict[str, torch.Tensor], given: dict[str, torch.Ten
             problems.append(f"surplus: {name}")
         elif tensor.shape != expected[name].shape:
             problems.append(f"{name} of shape {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}")
-        elif not tensor.isfinite().all():
-            problems.append(f"not finite: {name}")
+    problems += [f"not finite: {name}" for name in damaged_weights(given.items())]
     if problems:
         raise ValueError(f"The weights do not make the model, {len(problems)} are wrong: {'; '.join(problems)}")
 
@@ -438,6 +443,13 @@ def _label_fields(labels: list[str]) -> dict[str, Any]:
     if not labels or len(set(labels)) != len(labels) or not all(labels):
         raise ValueError(f"The labels are {labels}; expected distinct names.")
     return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+
+
+def _refuse(kind: str, **arguments: Any) -> None:
+    """An argument that would have no effect is a mistake."""
+    options = {"statistics": "--mean, --std, --measure"}
+    if given := [options.get(name, f"--{name}") for name, value in arguments.items() if value is not None]:
+        raise ValueError(f"The source is {kind}, about which {', '.join(given)} can say nothing: leave it out.")
 
 
 def _fetch(source: str | Path, folder: str | None) -> Path:

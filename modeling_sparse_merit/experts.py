@@ -100,6 +100,12 @@ def load_balancing_loss(router_logits: torch.Tensor, frame_mask: torch.Tensor) -
     return num_experts * (share * probabilities.mean(0)).sum()
 
 
+def count_routed_frames(router_logits: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+    """How many valid frames of each clip go to each expert: (B, T, N), (B, T) -> (B, N)."""
+    chosen = nn.functional.one_hot(router_logits.argmax(-1), router_logits.shape[-1])  # (B, T, N)
+    return (chosen * frame_mask[..., None]).sum(1)
+
+
 class MixtureOfExperts(nn.Module):
     """Experts shared by all tasks, and one router for each task (paper, section III-B)."""
 

@@ -27,7 +27,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         feature_size, sampling_rate, padding_value, return_attention_mask, kwargs: as in `Wav2Vec2FeatureExtractor`.
 
     Raises:
-        ValueError: unknown `normalization`, or corpus statistics that do not go with it.
+        ValueError: unknown `normalization`, corpus statistics that do not go with it, or padding on the left.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
             raise ValueError(
                 '`do_normalize=False` is not supported; use normalization="corpus" with mean 0 and std 1.'
             )
+        if kwargs.get("padding_side", "right") != "right":
+            raise ValueError(f"`padding_side` is {kwargs['padding_side']!r}; expected 'right': clips start together.")
         super().__init__(
             feature_size=feature_size,
             sampling_rate=sampling_rate,
@@ -75,8 +77,9 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         added after scaling, so it is 0 for the model.
 
         Args:
-            raw_speech: mono array, tensor or list of floats (samples,), or a list of such. Integers are scaled to [-1,
-            1). sampling_rate: its rate in Hz, checked against `self.sampling_rate`.
+            raw_speech: mono array, tensor or list of floats (samples,), or a list of such. Integers are scaled to
+                [-1, 1).
+            sampling_rate: its rate in Hz, checked against `self.sampling_rate`.
             clean_speech: clean target of each recording, of the same length; scaled with the noisy one's statistics.
             padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors: as in
                 `Wav2Vec2FeatureExtractor`.

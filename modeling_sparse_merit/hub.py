@@ -3,10 +3,11 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 
 from . import __version__
+from .audio import AUDIO_SUFFIXES
 
 # Exporting -----------------------------------------------------------------------------------------------------------
 
@@ -24,7 +26,9 @@ COMPANIONS = ("LICENSE", "README.md", "training_data.yaml", "training.yaml", "de
 """What may lie beside the weights and tell where they come from and how good they are; and `examples.json`."""
 
 
-def export_checkpoint(model: str | os.PathLike, folder: str | os.PathLike, overwrite: bool = False) -> Path:
+def export_checkpoint(
+    model: str | os.PathLike, folder: str | os.PathLike, overwrite: bool = False, revision: str | None = None
+) -> Path:
     """Writes a checkpoint that runs at others' without this package, ready for `push_checkpoint`.
 
     The folder holds the weights (the very bytes of `model.safetensors`, so that results which name their hash still
@@ -35,6 +39,7 @@ def export_checkpoint(model: str | os.PathLike, folder: str | os.PathLike, overw
         model: folder or Hub id of a checkpoint.
         folder: where to; made where there is none. Files of other names, and its README.md, stay.
         overwrite: whether a checkpoint that is in the folder may be replaced.
+        revision: the branch or commit of a model on the Hub; `main` by default.
 
     Returns:
         the folder.
@@ -42,12 +47,12 @@ def export_checkpoint(model: str | os.PathLike, folder: str | os.PathLike, overw
     Raises:
         FileExistsError: the folder holds a checkpoint already, or is the model's own.
         OSError: nothing loadable is there.
-        ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite; or its
-            results were measured with other weights.
+        ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite; its
+            results were measured with other weights; or its examples are no recordings in its folder.
     """
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
-    source, folder = _local_folder(model), Path(folder).expanduser()
+    source, folder = _local_folder(model, revision), Path(folder).expanduser()
     _check_export_target(source, folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(source, dtype="auto", device="cpu")
@@ -60,10 +65,10 @@ def export_checkpoint(model: str | os.PathLike, folder: str | os.PathLike, overw
     return folder
 
 
-def _local_folder(model: str | os.PathLike) -> Path:
+def _local_folder(model: str | os.PathLike, revision: str | None) -> Path:
     """The folder of a checkpoint, downloaded where it is a Hub id."""
     folder = Path(model).expanduser()
-    return folder if folder.is_dir() else Path(snapshot_download(str(model)))
+    return folder if folder.is_dir() else Path(snapshot_download(str(model), revision=revision))
 
 
 def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
@@ -77,15 +82,28 @@ def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
 
 def _copy_companions(source: Path, target: Path) -> None:
     """Copies what lies beside the weights; and the weights, where they are in one file."""
-    examples = (_read_json(source / "examples.json") or {}).get("examples", [])
-    recordings = [example["file"] for example in examples if ".." not in Path(example["file"]).parts]
-    for name in ("model.safetensors", *COMPANIONS, "examples.json", *recordings):
+    for name in ("model.safetensors", *COMPANIONS, "examples.json", *_example_recordings(source, target)):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).unlink(
                 missing_ok=True
             )  # a file made anew can be read by all; safetensors' only by its owner
             shutil.copyfile(source / name, target / name)
+
+
+def _example_recordings(source: Path, target: Path) -> list[str]:
+    """What `examples.json` names. Anybody may have written it, so it can name recordings in the folder and no more."""
+    if not (source / "examples.json").exists():
+        return []
+    # in the Hub's cache, snapshots/COMMIT holds links to what lies in blobs
+    home = source.resolve().parents[1] if source.resolve().parent.name == "snapshots" else source.resolve()
+    names = [str(example["file"]) for example in read_json(source / "examples.json").get("examples", [])]
+    for name in names:
+        within = (source / name).resolve().is_relative_to(home)
+        within = within and (target / name).resolve().is_relative_to(target.resolve())
+        if not within or Path(name).suffix.lower() not in AUDIO_SUFFIXES:
+            raise ValueError(f"{source / 'examples.json'} names {name!r}, which is no recording in this folder.")
+    return names
 
 
 def _add_endpoint_files(folder: Path) -> None:
@@ -110,6 +128,9 @@ def _move_files(source: Path, target: Path) -> None:
 # Pushing -------------------------------------------------------------------------------------------------------------
 
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
 class HubError(OSError):
     """The Hub could not be reached or said no; the message says which, and how to mend it."""
 
@@ -121,13 +142,14 @@ def push_checkpoint(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Publishes a checkpoint as one commit: all of it, or nothing.
+    """Publishes a checkpoint, or adapters, as one commit: all of it, or nothing.
 
     Files already in the repository stay, unless the folder holds newer ones. Pushing again after a failure, or
     unchanged, is safe.
 
     Args:
-        folder: as `sparse-merit export` or `save_pretrained` writes it, its card included; see `check_checkpoint`.
+        folder: as `sparse-merit export` or `save_pretrained` writes it, its card included, or `best` of a training
+            with adapters; see `check_checkpoint`.
         repo_id: `name/model`; the repository is made where there is none.
         private: make it private. Where there is a public repository already, this is an error.
         revision: the branch to commit to, made where there is none; `main` by default.
@@ -160,7 +182,7 @@ def _is_private(part: str) -> bool:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Checks that a folder is a whole checkpoint which runs at others' without this package.
+    """Checks that a folder is a whole checkpoint which runs at others' without this package, or whole adapters.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -168,37 +190,60 @@ def check_checkpoint(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give one that `sparse-merit export` wrote.")
-    problems = [*_configuration_problems(folder), *_weight_problems(folder), *_card_problems(folder)]
+    are_adapters = (folder / "adapter_config.json").exists()
+    problems = [*_configuration_problems(folder, are_adapters)]
+    problems += _weight_problems(folder, "adapter_model" if are_adapters else "model")
+    problems += _card_problems(folder)
     if problems:
         raise ValueError(f"{folder} is not fit to be pushed: {'; '.join(problems)}.")
 
 
-def _configuration_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with the two configurations and the code that they name."""
+def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
+    """What is wrong with the two configurations and the code that they name; adapters run by that of their base."""
     from .configuration_sparse_merit import SparseMeritConfig
 
-    config, extractor = _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
+    config, extractor = (_json_if_whole(folder / name) for name in ("config.json", "preprocessor_config.json"))
     if config is None:
         yield "config.json is missing or no JSON"
     elif config.get("model_type") != SparseMeritConfig.model_type:
         expected = SparseMeritConfig.model_type
         yield f"config.json is of a model of type {config.get('model_type')!r}, expected {expected!r}"
-    elif not config.get("auto_map"):
+    elif not are_adapters and not config.get("auto_map"):
         yield "config.json has no auto_map, so others cannot load it: write it anew with `sparse-merit export`"
     if extractor is None:
         yield "preprocessor_config.json is missing or no JSON: save the feature extractor too"
+    if are_adapters:
+        if _json_if_whole(folder / "adapter_config.json") is None:
+            yield "adapter_config.json is no JSON"
+        return
     code = _code_files(folder, config or {}, extractor or {})
     missing = sorted(name for name in code if not (folder / name).exists())
     if missing:
         yield f"the code that its auto_map names is missing: {', '.join(missing)}"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds anything else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: give a folder written by save_pretrained.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}). Write it anew.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. Write it anew.")
+    return content
+
+
+def _json_if_whole(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        return read_json(path)
+    return None
 
 
 def _code_files(folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> set[str]:
@@ -218,19 +263,21 @@ def _code_files(folder: Path, config: dict[str, Any], extractor: dict[str, Any])
     return found
 
 
-def _weight_problems(folder: Path) -> Iterator[str]:
+def _weight_problems(folder: Path, stem: str) -> Iterator[str]:
     """What is wrong with the weights, which are read one tensor at a time."""
     from safetensors import SafetensorError, safe_open
 
-    index = _read_json(folder / "model.safetensors.index.json") or {}
-    shards = sorted(set(index.get("weight_map", {}).values())) or ["model.safetensors"]
+    from .modeling_sparse_merit import damaged_weights
+
+    index = _json_if_whole(folder / f"{stem}.safetensors.index.json") or {}
+    shards = sorted(set(index.get("weight_map", {}).values())) or [f"{stem}.safetensors"]
     for name in shards:
         if not (folder / name).is_file():
             yield f"{name} is missing"
             continue
         try:
             with safe_open(folder / name, "pt") as weights:
-                damaged = [key for key in weights.keys() if not weights.get_tensor(key).isfinite().all()]
+                damaged = damaged_weights((key, weights.get_tensor(key)) for key in weights.keys())
         except SafetensorError as error:
             yield f"{name} is damaged ({error})"
         else:
@@ -252,6 +299,16 @@ def _card_problems(folder: Path) -> Iterator[str]:
     else:
         if not metadata:
             yield "README.md, the model card, has no metadata at its head: state at least the license"
+        for base in _base_models(metadata):
+            if not HUB_ID.fullmatch(base):
+                yield f"the base_model of README.md is {base!r}: name it as on the Hub, name/model, or leave it out"
+
+
+def _base_models(metadata: dict[str, Any]) -> set[str]:
+    """What a card names in `base_model`, and in the tags that peft adds: `base_model:adapter:NAME`."""
+    named = metadata.get("base_model") or []
+    tagged = (re.match(r"base_model:\w+:(.+)", str(tag)) for tag in metadata.get("tags") or [])
+    return {*([named] if isinstance(named, str) else map(str, named)), *(match[1] for match in tagged if match)}
 
 
 def open_repository(
@@ -286,10 +343,12 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} cannot be the name of a repository: {error}") from error
-    except (HTTPError, RuntimeError) as error:
-        # an upload that fails comes as a RuntimeError "caused" by what went wrong
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        raise HubError(_explain(cause, repo_id)) from error
+    except HTTPError as error:
+        raise HubError(_explain(error, repo_id)) from error
+    except RuntimeError as error:  # an upload that fails comes as one, "caused" by what went wrong
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        raise HubError(_explain(error.__cause__, repo_id)) from error
 
 
 def _explain(error: BaseException, repo_id: str) -> str:

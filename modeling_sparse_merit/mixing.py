@@ -61,7 +61,7 @@ class Mixture:
         noisy: speech at the microphone plus noise.
         clean: the target of the enhancement.
         noise: the noise in `noisy`, so `noisy - noise` is the speech at the microphone. Without a room that is
-        `clean`.
+            `clean`.
     """
 
     noisy: np.ndarray
@@ -81,8 +81,7 @@ class MixingRecipe:
         room_probability: share of the examples that are heard in a room.
         seed: 0 or more; another seed is another set of examples.
         augment: transform of the clean speech, `augment(samples, sample_rate=16000)`: any of `audiomentations`, one or
-        a
-            `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
+            a `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
             worker processes but not among threads.
         cache_seconds: how much decoded noise (and rooms) is kept in memory, in each process.
 
@@ -190,7 +189,7 @@ class MixingRecipe:
         """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
         from audiomentations.core.utils import calculate_desired_noise_rms  # slow to import, so only where it is used
 
-        noise = _stretch_of(self.noise[parameters.noise_index], len(speech), parameters.noise_offset)
+        noise = audible_stretch(self.noise[parameters.noise_index], len(speech), parameters.noise_offset)
         if noise is None:
             raise ValueError(
                 f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
@@ -281,22 +280,27 @@ def _rms(waveform: np.ndarray) -> float:
     return math.sqrt(np.mean(np.square(waveform, dtype=np.float64)))
 
 
-def _stretch_of(noise: np.ndarray, length: int, offset: float) -> np.ndarray | None:
-    """`length` samples of the noise: cropped where it is long enough, else looped end to start.
+def audible_stretch(waveform: np.ndarray, length: int, offset: float) -> np.ndarray | None:
+    """`length` samples of a recording: cropped where it is long enough, else looped end to start.
 
     A recording may fall silent for longer than a clip. Where the drawn stretch is silent, the following ones are tried
     in turn, round the end, and the first that is not silent is taken; None where there is none.
+
+    Args:
+        waveform: float32 (samples,).
+        length: samples wanted.
+        offset: where to start, as a fraction in [0, 1) of the places where a stretch may start.
     """
-    if len(noise) >= length:
-        start = int(offset * (len(noise) - length + 1))
-        stretch = noise[start : start + length]
+    if len(waveform) >= length:
+        start = int(offset * (len(waveform) - length + 1))
+        stretch = waveform[start : start + length]
     else:
-        start = int(offset * len(noise))
-        stretch = np.resize(np.roll(noise, -start), length)
+        start = int(offset * len(waveform))
+        stretch = np.resize(np.roll(waveform, -start), length)
     if _rms(stretch) >= SILENT_RMS:
         return stretch
-    count = math.ceil(len(noise) / length)
-    stretches = np.resize(np.roll(noise, -start), (count, length))  # (count, samples)
+    count = math.ceil(len(waveform) / length)
+    stretches = np.resize(np.roll(waveform, -start), (count, length))  # (count, samples)
     audible = np.flatnonzero(np.mean(np.square(stretches, dtype=np.float64), axis=1) >= SILENT_RMS**2)
     return stretches[audible[0]] if audible.size else None
 

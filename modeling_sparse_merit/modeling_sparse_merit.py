@@ -2,6 +2,7 @@
 """Sparse MERIT (arXiv 2509.08470): one recording is heard once; its clean speech and its emotion come out."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +104,26 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
             attention_mask: (B, S), 1 for samples and 0 for padding.
             tasks: The tasks to compute; all of `config.tasks` by default.
             output_hidden_states: Whether to return the encoder's layer outputs.
+
+        Raises:
+            ValueError: A task is not one of the model's, or none is asked for.
         """
+        tasks = self._check_tasks(tasks)
         layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
-        features, router_logits = self.integration(layer_outputs, frame_mask, tuple(tasks or self.config.tasks))
+        features, router_logits = self.integration(layer_outputs, frame_mask, tasks)
         return SparseMeritModelOutput(
             features=features,
             frame_mask=frame_mask,
             router_logits=router_logits,
             hidden_states=layer_outputs if output_hidden_states else None,
         )
+
+    def _check_tasks(self, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
+        tasks = tuple(self.config.tasks if tasks is None else tasks)
+        unknown = [task for task in tasks if task not in self.config.tasks]
+        if unknown or not tasks:
+            raise ValueError(f"`tasks` is {tasks}; this model has {self.config.tasks}: ask for at least one of these.")
+        return tasks
 
 
 class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
@@ -190,22 +202,21 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             output_hidden_states: Whether to return the encoder's layer outputs.
 
         Raises:
-            ValueError: A task is not one of the model's.
+            ValueError: A task is not one of the model's, or none is asked for.
         """
-        tasks = self._check_tasks(tasks)
         outputs = self.model(input_values, attention_mask, tasks, output_hidden_states)
         result, losses = {}, {}
-        if "emotion" in tasks:
+        if "emotion" in outputs.features:
             result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
             if labels is not None:
                 losses["emotion"] = emotion_loss(result["logits"], labels, self.config.class_weights)
-        if "enhancement" in tasks:
+        if "enhancement" in outputs.features:
             num_samples = _lengths(input_values, attention_mask)
             enhanced, loss = self._enhance(input_values, num_samples, outputs, clean_values)
             result.update(enhanced)
             losses.update(loss)
         if losses and outputs.router_logits and self.config.router == "sparse":
-            trained = [outputs.router_logits[task] for task in tasks if task in losses]
+            trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
             losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
         return SparseMeritOutput(
             loss=self._total(losses) if losses else None,
@@ -214,13 +225,6 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             hidden_states=outputs.hidden_states,
             **result,
         )
-
-    def _check_tasks(self, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
-        tasks = tuple(self.config.tasks if tasks is None else tasks)
-        unknown = [task for task in tasks if task not in self.config.tasks]
-        if unknown or not tasks:
-            raise ValueError(f"`tasks` is {tasks}; this model has {self.config.tasks}: ask for at least one of these.")
-        return tasks
 
     def _enhance(
         self,
@@ -246,6 +250,11 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = {"enhancement": self.config.enhancement_weight, "balance": self.config.load_balancing_weight}
         return sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+
+
+def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the weights that hold NaN or Inf, which loading does not notice."""
+    return [name for name, weight in weights if not weight.isfinite().all()]
 
 
 def _encoder_fields(config: WavLMConfig) -> dict:

@@ -16,10 +16,11 @@ from transformers import Pipeline
 from .audio import load_audio
 from .configuration_sparse_merit import PIPELINE_TASK
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 class SpeechEnhancementAndEmotionPipeline(Pipeline):
@@ -37,7 +38,8 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         tasks: what to compute, any of the model's tasks; all of them by default.
         top_k: how many emotions to return, all of them by default.
         sampling_rate: the rate in Hz of bare arrays, which do not carry their own.
-        batch_size: how many recordings go through the model at once; the answers do not depend on it.
+        batch_size: how many recordings go through the model at once; the answers do not depend on it, but where the
+            encoder has `feat_extract_norm="group"` (WavLM base).
     """
 
     _load_processor = False
@@ -57,27 +59,28 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
         """Loads model and feature extractor from a folder or a Hub id.
 
-        `dtype` (float32 by default) and the pipeline's own arguments, such as `device`, may follow.
+        `revision` (a branch or a commit), `token`, `cache_dir` and `local_files_only` say how it is loaded from the
+        Hub; `dtype` (float32 by default) and the pipeline's own arguments, such as `device`, may follow.
 
         Raises:
             OSError: nothing loadable is there.
             ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite.
         """
         dtype = kwargs.pop("dtype", torch.float32)
+        where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
         config_class = SparseMeritForSpeechEnhancementAndEmotion.config_class
-        model_type = config_class.get_config_dict(model)[0].get("model_type")
+        model_type = config_class.get_config_dict(model, **where)[0].get("model_type")
         if model_type != config_class.model_type:
             raise ValueError(
                 f"{str(model)!r} holds a model of type {model_type!r}, expected {config_class.model_type!r}: "
                 "give the folder or the Hub id of a Sparse MERIT checkpoint."
             )
         network, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-            model, dtype=dtype, output_loading_info=True
+            model, dtype=dtype, output_loading_info=True, **where
         )
         _check_weights(network, loading["missing_keys"], str(model))
-        return cls(
-            model=network.eval(), feature_extractor=SparseMeritFeatureExtractor.from_pretrained(model), **kwargs
-        )
+        feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
+        return cls(model=network.eval(), feature_extractor=feature_extractor, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Answers about one recording, or each of a list, a generator or a column of `datasets`.
@@ -191,6 +194,5 @@ def _is_column(inputs: Any) -> bool:
 def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:
     if missing:
         raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {', '.join(sorted(missing)[:5])}.")
-    damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-    if damaged:
+    if damaged := damaged_weights(model.named_parameters()):
         raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it anew.")

@@ -1,11 +1,23 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What several test files share: a speech-like sound and a very small checkpoint with random weights."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).parents[1]
+REFERENCE_DATA = Path(os.environ.get("SPARSE_MERIT_REFERENCE_DATA", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder of real recordings (`data`) and of other implementations' answers (`golden`)."""
+    if not REFERENCE_DATA.is_dir():
+        pytest.skip(f"reference recordings and outputs are not at {REFERENCE_DATA}; set SPARSE_MERIT_REFERENCE_DATA")
+    return REFERENCE_DATA
 
 
 def make_speech(seconds: float = 1.0, sampling_rate: int = 16_000, seed: int = 0) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from modeling_sparse_merit import DEFAULT_CHECKPOINT, __version__
+from modeling_sparse_merit import __version__
 from modeling_sparse_merit.cli import DEMO_RECORDING, app
 
 FIELDS = ["file", "seconds", "sampling_rate", "emotion", "scores", "enhanced"]
@@ -262,13 +263,32 @@ def test_evaluate_without_its_configuration_says_so(tmp_path):
     assert result.exit_code == 2 and "none.yaml" in result.stderr
 
 
+COMMAND = [sys.executable, "-c", "from modeling_sparse_merit.cli import app; app()"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a recording that never comes: a named pipe")
+def test_a_run_that_is_killed_leaves_the_lines_of_what_it_did(tiny_checkpoint, record, tmp_path):
+    record("a.wav")
+    os.mkfifo(tmp_path / "b.wav")
+    partial = tmp_path / "out" / "results.jsonl.tmp"
+    arguments = ["enhance", "a.wav", "b.wav", "-o", "out", "--model", str(tiny_checkpoint), "--device", "cpu"]
+
+    with subprocess.Popen(COMMAND + arguments, cwd=tmp_path, env=ENVIRONMENT) as process:
+        while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+            time.sleep(0.1)
+        process.kill()
+
+    (line,) = map(json.loads, partial.read_text().splitlines())
+    assert line["file"] == "a.wav" and (tmp_path / line["enhanced"]).exists()
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
 def test_the_installed_command_runs_as_a_process(tiny_checkpoint, record, tmp_path):
     record("a.wav", seconds=0.5)
-    command = [sys.executable, "-c", "from modeling_sparse_merit.cli import app; app()"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
     arguments = ["enhance", "a.wav", "-o", "out", "--model", str(tiny_checkpoint), "--device", "cpu"]
 
-    done = subprocess.run(command + arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(COMMAND + arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -291,7 +311,6 @@ def test_help_and_version_do_not_load_torch():
         assert shown in done.stdout
 
 
-@pytest.mark.skipif(not (DEFAULT_CHECKPOINT / "model.safetensors").exists(), reason="no embedded checkpoint here")
 def test_the_demo_runs_with_the_embedded_checkpoint(tmp_path):
     pytest.importorskip("matplotlib")
     result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])

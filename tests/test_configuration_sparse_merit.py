@@ -41,10 +41,15 @@ def test_takes_a_number_of_labels():
         ("router_gradient", "reinforce", "straight_through"),
         ("num_experts", 0, "at least 1"),
         ("load_balancing_weight", -0.1, "at least 0"),
+        ("load_balancing_weight", float("nan"), "finite number"),
+        ("enhancement_weight", float("inf"), "finite number"),
+        ("hidden_size", 1000, "multiple of the number of heads"),
+        ("num_attention_heads", 0, "multiple of the number of heads"),
         ("hop_length", 300, "win_length / 2"),
         ("layerdrop", 0.1, "expected 0"),
         ("add_adapter", True, "expected False"),
         ("class_weights", [1.0, 2.0], "4 positive numbers"),
+        ("class_weights", [1.0, 1.0, 1.0, float("nan")], "4 positive numbers"),
     ],
 )
 def test_error_names_field_value_and_what_is_valid(field, value, valid):

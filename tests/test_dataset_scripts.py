@@ -17,8 +17,6 @@ from dataset_scripts import emodb, folder, msp_podcast, nemo, noise, ravdess, ta
 from modeling_sparse_merit.tables import EMOTIONS, TableError, load_table
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recordings in ../shared/data")
 
 
 @pytest.fixture(autouse=True)
@@ -199,9 +197,8 @@ def test_msp_podcast_audio_elsewhere_has_to_be_named(tmp_path):
     assert len(msp_podcast.build(corpus, audio=corpus / "elsewhere")) == 11
 
 
-@needs_shared
-def test_msp_podcast_labels_as_the_laboratory_writes_them(tmp_path):
-    labels = SHARED / "msp_podcast_layout" / "Labels" / "labels_consensus.csv"
+def test_msp_podcast_labels_as_the_laboratory_writes_them(reference_data, tmp_path):
+    labels = reference_data / "data" / "msp_podcast_layout" / "Labels" / "labels_consensus.csv"
     (tmp_path / "Labels").mkdir()
     (tmp_path / "Labels" / "labels_consensus.csv").symlink_to(labels)
     with open(labels, newline="") as lines:
@@ -406,7 +403,6 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
 # Real recordings -----------------------------------------------------------------------------------------------------
 
 
-@needs_shared
 @pytest.mark.parametrize(
     "corpus, clips, emotions, splits",
     [
@@ -432,8 +428,8 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
         ("speech/picovoice_commands", 195, {None: 195}, {"train": 155, "dev": 20, "test": 20}),
     ],
 )
-def test_real_speech_has_the_counts_of_its_readme(corpus, clips, emotions, splits):
-    dataset = folder.build(SHARED / corpus, info=DatasetInfo(license="see the corpus"))
+def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips, emotions, splits):
+    dataset = folder.build(reference_data / "data" / corpus, info=DatasetInfo(license="see the corpus"))
     rows = by_file(dataset).values()
 
     assert len(dataset) == clips
@@ -443,7 +439,6 @@ def test_real_speech_has_the_counts_of_its_readme(corpus, clips, emotions, split
     assert all(row["speaker"] != "unknown" for row in rows)
 
 
-@needs_shared
 @pytest.mark.parametrize(
     "corpus, splits",
     [
@@ -454,20 +449,20 @@ def test_real_speech_has_the_counts_of_its_readme(corpus, clips, emotions, split
         ("rir/web_audio_samples", {"train": 16, "test": 6}),
     ],
 )
-def test_real_noise_has_the_counts_of_its_readme(corpus, splits):
-    dataset = noise.build(SHARED / corpus)
+def test_real_noise_has_the_counts_of_its_readme(reference_data, corpus, splits):
+    dataset = noise.build(reference_data / "data" / corpus)
 
     assert Counter(dataset["split"]) == splits
     assert all(seconds > 0 for seconds in dataset["duration"])
 
 
-@needs_shared
 @pytest.mark.parametrize("script, corpus", [(ravdess, "ravdess"), (emodb, "emodb"), (nemo, "nemo")])
-def test_what_file_names_say_agrees_with_the_list_beside_real_recordings(script, corpus):
+def test_what_file_names_say_agrees_with_the_list_beside_real_recordings(reference_data, script, corpus):
+    recordings = reference_data / "data" / "emotion" / corpus
     columns = ["emotion", "speaker", "split", "gender", "language"] + ["text"] * (corpus != "nemo")
 
-    listed = by_file(folder.build(SHARED / "emotion" / corpus))
-    named = by_file(script.build(SHARED / "emotion" / corpus))
+    listed = by_file(folder.build(recordings))
+    named = by_file(script.build(recordings))
 
     assert named.keys() == listed.keys()
     for file, row in named.items():

@@ -278,6 +278,17 @@ def test_bootstrap_interval_covers_what_theory_says():
     assert high == pytest.approx(scores.mean() + 1.96 * 2 / 20, abs=0.05)
 
 
+def test_the_interval_of_a_class_follows_its_clips():
+    rows = [{"emotion": "a", "predicted": "a"}] * 40 + [{"emotion": "b", "predicted": name} for name in "ab" * 20]
+    summary = report.summarise_emotion(rows, ["a", "b", "c"], report.Bootstrap(seed=0, resamples=500))
+    assert summary["per_class_f1"]["a"] == pytest.approx(2 * 40 / (40 + 60))
+    assert summary["per_class_f1"]["b"] == pytest.approx(2 * 20 / (40 + 20))
+    for label in "ab":
+        low, high = summary["per_class_f1_interval"][label]
+        assert low < summary["per_class_f1"][label] < high and high - low < 0.4
+    assert summary["per_class_f1_interval"]["c"] is None  # neither said nor heard
+
+
 def test_gain_is_the_mean_over_pairs_in_which_both_scores_are_defined():
     rows = [{"noisy_stoi": a, "enhanced_stoi": b} for a, b in ((0.5, 0.6), (0.5, float("nan")), (0.7, 1.0))]
     summary = report.summarise_measure(rows, "stoi", report.Bootstrap(seed=0, resamples=10))
@@ -303,6 +314,8 @@ def test_batches_hold_every_clip_once_within_their_budget(corpus):
         ("noise", ["table"]),
         ("snr_db", 5),
         ("snr_db", [5, 5]),
+        ("snr_db", [5, 5.0000001]),
+        ("snr_db", [float("nan")]),
         ("clean", False),
         ("labels", []),
         ("clips", "some"),

@@ -219,10 +219,11 @@ def test_targets_must_match_their_recordings():
         {"normalization": "corpus", "corpus_mean": float("nan"), "corpus_std": 1.0},
         {"corpus_mean": 0.0, "corpus_std": 1.0},
         {"do_normalize": False},
+        {"padding_side": "left"},
     ],
 )
 def test_impossible_settings_are_refused_early(arguments):
-    with pytest.raises(ValueError, match="normaliz"):
+    with pytest.raises(ValueError, match="normaliz|padding_side"):
         SparseMeritFeatureExtractor(**arguments)
 
 

@@ -21,7 +21,7 @@ from modeling_sparse_merit import (
     SpeechEnhancementAndEmotionPipeline,
 )
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.hub import export_checkpoint, push_checkpoint
+from modeling_sparse_merit.hub import export_checkpoint, hub_errors, push_checkpoint
 
 ROOT = Path(__file__).parents[1]
 NOTHING = ["initial commit"]
@@ -165,6 +165,44 @@ def test_many_files_are_one_commit_and_hidden_ones_stay_at_home(hub, folder):
     assert not any(b"secret" in content for content in repository.files().values())
 
 
+def test_a_revision_pins_the_weights_both_configurations_and_the_card(hub, folder, tmp_path):
+    first = push_checkpoint(folder, "someone/model", private=True, token=TOKEN).oid
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(folder)
+    model.heads["emotion"].classifier.bias.data += 1
+    model.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nAnother licence.\n")
+    push_checkpoint(folder, "someone/model", token=TOKEN)
+
+    hub.requests.clear()
+    pinned = {"revision": first, "token": TOKEN, "cache_dir": tmp_path / "cache"}
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("someone/model", **pinned)
+    offline = SpeechEnhancementAndEmotionPipeline.from_pretrained("someone/model", **pinned, local_files_only=True)
+
+    for loaded in (pipe, offline):
+        difference = model.heads["emotion"].classifier.bias - loaded.model.heads["emotion"].classifier.bias
+        torch.testing.assert_close(difference, torch.ones(4))
+    asked = {request.rpartition("/resolve/")[2] for request in hub.requests if "/resolve/" in request}
+    assert {f"{first}/{name}" for name in ("config.json", "preprocessor_config.json", "model.safetensors")} <= asked
+    assert all(path.startswith(first) for path in asked)
+
+
+def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
+    first = push_checkpoint(folder, "someone/model", token=TOKEN).oid
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nA licence.\n")
+    push_checkpoint(folder, "someone/model", token=TOKEN)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [*arguments, "--model", "someone/model", "--revision", first])
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
+    newest = CliRunner().invoke(app, ["info", "--model", "someone/model"])
+    assert "mit" in newest.stdout and "mit" not in run("info").stdout
+    assert run("export", str(tmp_path / "exported")).exit_code == 0
+    assert "A licence." not in (tmp_path / "exported" / "README.md").read_text()
+    result = CliRunner().invoke(app, ["info", "--model", str(folder), "--revision", first])
+    assert "is of a model on the Hub" in one_line(result)
+
+
 def test_pushing_again_adds_a_commit_only_where_something_changed(hub, folder):
     first = push_checkpoint(folder, "someone/model", token=TOKEN)
     again = push_checkpoint(folder, "model", token=TOKEN)
@@ -201,6 +239,11 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub, exported):
     assert push(exported).exit_code == 0
     assert "someone/model exists and is public" in one_line(push(exported, "--private", "--revision", "secret"))
     assert len(hub.model("someone/model").commits) == 2
+
+
+def test_an_error_that_has_nothing_to_do_with_the_hub_is_not_taken_for_a_broken_connection():
+    with pytest.raises(RuntimeError, match="out of memory"), hub_errors("someone/model"):
+        raise RuntimeError("out of memory") from ValueError("too large")
 
 
 def test_a_missing_model_is_one_line_too(hub):

@@ -14,7 +14,7 @@ import torch
 import yaml
 from hub_server import TOKEN, HubServer, Repository
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 from typer.testing import CliRunner
 
@@ -41,7 +41,7 @@ LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "outp
 def adapted(checkpoint: Path, parts: list[str] = PARTS, **changes) -> PeftModel:
     settings = TrainingSettings(model=str(checkpoint), lora_rank=4, lora_train_modules=parts, **changes)
     torch.manual_seed(0)
-    return build.build_model(settings, class_weights=None)
+    return build.build_model(settings)
 
 
 def shaken(model: PeftModel) -> PeftModel:
@@ -130,20 +130,56 @@ def test_the_base_may_be_loaded_by_its_own_code(tiny_checkpoint, batch, tmp_path
 
 PUSH_AND_COME_BACK = """
 import sys
-from huggingface_hub import upload_folder
 from modeling_sparse_merit.conversion import convert
+from modeling_sparse_merit.hub import push_checkpoint
 from modeling_sparse_merit.training.lora import load_adapted
-upload_folder(repo_id="someone/adapter", folder_path=sys.argv[1], token=sys.argv[2])
+push_checkpoint(sys.argv[1], "someone/adapter", token=sys.argv[2])
 load_adapted("someone/adapter").save_pretrained("back")
 convert("someone/adapter", "merged")
 """
 
 
+def save_as_training_does(model: PeftModel, base: Path, folder: Path) -> None:
+    for part in (model, model.get_base_model().config, SparseMeritFeatureExtractor.from_pretrained(base)):
+        part.save_pretrained(folder)
+
+
+def name_base_on_the_hub(card: Path, base: Path) -> None:
+    card.write_text(card.read_text().replace(str(base), "someone/base"))
+
+
+def test_adapters_are_pushed_where_they_are_whole_and_their_card_names_a_base_on_the_hub(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    folder = tmp_path / "adapter"
+    save_as_training_does(adapted(tiny_checkpoint), tiny_checkpoint, folder)
+
+    def push():
+        return CliRunner().invoke(app, ["push", str(folder), "someone/adapter", "--token", TOKEN])
+
+    with HubServer() as hub:
+        hub.serve_this_process(monkeypatch, tmp_path / "home")
+        assert f"the base_model of README.md is '{tiny_checkpoint}': name it" in push().stderr
+        name_base_on_the_hub(folder / "README.md", tiny_checkpoint)
+        result = push()
+        assert result.exit_code == 0, result.output
+        whole = {"adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json"}
+        assert whole < set(hub.model("someone/adapter").files())
+
+        weights = load_file(folder / "adapter_model.safetensors")
+        next(iter(weights.values())).view(-1)[0] = torch.nan
+        save_file(weights, folder / "adapter_model.safetensors")
+        (folder / "preprocessor_config.json").unlink()
+        result = push()
+    assert result.exit_code == 2
+    assert "adapter_model.safetensors holds NaN" in result.stderr and "preprocessor_config.json" in result.stderr
+
+
 @pytest.mark.slow
 def test_adapters_are_pushed_and_come_back(tiny_checkpoint, batch, tmp_path):
     model = shaken(adapted(tiny_checkpoint))
-    for part in (model, model.get_base_model().config, SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint)):
-        part.save_pretrained(tmp_path / "adapter")
+    save_as_training_does(model, tiny_checkpoint, tmp_path / "adapter")
+    name_base_on_the_hub(tmp_path / "adapter" / "README.md", tiny_checkpoint)
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     with HubServer() as hub:
@@ -186,11 +222,10 @@ def test_how_large_adapters_of_the_tiny_model_are(tmp_path, parts, at_most):
     fields = yaml.safe_load((DEFAULT_CHECKPOINT / "training.yaml").read_text())["config"]
     SparseMeritForSpeechEnhancementAndEmotion(SparseMeritConfig(**fields)).save_pretrained(tmp_path / "tiny")
     settings = TrainingSettings(model=str(tmp_path / "tiny"), lora_rank=8, lora_train_modules=parts)
-    build.build_model(settings, class_weights=None).save_pretrained(tmp_path / "adapter")
+    build.build_model(settings).save_pretrained(tmp_path / "adapter")
 
     whole = (tmp_path / "tiny" / "model.safetensors").stat().st_size
     share = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size / whole
-    print(f"rank 8, {parts}: {share:.1%} of the whole model")
     assert share < at_most
 
 
@@ -262,7 +297,10 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
     assert (run / "best" / "adapter_model.safetensors").exists() and not (run / "best" / "model.safetensors").exists()
 
-    result = CliRunner().invoke(app, ["convert", str(run / "best"), str(private_folder / "merged")])
+    merging = ["convert", str(run / "best"), str(private_folder / "merged")]
+    result = CliRunner().invoke(app, [*merging, "--labels", "a,b", "--mean", "0", "--std", "1"])
+    assert result.exit_code == 2 and "--labels, --mean, --std, --measure can say nothing" in result.stderr
+    result = CliRunner().invoke(app, merging)
     assert result.exit_code == 0, result.output
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(private_folder / "merged")
     answer = pipe(str(private_folder / "calls" / "0.wav"))

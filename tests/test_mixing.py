@@ -6,7 +6,6 @@ import io
 import json
 import pickle
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader
 from modeling_sparse_merit.mixing import MixingParameters, MixingRecipe
 
 RATE = 16_000
-SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 def encoded(waveform: np.ndarray, rate: int = RATE) -> bytes:
@@ -320,10 +318,9 @@ def test_parameters_of_another_recipe_are_refused():
         recipe.apply(tone(), MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0, room_index=0))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the project's shared recordings beside the repository")
-def test_real_recordings_meet_their_snr():
+def test_real_recordings_meet_their_snr(reference_data):
     def rows(folder, pattern, count):
-        files = sorted((SHARED / "data" / folder).rglob(pattern))[:count]
+        files = sorted((reference_data / "data" / folder).rglob(pattern))[:count]
         return [{"bytes": None, "path": str(file)} for file in files]
 
     def from_files(*arguments):

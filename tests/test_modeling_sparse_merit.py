@@ -87,6 +87,13 @@ def test_a_model_of_one_task_has_only_its_parts(tiny_config, batch):
         model(batch["input_values"], tasks=("emotion",))
 
 
+@pytest.mark.parametrize("tasks", [(), ("transcription",), ("emotion", "transcription")])
+def test_tasks_that_the_model_lacks_are_an_error_with_heads_and_without(model, batch, tasks):
+    for network in (model, model.model):
+        with pytest.raises(ValueError, match=r"this model has \['enhancement', 'emotion'\]"):
+            network(batch["input_values"], tasks=tasks)
+
+
 def test_shapes(model, batch):
     with torch.no_grad():
         outputs = model(**batch, output_router_logits=True, output_hidden_states=True)

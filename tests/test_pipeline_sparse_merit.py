@@ -219,7 +219,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path)
 
 
-@pytest.mark.skipif(not (DEFAULT_CHECKPOINT / "model.safetensors").exists(), reason="no embedded checkpoint here")
 def test_the_embedded_checkpoint_hears_the_four_emotions(speech_clip):
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu")
     clip = speech_clip(seconds=2.0)

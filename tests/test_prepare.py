@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from datasets import DatasetInfo
+from datasets import DatasetDict, DatasetInfo
 from hub_server import TOKEN, Cut, HubServer
 from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
@@ -22,7 +22,7 @@ from modeling_sparse_merit import load_audio
 from modeling_sparse_merit.cli import CORPORA, app
 from modeling_sparse_merit.evaluation.conditions import Clips, Condition, Listener
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig
-from modeling_sparse_merit.tables import TableError, load_table
+from modeling_sparse_merit.tables import TableError, concatenate_tables, load_table
 
 ROOT = Path(__file__).parents[1]
 OPEN = DatasetInfo(license="CC BY 4.0", description="Three people.", citation="Nobody (2026).")
@@ -157,6 +157,31 @@ def test_a_pushed_table_streams_into_training(hub, corpus, noises, tmp_path):
     assert list(found["labels"]) == ["happy", "sad"] and list(found["shape"]) == [2, 9600]
     for name in ("a1.wav", "a2.wav"):
         np.testing.assert_array_equal(found[name], soundfile.read(corpus / name, dtype="float32")[0])
+
+
+def test_a_pushed_table_is_read_by_its_name(hub, corpus, tmp_path, monkeypatch):
+    mine = folder.build(corpus, info=OPEN)
+    push_table(mine, "someone/corpus")
+
+    came_back = load_table("someone/corpus")
+    for row in came_back:
+        expected = soundfile.read(corpus / row["source_file"], dtype="float32")[0]
+        np.testing.assert_array_equal(load_audio(row["audio"]), expected)
+    assert len(came_back) == 5 and load_table("someone/corpus", "dev")["speaker"] == ["bea"]
+    with pytest.raises(TableError, match="no row belongs to split 'eval'; the splits are dev, test, train"):
+        load_table("someone/corpus", "eval")
+
+    monkeypatch.chdir(tmp_path)
+    table.write_table(mine.select([0]), Path("someone", "corpus"))
+    assert len(load_table("someone/corpus")) == 1  # what is here wins
+
+
+def test_the_splits_of_a_dataset_without_such_a_column_are_its_own(hub, corpus):
+    plain = folder.build(corpus, info=OPEN).remove_columns("split")
+    DatasetDict({"train": plain.select([0, 1]), "dev": plain.select([2])}).push_to_hub("someone/plain")
+
+    assert load_table("someone/plain", "dev")["speaker"] == ["bea"]
+    assert len(concatenate_tables(["someone/plain"], "train", download_all=False)) == 2
 
 
 def test_the_recordings_are_in_the_repository_and_no_path_of_this_machine(hub, corpus, tmp_path):

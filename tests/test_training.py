@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import ClassLabel
+from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
 
+import train_accelerate
 from dataset_scripts import folder as folder_script
 from dataset_scripts import noise as noise_script
+from dataset_scripts.publish import push_table
 from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.tables import TableError, load_table
@@ -114,7 +118,7 @@ def test_a_small_model_learns_its_clips_by_heart(tables):
     still = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "final_dropout", "feat_proj_dropout")}
     settings.config = {**SMALL_MODEL, **still, "load_balancing_weight": 0.0}
     clips = data.load_clips(settings, "train")
-    model = build.build_model(settings, class_weights=None)
+    model = build.build_model(settings)
     initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
     batch = data.Collator(build.build_feature_extractor(settings))([clips[i] for i in range(4)])
     optimizer = build.build_optimizer(model.train(), settings)
@@ -138,7 +142,7 @@ def test_a_run_ends_with_a_model_that_works(tables, tmp_path, speech_clip):
     result = run_training(config, tmp_path / "run")
     assert result.returncode == 0, result.stderr[-3000:]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [entry["epoch"] for entry in log if "train/total" in entry] == [0, 1, 2]
+    assert [entry["epoch"] for entry in log if "train/total" in entry] == [1, 2, 3]
     dev = [entry for entry in log if "dev/score" in entry][-1]
     for name in ("macro_f1", "uar", "si_sdr", "si_sdr_gain", "segmental_snr", "loss_emotion", "loss_enhancement"):
         assert np.isfinite(dev[f"dev/{name}"])
@@ -198,6 +202,150 @@ def test_mixtures_and_order_depend_on_seed_and_epoch_alone(tables):
     assert np.array_equal(dev[0]["noisy"], data.load_clips(settings, "dev")[0]["noisy"])
 
 
+# Tables on the Hub ---------------------------------------------------------------------------------------------------
+
+WITHOUT_TORCHCODEC = "import sys; sys.modules['torchcodec'] = None; import train_accelerate; train_accelerate.main()"
+
+
+STREAMED = {"streaming": True, "speech": ["someone/speech"], "noise": ["someone/noise"], "shuffle_buffer": 4}
+
+
+@pytest.fixture(scope="module")
+def hub(tables, tmp_path_factory):
+    """A Hub with the tables of speech and noise, which this process's client takes for the real one."""
+    home = tmp_path_factory.mktemp("home")
+    with HubServer() as running, pytest.MonkeyPatch.context() as patch:
+        running.serve_this_process(patch, home)
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
+        patch.setenv("HF_TOKEN", TOKEN)
+        for name, path in tables.items():
+            push_table(path, f"someone/{name}", private=True, confirmed_licence="CC0 1.0")
+        yield running
+
+
+def examples_of(settings: TrainingSettings, epoch: int) -> list[dict]:
+    """What one epoch of training gets to hear, clip by clip."""
+    loader = data.build_loader(data.load_clips(settings, "train"), None, settings, shuffle=True)
+    loader.collate_fn = list
+    loader.dataset.set_epoch(epoch)
+    loader.sampler.set_epoch(epoch)
+    return [example for batch in loader for example in batch]
+
+
+def test_a_run_streams_its_speech_from_the_hub(hub, tables, tmp_path):
+    config = write_config(tmp_path / "config.yaml", tables, epochs=1, workers=2, **STREAMED)
+    theirs = one_thread() | hub.environment(tmp_path / "theirs") | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCHCODEC, str(config), "--output_dir", str(tmp_path / "run")],
+        env=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    weights = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["class_weights"]
+    assert weights == pytest.approx([9 / (2 * 6), 9 / (2 * 3)])  # of 9 labelled training clips 6 are angry, 3 are sad
+    progress = json.loads((tmp_path / "run" / "checkpoint-1" / "progress.json").read_text())
+    assert progress["step"] == 3  # 10 clips in batches of 4
+    downloaded = {path.name for path in (tmp_path / "theirs").rglob("*.arrow")}
+    assert not any("speech" in name and "train" in name for name in downloaded), downloaded
+
+
+def test_a_stream_gives_the_same_for_any_number_of_workers_and_on_resuming(hub, tables):
+    settings = make_settings(tables, **STREAMED)
+    alone = examples_of(settings, epoch=3)
+    settings.workers = 2
+    helped = examples_of(settings, epoch=3)
+    assert [example["index"] for example in alone] == list(range(10))
+    for first, second in zip(alone, helped, strict=True):
+        assert first["label"] == second["label"]
+        assert np.array_equal(first["noisy"], second["noisy"]) and np.array_equal(first["clean"], second["clean"])
+    another = examples_of(make_settings(tables, **STREAMED), epoch=4)
+    lengths = [[len(example["clean"]) for example in epoch] for epoch in (alone, another)]
+    assert lengths[0] != lengths[1] and sorted(lengths[0]) == sorted(lengths[1])  # the same clips in another order
+
+
+def test_a_stream_has_every_clip_of_every_table_once_with_its_class(hub, tables):
+    own = ClassLabel(names=["bored", "sad", "angry"])  # numbers of its own, and no dev split
+    table = load_table(tables["speech"], "train")
+    other = table.select(range(3)).remove_columns("emotion").add_column("emotion", [2, 0, 1], feature=own)
+    push_table(other, "someone/other", confirmed_licence="CC0 1.0")
+    settings = make_settings(tables, **STREAMED | {"speech": ["someone/speech", "someone/other"]})
+    found = [(audio["path"], label) for _, audio, label in data.load_clips(settings, "train").rows]
+    expected = zip(table["audio"], data.class_indices(table, LABELS), strict=True)
+    expected = [*expected, *zip(other["audio"], (0, -100, 1), strict=True)]
+    assert sorted(found) == sorted((Path(audio["path"]).name, label) for audio, label in expected)
+    assert len(data.load_clips(settings, "dev")) == len(data.load_clips(make_settings(tables), "dev"))
+
+
+def test_a_table_on_the_hub_is_downloaded_where_nothing_has_its_path(hub, tables):
+    downloaded = data.load_clips(make_settings(tables, **STREAMED | {"streaming": False}), "train")
+    local = data.load_clips(make_settings(tables), "train")
+    assert downloaded.labels == local.labels
+    assert all(np.array_equal(downloaded[i]["noisy"], local[i]["noisy"]) for i in range(3))
+
+
+@pytest.mark.parametrize("speech", ["tables/speech", "someone/nothing", "someone/noise"])
+def test_what_cannot_be_streamed_is_named(hub, tables, speech, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tables" / "speech").mkdir(parents=True)
+    with pytest.raises(TableError, match=speech):
+        data.load_clips(make_settings(tables, **STREAMED | {"speech": [speech]}), "train")
+
+
+def test_a_silent_stretch_of_good_speech_is_passed_over(tables, tmp_path, speech_clip):
+    clip = np.concatenate([speech_clip(1.0), np.zeros(48_000, np.float32)])
+    write_audio(tmp_path / "clip.wav", clip, 16_000)
+    write_metadata(tmp_path / "metadata.csv", ("file_name", "emotion", "split"), [("clip.wav", "angry", "train")])
+    folder_script.main([str(tmp_path), str(tmp_path / "table")])
+    clips = data.load_clips(make_settings(tables, speech=[str(tmp_path / "table")], max_seconds=1.0), "train")
+    for epoch in range(20):
+        clips.set_epoch(epoch)
+        assert np.abs(clips[0]["clean"]).max() > 0.01
+
+
+def test_enhancement_alone_trains_on_speech_without_labels(tables, tmp_path, speech_clip):
+    """The front end of a cascade needs no emotions."""
+    for index in range(4):
+        write_audio(tmp_path / f"{index}.wav", speech_clip(0.6, seed=index), 16_000)
+    rows = [(f"{index}.wav", "dev" if index == 3 else "train") for index in range(4)]
+    write_metadata(tmp_path / "metadata.csv", ("file_name", "split"), rows)
+    folder_script.main([str(tmp_path), str(tmp_path / "table")])
+    model = {**SMALL_MODEL, "tasks": ["enhancement"]}
+    changes = {"speech": [str(tmp_path / "table")], "config": model, "epochs": 1, "output_dir": str(tmp_path / "run")}
+    train_accelerate.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
+    results = json.loads((tmp_path / "run" / "best" / "dev_results.json").read_text())["dev"]
+    assert "macro_f1" not in results and np.isfinite(results["si_sdr_gain"])
+
+
+def test_each_stage_waits_for_itself_and_its_early_end_is_remembered(tables, tmp_path, monkeypatch, caplog):
+    """The first validation is the best of all: with a patience of 1, each stage ends as soon as it may."""
+    scores = iter([0.9, 0.1, 0.2, 0.3])
+    monkeypatch.setattr(train_accelerate, "validate", lambda *_: {"macro_f1": next(scores)})
+    changes = {"frozen_epochs": 5, "epochs": 5, "patience": 1, "output_dir": str(tmp_path / "run")}
+    config = str(write_config(tmp_path / "config.yaml", tables, **changes))
+    train_accelerate.main([config])
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log if "dev/score" in entry] == [1, 2, 6]
+    train_accelerate.main([config])  # a finished run has nothing left to do
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == len(log)
+    with pytest.raises(FileExistsError, match="another output_dir"):
+        train_accelerate.main([config, "--resume", "false"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_all_clips_and_validate_each_once(tables, tmp_path):
+    config = write_config(tmp_path / "config.yaml", tables, epochs=2, batch_size=2)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launcher, *train_command(config, tmp_path / "run")[1:]]
+    result = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if "train/total" in entry] == [3, 6]  # 10 clips, 2 a batch, 2 processes
+    alone = run_training(config, tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr[-3000:]
+
+
 def test_only_the_named_emotions_are_classes(tables):
     table = load_table(tables["speech"])
     names = table.features["emotion"].names
@@ -217,7 +365,7 @@ def test_long_clips_are_cropped_in_training_only(tables):
 
 def test_stages_train_what_they_should(tables):
     settings = make_settings(tables, frozen_epochs=3, epochs=5, encoder_learning_rate_factor=0.5, learning_rate=1e-4)
-    model = build.build_model(settings, None)
+    model = build.build_model(settings)
     frozen, joint = build.stages(settings)
     assert (frozen.first_epoch, frozen.epochs, joint.first_epoch, joint.epochs) == (0, 3, 3, 5)
     build.set_trainable(model, frozen, train_front_end=False)
@@ -271,6 +419,11 @@ def test_settings_come_from_the_file_and_the_command_line_wins(tmp_path):
         ("batch_size: 0\n", "batch_size"),
         ("average_decay: 1.0\n", "average_decay"),
         ("model: a\nwavlm: b\n", "wavlm"),
+        ("schedule: sideways\n", "schedule"),
+        ("config: {num_expert: 4}\n", "num_expert"),
+        ("labels: [a, a]\n", "labels"),
+        ("room_probability: 0.5\n", "rooms"),
+        ("learning_rate: -1.0\n", "learning_rate"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, text, message):
@@ -282,8 +435,8 @@ def test_a_wrong_setting_is_named(tmp_path, text, message):
 
 def test_fine_tuning_starts_from_a_checkpoint_with_other_labels(tables, tiny_checkpoint):
     settings = make_settings(tables, model=str(tiny_checkpoint), config={})
-    model = build.build_model(settings, [1.0, 2.0])
+    model = build.build_model(settings)
     original = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint)
-    assert model.config.num_labels == 2 and model.config.class_weights == [1.0, 2.0]
+    assert model.config.num_labels == 2 and model.config.class_weights is None
     expected = original.model.integration.experts[0].input_dense.weight
     assert torch.equal(model.model.integration.experts[0].input_dense.weight, expected)

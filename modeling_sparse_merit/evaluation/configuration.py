@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What an evaluation measures, as one YAML file: the model, the test clips, the noise, and how the work is split."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -75,10 +76,11 @@ class EvaluationConfig:
             self._require(name, _is_optional(getattr(self, name), str), "the name of a split, or null for every row")
 
     def _check_selection(self):
-        self._require(
-            "snr_db", _is_list_of(self.snr_db, (int, float)) and _distinct(self.snr_db), "a list of distinct numbers"
-        )
-        self.snr_db = [float(snr_db) for snr_db in self.snr_db]
+        valid_snr = _is_list_of(self.snr_db, (int, float)) and all(map(math.isfinite, self.snr_db))
+        # what is written alike would share a file of results; + 0.0 makes 0 of -0
+        valid_snr = valid_snr and _distinct([f"{snr_db + 0.0:g}" for snr_db in self.snr_db])
+        self._require("snr_db", valid_snr, "a list of finite numbers, distinct in their first six digits")
+        self.snr_db = [snr_db + 0.0 for snr_db in self.snr_db]
         self._require("clean", isinstance(self.clean, bool), "true or false")
         self._require("clean", self.clean or (self.noise and self.snr_db), "true where no noise and SNR is given")
         valid_labels = _is_list_of(self.labels, str) and self.labels and _distinct(self.labels)

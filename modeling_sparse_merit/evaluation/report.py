@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,26 @@ class Bootstrap:
 
     def interval(self, num_clips: int, statistic: Callable[[np.ndarray], float]) -> list[float] | None:
         """The central 95 % of `statistic(chosen)`, chosen being indices of clips (num_clips,) drawn with replacement;
-        None for fewer than two clips."""
+        None for fewer than two clips, or where nothing is defined."""
         if num_clips < 2:
             return None
         generator = np.random.default_rng(self.seed)
         draws = [statistic(generator.integers(num_clips, size=num_clips)) for _ in range(self.resamples)]
-        return np.nanquantile(draws, [0.025, 0.975]).tolist()
+        return np.nanquantile(draws, [0.025, 0.975]).tolist() if np.isfinite(draws).any() else None
 
 
 def summarise_emotion(rows: list[dict], labels: list[str], bootstrap: Bootstrap) -> dict:
-    """macro-F1, UAR, accuracy, F1 of each class and the confusion counts of labelled rows."""
+    """macro-F1, UAR, F1 of each class, each with its interval, accuracy and the confusion counts of labelled rows."""
     counts = confusion([row["emotion"] for row in rows], [row["predicted"] for row in rows], labels)
     position = {label: index for index, label in enumerate(labels)}
     # a clip is one cell of the confusion matrix, so a resample is a count of cells
     cells = np.array([position[row["emotion"]] * len(labels) + position[row["predicted"]] for row in rows])  # (clips,)
 
-    def resampled(score: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], float]:
+    def resampled(
+        score: Callable[[np.ndarray], np.ndarray], chosen: Callable[[np.ndarray], float] = defined_mean
+    ) -> Callable[[np.ndarray], float]:
         shape = (len(labels), len(labels))
-        return lambda clips: defined_mean(score(np.bincount(cells[clips], minlength=counts.size).reshape(shape)))
+        return lambda clips: chosen(score(np.bincount(cells[clips], minlength=counts.size).reshape(shape)))
 
     return {
         "clips": len(rows),
@@ -80,6 +83,10 @@ def summarise_emotion(rows: list[dict], labels: list[str], bootstrap: Bootstrap)
         "unweighted_average_recall_interval": bootstrap.interval(len(rows), resampled(recall_from_confusion)),
         "accuracy": float(np.trace(counts) / counts.sum()),
         "per_class_f1": dict(zip(labels, f1_from_confusion(counts).tolist(), strict=True)),
+        "per_class_f1_interval": {
+            label: bootstrap.interval(len(rows), resampled(f1_from_confusion, itemgetter(index)))
+            for index, label in enumerate(labels)
+        },
         "confusion": counts.tolist(),
     }
 

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .. import DEFAULT_CHECKPOINT
+from ..experts import count_routed_frames
 from ..pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
 
@@ -106,12 +107,11 @@ class CheckpointSystem:
         self, answers: list[SystemAnswer], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
     ):
         for task, logits in router_logits.items():
-            num_experts = logits.shape[-1]
-            frame_mask = self.model._get_feature_vector_attention_mask(logits.shape[1], attention_mask).bool()
-            for answer, choices, mask in zip(answers, logits.argmax(-1), frame_mask, strict=True):
-                counts = torch.bincount(choices[mask], minlength=num_experts).cpu().numpy()  # (experts,)
-                answer.num_frames = int(counts.sum())
-                answer.expert_use[task] = counts / counts.sum()
+            frame_mask = self.model._get_feature_vector_attention_mask(logits.shape[1], attention_mask)
+            counts = count_routed_frames(logits, frame_mask).cpu().numpy()  # (clips, experts)
+            for answer, count in zip(answers, counts, strict=True):
+                answer.num_frames = int(count.sum())
+                answer.expert_use[task] = count / count.sum()
 
 
 def weights_sha256(model: str) -> str:

@@ -65,9 +65,6 @@ def accuracy(labels: Sequence[Hashable], predictions: Sequence[Hashable], classe
     return float(_ratio(np.trace(counts), counts.sum()))
 
 
-micro_f1 = accuracy  # the same number where every clip has one label and one prediction
-
-
 def f1_from_confusion(counts: np.ndarray) -> np.ndarray:
     """F1 of each class, `2 TP / (2 TP + FP + FN)`: (..., classes, classes) -> (..., classes); NaN where 0 / 0."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., classes)

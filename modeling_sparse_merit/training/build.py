@@ -41,16 +41,17 @@ def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExt
     )
 
 
-def build_model(
-    settings: TrainingSettings, class_weights: list[float] | None
-) -> SparseMeritForSpeechEnhancementAndEmotion | PeftModel:
+def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion | PeftModel:
     """
     From a Sparse MERIT checkpoint, around a WavLM, or from scratch, with the settings' labels and configuration; with
     adapters where the settings ask for them.
     """
     id2label = dict(enumerate(settings.labels))
-    changes = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
-    changes |= {"class_weights": class_weights, **settings.config}
+    changes = {
+        "id2label": id2label,
+        "label2id": {label: index for index, label in id2label.items()},
+        **settings.config,
+    }
     if settings.model:
         model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
             settings.model, ignore_mismatched_sizes=True, **changes

@@ -20,18 +20,25 @@ AVERAGE_FILE = "average.safetensors"
 
 @dataclass
 class Progress:
-    """Where a run stands: the next `epoch` (over all stages), the optimizer `step`, and the best validation so far."""
+    """
+    Where a run stands.
+
+    Attributes:
+        epoch: Finished epochs, over all stages.
+        step: Optimizer steps.
+        best_score: Of all validations.
+        waited: Validations of this stage since the last one that was better than all before.
+    """
 
     epoch: int = 0
     step: int = 0
     best_score: float | None = None
-    best_epoch: int | None = None
+    waited: int = 0
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the highest number; unfinished ones (`.tmp`) do not count."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return next(reversed(_checkpoints(folder)), None)
 
 
 def save_checkpoint(
@@ -44,12 +51,14 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if average is not None:
             save_file(average.state_dict(), partial / AVERAGE_FILE)
         (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
         replace_folder(partial, final)
-        _prune(folder, keep)
+        for old in _checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
@@ -66,17 +75,25 @@ def load_progress(checkpoint: Path) -> Progress:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Renames a finished folder to its final name, its files on disk first; what had that name goes."""
+    """Gives a finished folder its final name, its files on disk first; what had that name goes afterwards."""
+    replaced = final.with_name(final.name + ".old")
     for path in [*partial.rglob("*"), partial]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        _to_disk(path)
     if final.exists():
-        shutil.rmtree(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
     partial.rename(final)
+    _to_disk(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    while len(list(folder.glob("checkpoint-*[0-9]"))) > keep:
-        oldest = min(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
-        shutil.rmtree(oldest)
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All whole checkpoints, the oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))

@@ -1,14 +1,18 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What a training run is made of: a YAML file, any field of which the command line can override."""
 
+import math
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, SchedulerType
 
+from ..configuration_sparse_merit import SparseMeritConfig
+
+PRECISIONS = ("no", "bf16", "fp16")
 WHOLE_MODULES = ("experts", "routers", "emotion", "enhancement")
 
 
@@ -31,7 +35,9 @@ class TrainingSettings:
     output_dir: str = field(
         default="runs/sparse-merit", metadata={"help": "Folder of logs, checkpoints and the result."}
     )
-    resume: bool = field(default=True, metadata={"help": "Go on from the newest checkpoint in output_dir, if any."})
+    resume: bool = field(
+        default=True, metadata={"help": "Go on from the newest checkpoint in output_dir; else it may not hold one."}
+    )
     seed: int = 0
 
     model: str | None = field(
@@ -55,12 +61,24 @@ class TrainingSettings:
     )
 
     speech: list[str] = field(
-        default_factory=list, metadata={"help": "Speech tables; splits 'train' and 'dev' are used."}
+        default_factory=list,
+        metadata={"help": "Speech tables, here or on the Hub (owner/name); splits 'train' and 'dev' are used."},
     )
     noise: list[str] = field(
-        default_factory=list, metadata={"help": "Noise tables; splits 'train' and 'dev' are used."}
+        default_factory=list,
+        metadata={"help": "Noise tables, here or on the Hub; splits 'train' and 'dev' are used."},
     )
     rooms: list[str] = field(default_factory=list, metadata={"help": "Tables of room impulse responses, if any."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training speech from the Hub while training, instead of downloading it first. Batches "
+            "then hold clips of any length."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "When streaming: clips of each table in memory, among which one is drawn."}
+    )
     snr_db: list[float] = field(default_factory=lambda: [5.0, 5.0], metadata={"help": "Range of the drawn SNR in dB."})
     level_db: list[float] = field(default_factory=lambda: [-35.0, -15.0], metadata={"help": "Speech level, dBFS RMS."})
     speed: list[float] = field(default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors."})
@@ -105,22 +123,39 @@ class TrainingSettings:
     )
     keep_checkpoints: int = 2
     max_steps: int = field(
-        default=0, metadata={"help": "Stop after that many optimizer steps, for a quick look; 0: off."}
+        default=0,
+        metadata={"help": "End the run after that many optimizer steps; a broken-off epoch counts as done. 0: off."},
     )
 
     def __post_init__(self):
         for name in ("snr_db", "level_db", "speed", "eval_snr_db"):
-            value = getattr(self, name)
-            if len(value) != 2 or value[0] > value[1]:
-                raise ValueError(f"`{name}` is {value}; expected two numbers, the lower one first.")
-        for name in ("batch_size", "gradient_accumulation_steps", "keep_checkpoints", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 1.")
+            low, high = getattr(self, name) if len(getattr(self, name)) == 2 else (math.nan, math.nan)
+            self._require(name, low <= high, "two numbers, the lower one first")
+        for name in ("batch_size", "gradient_accumulation_steps", "keep_checkpoints", "eval_every", "shuffle_buffer"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("seed", "workers", "frozen_epochs", "epochs", "patience", "max_steps", "weight_decay"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("learning_rate", "encoder_learning_rate_factor", "max_seconds", "max_grad_norm"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        for name in ("room_probability", "warmup_ratio"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
+        self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
+        self._require("room_probability", self.rooms or not self.room_probability, "0, as there are no `rooms`")
+        self._require("labels", len(set(self.labels)) == len(self.labels) > 0, "distinct names, at least one")
+        self._require("mixed_precision", self.mixed_precision in PRECISIONS, f"one of {PRECISIONS}")
+        self._require(
+            "schedule", self.schedule in set(SchedulerType), f"one of {[str(s.value) for s in SchedulerType]}"
+        )
+        known = {entry.name for entry in fields(SparseMeritConfig)}
+        unknown = sorted(set(self.config) - known)
+        self._require("config", not unknown, f"fields of SparseMeritConfig, which {unknown} are not")
         if self.model and self.wavlm:
             raise ValueError("`model` and `wavlm` are both given; expected one: where shall the encoder come from?")
         self._check_adapters()
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"`average_decay` is {self.average_decay}; expected a number from 0 up to, but not, 1.")
+
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise ValueError(f"`{name}` is {getattr(self, name)}; expected {expected}.")
 
     def _check_adapters(self) -> None:
         unknown = [name for name in self.lora_train_modules if name not in WHOLE_MODULES]

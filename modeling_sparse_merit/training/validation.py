@@ -9,38 +9,40 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..experts import count_routed_frames
 from ..metrics.emotion import macro_f1, unweighted_average_recall
 from ..metrics.speech import segmental_snr, si_sdr
 from .data import UNLABELLED
+
+EXPERT_USE = "expert_use/"
 
 
 @torch.inference_mode()
 def validate(accelerator: Accelerator, model: torch.nn.Module, loader: Any, num_labels: int) -> dict[str, float]:
     """
     Args:
-        accelerator: Gathers the clips of all processes, each clip once.
+        accelerator: Gathers the clips of all processes.
         model: A [`SparseMeritForSpeechEnhancementAndEmotion`], in any wrapper.
-        loader: Batches of a fixed dev set, prepared by the accelerator.
+        loader: Batches of a fixed dev set, prepared by the accelerator so that each clip is in one batch.
         num_labels: Number of classes.
 
     Returns:
-        Mean losses, "macro_f1", "uar", "si_sdr", "si_sdr_gain", "segmental_snr", "segmental_snr_gain" (dB, mean over
-        clips), and "expert_use/TASK/I", the share of frames that the task gives to expert I.
+        Mean losses, "si_sdr", "si_sdr_gain", "segmental_snr", "segmental_snr_gain" (dB, mean over clips), "macro_f1"
+        and "uar" (over the labelled clips, if any), "expert_use/TASK/I" (share of the task's frames for expert I).
     """
     model.eval()
     rows = []
     for batch in loader:
         outputs = model(**batch, output_router_logits=True)
-        rows += _clip_rows(batch, outputs)
+        rows += _clip_rows(batch, outputs, accelerator.unwrap_model(model))
     model.train()
-    rows = gather_object(rows)[: len(loader.dataset)]
-    return _summary(rows, num_labels)
+    return _summary(gather_object(rows), num_labels)
 
 
-def _clip_rows(batch: dict[str, torch.Tensor], outputs: Any) -> list[dict[str, Any]]:
-    lengths = batch["attention_mask"].sum(-1).tolist()
+def _clip_rows(batch: dict[str, torch.Tensor], outputs: Any, model: torch.nn.Module) -> list[dict[str, Any]]:
+    use = _expert_use(batch, outputs, model)
     rows = []
-    for i, length in enumerate(lengths):
+    for i, length in enumerate(batch["attention_mask"].sum(-1).tolist()):
         row = {"label": batch["labels"][i].item()}
         row |= {f"loss_{name}": loss.item() for name, loss in outputs.losses.items()}
         if outputs.logits is not None:
@@ -48,7 +50,7 @@ def _clip_rows(batch: dict[str, torch.Tensor], outputs: Any) -> list[dict[str, A
         if outputs.enhanced_values is not None:
             values = (batch["clean_values"], batch["input_values"], outputs.enhanced_values)
             row |= _speech_scores(*(value[i, :length].float().cpu().numpy() for value in values))
-        rows.append(row | _expert_use(outputs, i, length / batch["input_values"].shape[1]))
+        rows.append(row | {name: counts[i].item() for name, counts in use.items()})
     return rows
 
 
@@ -60,12 +62,14 @@ def _speech_scores(clean: np.ndarray, noisy: np.ndarray, enhanced: np.ndarray) -
     return scores
 
 
-def _expert_use(outputs: Any, clip: int, valid: float) -> dict[str, float]:
+def _expert_use(batch: dict[str, torch.Tensor], outputs: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Frames of each clip that go to each expert, {"expert_use/TASK/I": (B,)}."""
+    plain = getattr(model, "module", model)  # out of the average of the weights
     use = {}
     for task, logits in (outputs.router_logits or {}).items():
-        chosen = logits[clip, : max(1, int(valid * logits.shape[1]))].argmax(-1)  # (T,)
-        share = torch.bincount(chosen, minlength=logits.shape[-1]) / len(chosen)
-        use |= {f"expert_use/{task}/{expert}": value for expert, value in enumerate(share.tolist())}
+        frame_mask = plain._get_feature_vector_attention_mask(logits.shape[1], batch["attention_mask"])
+        counts = count_routed_frames(logits, frame_mask).unbind(-1)
+        use |= {f"{EXPERT_USE}{task}/{expert}": count for expert, count in enumerate(counts)}
     return use
 
 
@@ -75,8 +79,14 @@ def _summary(rows: list[dict[str, Any]], num_labels: int) -> dict[str, float]:
         for name, value in row.items():
             values[name].append(value)
     scores = {name: float(np.nanmean(values[name])) for name in values if name not in ("label", "prediction")}
-    if "prediction" in values:
-        labelled = [(row["label"], row["prediction"]) for row in rows if row["label"] != UNLABELLED]
+    for task in {name.split("/")[1] for name in scores if name.startswith(EXPERT_USE)}:
+        names = [name for name in scores if name.startswith(f"{EXPERT_USE}{task}/")]
+        total = sum(scores[name] for name in names)
+        scores |= {name: scores[name] / total for name in names}
+    labelled = [
+        (row["label"], row["prediction"]) for row in rows if "prediction" in row and row["label"] != UNLABELLED
+    ]
+    if labelled:
         labels, predictions = zip(*labelled, strict=True)
         scores["macro_f1"] = macro_f1(labels, predictions, range(num_labels))
         scores["uar"] = unweighted_average_recall(labels, predictions, range(num_labels))

@@ -1,0 +1,33 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The checkpoint inside the package: small, whole, measured as it is, and none of its experts idle."""
+
+import hashlib
+import json
+
+import numpy as np
+from safetensors.torch import load_file
+
+from modeling_sparse_merit import DEFAULT_CHECKPOINT
+from modeling_sparse_merit.card import render_card
+
+WEIGHTS = DEFAULT_CHECKPOINT / "model.safetensors"
+
+
+def test_the_weights_are_small_and_finite():
+    assert WEIGHTS.stat().st_size < 20_000_000
+    assert all(weight.isfinite().all() for weight in load_file(WEIGHTS).values())
+
+
+def test_the_results_were_measured_with_these_weights_and_every_expert_has_work():
+    evaluation = json.loads((DEFAULT_CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["model"]["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    use = [list(condition["expert_use"].values()) for condition in evaluation["conditions"]]
+    shares = np.mean(
+        use, axis=0
+    )  # (tasks, experts): every condition has the same clips
+    assert shares.shape == (2, evaluation["model"]["num_experts"])
+    assert (shares.max(axis=0) >= 0.05).all()
+
+
+def test_the_card_is_the_one_that_the_files_give():
+    assert (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8") == render_card(DEFAULT_CHECKPOINT)
