@@ -51,12 +51,18 @@ tables: $(VENV)/.installed-test
 	$(NOISE_TABLE) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
 	$(NOISE_TABLE) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
 
-# Goes on where it was stopped.
+# Each run goes on where it was stopped.
 train-tiny: $(VENV)/.installed-test
+	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_first.yaml
 	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training.yaml
+	cp runs/tiny/best/model.safetensors runs/tiny/best/*config.json runs/tiny/best/dev_results.json $(TINY)
+	chmod 644 $(TINY)/*
 
 evaluate-tiny: $(VENV)/.installed-test
 	$(BIN)/sparse-merit evaluate --config $(TINY)/evaluation.yaml
+	cp runs/tiny_evaluation/results.json $(TINY)/evaluation.json
+	$(BIN)/python -c 'from modeling_sparse_merit.card import render_card; print(render_card("$(TINY)"), end="")' > card.tmp
+	mv card.tmp $(TINY)/README.md
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; }

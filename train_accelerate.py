@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     train_clips, dev_clips = data.load_clips(settings, "train"), data.load_clips(settings, "dev")
     feature_extractor = build.build_feature_extractor(settings)
     model = build.build_model(settings)
-    if "emotion" in model.config.tasks:
+    if "emotion" in (settings.tasks or model.config.tasks):
         model.config.class_weights = data.class_weights(train_clips.labels, settings.labels)
     train_loader = accelerator.prepare(data.build_loader(train_clips, feature_extractor, settings, shuffle=True))
     accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
@@ -129,7 +129,7 @@ class Run:
         batches = tqdm(loader, f"epoch {self.progress.epoch + 1}", disable=not self.accelerator.is_main_process)
         for batch in batches:
             with self.accelerator.accumulate(model):
-                outputs = model(**batch)
+                outputs = model(**batch, tasks=self.settings.tasks)
                 self.accelerator.backward(outputs.loss)
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)

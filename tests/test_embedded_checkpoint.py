@@ -22,9 +22,7 @@ def test_the_results_were_measured_with_these_weights_and_every_expert_has_work(
     evaluation = json.loads((DEFAULT_CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["model"]["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     use = [list(condition["expert_use"].values()) for condition in evaluation["conditions"]]
-    shares = np.mean(
-        use, axis=0
-    )  # (tasks, experts): every condition has the same clips
+    shares = np.mean(use, axis=0)  # (tasks, experts): every condition has the same clips
     assert shares.shape == (2, evaluation["model"]["num_experts"])
     assert (shares.max(axis=0) >= 0.05).all()
 

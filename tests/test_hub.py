@@ -187,6 +187,8 @@ def test_a_revision_pins_the_weights_both_configurations_and_the_card(hub, folde
 
 
 def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
+    (folder / "call.wav").write_bytes(b"RIFF")
+    (folder / "examples.json").write_text(json.dumps({"examples": [{"file": "call.wav"}]}))
     first = push_checkpoint(folder, "someone/model", token=TOKEN).oid
     (folder / "README.md").write_text("---\nlicense: mit\n---\nA licence.\n")
     push_checkpoint(folder, "someone/model", token=TOKEN)
@@ -199,6 +201,7 @@ def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
     assert "mit" in newest.stdout and "mit" not in run("info").stdout
     assert run("export", str(tmp_path / "exported")).exit_code == 0
     assert "A licence." not in (tmp_path / "exported" / "README.md").read_text()
+    assert (tmp_path / "exported" / "call.wav").read_bytes() == b"RIFF"
     result = CliRunner().invoke(app, ["info", "--model", str(folder), "--revision", first])
     assert "is of a model on the Hub" in one_line(result)
 

@@ -240,6 +240,9 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedC
         rows = StreamedRows(settings.speech, settings.labels, settings.seed, settings.shuffle_buffer)
         return StreamedClips(rows, recipe, settings.max_seconds)
     speech = concatenate_tables(settings.speech, split=split, download_all=not settings.streaming)
+    if train and settings.tasks == ["emotion"]:  # all other clips have nothing to teach
+        indices = class_indices(speech, settings.labels)
+        speech = speech.select([row for row, index in enumerate(indices) if index != UNLABELLED])
     return MixedClips(speech, recipe, settings.labels, settings.max_seconds if train else None, fixed=not train)
 
 

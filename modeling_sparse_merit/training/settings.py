@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, SchedulerType
 
-from ..configuration_sparse_merit import SparseMeritConfig
+from ..configuration_sparse_merit import TASKS, SparseMeritConfig
 
 PRECISIONS = ("no", "bf16", "fp16")
 WHOLE_MODULES = ("experts", "routers", "emotion", "enhancement")
@@ -50,6 +50,12 @@ class TrainingSettings:
     config: YamlMapping = field(
         default_factory=YamlMapping,
         metadata={"help": "Fields of SparseMeritConfig that differ from model, wavlm or default: {num_experts: 4}."},
+    )
+    tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What this run teaches, all of the model's tasks by default. The other heads stay as they are."
+        },
     )
     labels: list[str] = field(default_factory=lambda: ["angry", "sad", "happy", "neutral"])
     normalization: str = field(default="recording", metadata={"help": "Scale of the input: recording or corpus."})
@@ -149,6 +155,8 @@ class TrainingSettings:
         known = {entry.name for entry in fields(SparseMeritConfig)}
         unknown = sorted(set(self.config) - known)
         self._require("config", not unknown, f"fields of SparseMeritConfig, which {unknown} are not")
+        valid_tasks = self.tasks is None or (self.tasks and set(self.tasks) <= set(TASKS))
+        self._require("tasks", valid_tasks, f"some of {list(TASKS)}, or none for all")
         if self.model and self.wavlm:
             raise ValueError("`model` and `wavlm` are both given; expected one: where shall the encoder come from?")
         self._check_adapters()
