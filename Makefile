@@ -53,9 +53,12 @@ tables: $(VENV)/.installed-test
 
 # Each run goes on where it was stopped.
 train-tiny: $(VENV)/.installed-test
-	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_first.yaml
+	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_1.yaml
+	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_2.yaml
+	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_3.yaml
 	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training.yaml
 	cp runs/tiny/best/model.safetensors runs/tiny/best/*config.json runs/tiny/best/dev_results.json $(TINY)
+	cat runs/tiny_1/log.jsonl runs/tiny_2/log.jsonl runs/tiny_3/log.jsonl runs/tiny/log.jsonl > $(TINY)/training_log.jsonl
 	chmod 644 $(TINY)/*
 
 evaluate-tiny: $(VENV)/.installed-test
