@@ -21,7 +21,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/sparse-merit demo -o demo_results
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow

@@ -2,11 +2,15 @@
 """What several test files share: a speech-like sound and a very small checkpoint with random weights."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Code that comes with a checkpoint is kept apart from the user's; one folder a process, as transformers reads this once.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="sparse-merit-modules-")
 
 ROOT = Path(__file__).parents[1]
 REFERENCE_DATA = Path(os.environ.get("SPARSE_MERIT_REFERENCE_DATA", ROOT.parent / "shared"))

@@ -241,8 +241,7 @@ def test_settings_survive_saving(tmp_path):
     assert other.normalization == "recording"
 
 
-def test_a_saved_folder_brings_its_own_code(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_a_saved_folder_brings_its_own_code(tmp_path):
     SparseMeritFeatureExtractor().save_pretrained(tmp_path / "model")
     assert {"feature_extraction_sparse_merit.py", "audio.py"} <= {file.name for file in (tmp_path / "model").iterdir()}
     loaded = AutoFeatureExtractor.from_pretrained(tmp_path / "model", trust_remote_code=True)

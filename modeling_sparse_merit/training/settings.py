@@ -115,7 +115,7 @@ class TrainingSettings:
     lora_alpha: int = field(default=16, metadata={"help": "Adapters count lora_alpha / lora_rank times."})
     lora_dropout: float = 0.0
     lora_train_modules: list[str] = field(
-        default_factory=lambda: list(WHOLE_MODULES),
+        default_factory=lambda: ["experts", "routers", "emotion"],
         metadata={"help": "What is trained whole, and saved, beside adapters: the fewer, the smaller the result."},
     )
 
