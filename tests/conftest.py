@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Code that comes with a checkpoint is kept apart from the user's; one folder a process, as transformers reads this once.
+# Code that comes with a checkpoint is kept apart from the user's; a folder a process, as transformers reads this once.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="sparse-merit-modules-")
 
 ROOT = Path(__file__).parents[1]
