@@ -43,7 +43,7 @@ NOISE_TABLE = $(BIN)/python -m dataset_scripts.noise --overwrite
 tables: $(VENV)/.installed-test
 	@test -d "$(CORPORA)" || { echo "Name the folder of the corpora: make tables CORPORA=FOLDER"; exit 1; }
 	$(SPEECH_TABLE) $(CORPORA)/emotion/ravdess tables/ravdess --license "CC BY-NC-SA 4.0"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/emodb tables/emodb --license "free of charge, to be cited; not to be passed on"
+	$(SPEECH_TABLE) $(CORPORA)/emotion/emodb tables/emodb --license "free of charge, to be cited"
 	$(SPEECH_TABLE) $(CORPORA)/emotion/nemo tables/nemo --license "CC BY-NC-SA 4.0"
 	$(SPEECH_TABLE) $(CORPORA)/speech/picovoice_commands tables/picovoice_commands --license "Apache-2.0"
 	$(NOISE_TABLE) $(CORPORA)/noise/esc10 tables/esc10 --license "CC BY 3.0"

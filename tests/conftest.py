@@ -76,3 +76,20 @@ def tiny_checkpoint(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Pa
     SparseMeritForSpeechEnhancementAndEmotion(tiny_config).save_pretrained(folder)
     SparseMeritFeatureExtractor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A loopback Hub."""
+    from hub_server import HubServer
+
+    with HubServer() as running:
+        yield running
+
+
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch):
+    """An empty Hub, which this process's client takes for the real one."""
+    server.reset()
+    server.serve_this_process(monkeypatch, tmp_path / "home")
+    return server

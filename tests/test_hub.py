@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import TOKEN, Cut, HubServer
+from hub_server import TOKEN, Cut
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -25,20 +25,6 @@ from modeling_sparse_merit.hub import export_checkpoint, hub_errors, push_checkp
 
 ROOT = Path(__file__).parents[1]
 NOTHING = ["initial commit"]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with HubServer() as running:
-        yield running
-
-
-@pytest.fixture
-def hub(server, tmp_path, monkeypatch):
-    """An empty Hub, which this process's client takes for the real one."""
-    server.reset()
-    server.serve_this_process(monkeypatch, tmp_path / "home")
-    return server
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_the_first_stage_leaves_the_adapters_alone_and_they_learn_at_the_encoder
     model = adapted(tiny_checkpoint)
     settings = TrainingSettings(learning_rate=1e-3, encoder_learning_rate_factor=0.5)
     for frozen in (True, False):
-        build.set_trainable(model, build.Stage("", 0, 1, encoder_frozen=frozen), train_front_end=False)
+        build.set_trainable(model, build.Stage(0, 1, encoder_frozen=frozen), train_front_end=False)
         rates = {group["lr"] for group in build.build_optimizer(model, settings).param_groups}
         assert rates == ({1e-3} if frozen else {1e-3, 5e-4})
         assert any(p.requires_grad for name, p in model.named_parameters() if "lora_" in name) is not frozen

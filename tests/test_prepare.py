@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from datasets import DatasetDict, DatasetInfo
-from hub_server import TOKEN, Cut, HubServer
+from hub_server import TOKEN, Cut
 from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
@@ -34,20 +34,12 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module")
-def server():
-    with HubServer() as running:
-        yield running
-
-
 @pytest.fixture
-def hub(server, tmp_path, monkeypatch):
-    """An empty Hub, which this process's client takes for the real one; it does not wait between its attempts."""
-    server.reset()
-    server.serve_this_process(monkeypatch, tmp_path / "home")
+def hub(hub, monkeypatch):
+    """The Hub, where this process is known; its client does not wait between its attempts."""
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return server
+    return hub
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from .spectral import initialize_spectral_front_end
 class Stage:
     """A part of the training with its own schedule. `first_epoch` counts over the whole run."""
 
-    name: str
     first_epoch: int
     epochs: int
     encoder_frozen: bool
@@ -27,8 +26,8 @@ class Stage:
 
 def stages(settings: TrainingSettings) -> list[Stage]:
     """The stages that have epochs: heads and experts on a frozen encoder, then everything (paper, section IV)."""
-    first = Stage("frozen", 0, settings.frozen_epochs, encoder_frozen=True)
-    second = Stage("joint", settings.frozen_epochs, settings.epochs, encoder_frozen=False)
+    first = Stage(0, settings.frozen_epochs, encoder_frozen=True)
+    second = Stage(settings.frozen_epochs, settings.epochs, encoder_frozen=False)
     return [stage for stage in (first, second) if stage.epochs]
 
 
