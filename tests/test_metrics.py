@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import numpy as np
+import pystoi
 import pytest
 import soundfile
 from sklearn.metrics import f1_score, recall_score
@@ -15,6 +16,7 @@ from sklearn.metrics import f1_score, recall_score
 from modeling_sparse_merit import metrics
 
 CLASSES = ["angry", "sad", "happy"]
+ALL_BUT_NARROW_BAND = [name for name in metrics.SPEECH_MEASURES if name != "pesq_nb"]
 
 
 def synthetic_speech(seconds: float = 1.5, seed: int = 0) -> np.ndarray:
@@ -38,11 +40,15 @@ def test_equal_to_the_scores_published_for_voicebank_demand(reference_data):
     for expected in scores:
         clean, _ = soundfile.read(folder / expected["reference"])
         processed, _ = soundfile.read(folder / expected["processed"])
-        assert metrics.segmental_snr(clean, processed) == pytest.approx(expected["ssnr"], abs=1e-3)
-        assert metrics.si_sdr(clean, processed) == pytest.approx(expected["si_sdr"], abs=1e-3)
-        assert metrics.pesq(clean, processed) == pytest.approx(expected["pesq_wb"], abs=1e-3)
-        assert metrics.stoi(clean, processed) == pytest.approx(expected["pystoi"], abs=1e-3)
-        assert metrics.stoi(clean, processed, extended=True) == pytest.approx(expected["pystoi_extended"], abs=1e-3)
+        found = metrics.speech_scores(clean, processed, ALL_BUT_NARROW_BAND)
+        for name in ("pesq_wb", "stoi", "si_sdr"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-3), (name, expected["processed"])
+        assert found["segmental_snr"] == pytest.approx(expected["ssnr"], abs=1e-3)
+        assert found["segmental_snr"] == pytest.approx(expected["ssnr_pysepm"], abs=1e-3)
+        assert found["estoi"] == pytest.approx(expected["pystoi_extended"], abs=1e-3)
+        assert metrics.stoi(clean, processed, resampler="pystoi") == pytest.approx(expected["pystoi"], abs=1e-3)
+        for name in ("csig", "cbak", "covl"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-2), (name, expected["processed"])
 
 
 def test_segmental_snr_equals_a_frame_by_frame_computation():
@@ -79,17 +85,33 @@ def test_si_sdr_by_hand_ignores_scale_and_offset():
 
 def test_a_perfect_enhancer_gets_the_best_of_every_measure():
     clean = synthetic_speech() + 1e-3
-    scores = metrics.speech_scores(clean, clean)
+    scores = metrics.speech_scores(clean, clean, list(metrics.SPEECH_MEASURES))
+    assert list(scores) == list(metrics.SPEECH_MEASURES)
     assert scores["pesq_wb"] == pytest.approx(4.644, abs=1e-3)
+    assert scores["pesq_nb"] == pytest.approx(4.549, abs=1e-3)
     assert scores["stoi"] == pytest.approx(1, abs=1e-6)
+    assert scores["estoi"] == pytest.approx(1, abs=1e-6)
     assert scores["segmental_snr"] == 35
     assert scores["si_sdr"] > 100
+    assert scores["csig"] == scores["cbak"] == scores["covl"] == 5
+
+
+def test_by_default_four_measures_are_taken():
+    clean = synthetic_speech(0.5)
+    assert list(metrics.speech_scores(clean, clean)) == ["pesq_wb", "stoi", "segmental_snr", "si_sdr"]
+    assert metrics.speech_scores(clean, clean, []) == {}
+
+
+def test_a_measure_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"\['mos'\].*'pesq_wb'"):
+        metrics.speech_scores(np.ones(16_000), np.ones(16_000), ["si_sdr", "mos"])
 
 
 def test_every_measure_falls_as_noise_rises():
     clean = synthetic_speech()
-    by_snr = [metrics.speech_scores(clean, with_noise(clean, snr_db)) for snr_db in (20, 10, 0)]
-    for name in metrics.SPEECH_MEASURES:
+    names = list(metrics.SPEECH_MEASURES)
+    by_snr = [metrics.speech_scores(clean, with_noise(clean, snr_db), names) for snr_db in (20, 10, 0)]
+    for name in names:
         assert by_snr[0][name] > by_snr[1][name] > by_snr[2][name], name
 
 
@@ -100,7 +122,7 @@ def test_a_silent_reference_has_no_score(name):
     assert math.isnan(score)
 
 
-@pytest.mark.parametrize("name", ["pesq_wb", "stoi", "si_sdr"])
+@pytest.mark.parametrize("name", ["pesq_wb", "pesq_nb", "stoi", "estoi", "si_sdr", "csig", "cbak", "covl"])
 def test_a_silent_output_has_no_score(name):
     with pytest.warns(metrics.UndefinedScoreWarning, match="silent"):
         assert math.isnan(metrics.SPEECH_MEASURES[name](synthetic_speech(1.0), np.zeros(16_000)))
@@ -137,7 +159,8 @@ def test_pesq_without_an_utterance_is_undefined():
 def test_scores_of_many_clips_leave_the_counting_to_the_caller():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = metrics.speech_scores(np.zeros(16_000), np.zeros(16_000))
+        scores = metrics.speech_scores(np.zeros(16_000), np.zeros(16_000), list(metrics.SPEECH_MEASURES))
+    assert len(scores) == 9
     assert all(math.isnan(score) for score in scores.values())
 
 
@@ -156,12 +179,35 @@ def test_pesq_says_which_rates_it_knows():
         metrics.pesq(np.ones(16_000), np.ones(16_000), sampling_rate=44_100)
 
 
-@pytest.mark.parametrize("missing", ["pesq", "pystoi", "sklearn"])
+def test_stoi_knows_two_resamplers_to_10_khz():
+    clean = synthetic_speech()
+    noisy = with_noise(clean, 5)
+    assert metrics.stoi(clean, noisy) == metrics.stoi(clean, noisy, resampler="scipy")
+    assert metrics.stoi(clean, noisy, resampler="pystoi") == pystoi.stoi(clean, noisy, 16_000)
+    at_10_khz = metrics.stoi(clean, noisy, 10_000, resampler="scipy")
+    assert at_10_khz == metrics.stoi(clean, noisy, 10_000, resampler="pystoi")
+    with pytest.raises(ValueError, match="'soxr'.*'scipy', 'pystoi'"):
+        metrics.stoi(clean, noisy, resampler="soxr")
+
+
+def test_extended_stoi_is_the_same_each_time_and_leaves_the_random_numbers_alone():
+    clean = synthetic_speech()
+    noisy = with_noise(clean, 5)
+    np.random.seed(7)
+    expected = np.random.random()
+    np.random.seed(7)
+    first = metrics.stoi(clean, noisy, extended=True)
+    assert np.random.random() == expected
+    assert metrics.stoi(clean, noisy, extended=True) == first
+
+
+@pytest.mark.parametrize("missing", ["pesq", "pystoi", "sklearn", "evaluate"])
 def test_without_the_extra_the_others_work_and_the_error_names_it(missing):
     call = {
         "pesq": "metrics.pesq(x, x)",
         "pystoi": "metrics.stoi(x, x)",
         "sklearn": "metrics.macro_f1(['a'], ['a'], ['a'])",
+        "evaluate": "metrics.load('si_sdr')",
     }[missing]
     program = (
         f"import sys; sys.modules[{missing!r}] = None\n"
@@ -183,6 +229,7 @@ def test_emotion_scores_by_hand():
     assert metrics.macro_f1(labels, predictions, CLASSES) == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
     assert metrics.unweighted_average_recall(labels, predictions, CLASSES) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert metrics.accuracy(labels, predictions, CLASSES) == pytest.approx(4 / 6)
+    assert metrics.micro_f1(labels, predictions, CLASSES) == pytest.approx(4 / 6)
 
 
 def test_emotion_scores_equal_scikit_learn():
@@ -190,6 +237,9 @@ def test_emotion_scores_equal_scikit_learn():
     labels, predictions = generator.integers(4, size=(2, 200))
     assert metrics.macro_f1(labels, predictions, range(4)) == pytest.approx(
         f1_score(labels, predictions, average="macro")
+    )
+    assert metrics.micro_f1(labels, predictions, range(4)) == pytest.approx(
+        f1_score(labels, predictions, average="micro")
     )
     assert metrics.unweighted_average_recall(labels, predictions, range(4)) == pytest.approx(
         recall_score(labels, predictions, average="macro")
@@ -217,3 +267,26 @@ def test_a_label_outside_the_classes_is_refused():
         metrics.macro_f1(["angry", "fear"], ["angry", "sad"], CLASSES)
     with pytest.raises(ValueError, match="2 and 1"):
         metrics.macro_f1(["angry", "sad"], ["angry"], CLASSES)
+
+
+def test_concordance_correlation_by_hand():
+    labels = [1.0, 2.0, 3.0, 4.0]  # variance 5/4
+    assert metrics.concordance_correlation(labels, labels) == 1
+    assert metrics.concordance_correlation(labels, labels[::-1]) == -1
+    assert metrics.concordance_correlation(labels, [2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.5 / (2.5 + 1))  # offset 1
+    # twice as wide around the same mean: covariance 5/2, variances 5/4 and 5
+    assert metrics.concordance_correlation(labels, [-0.5, 1.5, 3.5, 5.5]) == pytest.approx(5 / (1.25 + 5))
+    assert metrics.concordance_correlation(labels, [2.5] * 4) == 0
+
+
+@pytest.mark.parametrize(("values", "reason"), [([], "fewer"), ([0.5], "fewer"), ([0.5, 0.5], "constant")])
+def test_without_any_variation_there_is_no_concordance(values, reason):
+    with pytest.warns(metrics.UndefinedScoreWarning, match=reason):
+        assert math.isnan(metrics.concordance_correlation(values, values))
+
+
+def test_concordance_refuses_missing_values_and_several_dimensions():
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        metrics.concordance_correlation([1.0, math.nan], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"\(2, 3\).*each dimension"):
+        metrics.concordance_correlation(np.ones((2, 3)), np.ones((2, 3)))

@@ -1,21 +1,35 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Measures of both tasks: how close enhanced speech is to the clean speech, and how well emotions are recognised."""
+"""Measures of both tasks: how close enhanced speech is to the clean speech, and how well emotions are recognised. As
+functions of clips, and, by `load`, as modules of `evaluate`: each has a folder here that `evaluate.load` takes too."""
 
-from .emotion import accuracy, confusion, macro_f1, per_class_f1, unweighted_average_recall
-from .speech import SPEECH_MEASURES, UndefinedScoreWarning, pesq, segmental_snr, si_sdr, snr, speech_scores, stoi
+from .clips import UndefinedScoreWarning
+from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unweighted_average_recall
+from .loading import load
+from .quality import composite, log_likelihood_ratio, weighted_spectral_slope
+from .regression import concordance_correlation
+from .scores import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES, score_clips, speech_scores
+from .speech import pesq, segmental_snr, si_sdr, snr, stoi
 
 __all__ = [
+    "DEFAULT_SPEECH_MEASURES",
     "SPEECH_MEASURES",
     "UndefinedScoreWarning",
     "accuracy",
+    "composite",
+    "concordance_correlation",
     "confusion",
+    "load",
+    "log_likelihood_ratio",
     "macro_f1",
+    "micro_f1",
     "per_class_f1",
     "pesq",
+    "score_clips",
     "segmental_snr",
     "si_sdr",
     "snr",
     "speech_scores",
     "stoi",
     "unweighted_average_recall",
+    "weighted_spectral_slope",
 ]

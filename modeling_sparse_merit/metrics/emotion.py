@@ -52,6 +52,12 @@ def macro_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classe
     return float(defined_mean(f1_from_confusion(confusion(labels, predictions, classes))))
 
 
+def micro_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
+    """F1 over all clips, `2 TP / (2 TP + FP + FN)`, which is the accuracy where each clip has one class; NaN without
+    clips. Arguments as for `confusion`."""
+    return accuracy(labels, predictions, classes)
+
+
 def unweighted_average_recall(
     labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]
 ) -> float:

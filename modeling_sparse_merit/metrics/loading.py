@@ -1,0 +1,36 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The measures as modules of `evaluate`, by their names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .clips import import_extra
+
+if TYPE_CHECKING:
+    import evaluate
+
+FOLDER = Path(__file__).parent
+
+
+def load(name: str, **options: Any) -> "evaluate.Metric":
+    """One of this package's measures as a module of `evaluate`, without the Hub; like `evaluate.load` of its folder.
+
+    ```python
+    pesq = load("pesq", mode="nb")
+    pesq.compute(predictions=enhanced_clips, references=clean_clips, num_processes=4)
+    # {"pesq": 2.1, "pesq_per_clip": [2.0, 2.2], "pesq_undefined": 0}
+    ```
+
+    Args:
+        name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `emotion_recognition` or
+            `concordance_correlation`.
+        options: of the measure, and of `evaluate.load`.
+
+    Raises:
+        ImportError: `evaluate` is not installed.
+        ValueError: there is no such measure or option.
+    """
+    names = sorted(path.stem for path in FOLDER.glob("*/*.py") if path.stem == path.parent.name)
+    if name not in names:
+        raise ValueError(f"There is no measure {name!r}; expected one of {names}.")
+    return import_extra("evaluate").load(str(FOLDER / name), **options)
