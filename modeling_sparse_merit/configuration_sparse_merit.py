@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
 
 TASKS = ("enhancement", "emotion")
+FRONT_ENDS = ("convolution", "log_mel")
+ENHANCEMENT_MASKS = ("log1p", "magnitude")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
 ROUTERS = ("sparse", "dense")
 PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
@@ -27,6 +29,8 @@ class SparseMeritConfig(WavLMConfig):
     `"group"` (WavLM base) the first convolution is normalised over time, padding included, so answers differ.
 
     Args:
+        front_end: What the encoder hears with: WavLM's `"convolution"`, or `"log_mel"` bands, for which `conv_kernel`,
+            `conv_stride` and `conv_dim` hold one number each (half the window, hop; bands).
         tasks: The heads of the model, any non-empty subset of `("enhancement", "emotion")`.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
             `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
@@ -41,9 +45,14 @@ class SparseMeritConfig(WavLMConfig):
         emotion_hidden_size: Width of the hidden layer of the emotion classifier.
         enhancement_hidden_size: Width of the mask estimator's input layer and of its LSTM.
         enhancement_num_layers: Number of bidirectional LSTM layers of the mask estimator.
+        enhancement_mask: What the mask of the enhancement head multiplies. `"log1p"`, the published one, is the log1p
+            of the noisy magnitude, and the loss is the L1 distance there. `"magnitude"` is the noisy spectrum itself,
+            and the loss is that of compressed spectra and of the SNR, see `spectral_loss`.
         enhancement_weight: Weight of the enhancement loss against the emotion loss.
         load_balancing_weight: Weight (alpha) of the Switch load-balancing loss of each router.
         class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`; `None` for none.
+        focal_gamma: Exponent of the focal loss of the emotion (arXiv 1708.02002), 2 by its authors; 0 for none.
+        label_smoothing: Share of the emotion's target that is spread over all classes.
         n_fft, hop_length, win_length: Short-time Fourier transform of the enhancement head, in samples at 16 kHz.
         mask_feature_min_masks: Least number of feature masks of SpecAugment, which `WavLMConfig` lacks.
         final_dropout: Dropout in front of both layers of the emotion classifier.
@@ -79,6 +88,7 @@ class SparseMeritConfig(WavLMConfig):
     do_stable_layer_norm: bool = True
     apply_spec_augment: bool = False
     mask_feature_min_masks: int = 0
+    front_end: str = "convolution"
     tasks: list[str] | tuple[str, ...] = TASKS
     integration: str = "experts"
     router: str = "sparse"
@@ -88,9 +98,12 @@ class SparseMeritConfig(WavLMConfig):
     emotion_hidden_size: int = 1024
     enhancement_hidden_size: int = 256
     enhancement_num_layers: int = 2
+    enhancement_mask: str = "log1p"
     enhancement_weight: float | int = 1.0
     load_balancing_weight: float | int = 0.01
     class_weights: list[float] | None = None
+    focal_gamma: float | int = 0.0
+    label_smoothing: float | int = 0.0
     n_fft: int = 400
     hop_length: int = 160
     win_length: int = 400
@@ -135,6 +148,11 @@ class SparseMeritConfig(WavLMConfig):
         """L of the paper: the input of the first transformer layer and the output of each layer."""
         return self.num_hidden_layers + 1
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each of the model's `losses` counts in its `loss`."""
+        return {"emotion": 1.0, "enhancement": self.enhancement_weight, "balance": self.load_balancing_weight}
+
     def validate_sparse_merit(self):
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
         _check_choices(self)
@@ -146,7 +164,13 @@ def _check_choices(config: SparseMeritConfig) -> None:
     unknown = [task for task in config.tasks if task not in TASKS]
     if unknown or not config.tasks or len(set(config.tasks)) != len(config.tasks):
         raise ValueError(f"`tasks` is {config.tasks}; expected distinct names out of {list(TASKS)}, at least one.")
-    choices = {"integration": INTEGRATIONS, "router": ROUTERS, "router_gradient": ROUTER_GRADIENTS}
+    choices = {
+        "front_end": FRONT_ENDS,
+        "integration": INTEGRATIONS,
+        "router": ROUTERS,
+        "router_gradient": ROUTER_GRADIENTS,
+        "enhancement_mask": ENHANCEMENT_MASKS,
+    }
     for name, valid in choices.items():
         if getattr(config, name) not in valid:
             raise ValueError(f"`{name}` is {getattr(config, name)!r}; expected one of {list(valid)}.")
@@ -157,9 +181,11 @@ def _check_sizes(config: SparseMeritConfig) -> None:
     for name in (*sizes, "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
-    for name in ("enhancement_weight", "load_balancing_weight"):
+    for name in ("enhancement_weight", "load_balancing_weight", "focal_gamma"):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
+    if not 0 <= config.label_smoothing < 1:
+        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected a share from 0 up to, but not, 1.")
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
@@ -182,6 +208,13 @@ def _check_encoder(config: SparseMeritConfig) -> None:
         raise ValueError(
             f"`hidden_size` is {config.hidden_size}, `num_attention_heads` {config.num_attention_heads}; expected a "
             "multiple of the number of heads."
+        )
+    if config.front_end == "log_mel" and not all(
+        len(sizes) == 1 for sizes in (config.conv_kernel, config.conv_stride, config.conv_dim)
+    ):
+        raise ValueError(
+            f"`conv_kernel`, `conv_stride`, `conv_dim` are {config.conv_kernel}, {config.conv_stride}, "
+            f"{config.conv_dim}; expected one number each for the front end log_mel: half the window, hop and bands."
         )
     if config.add_adapter:
         raise ValueError("`add_adapter` is True; expected False: the heads are aligned to the encoder's 50 Hz frames.")

@@ -43,19 +43,36 @@ class EmotionHead(nn.Module):
         return self.classifier(self.dropout(hidden))
 
 
-def emotion_loss(logits: torch.Tensor, labels: torch.Tensor, class_weights: list[float] | None = None) -> torch.Tensor:
+def emotion_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: list[float] | None = None,
+    focal_gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
     """
-    Cross entropy: sum_b w[y_b] * -log p_b[y_b] / sum_b w[y_b] over the labelled clips.
+    Cross entropy, focal (arXiv 1708.02002) and smoothed (arXiv 1512.00567) where asked for, over the labelled clips:
+
+        sum_b (1 - p_b[y_b])^gamma * sum_c w[c] * t_b[c] * -log p_b[c] / sum_b w[y_b]
+        t_b[c] = (1 - smoothing) * (c == y_b) + smoothing / classes
 
     Args:
         logits: (B, classes).
         labels: (B,) class indices, -100 for a clip without a label.
         class_weights: One weight a class, n / (classes * n_class) in the paper; None for equal weights.
+        focal_gamma: The higher, the less a clip counts that is recognised already; 0 for plain cross entropy.
+        label_smoothing: Share of the target that is spread over all classes.
 
     Returns:
         A scalar in fp32; 0 where no clip has a label, with a gradient of 0.
     """
-    if not (labels != -100).any():
+    labelled = labels != -100
+    if not labelled.any():
         return logits.float().sum() * 0.0
-    weight = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
-    return nn.functional.cross_entropy(logits.float(), labels.long(), weight)
+    logits, labels = logits[labelled].float(), labels[labelled].long()
+    weight = torch.ones_like(logits[0]) if class_weights is None else logits.new_tensor(class_weights)
+    losses = nn.functional.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=label_smoothing)
+    if focal_gamma:
+        probability = logits.softmax(-1).gather(-1, labels[:, None]).squeeze(-1)  # (B,)
+        losses = losses * (1 - probability).clamp(min=1e-6) ** focal_gamma  # at 0 a root has no gradient
+    return losses.sum() / weight[labels].sum()

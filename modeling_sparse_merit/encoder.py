@@ -1,12 +1,62 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The encoder box of the figure: WavLM with the output of every layer."""
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import WavLMModel
+from transformers.audio_utils import mel_filter_bank
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 QUERY_BLOCK = 512
+SAMPLING_RATE = 16_000
+LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 50.0, 7600.0  # Hz, of the mel bands
+
+
+class LogMelFrontEnd(nn.Module):
+    """
+    Log-mel bands in place of WavLM's convolutions, for encoders that learn from scratch on little speech.
+
+    There are as many frames as from a convolution of that `conv_kernel` and `conv_stride` (one number each), and
+    `conv_dim` (one number) bands. The Hann window is twice as long as the kernel, with the same centre: 50 ms show the
+    harmonics of a voice in the lowest bands. Beyond the recording there is silence. All arithmetic is fp32.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        (kernel,), (self.hop_length,), (bands,) = config.conv_kernel, config.conv_stride, config.conv_dim
+        self.window_length, self.margin = 2 * kernel, (kernel // 2, kernel - kernel // 2)
+        self.n_fft = 1 << (self.window_length - 1).bit_length()
+        filters = mel_filter_bank(
+            self.n_fft // 2 + 1,
+            bands,
+            LOWEST_FREQUENCY,
+            HIGHEST_FREQUENCY,
+            SAMPLING_RATE,
+            norm=None,
+            mel_scale="htk",
+            triangularize_in_mel_space=True,
+        )
+        self.register_buffer("filters", torch.from_numpy(filters.astype(np.float32)))  # (bins, bands)
+        self.scale = nn.Parameter(torch.ones(bands))
+        self.bias = nn.Parameter(torch.zeros(bands))
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """(B, S) -> (B, bands, T)."""
+        with torch.autocast(input_values.device.type, enabled=False):
+            padded = F.pad(input_values.float(), self.margin)
+            frames = padded.unfold(-1, self.window_length, self.hop_length)  # (B, S) -> (B, T, window)
+            spectrum = torch.fft.rfft(frames * torch.hann_window(self.window_length, device=frames.device), self.n_fft)
+            power = spectrum.abs().square() @ self.filters.float()  # (B, T, bands)
+            # The input has a variance of 1: its bands are of some hundred. The floor, far below, keeps silence from
+            # being louder in the logarithm than noise is; the numbers bring the result to about mean 0, variance 1.
+            bands = ((power + 0.3).log() - 3.0) / 2.5
+            return (bands * self.scale + self.bias).transpose(1, 2)  # (B, T, bands) -> (B, bands, T)
+
+    def _freeze_parameters(self) -> None:
+        """What `freeze_feature_encoder` calls, as in WavLM."""
+        self.requires_grad_(False)
 
 
 class SparseMeritAttention(WavLMAttention):
@@ -54,10 +104,16 @@ class SparseMeritAttention(WavLMAttention):
 
 
 class SparseMeritEncoder(WavLMModel):
-    """WavLM (arXiv 2110.13900) that returns all layer outputs. Its parameters have the names of `WavLMModel`."""
+    """
+    WavLM (arXiv 2110.13900) that returns all layer outputs. Its parameters have the names of `WavLMModel`, apart from
+    those of a `front_end` of its own.
+    """
 
     def __init__(self, config):
         super().__init__(config)
+        if config.front_end == "log_mel":
+            self.feature_extractor = LogMelFrontEnd(config)
+            self.feature_projection.layer_norm = nn.Identity()  # how loud a frame is tells of the emotion
         for index, layer in enumerate(self.encoder.layers):
             layer.attention = SparseMeritAttention(
                 config.hidden_size,
@@ -82,8 +138,10 @@ class SparseMeritEncoder(WavLMModel):
             then the output of each layer, the last one before the encoder's final layer norm; and the (B, T) boolean
             mask of the frames that belong to the recording.
         """
-        dtype = self.feature_extractor.conv_layers[0].conv.weight.dtype
-        convolved = self.feature_extractor(input_values.to(dtype)).transpose(1, 2)  # (B, C, T) -> (B, T, C)
+        dtype = self.feature_projection.projection.weight.dtype
+        if attention_mask is not None and self.config.front_end == "log_mel":
+            input_values = input_values * attention_mask  # its windows reach into the padding
+        convolved = self.feature_extractor(input_values.to(dtype)).to(dtype).transpose(1, 2)  # (B, C, T) -> (B, T, C)
         batch_size, length, _ = convolved.shape
         if attention_mask is None:
             frame_mask = torch.ones(batch_size, length, dtype=torch.bool, device=convolved.device)

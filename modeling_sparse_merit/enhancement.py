@@ -35,17 +35,22 @@ class Spectrogram:
             )
         return spectrum.transpose(1, 2)  # (B, bins, F) -> (B, F, bins)
 
+    def compressed_magnitude(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """(|X| + 1e-6)^0.3, the same shape."""
+        return (spectrum.abs() + MAGNITUDE_FLOOR) ** 0.3
+
     def log_magnitude(self, spectrum: torch.Tensor) -> torch.Tensor:
         """log1p(|X| + 1e-6), the same shape."""
         return torch.log1p(spectrum.abs() + MAGNITUDE_FLOOR)
 
-    def inverse(
-        self, log_magnitude: torch.Tensor, phase: torch.Tensor, num_samples: torch.Tensor, length: int
-    ) -> torch.Tensor:
-        """log1p magnitude and phase (B, F, bins), true lengths (B,) -> waveform (B, length), 0 in the padding."""
-        with torch.autocast(log_magnitude.device.type, enabled=False):
-            spectrum = torch.polar(log_magnitude.float().expm1() - MAGNITUDE_FLOOR, phase)
-            window = nn.functional.pad(self._window(phase.device), self._window_margin())
+    def with_phase(self, log_magnitude: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+        """log1p magnitude and phase -> complex spectrum, all (B, F, bins)."""
+        return torch.polar(log_magnitude.float().expm1() - MAGNITUDE_FLOOR, phase)
+
+    def inverse(self, spectrum: torch.Tensor, num_samples: torch.Tensor, length: int) -> torch.Tensor:
+        """Complex (B, F, bins) and the true lengths (B,) -> waveform (B, length), 0 in the padding."""
+        with torch.autocast(spectrum.device.type, enabled=False):
+            window = nn.functional.pad(self._window(spectrum.device), self._window_margin())
             valid = frame_range(spectrum.shape[1], self.num_frames(num_samples))[..., None]  # (B, F, 1)
             frames = torch.fft.irfft(spectrum, self.n_fft) * window * valid  # (B, F, n_fft)
             envelope = self._overlap_add(window.square() * valid)
@@ -106,7 +111,7 @@ class BidirectionalLSTM(nn.Module):
 class EnhancementHead(nn.Module):
     """
     The mask estimator of BSSE-SE (paper, section III-C): Linear, bidirectional LSTM whose directions are added,
-    Linear, sigmoid. The mask, between 0 and 1, multiplies the log1p magnitude of the noisy recording.
+    Linear, sigmoid.
     """
 
     def __init__(self, config):
@@ -119,27 +124,26 @@ class EnhancementHead(nn.Module):
 
     def forward(
         self,
-        noisy_log_magnitude: torch.Tensor,
+        noisy: torch.Tensor,
         features: torch.Tensor,
         num_frames: torch.Tensor,
         num_features: torch.Tensor,
     ) -> torch.Tensor:
         """
         Args:
-            noisy_log_magnitude: (B, F, bins).
+            noisy: (B, F, bins), the noisy magnitude, compressed.
             features: (B, T, D), the task's frames at the encoder's rate.
             num_frames: (B,) valid spectrogram frames of each clip.
             num_features: (B,) valid encoder frames of each clip.
 
         Returns:
-            The enhanced log1p magnitude (B, F, bins) in fp32.
+            The mask (B, F, bins), between 0 and 1, in fp32.
         """
-        noisy = noisy_log_magnitude.to(features.dtype)
+        noisy = noisy.to(features.dtype)
         aligned = self._align(features, noisy.shape[1], num_features)
         hidden = self.input_dense(torch.cat([noisy, aligned], dim=-1))  # (B, F, bins + D) -> (B, F, H)
         hidden = self.lstm(hidden, num_frames)
-        mask = self.output_dense(hidden).float().sigmoid()
-        return mask * noisy_log_magnitude
+        return self.output_dense(hidden).float().sigmoid()
 
     def _align(self, features: torch.Tensor, num_frames: int, num_features: torch.Tensor) -> torch.Tensor:
         hop_length, stride = self.frame_ratio
@@ -162,6 +166,50 @@ def enhancement_loss(predicted: torch.Tensor, clean: torch.Tensor, num_frames: t
     valid = frame_range(predicted.shape[1], num_frames)[..., None]
     distance = (predicted.float() - clean.float()).abs() * valid
     return distance.sum() / (valid.sum() * predicted.shape[-1])
+
+
+def spectral_loss(
+    predicted: torch.Tensor,
+    clean: torch.Tensor,
+    num_frames: torch.Tensor,
+    predicted_values: torch.Tensor,
+    clean_values: torch.Tensor,
+    num_samples: torch.Tensor,
+) -> torch.Tensor:
+    """
+    Distance of compressed spectra, with and without phase, and what the SNR lacks to 30 dB:
+
+        mean (|P|^0.3 - |C|^0.3)^2 + mean |P |P|^-0.7 - C |C|^-0.7|^2 + 0.03 * mean (30 - min(30, SNR in dB))
+
+    over the bins of all frames that belong to a recording, and over recordings. The first two terms follow perceived
+    loudness (Ephrat et al., arXiv 1804.03619; Braun and Tashev, arXiv 2009.12286); the SNR is that of the waveforms,
+    level included.
+
+    Args:
+        predicted, clean: Complex (B, F, bins).
+        num_frames: (B,) valid frames of each clip.
+        predicted_values, clean_values: (B, S) the same as waveforms.
+        num_samples: (B,) true lengths.
+
+    Returns:
+        A scalar in fp32, at least 0.
+    """
+    valid = frame_range(predicted.shape[1], num_frames)[..., None]  # (B, F, 1)
+    (predicted, loudness), (clean, clean_loudness) = _compress(predicted), _compress(clean)
+    distance = (loudness - clean_loudness).square() + (predicted - clean).abs().square()
+    distance = (distance * valid).sum() / (valid.sum() * predicted.shape[-1])
+    heard = frame_range(clean_values.shape[1], num_samples)
+    signal = (clean_values * heard).square().sum(-1)
+    noise = ((predicted_values - clean_values) * heard).square().sum(-1)
+    snr = 10 * torch.log10((signal + 1e-6) / (noise + 1e-6))  # (B,)
+    return distance + 0.03 * (30.0 - snr).clamp(min=0.0).mean()
+
+
+def _compress(spectrum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The spectrum with its magnitude to the power of 0.3, and this magnitude; 1e-8 keeps the gradient finite."""
+    magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt()
+    compressed = magnitude**0.3
+    return spectrum * (compressed / magnitude), compressed
 
 
 def frame_range(length: int, valid: torch.Tensor) -> torch.Tensor:

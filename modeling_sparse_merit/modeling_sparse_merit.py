@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from .configuration_sparse_merit import SparseMeritConfig
 from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
 from .encoder import SparseMeritEncoder
-from .enhancement import EnhancementHead, Spectrogram, enhancement_loss
+from .enhancement import EnhancementHead, Spectrogram, enhancement_loss, spectral_loss
 from .experts import LayerWeights, build_integration, load_balancing_loss
 
 
@@ -48,7 +48,8 @@ class SparseMeritOutput(ModelOutput):
         losses: {"emotion", "enhancement", "balance"}: each unweighted, each only where its target was given.
         logits: (B, classes).
         enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding.
-        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), what the enhancement loss compares.
+        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
+        features: {task: (B, T, D)}, what the heads are given, when asked for.
         router_logits: {task: (B, T, N)}, when asked for.
         hidden_states: The L layer outputs, each (B, T, D), when asked for.
     """
@@ -58,6 +59,7 @@ class SparseMeritOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     enhanced_values: torch.FloatTensor | None = None
     enhanced_log_magnitude: torch.FloatTensor | None = None
+    features: dict[str, torch.FloatTensor] | None = None
     router_logits: dict[str, torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
@@ -159,7 +161,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             config_overrides: Fields of [`SparseMeritConfig`] that shall differ from the checkpoint and the defaults.
         """
         encoder = WavLMModel.from_pretrained(name_or_path)
-        model = cls(SparseMeritConfig(**{**_encoder_fields(encoder.config), **config_overrides}))
+        model = cls(SparseMeritConfig(**{**encoder_fields(encoder.config), **config_overrides}))
         model.model.encoder.load_state_dict(encoder.state_dict())
         return model
 
@@ -190,6 +192,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         tasks: tuple[str, ...] | None = None,
         output_router_logits: bool = False,
         output_hidden_states: bool = False,
+        output_features: bool = False,
     ) -> SparseMeritOutput:
         """
         Args:
@@ -200,6 +203,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             tasks: The tasks to compute; all of `config.tasks` by default. What is not asked for costs nothing.
             output_router_logits: Whether to return the routers' logits.
             output_hidden_states: Whether to return the encoder's layer outputs.
+            output_features: Whether to return the features that each task's head is given.
 
         Raises:
             ValueError: A task is not one of the model's, or none is asked for.
@@ -209,7 +213,13 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         if "emotion" in outputs.features:
             result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
             if labels is not None:
-                losses["emotion"] = emotion_loss(result["logits"], labels, self.config.class_weights)
+                losses["emotion"] = emotion_loss(
+                    result["logits"],
+                    labels,
+                    self.config.class_weights,
+                    self.config.focal_gamma,
+                    self.config.label_smoothing,
+                )
         if "enhancement" in outputs.features:
             num_samples = _lengths(input_values, attention_mask)
             enhanced, loss = self._enhance(input_values, num_samples, outputs, clean_values)
@@ -221,6 +231,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         return SparseMeritOutput(
             loss=self._total(losses) if losses else None,
             losses=losses or None,
+            features=outputs.features if output_features else None,
             router_logits=outputs.router_logits if output_router_logits else None,
             hidden_states=outputs.hidden_states,
             **result,
@@ -235,21 +246,28 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         spectrum = self.spectrogram.transform(input_values, num_samples)  # (B, F, bins)
         num_frames = self.spectrogram.num_frames(num_samples)
-        noisy = self.spectrogram.log_magnitude(spectrum)
         features, num_features = outputs.features["enhancement"], outputs.frame_mask.sum(-1)
-        enhanced = self.heads["enhancement"](noisy, features, num_frames, num_features)
-        result = {"enhanced_log_magnitude": enhanced}
-        result["enhanced_values"] = self.spectrogram.inverse(
-            enhanced, spectrum.angle(), num_samples, input_values.shape[1]
-        )
+        head, transform = self.heads["enhancement"], self.spectrogram
+        if self.config.enhancement_mask == "log1p":
+            noisy = transform.log_magnitude(spectrum)
+            log_magnitude = head(noisy, features, num_frames, num_features) * noisy
+            enhanced = transform.with_phase(log_magnitude, spectrum.angle())
+        else:
+            enhanced = head(transform.compressed_magnitude(spectrum), features, num_frames, num_features) * spectrum
+            log_magnitude = None
+        values = transform.inverse(enhanced, num_samples, input_values.shape[1])
+        result = {"enhanced_log_magnitude": log_magnitude, "enhanced_values": values}
         if clean_values is None:
             return result, {}
-        clean = self.spectrogram.log_magnitude(self.spectrogram.transform(clean_values, num_samples))
-        return result, {"enhancement": enhancement_loss(enhanced, clean, num_frames)}
+        clean = transform.transform(clean_values, num_samples)
+        if log_magnitude is None:
+            loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
+        else:
+            loss = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
+        return result, {"enhancement": loss}
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        weights = {"enhancement": self.config.enhancement_weight, "balance": self.config.load_balancing_weight}
-        return sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+        return sum(self.config.loss_weights[name] * loss for name, loss in losses.items())
 
 
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
@@ -257,11 +275,11 @@ def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     return [name for name, weight in weights if not weight.isfinite().all()]
 
 
-def _encoder_fields(config: WavLMConfig) -> dict:
-    """What a WavLM configuration says of the encoder, less what Sparse MERIT decides by itself."""
+def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
+    """What the configuration of a WavLM, or of a Sparse MERIT, says of the encoder alone."""
     own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
     shared = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
-    return {name: getattr(config, name) for name in shared}
+    return {name: getattr(config, name) for name in (*shared, "front_end") if hasattr(config, name)}
 
 
 def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -7,7 +7,7 @@ from transformers import WavLMModel
 
 from modeling_sparse_merit import encoder as encoder_module
 from modeling_sparse_merit.configuration_sparse_merit import SparseMeritConfig
-from modeling_sparse_merit.encoder import SparseMeritEncoder
+from modeling_sparse_merit.encoder import LogMelFrontEnd, SparseMeritEncoder
 
 SMALL = {
     "hidden_size": 32,
@@ -87,3 +87,50 @@ def test_spec_augment_changes_training_only():
         evaluated = [encoder.eval()(values)[0][-1] for _ in range(2)]
     assert not torch.equal(*trained)
     assert torch.equal(*evaluated)
+
+
+LOG_MEL = {"front_end": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]}
+
+
+def test_log_mel_bands_are_those_of_librosa():
+    librosa = pytest.importorskip("librosa")
+    front_end = LogMelFrontEnd(SparseMeritConfig(**{**SMALL, **LOG_MEL}))
+    values = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0))
+    # librosa takes frames of n_fft samples with the window in their middle, 112 samples later
+    later = torch.nn.functional.pad(values, (312, 312))[0].numpy()
+    power = librosa.feature.melspectrogram(
+        y=later,
+        sr=16_000,
+        n_fft=1024,
+        win_length=800,
+        hop_length=320,
+        center=False,
+        n_mels=40,
+        fmin=50,
+        fmax=7600,
+        htk=True,
+        norm=None,
+    )
+    bands = front_end(values)[0].detach()
+    expected = (torch.from_numpy(power[:, : bands.shape[1]]) + 0.3).log()
+    assert bands.shape == (40, 15)  # floor((5000 - 400) / 320) + 1, as WavLM has
+    torch.testing.assert_close(bands * 2.5 + 3.0, expected, atol=0.02, rtol=0.02)
+
+
+def test_log_mel_encoder_hears_a_clip_in_a_batch_as_if_alone_and_how_loud_it_is():
+    torch.manual_seed(0)
+    encoder = SparseMeritEncoder(SparseMeritConfig(**{**SMALL, **LOG_MEL})).eval()
+    values, mask = ragged_batch()
+    with torch.no_grad():
+        together, frame_mask = encoder(values + 5.0 * (1 - mask), mask)  # whatever the padding holds
+        alone, _ = encoder(values[1:, :4321])
+        louder, _ = encoder(10.0 * values[1:, :4321])
+    assert frame_mask.sum(-1).tolist() == [27, 13]
+    torch.testing.assert_close(together[-1][1, :13], alone[-1][0], atol=1e-5, rtol=0)
+    assert (louder[0] - alone[0]).abs().mean() > 0.01
+
+
+def test_log_mel_needs_one_number_each():
+    with pytest.raises(Exception, match="validate_sparse_merit") as error:
+        SparseMeritConfig(**SMALL, front_end="log_mel")
+    assert "half the window, hop and bands" in str(error.value)

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from modeling_sparse_merit.enhancement import BidirectionalLSTM, Spectrogram, enhancement_loss
+from modeling_sparse_merit.enhancement import BidirectionalLSTM, Spectrogram, enhancement_loss, spectral_loss
 
 LENGTHS = torch.tensor([4000, 2345, 401, 1600])
 
@@ -39,7 +39,9 @@ def test_log_magnitude_is_that_of_the_paper(batch):
 def test_the_way_back_restores_every_clip(batch, sizes):
     transform = Spectrogram(*sizes)
     spectrum = transform.transform(batch, LENGTHS)
-    back = transform.inverse(transform.log_magnitude(spectrum), spectrum.angle(), LENGTHS, batch.shape[1])
+    back = transform.inverse(
+        transform.with_phase(transform.log_magnitude(spectrum), spectrum.angle()), LENGTHS, batch.shape[1]
+    )
     torch.testing.assert_close(back, batch, atol=2e-5, rtol=0)  # zero in the padding, as the batch is
 
 
@@ -47,7 +49,9 @@ def test_a_changed_magnitude_comes_back_as_from_torch_istft(batch):
     transform, clip = Spectrogram(400, 160, 400), batch[1, : LENGTHS[1]]
     spectrum = transform.transform(batch, LENGTHS)
     mask = torch.rand(spectrum.shape, generator=torch.Generator().manual_seed(1))
-    back = transform.inverse(mask * transform.log_magnitude(spectrum), spectrum.angle(), LENGTHS, 4000)
+    back = transform.inverse(
+        transform.with_phase(mask * transform.log_magnitude(spectrum), spectrum.angle()), LENGTHS, 4000
+    )
     alone = torch_stft(clip)
     magnitude = (mask[1, : len(alone)] * torch.log1p(alone.abs() + 1e-6)).expm1() - 1e-6
     expected = torch.istft(
@@ -78,3 +82,18 @@ def test_loss_by_hand():
     clean[0, 0, 0] = 5.0
     # 6 + 2 values count: 5 + 5 * 1 + 2 * 1 = 12
     torch.testing.assert_close(enhancement_loss(predicted, clean, torch.tensor([3, 1])), torch.tensor(12 / 8))
+
+
+def test_spectral_loss_by_hand():
+    valid, samples = torch.tensor([1, 2]), torch.tensor([3, 4])
+    clean = torch.full((2, 2, 1), 1.0 + 0j)
+    clean[0, 1] = 99.0  # a frame in the padding
+    waveform = torch.tensor([[2.0, 0.0, 0.0, 99.0], [0.0, 1.0, 1.0, 1.0]])
+    assert spectral_loss(clean, clean, valid, waveform, waveform, samples).item() == pytest.approx(0.0, abs=1e-6)
+    # silence instead: each of 3 bins is off by 1 in loudness and by 1 in the complex plane, and the SNR is 0 dB of 30
+    silence = spectral_loss(clean * 0, clean, valid, waveform * 0, waveform, samples).item()
+    loud = 1e-8**0.15  # what the floor leaves of nothing
+    assert silence == pytest.approx((1 - loud) ** 2 + 1.0 + 0.03 * 30.0, abs=1e-4)
+    # the other sign: as loud, 2 apart in the complex plane; noise of twice the amplitude is 6.02 dB above the speech
+    opposite = spectral_loss(-clean, clean, valid, -waveform, waveform, samples).item()
+    assert opposite == pytest.approx(4.0 + 0.03 * (30.0 + 6.0206), abs=1e-4)

@@ -7,15 +7,27 @@ import pytest
 import torch
 from transformers import WavLMConfig, WavLMModel
 
-from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, SparseMeritModel
+from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion, SparseMeritModel
 
 LENGTHS = (16_000, 9_137, 400, 12_001)
 
 
-@pytest.fixture(name="model")
-def small_model(tiny_config) -> SparseMeritForSpeechEnhancementAndEmotion:
+LAYOUTS = {
+    "published": {},
+    "log_mel_and_magnitude": {
+        **{"front_end": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]},
+        **{"enhancement_mask": "magnitude", "n_fft": 512, "win_length": 512},
+    },
+}
+
+
+@pytest.fixture(name="model", params=LAYOUTS)
+def small_model(tiny_config, request) -> SparseMeritForSpeechEnhancementAndEmotion:
     torch.manual_seed(0)
-    return SparseMeritForSpeechEnhancementAndEmotion(copy.deepcopy(tiny_config)).eval()
+    fields = tiny_config.to_dict()
+    del fields["num_feat_extract_layers"]  # follows from conv_dim
+    config = SparseMeritConfig(**{**fields, **LAYOUTS[request.param]})
+    return SparseMeritForSpeechEnhancementAndEmotion(config).eval()
 
 
 @pytest.fixture(name="batch")
@@ -99,7 +111,8 @@ def test_shapes(model, batch):
         outputs = model(**batch, output_router_logits=True, output_hidden_states=True)
     assert outputs.logits.shape == (4, 4)
     assert outputs.enhanced_values.shape == batch["input_values"].shape
-    assert outputs.enhanced_log_magnitude.shape == (4, 101, 201)
+    if model.config.enhancement_mask == "log1p":
+        assert outputs.enhanced_log_magnitude.shape == (4, 101, 201)
     assert {task: logits.shape for task, logits in outputs.router_logits.items()} == {
         "enhancement": (4, 49, 3),
         "emotion": (4, 49, 3),
