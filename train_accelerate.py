@@ -22,6 +22,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from modeling_sparse_merit.training import build, checkpoints, data
+from modeling_sparse_merit.training.front_end import CleanedLoader, FrontEnd
+from modeling_sparse_merit.training.pretraining import build_objective, receptive_field
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.validation import validate
 
@@ -36,10 +38,18 @@ def main(arguments: list[str] | None = None) -> None:
     feature_extractor = build.build_feature_extractor(settings)
     model = build.build_model(settings)
     if "emotion" in (settings.tasks or model.config.tasks):
-        model.config.class_weights = data.class_weights(train_clips.labels, settings.labels)
+        model.config.class_weights = data.class_weights(
+            train_clips.labels, settings.labels, settings.class_weights, settings.class_weight_beta
+        )
+    if settings.descriptor_weight:
+        train_clips.add_descriptors(receptive_field(model.config))
     train_loader = accelerator.prepare(data.build_loader(train_clips, feature_extractor, settings, shuffle=True))
     accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(data.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
+    if settings.cleaned_by:
+        front_end = FrontEnd(settings.cleaned_by, accelerator.device)
+        train_loader = CleanedLoader(train_loader, front_end, feature_extractor)
+        dev_loader = CleanedLoader(dev_loader, front_end, feature_extractor)
 
     run = Run(settings, accelerator, model, feature_extractor)
     for stage in build.stages(settings):
@@ -73,6 +83,7 @@ class Run:
     def __init__(self, settings: TrainingSettings, accelerator: Accelerator, model, feature_extractor):
         self.settings, self.accelerator = settings, accelerator
         self.model, self.feature_extractor = model, feature_extractor
+        self.balancing = build_objective(settings, accelerator, model)
         self.folder = Path(settings.output_dir)
         self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint and not settings.resume:
@@ -84,6 +95,7 @@ class Run:
         self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
         if checkpoint:
             checkpoints.load_weights(checkpoint, model, self.average)
+            self.balancing.load(checkpoint)
 
     def train_stage(self, stage: build.Stage, train_loader, dev_loader) -> None:
         """Trains the epochs of one stage that are not done yet."""
@@ -91,10 +103,11 @@ class Run:
         if self.progress.epoch >= last_epoch or self.stopped:
             return
         build.set_trainable(self.model, stage, self.settings.train_front_end)
-        optimizer = build.build_optimizer(self.model, self.settings)
+        optimizer = build.build_optimizer(self.model, self.settings, self.balancing.parameters())
         steps = math.ceil(len(train_loader) / self.settings.gradient_accumulation_steps) * stage.epochs
         schedule = build.build_schedule(optimizer, self.settings, steps * self.accelerator.num_processes)
         model, optimizer, schedule = self.accelerator.prepare(self.model, optimizer, schedule)
+        self.balancing.prepare()
         if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
             self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
         if self.progress.epoch == stage.first_epoch:
@@ -129,16 +142,17 @@ class Run:
         batches = tqdm(loader, f"epoch {self.progress.epoch + 1}", disable=not self.accelerator.is_main_process)
         for batch in batches:
             with self.accelerator.accumulate(model):
-                outputs = model(**batch, tasks=self.settings.tasks)
-                self.accelerator.backward(outputs.loss)
+                outputs = self.balancing.through(model)(**batch, tasks=self.settings.tasks)
+                loss = self.balancing.backward(outputs)
                 if self.accelerator.sync_gradients:
+                    self.balancing.finish(self.progress.step)
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
                     values["gradient_norm"].append(norm.detach())
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-            for name, loss in {"total": outputs.loss, **outputs.losses}.items():
-                values[name].append(loss.detach())
+            for name, value in {"total": loss, **outputs.losses, **self.balancing.report()}.items():
+                values[name].append(value.detach())
             if self.accelerator.sync_gradients:
                 self.progress.step += 1
                 if self.average is not None:
@@ -151,7 +165,7 @@ class Run:
     def validate(self, model, dev_loader) -> None:
         """Scores the model, or the average of its weights, on the whole dev set, and keeps the best."""
         model = model if self.average is None else self.average
-        scores = validate(self.accelerator, model, dev_loader, len(self.settings.labels))
+        scores = validate(self.accelerator, model, dev_loader, len(self.settings.labels), self.settings.tasks)
         score = scores.get("macro_f1", 0.0) + self.settings.si_sdr_weight * scores.get("si_sdr_gain", 0.0)
         self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
         self.progress.waited += 1

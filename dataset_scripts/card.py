@@ -33,11 +33,21 @@ MEANINGS = {
     "valence": "mean rating in the corpus's own scale",
     "dominance": "mean rating in the corpus's own scale",
     "category": "kind of noise",
+    "speed": "speed factor of the clip: 1.1 is faster, and higher in pitch",
+    "descriptors": "acoustic descriptors of the clip, 100 frames a second",
     "freesound_id": "its number at freesound.org",
     "rt60_s": "reverberation time of the room in seconds",
     "condition": "what the clip is heard in",
     "snr_db": "signal-to-noise ratio over the clip in dB",
     "mixture": "JSON of all that was drawn for this mixture",
+    "row": "number of the clip, the same in every condition",
+    "pool": "name of the noise table, or none in the clean condition",
+    "noise_file": "the noise's name in its table",
+    "noise_offset": "sample at 16 kHz at which the noise starts; at its end it starts over",
+    "speech_gain": "factor of the speech in the mixture",
+    "noise_gain": "factor of the noise in the mixture",
+    "sha256": "of the samples of `audio`, decoded to little-endian float32",
+    "clean_sha256": "of those of `clean`",
 }
 LOADING = """\
 ```python
@@ -150,7 +160,7 @@ def _columns_section(features: Features) -> str:
     """A line for each column: type and meaning."""
     lines = ["| column | type | meaning |", "|---|---|---|"]
     for name, feature in features.items():
-        kind = ", ".join(feature.names) if isinstance(feature, ClassLabel) else getattr(feature, "dtype", "audio")
+        kind = ", ".join(feature.names) if isinstance(feature, ClassLabel) else getattr(feature, "dtype", "list")
         kind = "audio" if name in ("audio", "clean") else kind
         lines.append(f"| `{name}` | {kind} | {MEANINGS.get(name, '')} |")
     return "\n".join(lines)

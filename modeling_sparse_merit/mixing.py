@@ -42,6 +42,7 @@ class MixingParameters:
         room_index: row of the room table; None is no room.
         speed: speed of the speech (1.1 is 10 % faster, and higher in pitch).
         augment_seed: seed of the transform given as `augment`.
+        noise_speed: speed of the noise, like that of the speech.
     """
 
     noise_index: int
@@ -51,6 +52,7 @@ class MixingParameters:
     room_index: int | None = None
     speed: float = 1.0
     augment_seed: int = 0
+    noise_speed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class MixingRecipe:
             a `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
             worker processes but not among threads.
         cache_seconds: how much decoded noise (and rooms) is kept in memory, in each process.
+        noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) makes more noises of few.
 
     Raises:
         ValueError: a table is empty or has no `audio` column; a range is not finite or runs backwards;
@@ -101,6 +104,7 @@ class MixingRecipe:
         seed: int = 0,
         augment: Callable[..., np.ndarray] | None = None,
         cache_seconds: float = 300.0,
+        noise_speed: Range | None = None,
     ):
         if not 0 <= room_probability <= 1 or (room_probability and rooms is None):
             raise ValueError(
@@ -108,9 +112,8 @@ class MixingRecipe:
             )
         self.snr_db = _checked_range(snr_db, "snr_db")
         self.level_db = None if level_db is None else _checked_range(level_db, "level_db")
-        self.speed = _checked_range((1.0, 1.0) if speed is None else speed, "speed")
-        if self.speed[0] <= 0:
-            raise ValueError(f"`speed` must be a range of positive factors such as (0.9, 1.1); got {speed}.")
+        self.speed = _checked_speed(speed, "speed")
+        self.noise_speed = _checked_speed(noise_speed, "noise_speed")
         self.room_probability = room_probability
         self.seed = seed
         self.augment = augment
@@ -131,6 +134,7 @@ class MixingRecipe:
             room_index=int(room * len(self.rooms)) if heard_in_room else None,
             speed=_within(self.speed, speed),
             augment_seed=int(generator.integers(2**32)),
+            noise_speed=_within(self.noise_speed, generator.random()),
         )
 
     def apply(self, speech: np.ndarray, parameters: MixingParameters, name: str = "the speech") -> Mixture:
@@ -189,7 +193,7 @@ class MixingRecipe:
         """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
         from audiomentations.core.utils import calculate_desired_noise_rms  # slow to import, so only where it is used
 
-        noise = audible_stretch(self.noise[parameters.noise_index], len(speech), parameters.noise_offset)
+        noise = _stretch_at_speed(self.noise[parameters.noise_index], len(speech), parameters)
         if noise is None:
             raise ValueError(
                 f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
@@ -254,6 +258,13 @@ def _checked_range(value: float | Range, name: str) -> Range:
     return float(low), float(high)
 
 
+def _checked_speed(value: Range | None, name: str) -> Range:
+    limits = _checked_range((1.0, 1.0) if value is None else value, name)
+    if limits[0] <= 0:
+        raise ValueError(f"`{name}` must be a range of positive factors such as (0.9, 1.1); got {value}.")
+    return limits
+
+
 def _within(limits: Range, fraction: float) -> float:
     return limits[0] + fraction * (limits[1] - limits[0])
 
@@ -273,6 +284,22 @@ def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
     if level < SILENT_RMS:
         raise ValueError(f"{name} is silent (RMS below -90 dBFS), so it has no SNR. Leave it out.")
     return waveform
+
+
+def _stretch_at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -> np.ndarray | None:
+    """`audible_stretch` of a noise at its drawn speed; no more of it is resampled than is heard."""
+    rate = round(SAMPLING_RATE * parameters.noise_speed)
+    if rate == SAMPLING_RATE:
+        return audible_stretch(waveform, length, parameters.noise_offset)
+    needed = math.ceil(length * rate / SAMPLING_RATE) + 1
+    stretch = audible_stretch(waveform, needed, parameters.noise_offset)
+    if stretch is None:
+        return None
+    resampled = resample(stretch, rate, SAMPLING_RATE)[:length]
+    # A high whistle that is sped up leaves the band, all but the clicks at its ends: it stays as it was.
+    if _rms(resampled) < 0.1 * _rms(stretch):
+        return audible_stretch(waveform, length, parameters.noise_offset)
+    return resampled
 
 
 def _rms(waveform: np.ndarray) -> float:

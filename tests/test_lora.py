@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hub_server import TOKEN, HubServer, Repository
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,7 @@ from modeling_sparse_merit import (
 from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.training import build
+from modeling_sparse_merit.training.balancing import build_balancing
 from modeling_sparse_merit.training.lora import load_adapted
 from modeling_sparse_merit.training.settings import TrainingSettings
 
@@ -99,6 +101,16 @@ def test_the_first_stage_leaves_the_adapters_alone_and_they_learn_at_the_encoder
         assert rates == ({1e-3} if frozen else {1e-3, 5e-4})
         assert any(p.requires_grad for name, p in model.named_parameters() if "lora_" in name) is not frozen
         assert all(p.requires_grad for name, p in model.named_parameters() if "modules_to_save" in name)
+
+
+def test_adapters_learn_from_projected_gradients_too(tiny_checkpoint, batch):
+    model = shaken(adapted(tiny_checkpoint)).train()
+    balancing = build_balancing(TrainingSettings(task_balancing="pcgrad"), Accelerator(cpu=True), model)
+    balancing.backward(balancing.through(model)(**batch))
+    balancing.finish(step=0)
+    for name, parameter in model.named_parameters():
+        reached = parameter.grad is not None and parameter.grad.abs().sum() > 0
+        assert reached == parameter.requires_grad, name
 
 
 def test_adapters_come_back_and_merge_into_an_ordinary_checkpoint(tiny_checkpoint, batch, tmp_path):

@@ -220,6 +220,34 @@ def test_speed_changes_the_length_and_the_pitch():
     assert peak == pytest.approx(220 * 1.1, abs=1)
 
 
+def test_noise_speed_changes_the_pitch_of_the_noise_and_nothing_else():
+    recipe = MixingRecipe(table(tone(5 * RATE)), level_db=None)
+    for speed, length in ((1.25, RATE), (0.8, 7 * RATE)):  # cropped, looped
+        parameters = MixingParameters(noise_index=0, noise_offset=0.5, snr_db=5.0, noise_speed=speed)
+        mixture = recipe.apply(white(length), parameters)
+        assert len(mixture.noise) == length and snr_of(mixture) == pytest.approx(5.0, abs=0.01)
+        np.testing.assert_allclose(mixture.clean, white(length), atol=1e-6)
+        peak = np.argmax(np.abs(np.fft.rfft(mixture.noise))) * RATE / length
+        assert peak == pytest.approx(220 * speed, abs=1)
+
+
+def test_noise_speed_fills_its_range_and_leaves_all_other_draws_as_they_were():
+    noises = table(white(RATE), white(RATE))
+    plain, varied = MixingRecipe(noises), MixingRecipe(noises, noise_speed=(0.75, 1.3))
+    drawn = [varied.draw(index) for index in range(200)]
+    assert [dataclasses.replace(one, noise_speed=1.0) for one in drawn] == [plain.draw(i) for i in range(200)]
+    speeds = [one.noise_speed for one in drawn]
+    assert 0.75 <= min(speeds) < 0.77 and 1.28 < max(speeds) <= 1.3
+
+
+def test_a_whistle_that_would_leave_the_band_keeps_its_speed():
+    whistle = (0.1 * np.sin(2 * np.pi * 7000 * np.arange(2 * RATE) / RATE)).astype(np.float32)
+    recipe = MixingRecipe(table(whistle), level_db=None)
+    parameters = MixingParameters(noise_index=0, noise_offset=0.5, snr_db=0.0, noise_speed=1.3)
+    noise = recipe.apply(tone(), parameters).noise
+    assert np.argmax(np.abs(np.fft.rfft(noise))) == 7000
+
+
 def test_room_reverberates_the_mixture_and_the_target_keeps_the_early_part():
     delay, late = 32, 1600  # 2 ms before the direct sound; a late echo after 100 ms
     response = np.zeros(2000, np.float32)
@@ -294,6 +322,7 @@ def test_a_transform_that_silences_the_speech_is_an_error():
         ({"snr_db": float("nan")}, "snr_db"),
         ({"level_db": (-35, float("inf"))}, "level_db"),
         ({"speed": (0.0, 1.0)}, "speed"),
+        ({"noise_speed": (0.0, 1.0)}, "noise_speed"),
         ({"room_probability": 0.5}, "room_probability"),
         ({"room_probability": 1.5}, "room_probability"),
     ],

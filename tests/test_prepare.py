@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """`sparse-merit prepare`: corpora to tables by one command, tables to the Hub and back, and never a licence broken."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -328,6 +329,37 @@ def test_its_mixtures_are_those_of_the_evaluation(frozen, noises, tmp_path):
     listener = Listener(clips, Condition("hiss", -5.0), load_table(noises, "test"), config.seed)
     for row, stored in zip(clips.rows, list(frozen)[2:4], strict=True):
         np.testing.assert_allclose(load_audio(stored["audio"]), listener.example(row).noisy, atol=2**-23)
+
+
+def test_it_says_what_was_mixed_and_its_samples_are_those_that_were_hashed(frozen, noises):
+    for row in frozen:
+        for name, digest in (("audio", "sha256"), ("clean", "clean_sha256")):
+            assert hashlib.sha256(load_audio(row[name]).astype("<f4").tobytes()).hexdigest() == row[digest]
+    assert frozen["row"] == [0, 1] * 3 and frozen["pool"] == [None] * 2 + ["hiss"] * 4
+    assert frozen["noise_file"] == [None] * 2 + ["hiss.wav"] * 4
+    noise, _ = soundfile.read(noises.with_name("noises") / "test" / "hiss.wav")
+    for row in list(frozen)[2:]:
+        mixed, clean = load_audio(row["audio"]), load_audio(row["clean"])
+        assert 0 <= row["noise_offset"] < 16_000 and 0 < row["speech_gain"] <= 1
+        heard = noise[row["noise_offset"] :][: len(mixed)]
+        np.testing.assert_allclose(mixed - clean, row["noise_gain"] * heard, atol=1e-6)
+
+
+def test_several_tables_make_one_set(corpus, noises, tmp_path):
+    table.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    table.write_table(folder.build(corpus, info=DatasetInfo()), tmp_path / "more")
+    speech, pools = f"{tmp_path / 'speech'},{tmp_path / 'more'}", f"{noises},{noises.with_name('hiss_train')}"
+    arguments = ["prepare", "noisy", speech, pools, tmp_path / "frozen", "--snr-db", "0", "--split", "test"]
+    result = sparse_merit(*arguments)
+    assert result.exit_code == 2 and "no row belongs to split 'test'" in result.stderr  # of the second noise table
+    result = sparse_merit(*arguments[:3], f"{noises},{noises}", *arguments[4:], "--pool", "a,b")
+    assert result.exit_code == 0, result.output
+    frozen = load_table(tmp_path / "frozen")
+    assert frozen["condition"] == [name for name in ("clean", "a_0dB", "b_0dB") for _ in range(4)]
+    assert frozen["row"] == [0, 1, 2, 3] * 3
+    assert frozen.info.license == "CC BY 4.0 + a licence that is not stated + CC0 1.0"
+    alike = sparse_merit(*arguments[:3], f"{noises},{noises}", *arguments[4:-2], "--overwrite")
+    assert alike.exit_code == 2 and "needs a name of its own (--pool)" in alike.stderr
 
 
 def test_it_is_pushed_as_other_tables_are(hub, frozen, tmp_path):

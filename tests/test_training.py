@@ -4,28 +4,39 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from datasets import ClassLabel
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
 
 import train_accelerate
+from benchmarks import ladder
 from dataset_scripts import folder as folder_script
 from dataset_scripts import noise as noise_script
 from dataset_scripts.publish import push_table
-from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, SpeechEnhancementAndEmotionPipeline
+from modeling_sparse_merit import (
+    SparseMeritConfig,
+    SparseMeritForSpeechEnhancementAndEmotion,
+    SpeechEnhancementAndEmotionPipeline,
+)
 from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.tables import TableError, load_table
 from modeling_sparse_merit.training import build, checkpoints, data
+from modeling_sparse_merit.training.front_end import CleanedLoader, FrontEnd
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.spectral import initialize_spectral_front_end
 
@@ -46,6 +57,13 @@ SMALL_MODEL = {
     "emotion_hidden_size": 32,
     "enhancement_hidden_size": 32,
 }
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Each run in this process chooses its own precision, which accelerate allows a process once."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session", name="tables")
@@ -92,8 +110,8 @@ def make_settings(tables: dict[str, str], **changes) -> TrainingSettings:
 
 
 def write_config(path: Path, tables: dict[str, str], **changes) -> Path:
-    settings = vars(make_settings(tables, **changes)) | {"train_front_end": True, "spectral_front_end": True}
-    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    settings = asdict(make_settings(tables, **changes)) | {"train_front_end": True, "spectral_front_end": True}
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(settings))), encoding="utf-8")
     return path
 
 
@@ -318,6 +336,15 @@ def test_enhancement_alone_trains_on_speech_without_labels(tables, tmp_path, spe
     assert "macro_f1" not in results and np.isfinite(results["si_sdr_gain"])
 
 
+def test_a_task_that_is_not_taught_is_not_scored_either(tables, tmp_path):
+    changes = {"tasks": ["emotion"], "epochs": 1, "output_dir": str(tmp_path / "run")}
+    train_accelerate.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
+    results = json.loads((tmp_path / "run" / "best" / "dev_results.json").read_text())["dev"]
+    assert "macro_f1" in results and not any("si_sdr" in name or "enhancement" in name for name in results)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["dev/score"] == pytest.approx(results["macro_f1"], abs=1e-4)
+
+
 def test_each_stage_waits_for_itself_and_its_early_end_is_remembered(tables, tmp_path, monkeypatch, caplog):
     """The first validation is the best of all: with a patience of 1, each stage ends as soon as it may."""
     scores = iter([0.9, 0.1, 0.2, 0.3])
@@ -424,6 +451,20 @@ def test_settings_come_from_the_file_and_the_command_line_wins(tmp_path):
         ("labels: [a, a]\n", "labels"),
         ("room_probability: 0.5\n", "rooms"),
         ("learning_rate: -1.0\n", "learning_rate"),
+        ("task_balancing: gradnorm\n", "task_balancing"),
+        ("task_balancing: pcgrad\nmixed_precision: fp16\n", "fp16"),
+        ("class_weights: even\n", "class_weights"),
+        ("class_weight_beta: 1.0\n", "class_weight_beta"),
+        ("sampling: fair\n", "sampling"),
+        ("sampling: class_balanced\n", "twice"),
+        ("sampling: weighted\n", "sampling_weights"),
+        ("sampling: weighted\nsampling_weights: {angrry: 2}\n", "angrry"),
+        ("sampling: weighted\nsampling_weights: {angry: -2}\n", "sampling_weights"),
+        ("sampling: class_balanced\nclass_weights: none\nstreaming: true\n", "streamed"),
+        ("encoder: a\nmodel: b\n", "encoder"),
+        ("pitch_semitones: [2]\n", "pitch_semitones"),
+        ("pitch_probability: 2\n", "pitch_probability"),
+        ("extends: config.yaml\n", "extends itself"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, text, message):
@@ -440,3 +481,280 @@ def test_fine_tuning_starts_from_a_checkpoint_with_other_labels(tables, tiny_che
     assert model.config.num_labels == 2 and model.config.class_weights is None
     expected = original.model.integration.experts[0].input_dense.weight
     assert torch.equal(model.model.integration.experts[0].input_dense.weight, expected)
+
+
+# One file that extends another --------------------------------------------------------------------------------------
+
+
+def test_a_file_extends_another_entry_by_entry(tmp_path):
+    (tmp_path / "base.yaml").write_text("epochs: 7\nseed: 1\nconfig: {num_experts: 5, router: dense}\n", "utf-8")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "middle.yaml").write_text("extends: ../base.yaml\nconfig: {router: sparse}\n", "utf-8")
+    (tmp_path / "deep" / "last.yaml").write_text("extends: middle.yaml\nepochs: 9\nlabels: [a, b]\n", "utf-8")
+    settings = parse_settings([str(tmp_path / "deep" / "last.yaml"), "--seed", "3"])
+    assert (settings.epochs, settings.seed, settings.labels) == (9, 3, ["a", "b"])
+    assert settings.config == {"num_experts": 5, "router": "sparse"}
+    (tmp_path / "base.yaml").write_text("extends: deep/last.yaml\n", "utf-8")
+    with pytest.raises(ValueError, match="extends itself"):
+        parse_settings([str(tmp_path / "deep" / "last.yaml")])
+    (tmp_path / "base.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="base.yaml"):
+        parse_settings([str(tmp_path / "deep" / "last.yaml")])
+
+
+# What an epoch is made of --------------------------------------------------------------------------------------------
+
+
+def test_class_weights_by_hand():
+    indices = [0, 0, 0, 1, -100, 0, -100]
+    assert data.class_weights(indices, LABELS) == pytest.approx([5 / (2 * 4), 5 / (2 * 1)])
+    rare, frequent = 0.5 / (1 - 0.5), 0.5 / (1 - 0.5**4)  # (1 - beta) / (1 - beta ** n) for 1 and 4 clips
+    expected = [2 * frequent / (rare + frequent), 2 * rare / (rare + frequent)]
+    assert data.class_weights(indices, LABELS, "effective_number", beta=0.5) == pytest.approx(expected)
+    assert data.class_weights(indices, LABELS, "none") is None
+
+
+def test_classes_come_alike_where_they_are_balanced(tables):
+    """Of ten training clips six are angry, three are sad, and one has no class."""
+    clips = data.load_clips(make_settings(tables), "train")
+    assert data.clip_frequencies(clips, make_settings(tables)) is None
+    settings = make_settings(tables, sampling="class_balanced", class_weights="none")
+    expected = [{0: 9 / (2 * 6), 1: 9 / (2 * 3), -100: 1.0}[label] for label in clips.labels]
+    assert data.clip_frequencies(clips, settings) == pytest.approx(expected)
+
+
+def test_clips_come_as_their_table_and_their_label_weigh(tables, tmp_path):
+    shutil.copytree(tables["speech"], tmp_path / "other")
+    weights = {str(tmp_path / "other"): 3.0, "sad": 2.0, "unlabelled": 0.0}
+    changes = {"speech": [tables["speech"], str(tmp_path / "other")], "sampling_weights": weights}
+    settings = make_settings(tables, sampling="weighted", **changes)
+    clips = data.load_clips(settings, "train")
+    weight = {0: 1.0, 1: 2.0, -100: 0.0}
+    expected = np.array([(1 + 2 * (row >= 10)) * weight[label] for row, label in enumerate(clips.labels)])
+    assert data.clip_frequencies(clips, settings) == pytest.approx(expected * 20 / expected.sum())
+    settings.tasks = ["emotion"]  # which leaves out what has no class
+    assert len(data.load_clips(settings, "train").sources) == 18
+
+
+def test_an_epoch_draws_clips_as_often_as_it_should_and_repeats_as_other_mixtures(tables):
+    settings = make_settings(tables, sampling="class_balanced", class_weights="none")
+    clips = data.load_clips(settings, "train")
+    sampler = data.build_loader(clips, build.build_feature_extractor(settings), settings, shuffle=True).sampler
+    frequencies = data.clip_frequencies(clips, settings)
+    counts = np.zeros(len(clips))
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        drawn = list(sampler)
+        assert drawn == list(sampler) and len(drawn) == len(set(drawn)) == len(sampler) == len(clips)
+        count = np.bincount(np.array(drawn) % len(clips), minlength=len(clips))
+        assert (np.floor(frequencies) <= count).all() and (count <= np.ceil(frequencies)).all()
+        counts += count
+    assert counts / 200 == pytest.approx(frequencies, abs=0.12)
+    first, again = clips[3], clips[3 + len(clips)]
+    assert first["label"] == again["label"] and not np.array_equal(first["noisy"], again["noisy"])
+    lengths = [sampler.lengths[clip % len(clips)] for clip in drawn]
+    assert lengths[:4] == sorted(lengths[:4], reverse=True)  # a batch is of like lengths
+
+
+def test_pitch_is_shifted_as_far_as_it_is_asked_for(tables):
+    tone = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
+    shift = data.pitch_shift(make_settings(tables, pitch_semitones=[12, 12], pitch_probability=1.0))
+    spectrum = np.abs(np.fft.rfft(shift(tone, sample_rate=16_000)))
+    assert np.argmax(spectrum) == pytest.approx(400, abs=3)  # an octave up, in bins of 1 Hz
+    assert data.pitch_shift(make_settings(tables)) is None
+
+
+def test_pitch_is_drawn_anew_each_epoch_and_alike_when_repeated(tables):
+    plain = data.load_clips(make_settings(tables), "train")
+    changes = {"pitch_semitones": [-3, 3], "pitch_probability": 0.5}
+    one, other = (data.load_clips(make_settings(tables, **changes), "train") for _ in range(2))
+    changed = [not np.array_equal(one[i]["clean"], plain[i]["clean"]) for i in range(10)]
+    assert 0 < sum(changed) < 10
+    for i in range(10):
+        assert np.array_equal(one[i]["noisy"], other[i]["noisy"]) and len(one[i]["clean"]) == len(plain[i]["clean"])
+    shifted = changed.index(True)
+    one.set_epoch(1)
+    assert not np.array_equal(one[shifted]["clean"], other[shifted]["clean"])
+    dev = data.load_clips(make_settings(tables, **changes), "dev")
+    assert np.array_equal(dev[0]["clean"], data.load_clips(make_settings(tables), "dev")[0]["clean"])
+
+
+# What a run starts from, and what its speech passes through ----------------------------------------------------------
+
+
+def test_an_encoder_is_taken_over_and_nothing_else(tables, tiny_checkpoint):
+    original = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint)
+    settings = make_settings(tables, encoder=str(tiny_checkpoint), config={"num_experts": 4, "hidden_dropout": 0.3})
+    torch.manual_seed(5)
+    model = build.build_model(settings)
+    expected = original.model.encoder.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.model.encoder.state_dict().items())
+    assert model.config.conv_dim == original.config.conv_dim and model.config.num_experts == 4
+    assert model.config.hidden_dropout == 0.3 and model.config.expert_hidden_size == 4096
+    known, fresh = original.state_dict(), model.state_dict()
+    for name in ("model.integration.routers.emotion.weight", "heads.emotion.dense.weight"):
+        assert known[name].shape != fresh[name].shape or not torch.equal(known[name], fresh[name])
+    assert build.build_feature_extractor(settings).normalization == "recording"
+    with pytest.raises(ValueError, match="leave out of `config`"):
+        build.build_model(make_settings(tables, encoder=str(tiny_checkpoint), config={"hidden_size": 64}))
+
+
+def test_an_encoder_keeps_its_front_end(tables, tmp_path):
+    sizes = {"conv_dim": [20], "conv_kernel": [800], "conv_stride": [320]}
+    original = build.build_model(make_settings(tables, config={**SMALL_MODEL, "front_end": "log_mel", **sizes}))
+    original.save_pretrained(tmp_path)
+    model = build.build_model(make_settings(tables, encoder=str(tmp_path), config={}))
+    values = torch.randn(1, 8000)
+    one, other = (each.model.encoder.eval()(values)[0][-1] for each in (original, model))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_an_encoder_with_or_without_masking_gets_what_it_needs(tables, tiny_checkpoint, tmp_path, probability):
+    without = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, mask_time_prob=0.0)
+    without.save_pretrained(tmp_path)
+    build.build_feature_extractor(make_settings(tables)).save_pretrained(tmp_path)
+    for source in (str(tiny_checkpoint), str(tmp_path)):
+        for kind in ("encoder", "model"):
+            config = {"apply_spec_augment": True, "mask_time_prob": probability}
+            model = build.build_model(make_settings(tables, **{kind: source, "config": config}))
+            assert hasattr(model.model.encoder, "masked_spec_embed") is (probability > 0)
+            assert all(weight.isfinite().all() for weight in model.state_dict().values())
+
+
+def test_masking_hides_whole_frames_in_place_and_in_training_only(tables, tiny_checkpoint):
+    config = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_time_length": 3, "feat_proj_dropout": 0.0}
+    encoder = build.build_model(make_settings(tables, encoder=str(tiny_checkpoint), config=config)).model.encoder
+    heard = []  # what the positional convolution gets: the frames in their places
+    encoder.encoder.pos_conv_embed.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].detach()))
+    values, mask = torch.randn(2, 16_000), torch.ones(2, 16_000, dtype=torch.long)
+    mask[1, 12_000:] = 0
+    for training in (False, False, True):
+        np.random.seed(0)
+        outputs, frame_mask = encoder.train(training)(values, mask)
+    plain, repeated, masked = heard
+    assert torch.equal(plain, repeated)
+    hidden = (masked == encoder.masked_spec_embed).all(-1)  # (B, T)
+    assert 5 < hidden[0].sum() < 30 and not (hidden & ~frame_mask).any()
+    torch.testing.assert_close(masked[~hidden], plain[~hidden])
+    assert all(output.shape[:2] == hidden.shape for output in outputs)
+
+
+def test_a_front_end_cleans_what_the_model_hears_as_the_pipeline_does(tables, tiny_checkpoint):
+    settings = make_settings(tables, cleaned_by=str(tiny_checkpoint))
+    clips, feature_extractor = data.load_clips(settings, "dev"), build.build_feature_extractor(settings)
+    loader = Accelerator(cpu=True).prepare(data.build_loader(clips, feature_extractor, settings, shuffle=False))
+    cleaned = CleanedLoader(loader, FrontEnd(settings.cleaned_by, torch.device("cpu")), feature_extractor)
+    [batch] = cleaned
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(tiny_checkpoint)
+    for row, index in enumerate(loader.batch_sampler.sampler):
+        example = clips[index]
+        expected = feature_extractor(pipe(example["noisy"], sampling_rate=16_000)["audio"], sampling_rate=16_000)
+        heard = batch["input_values"][row, : len(example["noisy"])]
+        np.testing.assert_allclose(heard, expected["input_values"][0], atol=1e-4)
+        assert not np.allclose(heard, feature_extractor(example["noisy"], sampling_rate=16_000)["input_values"][0])
+        assert batch["labels"][row] == example["label"]
+    assert not batch["input_values"].requires_grad and len(cleaned) == 1
+
+
+def test_a_front_end_has_to_enhance(tables, tiny_checkpoint, tmp_path):
+    SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, tasks=["emotion"]).save_pretrained(
+        tmp_path
+    )
+    build.build_feature_extractor(make_settings(tables)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cleaned_by"):
+        FrontEnd(str(tmp_path), torch.device("cpu"))
+
+
+# Balancing of tasks; the formulas are tested in test_balancing.py ----------------------------------------------------
+
+
+@pytest.mark.parametrize("balancing", ["uncertainty", pytest.param("pcgrad", marks=pytest.mark.slow)])
+def test_a_balanced_run_goes_on_from_its_checkpoint_as_if_never_stopped(tables, tmp_path, balancing):
+    changes = {"task_balancing": balancing, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"}
+    config = write_config(tmp_path / "config.yaml", tables, epochs=1, frozen_epochs=2, eval_every=3, **changes)
+    train_accelerate.main([str(config), "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "3"])
+    for epoch in (1, 2):  # within a stage and between two of them
+        resumed = tmp_path / f"resumed{epoch}"
+        shutil.copytree(tmp_path / "whole" / f"checkpoint-{epoch}", resumed / f"checkpoint-{epoch}")
+        train_accelerate.main([str(config), "--output_dir", str(resumed)])
+        for file in sorted((tmp_path / "whole" / "checkpoint-3").glob("*.safetensors")):
+            weights = load_file(resumed / "checkpoint-3" / file.name)
+            for name, weight in load_file(file).items():
+                assert torch.equal(weights[name], weight), (epoch, file, name)
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    logged = "train/log_variance/emotion" if balancing == "uncertainty" else "train/gradient_cosine"
+    assert all(entry[logged] != 0 for entry in log if "train/total" in entry and entry["epoch"] > 2)
+    assert (tmp_path / "whole" / "checkpoint-3" / checkpoints.BALANCING_FILE).exists() is (balancing == "uncertainty")
+
+
+# The ladder ----------------------------------------------------------------------------------------------------------
+
+LADDER = ROOT / "benchmarks" / "ladder"
+
+
+def test_systems_of_the_ladder_share_data_sizes_and_budget():
+    shared = asdict(parse_settings([str(LADDER / "base.yaml")]))
+    may_differ = {"config", "frozen_epochs", "epochs", "task_balancing", "cleaned_by", "snr_db", "eval_snr_db"}
+    for system in ladder.SEEDS:
+        settings = asdict(parse_settings([str(LADDER / f"{system}.yaml")]))
+        differing = {name for name in settings if settings[name] != shared[name]}
+        assert differing <= may_differ, system
+        assert differing <= {"config", "task_balancing"} or system in ("ser_clean", "ser_enhanced")
+        changed = {name for name, value in settings["config"].items() if shared["config"].get(name) != value}
+        assert changed <= {"tasks", "integration", "router", "router_gradient"}, system
+    assert {path.stem for path in LADDER.glob("*.yaml")} == {*ladder.SEEDS, "base", "evaluation"}
+
+
+def test_the_evaluation_of_the_ladder_names_every_run_once():
+    systems = yaml.safe_load((LADDER / "evaluation.yaml").read_text(encoding="utf-8"))["systems"]
+    named = set(re.findall(r"runs/ladder/(\w+/\d)/best", json.dumps(systems)))
+    assert named == {f"{system}/{seed}" for system, seeds in ladder.SEEDS.items() for seed in range(seeds)}
+
+
+@pytest.fixture(scope="module")
+def start(tables, tmp_path_factory) -> str:
+    """A checkpoint with a very small encoder, to start the systems of the ladder from."""
+    folder = str(tmp_path_factory.mktemp("start"))
+    settings = make_settings(tables)
+    build.build_model(settings).save_pretrained(folder)
+    build.build_feature_extractor(settings).save_pretrained(folder)
+    return folder
+
+
+ALIKE = {"ser_clean", "multitask", "sparse_merit_none", "sparse_merit_switch", "weighted_sum_experts"}
+SYSTEMS = [pytest.param(system, marks=[pytest.mark.slow] * (system in ALIKE)) for system in ladder.SEEDS]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
+    arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
+    quick = ["--epochs", "1", "--max_steps", "2", "--batch_size", "4", "--workers", "0"]
+    front_end = ["--cleaned_by", start] if system == "ser_enhanced" else []
+    run = ["--output_dir", str(tmp_path), "--seed", "1"]
+    train_accelerate.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *front_end, *run])
+    results = json.loads((tmp_path / "best" / "dev_results.json").read_text())["dev"]
+    config = SparseMeritConfig.from_pretrained(tmp_path / "best")
+    assert ("macro_f1" in results) is ("emotion" in config.tasks)
+    assert ("si_sdr" in results) is ("enhancement" in config.tasks)
+    assert all(np.isfinite(value) for value in results.values())
+
+
+@pytest.mark.slow
+def test_the_ladder_trains_what_is_missing_and_names_what_fails(tables, start, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(ladder, "SEEDS", {"ser_enhanced": 1, "multitask": 2})
+    monkeypatch.chdir(tmp_path)  # where there is no front end yet
+    for name, value in one_thread().items():
+        monkeypatch.setenv(name, value)
+    arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
+    arguments += ["--epochs", "1", "--max_steps", "1", "--batch_size", "4", "--workers", "0"]
+    assert ladder.main(arguments) == 1
+    told = capfd.readouterr()
+    assert "2 of 3 runs are done" in told.out and "FAILED ser_enhanced/0" in told.err, told.err
+    assert ladder.main([*arguments, "--batch_size", "3"]) == 1
+    told = capfd.readouterr()
+    assert "0 of 3 runs are done" in told.out and "'batch_size': (4, 3)" in told.err
+    shutil.copytree(start, "runs/ladder/se_front_end/0/best")
+    assert ladder.main(arguments) == 0
+    told = capfd.readouterr()
+    assert told.out.count("Training ") == 1 and "3 of 3 runs are done" in told.out

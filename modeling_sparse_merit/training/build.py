@@ -1,7 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The model, its feature extractor, and what trains it: parameter groups, optimizer and schedule of each stage."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -9,7 +11,7 @@ from transformers import get_scheduler
 
 from ..configuration_sparse_merit import SparseMeritConfig
 from ..feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, SparseMeritModel, encoder_fields
 from .lora import add_adapters, set_adapters_trainable
 from .settings import TrainingSettings
 from .spectral import initialize_spectral_front_end
@@ -32,9 +34,9 @@ def stages(settings: TrainingSettings) -> list[Stage]:
 
 
 def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExtractor:
-    """That of the checkpoint to fine-tune, or a new one with the settings' normalization."""
-    if settings.model:
-        return SparseMeritFeatureExtractor.from_pretrained(settings.model)
+    """That of the checkpoint to start from, or a new one with the settings' normalization."""
+    if settings.model or settings.encoder:
+        return SparseMeritFeatureExtractor.from_pretrained(settings.model or settings.encoder)
     return SparseMeritFeatureExtractor(
         normalization=settings.normalization, corpus_mean=settings.corpus_mean, corpus_std=settings.corpus_std
     )
@@ -42,8 +44,8 @@ def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExt
 
 def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion | PeftModel:
     """
-    From a Sparse MERIT checkpoint, around a WavLM, or from scratch, with the settings' labels and configuration; with
-    adapters where the settings ask for them.
+    From a Sparse MERIT checkpoint, around the encoder of one, around a WavLM, or from scratch, with the settings'
+    labels and configuration; with adapters where the settings ask for them.
     """
     id2label = dict(enumerate(settings.labels))
     changes = {
@@ -55,6 +57,8 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
         model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
             settings.model, ignore_mismatched_sizes=True, **changes
         )
+    elif settings.encoder:
+        model = _around_encoder(settings.encoder, changes)
     elif settings.wavlm:
         model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(settings.wavlm, **changes)
     else:
@@ -64,6 +68,31 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return add_adapters(model, settings) if settings.lora_rank else model
+
+
+def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForSpeechEnhancementAndEmotion:
+    """
+    A fresh model with the encoder of a Sparse MERIT checkpoint.
+
+    Raises:
+        ValueError: The changes do not fit the encoder.
+    """
+    source = SparseMeritModel.from_pretrained(checkpoint)
+    model = SparseMeritForSpeechEnhancementAndEmotion(
+        SparseMeritConfig(**{**encoder_fields(source.config), **changes})
+    )
+    encoder, weights = model.model.encoder, source.encoder.state_dict()
+    learned = weights.pop("masked_spec_embed", None)  # of SpecAugment: either encoder may do without it
+    if hasattr(encoder, "masked_spec_embed"):
+        weights["masked_spec_embed"] = encoder.masked_spec_embed if learned is None else learned
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`encoder` is {checkpoint}, and `config` says otherwise of its architecture; leave out of `config` what "
+            f"describes the encoder. {error}"
+        ) from error
+    return model
 
 
 def set_trainable(
@@ -81,14 +110,22 @@ def set_trainable(
         model.freeze_feature_encoder()
 
 
-def build_optimizer(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW over what is trainable: the encoder at its own rate, no weight decay on vectors (biases and norms)."""
+def build_optimizer(
+    model: torch.nn.Module, settings: TrainingSettings, extra: Iterable[torch.nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """
+    AdamW over what is trainable, and what is learned beside the model: the encoder and the tasks' log variances, which
+    are numbers, at their own rates, no weight decay on vectors (biases and norms) and numbers.
+    """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             factor = settings.encoder_learning_rate_factor if "model.encoder." in name else 1.0
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((settings.learning_rate * factor, decay), []).append(parameter)
+    for parameter in extra:
+        rate = settings.learning_rate if parameter.ndim else settings.uncertainty_learning_rate
+        groups.setdefault((rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return torch.optim.AdamW([{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()])
 
 

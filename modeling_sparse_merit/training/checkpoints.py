@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 PROGRESS_FILE = "progress.json"
 MODEL_FILE = "model.safetensors"
+BALANCING_FILE = "model_1.safetensors"  # what accelerate calls the second of the modules it prepared
 AVERAGE_FILE = "average.safetensors"
 
 

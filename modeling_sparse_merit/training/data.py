@@ -5,7 +5,7 @@ The training speech is a table on this machine (`MixedClips`), or is read from t
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -13,15 +13,19 @@ import numpy as np
 import torch
 from datasets import ClassLabel, IterableDataset
 from datasets import Dataset as Table
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from ..audio import load_audio
 from ..mixing import SAMPLING_RATE, MixingRecipe, audible_stretch
-from ..tables import TableError, concatenate_tables, stream_tables
-from .settings import TrainingSettings
+from ..tables import TableError, concatenate_tables, load_table, stream_tables
+from .descriptors import DescriptorTargets, descriptor_frames
+from .settings import UNLABELLED_NAME, TrainingSettings
 
 UNLABELLED = -100
+USED_COLUMNS = ["audio", "emotion", "duration"]
+FRAME_STRIDE = 320  # samples between encoder frames
 
 
 class Clips(Dataset):
@@ -49,26 +53,31 @@ class Clips(Dataset):
     def mix(self, index: int, audio: dict[str, Any], label: int) -> dict[str, Any]:
         """The example of one recording; `index` is what its mixture is drawn from."""
         name = str(audio.get("path") or f"clip {index}")
-        speech = self._crop(load_audio(audio), index)
+        speech, start = self._crop(load_audio(audio), index)
         mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), name)
-        return {"noisy": mixture.noisy, "clean": mixture.clean, "label": label, "index": index}
+        return {"noisy": mixture.noisy, "clean": mixture.clean, "label": label, "index": index, "start": start}
 
-    def _crop(self, speech: np.ndarray, index: int) -> np.ndarray:
+    def _crop(self, speech: np.ndarray, index: int) -> tuple[np.ndarray, int]:
+        """The speech that is used, and the sample that it starts at."""
         if self.max_seconds is None or len(speech) <= self.max_seconds * SAMPLING_RATE:
-            return speech
+            return speech, 0
         offset = np.random.default_rng([self.recipe.seed, self.epoch, index, 1]).random()
-        cropped = audible_stretch(speech, int(self.max_seconds * SAMPLING_RATE), offset)
-        return speech if cropped is None else cropped  # the recipe names a recording that is all silent
+        length = int(self.max_seconds * SAMPLING_RATE)
+        cropped = audible_stretch(speech, length, offset)
+        if cropped is None:
+            return speech, 0  # the recipe names a recording that is all silent
+        return cropped, int(offset * (len(speech) - length + 1))
 
 
 class MixedClips(Clips):
     """
-    The clips of a speech table.
+    The clips of a speech table. Clip `index + k * len(table)` is another mixture of the speech of clip `index`.
 
     Args:
         table: Speech table with `audio`, `emotion` and `duration`.
         labels: The emotions that are classes, in the order of the model; all others are unlabelled.
         recipe, max_seconds, fixed: As for [`Clips`].
+        sources: Which of the tables that make up `table` each row is from, where the sampling asks for that.
     """
 
     def __init__(
@@ -78,12 +87,31 @@ class MixedClips(Clips):
         labels: list[str],
         max_seconds: float | None = None,
         fixed: bool = False,
+        sources: list[str] | None = None,
     ):
         super().__init__(recipe, class_indices(table, labels), max_seconds, fixed)
-        self.table = table
+        self.table, self.sources = table.select_columns(USED_COLUMNS), sources
+        self.described, self.descriptor_targets, self.receptive_field = table, None, 0
+
+    def add_descriptors(self, receptive_field: int) -> None:
+        """From now on an example also holds "descriptors", the targets of [`DescriptorTargets`] (T, 26) for encoder
+        frames that see so many samples."""
+        self.descriptor_targets = DescriptorTargets(self.described, seed=self.recipe.seed)
+        self.receptive_field = receptive_field
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.mix(index, self.table[index]["audio"], self.labels[index])
+        row = index % len(self.table)
+        example = self.mix(index, self.table[row]["audio"], self.labels[row])
+        if self.descriptor_targets is not None:
+            num_frames = (len(example["noisy"]) - self.receptive_field) // FRAME_STRIDE + 1
+            example["descriptors"] = self.descriptor_targets.targets(
+                descriptor_frames(self.described, row),
+                num_frames,
+                example["start"],
+                self.receptive_field,
+                FRAME_STRIDE,
+            )
+        return example
 
     def lengths(self) -> list[float]:
         """Seconds of each clip, as far as it is used."""
@@ -159,11 +187,20 @@ class StreamedRows(Sampler):
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
-    """Clips of like length share a batch; the order depends on (seed, epoch) alone, also when resumed."""
+    """
+    Clips of like length share a batch; the choice and the order depend on (seed, epoch) alone, also when resumed.
 
-    def __init__(self, batch_size: int, lengths: list[float], seed: int):
+    Args:
+        batch_size: Clips in a batch.
+        lengths: Of each clip.
+        seed: Another seed is another draw and another order.
+        frequencies: (clips,) how often each is to come in an epoch, on average; their sum is the number of clips. By
+            default each comes once.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[float], seed: int, frequencies: np.ndarray | None = None):
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed = seed
+        self.seed, self.frequencies = seed, frequencies
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -171,7 +208,22 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
     def __iter__(self):
         self.generator.manual_seed(self.seed * 1_000_003 + self.epoch)
-        return super().__iter__()
+        clips = list(range(len(self.lengths))) if self.frequencies is None else self._draw()
+        lengths = [self.lengths[clip % len(self.lengths)] for clip in clips]
+        return iter([clips[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=self.generator)])
+
+    def _draw(self) -> list[int]:
+        """
+        The clips of an epoch by systematic sampling: one that is to come 2.3 times comes twice or three times. Repeats
+        have numbers beyond the number of clips, since they are other mixtures.
+        """
+        generator = np.random.default_rng([self.seed, self.epoch, 0, 3])
+        order = generator.permutation(len(self.lengths))
+        ends = np.cumsum(self.frequencies[order])
+        ends[-1] = len(order)  # whatever was rounded on the way
+        counts = np.diff(np.floor(ends + generator.random()), prepend=0).astype(int)
+        repeats = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... of each clip
+        return (np.repeat(order, counts) + repeats * len(order)).tolist()
 
 
 class Collator:
@@ -188,6 +240,9 @@ class Collator:
             padding=True,
             return_tensors="pt",
         )
+        if "descriptors" in examples[0]:
+            descriptors = [torch.from_numpy(example["descriptors"]) for example in examples]
+            batch["descriptors"] = pad_sequence(descriptors, batch_first=True, padding_value=torch.nan)  # (B, T, 26)
         return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
 
 
@@ -210,9 +265,18 @@ def class_numbers(table: Table | IterableDataset, labels: list[str]) -> dict[int
     return {feature.names.index(label): index for index, label in enumerate(labels) if label in feature.names}
 
 
-def class_weights(indices: list[int], labels: list[str]) -> list[float]:
+def class_weights(
+    indices: list[int], labels: list[str], kind: str = "inverse_frequency", beta: float = 0.999
+) -> list[float] | None:
     """
-    n / (classes * n_class) over the labelled clips (paper, section IV).
+    Weight of each class in the cross entropy, from the n labelled clips.
+
+    Args:
+        indices: The class of each clip, -100 where it has none.
+        labels: The classes.
+        kind: "inverse_frequency", n / (classes * n_class) (paper, section IV); "effective_number", in proportion to
+            (1 - beta) / (1 - beta ** n_class), 1 on average (Cui et al., CVPR 2019); "none", which gives None.
+        beta: The nearer to 1, the more a rare class counts.
 
     Raises:
         TableError: A class has no clip.
@@ -221,7 +285,37 @@ def class_weights(indices: list[int], labels: list[str]) -> list[float]:
     missing = [label for index, label in enumerate(labels) if not counts[index]]
     if missing:
         raise TableError(f"No training clip has the label {missing}; expected at least one for each of {labels}.")
-    return [counts.total() / (len(labels) * counts[index]) for index in range(len(labels))]
+    if kind == "none":
+        return None
+    if kind == "inverse_frequency":
+        return [counts.total() / (len(labels) * counts[index]) for index in range(len(labels))]
+    weights = [(1 - beta) / (1 - beta ** counts[index]) for index in range(len(labels))]
+    return [len(labels) * weight / sum(weights) for weight in weights]
+
+
+def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarray | None:
+    """
+    How often each clip is to come in an epoch, as `settings.sampling` says: (clips,), 1 on average; None where each
+    comes once. With "class_balanced" every class has as many of the labelled clips, and unlabelled ones come once.
+
+    Raises:
+        ValueError: `sampling_weights` are 0 for all clips.
+    """
+    if settings.sampling == "natural":
+        return None
+    classes = np.asarray(clips.labels)
+    if settings.sampling == "class_balanced":
+        labelled = classes != UNLABELLED
+        _, places, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
+        frequencies = np.ones(len(classes))
+        frequencies[labelled] = labelled.sum() / (len(counts) * counts[places])
+        return frequencies
+    names = np.asarray([*settings.labels, UNLABELLED_NAME])[np.where(classes == UNLABELLED, -1, classes)]
+    weight_of = settings.sampling_weights.get
+    weights = [weight_of(name, 1.0) * weight_of(table, 1.0) for name, table in zip(names, clips.sources, strict=True)]
+    if not any(weights):
+        raise ValueError(f"`sampling_weights` is {dict(settings.sampling_weights)}, which leaves no clip to draw.")
+    return np.asarray(weights) * len(weights) / sum(weights)
 
 
 def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedClips:
@@ -233,6 +327,8 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedC
         snr_db=tuple(settings.snr_db if train else settings.eval_snr_db),
         level_db=tuple(settings.level_db),
         speed=tuple(settings.speed) if train else None,
+        noise_speed=tuple(settings.noise_speed) if train else None,
+        augment=pitch_shift(settings) if train else None,
         room_probability=settings.room_probability if train else 0.0,
         seed=settings.seed,
     )
@@ -240,27 +336,49 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedC
         rows = StreamedRows(settings.speech, settings.labels, settings.seed, settings.shuffle_buffer)
         return StreamedClips(rows, recipe, settings.max_seconds)
     speech = concatenate_tables(settings.speech, split=split, download_all=not settings.streaming)
-    if train and settings.tasks == ["emotion"]:  # all other clips have nothing to teach
+    if not train:
+        return MixedClips(speech, recipe, settings.labels, fixed=True)
+    sources = _sources(settings.speech, split) if settings.sampling == "weighted" else None
+    if (settings.tasks or settings.config.get("tasks")) == ["emotion"]:  # all other clips have nothing to teach
         indices = class_indices(speech, settings.labels)
-        speech = speech.select([row for row, index in enumerate(indices) if index != UNLABELLED])
-    return MixedClips(speech, recipe, settings.labels, settings.max_seconds if train else None, fixed=not train)
+        rows = [row for row, index in enumerate(indices) if index != UNLABELLED]
+        speech, sources = speech.select(rows), sources and [sources[row] for row in rows]
+    return MixedClips(speech, recipe, settings.labels, settings.max_seconds, sources=sources)
+
+
+def _sources(paths: list[str], split: str) -> list[str]:
+    """Which of the tables each row of one split of their concatenation is from."""
+    return [path for path in paths for _ in range(load_table(path)["split"][:].count(split))]
+
+
+def pitch_shift(settings: TrainingSettings) -> Callable[..., np.ndarray] | None:
+    """The transform of the speech that `settings.pitch_semitones` asks for; about 4 ms for a second of speech."""
+    low, high = settings.pitch_semitones
+    if low == high == 0 or not settings.pitch_probability:
+        return None
+    from audiomentations import PitchShift  # slow to import, so only where it is used
+
+    return PitchShift(low, high, p=settings.pitch_probability)
 
 
 def build_loader(
     clips: MixedClips | StreamedClips, feature_extractor: Any, settings: TrainingSettings, shuffle: bool
 ) -> DataLoader:
-    """Batches of clips of like length, drawn anew each epoch when shuffled, else in the order of length; those of a
-    stream as they come."""
+    """
+    Batches of clips of like length, drawn anew each epoch when shuffled, else in the order of length; those of a
+    stream as they come. With a front end, which hears them first, they are lists of examples.
+    """
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:
-        sampler = EpochLengthGroupedSampler(settings.batch_size, clips.lengths(), settings.seed)
+        frequencies = clip_frequencies(clips, settings)
+        sampler = EpochLengthGroupedSampler(settings.batch_size, clips.lengths(), settings.seed, frequencies)
     else:
         sampler = np.argsort(clips.lengths(), kind="stable").tolist()
     return DataLoader(
         clips,
         settings.batch_size,
         sampler=sampler,
-        collate_fn=Collator(feature_extractor),
+        collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
         num_workers=settings.workers,
     )

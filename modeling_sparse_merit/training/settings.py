@@ -13,6 +13,10 @@ from transformers import HfArgumentParser, SchedulerType
 from ..configuration_sparse_merit import TASKS, SparseMeritConfig
 
 PRECISIONS = ("no", "bf16", "fp16")
+TASK_BALANCINGS = ("fixed", "uncertainty", "pcgrad")
+CLASS_WEIGHTS = ("inverse_frequency", "effective_number", "none")
+SAMPLINGS = ("natural", "class_balanced", "weighted")
+UNLABELLED_NAME = "unlabelled"
 WHOLE_MODULES = ("experts", "routers", "emotion", "enhancement")
 
 
@@ -47,9 +51,22 @@ class TrainingSettings:
         default=None,
         metadata={"help": "WavLM checkpoint for the encoder; without it the encoder starts from scratch."},
     )
+    encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Sparse MERIT checkpoint whose encoder and input scale are taken; all else starts from scratch."
+        },
+    )
+    cleaned_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Sparse MERIT checkpoint that cleans every mixture, of train and dev, before this model hears it: "
+            "the enhancement model of a cascade, which does not learn."
+        },
+    )
     config: YamlMapping = field(
         default_factory=YamlMapping,
-        metadata={"help": "Fields of SparseMeritConfig that differ from model, wavlm or default: {num_experts: 4}."},
+        metadata={"help": "Fields of SparseMeritConfig that differ from model, encoder, wavlm or default."},
     )
     tasks: list[str] | None = field(
         default=None,
@@ -57,7 +74,47 @@ class TrainingSettings:
             "help": "What this run teaches, all of the model's tasks by default. The other heads stay as they are."
         },
     )
+    task_balancing: str = field(
+        default="fixed",
+        metadata={
+            "help": "How the tasks' losses are weighed: fixed (enhancement_weight of the config), uncertainty "
+            "(learned, Kendall et al. 2018) or pcgrad (conflicting gradients are projected, Yu et al. 2020; a "
+            "backward pass for each task)."
+        },
+    )
+    uncertainty_learning_rate: float = field(
+        default=0.01,
+        metadata={"help": "Of the log variances of task_balancing uncertainty: a step moves one by this."},
+    )
+    descriptor_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Pre-training: weight of the loss of acoustic descriptors of the clean speech, which the speech "
+            "tables must hold (`sparse-merit prepare descriptors`)."
+        },
+    )
     labels: list[str] = field(default_factory=lambda: ["angry", "sad", "happy", "neutral"])
+    class_weights: str = field(
+        default="inverse_frequency",
+        metadata={"help": "Of the emotion loss: inverse_frequency, effective_number (Cui et al. 2019) or none."},
+    )
+    class_weight_beta: float = field(
+        default=0.999, metadata={"help": "Of class_weights effective_number: nearer to 1, rare classes count more."}
+    )
+    sampling: str = field(
+        default="natural",
+        metadata={
+            "help": "Clips of an epoch: natural (each once), class_balanced (as many of each class; clips without one "
+            "once) or weighted (see sampling_weights). The number of clips stays."
+        },
+    )
+    sampling_weights: YamlMapping = field(
+        default_factory=YamlMapping,
+        metadata={
+            "help": "How often a clip is drawn, 1 by default, by its table times by its label: {tables/emodb: 3, "
+            "happy: 2, unlabelled: 0.5}."
+        },
+    )
     normalization: str = field(default="recording", metadata={"help": "Scale of the input: recording or corpus."})
     corpus_mean: float | None = None
     corpus_std: float | None = None
@@ -88,6 +145,13 @@ class TrainingSettings:
     snr_db: list[float] = field(default_factory=lambda: [5.0, 5.0], metadata={"help": "Range of the drawn SNR in dB."})
     level_db: list[float] = field(default_factory=lambda: [-35.0, -15.0], metadata={"help": "Speech level, dBFS RMS."})
     speed: list[float] = field(default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors."})
+    pitch_semitones: list[float] = field(
+        default_factory=lambda: [0.0, 0.0], metadata={"help": "Range of pitch shifts of the speech, at its own speed."}
+    )
+    pitch_probability: float = field(default=0.5, metadata={"help": "Share of the clips with a pitch shift."})
+    noise_speed: list[float] = field(
+        default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors of the noise."}
+    )
     room_probability: float = 0.0
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training clips are cropped at a drawn place."})
     workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
@@ -134,36 +198,75 @@ class TrainingSettings:
     )
 
     def __post_init__(self):
-        for name in ("snr_db", "level_db", "speed", "eval_snr_db"):
+        for name in ("snr_db", "level_db", "speed", "pitch_semitones", "eval_snr_db"):
             low, high = getattr(self, name) if len(getattr(self, name)) == 2 else (math.nan, math.nan)
             self._require(name, low <= high, "two numbers, the lower one first")
         for name in ("batch_size", "gradient_accumulation_steps", "keep_checkpoints", "eval_every", "shuffle_buffer"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("seed", "workers", "frozen_epochs", "epochs", "patience", "max_steps", "weight_decay"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("learning_rate", "encoder_learning_rate_factor", "max_seconds", "max_grad_norm"):
+        positive = ("learning_rate", "uncertainty_learning_rate", "encoder_learning_rate_factor")
+        for name in (*positive, "max_seconds", "max_grad_norm"):
             self._require(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("room_probability", "warmup_ratio"):
+        for name in ("room_probability", "pitch_probability", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
         self._require("room_probability", self.rooms or not self.room_probability, "0, as there are no `rooms`")
         self._require("labels", len(set(self.labels)) == len(self.labels) > 0, "distinct names, at least one")
-        self._require("mixed_precision", self.mixed_precision in PRECISIONS, f"one of {PRECISIONS}")
-        self._require(
-            "schedule", self.schedule in set(SchedulerType), f"one of {[str(s.value) for s in SchedulerType]}"
-        )
+        choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
+        schedules = [str(schedule.value) for schedule in SchedulerType]
+        for name, valid in {**choices, "sampling": SAMPLINGS, "schedule": schedules}.items():
+            self._require(name, getattr(self, name) in valid, f"one of {list(valid)}")
         known = {entry.name for entry in fields(SparseMeritConfig)}
         unknown = sorted(set(self.config) - known)
         self._require("config", not unknown, f"fields of SparseMeritConfig, which {unknown} are not")
         valid_tasks = self.tasks is None or (self.tasks and set(self.tasks) <= set(TASKS))
         self._require("tasks", valid_tasks, f"some of {list(TASKS)}, or none for all")
-        if self.model and self.wavlm:
-            raise ValueError("`model` and `wavlm` are both given; expected one: where shall the encoder come from?")
+        starts = {name: getattr(self, name) for name in ("model", "encoder", "wavlm") if getattr(self, name)}
+        if len(starts) > 1:
+            raise ValueError(f"{starts} are all given; expected one of them: where shall the encoder come from?")
+        self._check_balance()
+        self._check_descriptors()
         self._check_adapters()
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
             raise ValueError(f"`{name}` is {getattr(self, name)}; expected {expected}.")
+
+    def _check_balance(self) -> None:
+        self._require("class_weight_beta", 0 < self.class_weight_beta < 1, "a number between 0 and 1")
+        if self.task_balancing == "pcgrad" and self.mixed_precision == "fp16":
+            raise ValueError(
+                "`task_balancing` is pcgrad and `mixed_precision` fp16, whose scaled gradients it can't project; "
+                "expected bf16 or no."
+            )
+        if self.sampling == "class_balanced" and self.class_weights != "none":
+            raise ValueError(
+                f"`sampling` is class_balanced and `class_weights` {self.class_weights}, which balance the classes "
+                "twice; expected class_weights none."
+            )
+        self._require("sampling", self.sampling == "natural" or not self.streaming, "natural, as speech is streamed")
+        known = {*self.speech, *self.labels, UNLABELLED_NAME}
+        valid_weights = set(self.sampling_weights) <= known and all(
+            isinstance(weight, int | float) and 0 <= weight < math.inf for weight in self.sampling_weights.values()
+        )
+        self._require("sampling_weights", valid_weights, f"numbers of at least 0 for some of {sorted(known)}")
+        if bool(self.sampling_weights) != (self.sampling == "weighted"):
+            raise ValueError(
+                f"`sampling` is {self.sampling}, `sampling_weights` {dict(self.sampling_weights)}; expected weights "
+                "for sampling weighted, and for no other."
+            )
+
+    def _check_descriptors(self) -> None:
+        self._require("descriptor_weight", 0 <= self.descriptor_weight < math.inf, "a finite number of at least 0")
+        needed = {"speed": [1, 1], "pitch_semitones": [0, 0], "streaming": False, "task_balancing": "fixed"}
+        found = {name: getattr(self, name) for name in needed}
+        if self.descriptor_weight and (found != needed or "emotion" not in (self.tasks or TASKS)):
+            raise ValueError(
+                f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of the speech as it "
+                f"is in the table, and are told from the features of the emotion: expected {needed} and the task "
+                f"emotion; got {found} and {self.tasks or 'all'} tasks."
+            )
 
     def _check_adapters(self) -> None:
         unknown = [name for name in self.lora_train_modules if name not in WHOLE_MODULES]
@@ -183,10 +286,12 @@ class TrainingSettings:
 
 def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     """
-    Reads `[CONFIG.yaml] [--field value ...]`.
+    Reads `[CONFIG.yaml] [--field value ...]`. CONFIG.yaml may say `extends: OTHER.yaml`, a path from its own folder:
+    what it does not set is as there, mappings such as `config` entry by entry.
 
     Raises:
-        ValueError: The file has a field that does not exist, or a field is outside its range.
+        FileNotFoundError: There is no such file.
+        ValueError: A file has a field that does not exist or extends itself, or a field is outside its range.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(
@@ -197,10 +302,20 @@ def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     return parser.parse_args_into_dataclasses(arguments)[0]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in extending:
+        raise ValueError(f"{path} extends itself, by way of {[str(other) for other in extending]}.")
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    base = values.pop("extends", None)
     known = {entry.name for entry in fields(TrainingSettings)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"{path} has unknown fields {unknown}; expected some of {sorted(known)}.")
-    return values
+    if base is None:
+        return values
+    inherited = _read_yaml(path.parent / base, (*extending, path.resolve()))
+    return inherited | {name: _overridden(inherited.get(name), value) for name, value in values.items()}
+
+
+def _overridden(inherited: Any, value: Any) -> Any:
+    return {**inherited, **value} if isinstance(inherited, dict) and isinstance(value, dict) else value

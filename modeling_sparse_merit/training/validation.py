@@ -18,13 +18,16 @@ EXPERT_USE = "expert_use/"
 
 
 @torch.inference_mode()
-def validate(accelerator: Accelerator, model: torch.nn.Module, loader: Any, num_labels: int) -> dict[str, float]:
+def validate(
+    accelerator: Accelerator, model: torch.nn.Module, loader: Any, num_labels: int, tasks: list[str] | None = None
+) -> dict[str, float]:
     """
     Args:
         accelerator: Gathers the clips of all processes.
         model: A [`SparseMeritForSpeechEnhancementAndEmotion`], in any wrapper.
         loader: Batches of a fixed dev set, prepared by the accelerator so that each clip is in one batch.
         num_labels: Number of classes.
+        tasks: What is scored, all of the model's tasks by default.
 
     Returns:
         Mean losses, "si_sdr", "si_sdr_gain", "segmental_snr", "segmental_snr_gain" (dB, mean over clips), "macro_f1"
@@ -33,7 +36,7 @@ def validate(accelerator: Accelerator, model: torch.nn.Module, loader: Any, num_
     model.eval()
     rows = []
     for batch in loader:
-        outputs = model(**batch, output_router_logits=True)
+        outputs = model(**batch, tasks=tasks, output_router_logits=True)
         rows += _clip_rows(batch, outputs, accelerator.unwrap_model(model))
     model.train()
     return _summary(gather_object(rows), num_labels)

@@ -1,0 +1,89 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""
+Trains the systems that the paper compares, at equal budgets: `python -m benchmarks.ladder [--field value ...]`.
+
+Each is a file of `benchmarks/ladder`; what is given on the command line goes to every run. One run follows the other,
+those with the first seed come first. A run that is done is skipped, one that was stopped goes on. A run that fails
+does not stop the others: it is named at the end, and the exit status is 1.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from modeling_sparse_merit.training.settings import parse_settings
+
+ROOT = Path(__file__).parents[1]
+RUNS = Path("runs/ladder")
+SEEDS = {  # of each system; the front end comes before what is trained on its output
+    "se_front_end": 1,
+    "ser_clean": 1,
+    "ser_enhanced": 1,
+    "multitask": 3,
+    "dense_merit": 3,
+    "sparse_merit": 3,
+    "multitask_uncertainty": 1,
+    "multitask_pcgrad": 1,
+    "sparse_merit_none": 1,
+    "sparse_merit_switch": 1,
+    "weighted_sum_experts": 1,
+    "expert_weighted_sums": 1,
+}
+FINISHED = "finished"  # an empty file in the folder of a run that came to its end
+NO_MATTER = ("workers",)  # settings that change no result
+
+
+def main(overrides: list[str] | None = None) -> int:
+    """Trains what is missing, each run in runs/ladder/SYSTEM/SEED. Returns the exit status."""
+    overrides = sys.argv[1:] if overrides is None else overrides
+    planned = {
+        f"{system}/{seed}": [str(ROOT / f"benchmarks/ladder/{system}.yaml"), "--seed", str(seed)]
+        for seed in range(max(SEEDS.values()))
+        for system in SEEDS
+        if seed < SEEDS[system]
+    }
+    arguments = {run: [*given, "--output_dir", str(RUNS / run), *overrides] for run, given in planned.items()}
+    for given in arguments.values():
+        parse_settings(given)  # a mistake in a file shows before anything is trained
+    results = {run: train(RUNS / run, given) for run, given in arguments.items()}
+    failures = {run: result for run, result in results.items() if result}
+    print(f"{len(results) - len(failures)} of {len(results)} runs are done.")
+    for run, failure in failures.items():
+        print(f"FAILED {run}: {failure}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def train(folder: Path, arguments: list[str]) -> str | None:
+    """Trains one run, unless it is done. Returns what went wrong, None for nothing."""
+    changed = changed_settings(folder, arguments)
+    if changed:
+        return f"{folder} was trained with other settings, {changed}; move it away to train it again."
+    if (folder / FINISHED).exists():
+        return None
+    print(f"Training {folder}", flush=True)
+    script = str(ROOT / "train_accelerate.py")
+    status = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", script, *arguments]).returncode
+    if status:
+        return f"the training ended with exit status {status}, see its messages above."
+    (folder / FINISHED).touch()
+    return None
+
+
+def changed_settings(folder: Path, arguments: list[str]) -> dict[str, tuple]:
+    """What the run in `folder` was started with and what it would be now, where these differ: {name: (then, now)}."""
+    try:
+        then = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    now = json.loads(json.dumps(asdict(parse_settings(arguments))))
+    return {
+        name: (value, now.get(name))
+        for name, value in then.items()
+        if name not in NO_MATTER and now.get(name) != value
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

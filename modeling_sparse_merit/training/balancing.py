@@ -1,0 +1,223 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""How the losses of several tasks become one gradient: by fixed weights, learned uncertainties, or projection."""
+
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_model
+from torch import nn
+
+from ..configuration_sparse_merit import TASKS
+from .checkpoints import BALANCING_FILE
+from .settings import TrainingSettings
+
+REGRESSIONS = ("enhancement",)
+
+
+class FixedWeights:
+    """`task_balancing: fixed`: the weighted sum that the model forms itself (paper, section III)."""
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module):
+        self.accelerator, self.model = accelerator, model
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is learned beside the model."""
+        return []
+
+    def prepare(self) -> None:
+        """Hands what is learned to the accelerator; after the model, at the start of each stage."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Brings what is learned back to where it was."""
+
+    def through(self, model: nn.Module) -> nn.Module:
+        """What the batches go through: the prepared model."""
+        return model
+
+    def backward(self, outputs) -> torch.Tensor:
+        """Accumulates the gradient of one batch. Returns the loss that is minimised, a scalar."""
+        self.accelerator.backward(outputs.loss)
+        return outputs.loss
+
+    def finish(self, step: int) -> None:
+        """Turns what was accumulated into the gradient of optimizer step `step`."""
+
+    def report(self) -> dict[str, torch.Tensor]:
+        """What the log is to know of this step, scalars."""
+        return {}
+
+
+class UncertaintyLoss(nn.Module):
+    """
+    Losses weighted by learned uncertainties (Kendall, Gal, Cipolla: CVPR 2018, equation 10), with s = log(sigma^2):
+
+        sum of exp(-s) * L + s / 2        over the classifications (emotion)
+             + exp(-s) / 2 * L + s / 2    over the regressions (enhancement)
+
+    At its minimum over s, a classification counts 1 / (2 L) times and a regression as much. The balance loss, which is
+    no task, keeps its fixed weight.
+
+    Args:
+        tasks: Names of the losses that get an uncertainty.
+        fixed_weights: Weights of the other losses.
+    """
+
+    def __init__(self, tasks: list[str], fixed_weights: dict[str, float]):
+        super().__init__()
+        self.fixed_weights = fixed_weights
+        self.log_variances = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
+
+    def forward(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """{name: scalar} -> scalar."""
+        total = sum(self.fixed_weights[name] * loss for name, loss in losses.items() if name not in self.log_variances)
+        for task, log_variance in self.log_variances.items():
+            factor = 0.5 if task in REGRESSIONS else 1.0
+            balanced = factor * (-log_variance).exp() * losses[task] + 0.5 * log_variance
+            # a batch without a single label has an emotion loss of 0, which says nothing of the uncertainty
+            total = total + torch.where(losses[task] != 0, balanced, 0.0 * balanced)
+        return total
+
+
+class UncertaintyWeighting(FixedWeights):
+    """`task_balancing: uncertainty`: [`UncertaintyLoss`], whose log variances are learned and saved with the run."""
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, tasks: list[str]):
+        super().__init__(accelerator, model)
+        self.loss = UncertaintyLoss(tasks, model.config.loss_weights).to(accelerator.device)
+        self.prepared = self.loss
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.loss.parameters())
+
+    def prepare(self) -> None:
+        self.prepared = self.accelerator.prepare(self.loss)
+
+    def load(self, checkpoint: Path) -> None:
+        load_model(self.loss, checkpoint / BALANCING_FILE)
+
+    def backward(self, outputs) -> torch.Tensor:
+        loss = self.prepared(outputs.losses)
+        self.accelerator.backward(loss)
+        return loss
+
+    def report(self) -> dict[str, torch.Tensor]:
+        return {f"log_variance/{task}": value.detach().clone() for task, value in self.loss.log_variances.items()}
+
+
+class ProjectedGradients(FixedWeights):
+    """
+    `task_balancing: pcgrad`: gradient surgery (Yu et al., NeurIPS 2020, algorithm 1), a backward pass for each task.
+
+    A task's gradient of the shared parameters, those that several tasks reach, loses its part along any other task's
+    gradient that it conflicts with; then they are added up. What one task alone reaches gets its gradient as it is,
+    and so does everything from the balance loss, which is no task. Losses are weighted as with `fixed`. Gradients are
+    accumulated, and averaged over processes, task by task, before they are projected: what is projected is what a
+    single process would have found in one batch.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module):
+        super().__init__(accelerator, model)
+        self.gradients: dict[str, dict[int, torch.Tensor]] = {}  # of each loss, by the place of the parameter
+        self.cosine: torch.Tensor | None = None
+
+    def through(self, model: nn.Module) -> nn.Module:
+        """The model without the wrapper that would average the sum of the gradients over processes."""
+        return self.accelerator.unwrap_model(model)
+
+    def backward(self, outputs) -> torch.Tensor:
+        weights = self.model.config.loss_weights
+        losses = {name: weights[name] * loss for name, loss in outputs.losses.items() if loss.requires_grad}
+        for place, (name, loss) in enumerate(losses.items()):
+            self._accumulate(name, loss, retain_graph=place < len(losses) - 1)
+        return outputs.loss
+
+    def _accumulate(self, name: str, loss: torch.Tensor, retain_graph: bool) -> None:
+        loss = loss / self.accelerator.gradient_accumulation_steps
+        found = torch.autograd.grad(loss, self._learning(), retain_graph=retain_graph, allow_unused=True)
+        known = self.gradients.setdefault(name, {})
+        for index, gradient in enumerate(found):
+            if gradient is not None:
+                known[index] = known[index] + gradient if index in known else gradient
+
+    def finish(self, step: int) -> None:
+        gradients = self.gradients
+        if self.accelerator.num_processes > 1:
+            gradients = self.accelerator.reduce(gradients, "mean")
+        tasks = {name: gradients[name] for name in TASKS if name in gradients}
+        reached = Counter(chain.from_iterable(tasks.values()))
+        shared = {index for index, count in reached.items() if count > 1}
+        weights = self._weights(tasks, shared, step) if shared else {}
+        for index, parameter in enumerate(self._learning()):
+            parts = [
+                weights[name] * found[index] if name in weights and index in shared else found[index]
+                for name, found in gradients.items()
+                if index in found
+            ]
+            parameter.grad = sum(parts) if parts else None
+        self.gradients = {}
+
+    def _weights(self, tasks: dict[str, dict[int, torch.Tensor]], shared: set[int], step: int) -> dict[str, float]:
+        """What the gradient of each task counts in the sum of the projected ones."""
+        products = torch.stack([_product(one, other, shared) for one in tasks.values() for other in tasks.values()])
+        products = products.view(len(tasks), len(tasks))  # (K, K)
+        lengths = products.diagonal().sqrt().clamp(min=torch.finfo(products.dtype).tiny)
+        self.cosine = (products / lengths / lengths[:, None]).min()
+        return dict(zip(tasks, projected_weights(products, step).tolist(), strict=True))
+
+    def report(self) -> dict[str, torch.Tensor]:
+        """The cosine between the gradients of the tasks, of any two the lowest."""
+        return {} if self.cosine is None else {"gradient_cosine": self.cosine}
+
+    def _learning(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+
+def projected_weights(products: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """
+    PCGrad from the inner products of the gradients alone, as a projected gradient is a combination of gradients.
+
+    Args:
+        products: (K, K), g_i . g_j of K tasks.
+        seed: Of the order in which a task meets the others, which matters from three tasks on.
+
+    Returns:
+        (K,) weights w in float64: the sum of the projected gradients is sum_k w_k * g_k.
+    """
+    products = products.double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    coefficients = torch.eye(len(products), dtype=torch.float64)  # row i: the combination that is task i's gradient
+    for task in range(len(products)):
+        for other in torch.randperm(len(products), generator=generator).tolist():
+            product = coefficients[task] @ products[:, other]
+            if other != task and product < 0:
+                coefficients[task, other] -= product / products[other, other]
+    return coefficients.sum(0)
+
+
+def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
+    """
+    The balancing that `settings.task_balancing` names.
+
+    Raises:
+        ValueError: There is nothing to balance.
+    """
+    tasks = list(settings.tasks or model.config.tasks)
+    if settings.task_balancing == "fixed":
+        return FixedWeights(accelerator, model)
+    if len(tasks) < 2:
+        raise ValueError(
+            f"`task_balancing` is {settings.task_balancing}, which balances several tasks, but this run teaches "
+            f"{tasks} alone; expected fixed."
+        )
+    if settings.task_balancing == "uncertainty":
+        return UncertaintyWeighting(accelerator, model, tasks)
+    return ProjectedGradients(accelerator, model)
+
+
+def _product(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor], shared: set[int]) -> torch.Tensor:
+    """Inner product over the shared parameters that both reach, a scalar."""
+    zero = next(iter(one.values())).new_zeros(())
+    return sum(((one[index] * other[index]).sum() for index in shared & one.keys() & other.keys()), start=zero)

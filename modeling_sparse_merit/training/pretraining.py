@@ -1,0 +1,67 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Pre-training: beside its tasks, a model learns to tell the acoustic descriptors of the clean speech."""
+
+from functools import partial
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_model
+from torch import nn
+
+from ..configuration_sparse_merit import SparseMeritConfig
+from .balancing import FixedWeights, build_balancing
+from .checkpoints import BALANCING_FILE
+from .descriptors import DescriptorHead, descriptor_loss
+from .settings import TrainingSettings
+
+
+class DescriptorObjective(FixedWeights):
+    """
+    `descriptor_weight`: the fixed sum of the tasks' losses, plus that weight times the descriptor loss.
+
+    A linear layer, which is not part of the model, predicts the descriptors from the features of the emotion task, so
+    that encoder, router and experts learn to keep them.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, weight: float):
+        super().__init__(accelerator, model)
+        self.weight = weight
+        self.head = DescriptorHead(model.config.hidden_size).to(accelerator.device)
+        self.prepared = self.head
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())
+
+    def prepare(self) -> None:
+        self.prepared = self.accelerator.prepare(self.head)
+
+    def load(self, checkpoint: Path) -> None:
+        load_model(self.head, checkpoint / BALANCING_FILE)
+
+    def through(self, model: nn.Module) -> Any:
+        return partial(self._forward, model)
+
+    def _forward(self, model: nn.Module, descriptors: torch.Tensor, **batch: Any) -> Any:
+        outputs = model(**batch, output_features=True)
+        frames = ~descriptors[..., -1].isnan()  # padding, and clips without descriptors
+        loss = descriptor_loss(self.prepared(outputs.features["emotion"]), descriptors, frames)
+        outputs.losses["descriptors"] = loss
+        outputs.loss = outputs.loss + self.weight * loss
+        return outputs
+
+
+def receptive_field(config: SparseMeritConfig) -> int:
+    """Samples that one encoder frame sees of the recording: 400 in WavLM."""
+    strides = accumulate(config.conv_stride[:-1], mul, initial=1)  # of the input of each layer
+    return 1 + sum((kernel - 1) * stride for kernel, stride in zip(config.conv_kernel, strides, strict=True))
+
+
+def build_objective(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
+    """What a run minimises: the tasks' losses, balanced as the settings say, or those and the descriptors."""
+    if settings.descriptor_weight:
+        return DescriptorObjective(accelerator, model, settings.descriptor_weight)
+    return build_balancing(settings, accelerator, model)
