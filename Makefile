@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow quality style tables train-tiny evaluate-tiny
+.PHONY: help demo test test-slow quality style tables train-tiny evaluate-tiny ladder
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
@@ -16,6 +16,7 @@ help:
 	@echo "make quality    check the style"
 	@echo "make style      mend the style"
 	@echo "make tables CORPORA=FOLDER; make train-tiny; make evaluate-tiny    the embedded checkpoint, from its corpora"
+	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sparse-merit demo -o demo_results
@@ -50,15 +51,17 @@ tables: $(VENV)/.installed-test
 	$(NOISE_TABLE) $(CORPORA)/noise/speech_commands_background tables/speech_commands_background --license "CC BY 4.0"
 	$(NOISE_TABLE) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
 	$(NOISE_TABLE) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
+	for speech in ravdess emodb nemo picovoice_commands; do \
+	  $(BIN)/python -m dataset_scripts.descriptors --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
+	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise --clips 240 --seconds 6 --seed 0 \
+	  --babble tables/ravdess tables/nemo tables/emodb tables/picovoice_commands
 
 # Each run goes on where it was stopped.
 train-tiny: $(VENV)/.installed-test
-	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_1.yaml
-	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_2.yaml
-	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training_3.yaml
+	$(BIN)/accelerate launch train_accelerate.py $(TINY)/pretraining.yaml
 	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training.yaml
 	cp runs/tiny/best/model.safetensors runs/tiny/best/*config.json runs/tiny/best/dev_results.json $(TINY)
-	cat runs/tiny_1/log.jsonl runs/tiny_2/log.jsonl runs/tiny_3/log.jsonl runs/tiny/log.jsonl > $(TINY)/training_log.jsonl
+	cat runs/pretrained/log.jsonl runs/tiny/log.jsonl > $(TINY)/training_log.jsonl
 	chmod 644 $(TINY)/*
 
 evaluate-tiny: $(VENV)/.installed-test
@@ -66,6 +69,11 @@ evaluate-tiny: $(VENV)/.installed-test
 	cp runs/tiny_evaluation/results.json $(TINY)/evaluation.json
 	$(BIN)/python -c 'from modeling_sparse_merit.card import render_card; print(render_card("$(TINY)"), end="")' > card.tmp
 	mv card.tmp $(TINY)/README.md
+
+# The systems that the paper compares, under one protocol. What is done is skipped, what was stopped goes on.
+ladder: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.ladder
+	$(BIN)/sparse-merit evaluate --config benchmarks/ladder/evaluation.yaml
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; }

@@ -40,6 +40,11 @@ MEASURES = {
     "stoi": ("STOI", "stoi", 3),
     "segmental_snr": ("Segmental SNR (dB)", "segmental_snr", 2),
     "si_sdr": ("SI-SDR (dB)", "si_sdr", 2),
+    "pesq_nb": ("PESQ-NB", "pesq_nb", 2),
+    "estoi": ("ESTOI", "estoi", 3),
+    "csig": ("CSIG", "csig", 2),
+    "cbak": ("CBAK", "cbak", 2),
+    "covl": ("COVL", "covl", 2),
 }
 """Title, identifier on the Hub and decimals of each measure of speech."""
 DEV_SCORES = ("macro_f1", "uar", "segmental_snr", "segmental_snr_gain", "si_sdr", "si_sdr_gain")
@@ -132,7 +137,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "evaluation": evaluation,
         "test_set": evaluation and _test_set(evaluation),
         "versions": evaluation and _listed(_versions(evaluation)),
-        "measures": MEASURES,
+        "measures": _measures(evaluation) if evaluation else {},
         "score": _score,
         "heard_in": _heard_in,
     }
@@ -233,13 +238,18 @@ def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
         ]
         scores += [
             ("audio-to-audio", metric, title, measured["mean"])
-            for name, (title, metric, _) in MEASURES.items()
+            for name, (title, metric, _) in _measures(evaluation).items()
             if (measured := condition["enhancement"][name]["enhanced"])
         ]
         results += [
             _eval_result(evaluation, condition["condition"], *score) for score in scores if score[-1] is not None
         ]
     return results
+
+
+def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
+    """Those of `MEASURES` that were computed."""
+    return {name: shown for name, shown in MEASURES.items() if name in evaluation["conditions"][0]["enhancement"]}
 
 
 def _eval_result(
@@ -251,7 +261,7 @@ def _eval_result(
         dataset_type="-".join(tables),
         dataset_name=f"{_listed(tables)}, {condition}",
         dataset_config=condition,
-        dataset_split=evaluation["config"]["speech_split"],
+        dataset_split=_split(evaluation),
         metric_type=metric,
         metric_name=title,
         metric_value=value,
@@ -260,12 +270,19 @@ def _eval_result(
 
 def _table_names(evaluation: dict[str, Any]) -> list[str]:
     """Names of the test tables, without the folders of the machine that measured."""
-    return [re.split(r"[/\\]", path.rstrip("/\\"))[-1].split(".")[0] for path in evaluation["config"]["speech"]]
+    config = evaluation["config"]
+    paths = config["speech"] or [config["test_set"]]
+    return [re.split(r"[/\\]", path.rstrip("/\\"))[-1].split(".")[0] for path in paths]
 
 
 def _test_set(evaluation: dict[str, Any]) -> str:
-    split = evaluation["config"]["speech_split"]
+    split = _split(evaluation)
     return _listed(_table_names(evaluation)) + ("" if split is None else f", split `{split}`")
+
+
+def _split(evaluation: dict[str, Any]) -> str | None:
+    """Of the speech tables; a frozen test set is taken whole."""
+    return evaluation["config"]["speech_split"] if evaluation["config"]["speech"] else None
 
 
 def _versions(evaluation: dict[str, Any]) -> list[str]:

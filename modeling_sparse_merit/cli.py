@@ -37,7 +37,9 @@ CORPORA = {
     "msp_podcast": "MSP-Podcast, from its consensus labels.",
     "folder": "Any folder with a metadata.csv, such as a private corpus.",
     "noise": "A folder of noises or room impulse responses.",
-    "noisy": "A frozen noisy test set of a speech table and a noise table.",
+    "noisy": "A frozen noisy test set of speech tables and noise tables.",
+    "descriptors": "A speech table with acoustic descriptors, at several speeds.",
+    "synthetic_noise": "Synthetic noises, and babble of speech tables.",
 }
 DEMO_RECORDING = Path(__file__).parent / "demo" / "noisy_speech.flac"
 MAX_TABLE_ROWS = 100
@@ -132,17 +134,24 @@ def info(model: ModelOption = None, revision: RevisionOption = None) -> None:
 
 @app.command()
 def evaluate(
-    config: Annotated[Path, typer.Option(help="YAML file that names the model, the test tables and the conditions.")],
+    config: Annotated[Path, typer.Option(help="YAML file that names the systems, the test clips and the conditions.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the results, in place of the configured one.")
     ] = None,
 ) -> None:
-    """Measure emotion and enhancement under noise, for each condition, and write the results as JSON."""
+    """Measure systems on the same clips, clean and in noise: emotion, enhancement, tables, intervals, figures.
+
+    On several processes: accelerate launch --multi_gpu -m modeling_sparse_merit.cli evaluate --config FILE
+    """
     with _errors_in_one_line():
         try:
             from .evaluation import evaluate as run_evaluation
         except ImportError as error:
             raise ImportError(f"{error}. Evaluation needs: pip install 'modeling-sparse-merit[train]'") from error
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        _quieten_datasets()
         run_evaluation(config, output=output)
 
 
@@ -613,3 +622,7 @@ def _one_line(error: BaseException) -> str:
 def _printable(text: str) -> str:
     """Returns the text with a question mark for bytes of a file name that are no UTF-8, which no terminal takes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+if __name__ == "__main__":
+    app()

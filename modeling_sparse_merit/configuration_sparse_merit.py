@@ -43,6 +43,7 @@ class SparseMeritConfig(WavLMConfig):
         num_experts: Number of experts, shared by all tasks.
         expert_hidden_size: Width of the hidden layer of an expert.
         emotion_hidden_size: Width of the hidden layer of the emotion classifier.
+        emotion_pooling_heads: Heads of the attentive statistics pooling; the paper has one.
         enhancement_hidden_size: Width of the mask estimator's input layer and of its LSTM.
         enhancement_num_layers: Number of bidirectional LSTM layers of the mask estimator.
         enhancement_mask: What the mask of the enhancement head multiplies. `"log1p"`, the published one, is the log1p
@@ -96,6 +97,7 @@ class SparseMeritConfig(WavLMConfig):
     num_experts: int = 3
     expert_hidden_size: int = 4096
     emotion_hidden_size: int = 1024
+    emotion_pooling_heads: int = 1
     enhancement_hidden_size: int = 256
     enhancement_num_layers: int = 2
     enhancement_mask: str = "log1p"
@@ -177,8 +179,8 @@ def _check_choices(config: SparseMeritConfig) -> None:
 
 
 def _check_sizes(config: SparseMeritConfig) -> None:
-    sizes = ("num_experts", "expert_hidden_size", "emotion_hidden_size", "enhancement_hidden_size")
-    for name in (*sizes, "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
+    sizes = ("num_experts", "expert_hidden_size", "emotion_hidden_size", "emotion_pooling_heads")
+    for name in (*sizes, "enhancement_hidden_size", "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
     for name in ("enhancement_weight", "load_balancing_weight", "focal_gamma"):

@@ -7,22 +7,24 @@ from torch import nn
 
 class AttentiveStatisticsPooling(nn.Module):
     """
-    Attentive statistics pooling (arXiv 1803.10963): (B, T, D) -> (B, 2 * D), the weighted mean and standard deviation
-    over time, with weights softmax_t(v . tanh(W h_t)) over the frames of the recording alone.
+    Attentive statistics pooling (arXiv 1803.10963): (B, T, D) -> (B, H * 2 * D), the weighted mean and standard
+    deviation over time for each of H heads, with weights softmax_t(v . tanh(W h_t)) over the frames of the recording
+    alone. The paper has one head; several can attend to voiced, loud or silent frames apart (arXiv 1906.09890).
     """
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int, num_heads: int = 1):
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size)
-        self.score = nn.Linear(hidden_size, 1, bias=False)
+        self.score = nn.Linear(hidden_size, num_heads, bias=False)
 
     def forward(self, features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        scores = self.score(self.dense(features).tanh()).squeeze(-1).float()  # (B, T)
-        weights = scores.masked_fill(~frame_mask, -torch.inf).softmax(-1)[..., None]  # (B, T, 1)
-        states = features.float()
-        mean = (weights * states).sum(1)  # (B, D)
-        variance = (weights * states.square()).sum(1) - mean.square()
-        pooled = torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=-1)  # (B, 2 * D)
+        scores = self.score(self.dense(features).tanh()).float()  # (B, T, H)
+        weights = scores.masked_fill(~frame_mask[..., None], -torch.inf).softmax(1)
+        weights = weights.transpose(1, 2)[..., None]  # (B, T, H) -> (B, H, T, 1)
+        states = features.float()[:, None]  # (B, 1, T, D)
+        mean = (weights * states).sum(2)  # (B, H, D); no matrix product, which autocast would do in low precision
+        variance = (weights * states.square()).sum(2) - mean.square()
+        pooled = torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=-1).flatten(1)  # (B, H * 2 * D)
         return pooled.to(features.dtype)
 
 
@@ -31,14 +33,15 @@ class EmotionHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.pooling = AttentiveStatisticsPooling(config.hidden_size)
-        self.dense = nn.Linear(2 * config.hidden_size, config.emotion_hidden_size)
+        heads = config.emotion_pooling_heads
+        self.pooling = AttentiveStatisticsPooling(config.hidden_size, heads)
+        self.dense = nn.Linear(heads * 2 * config.hidden_size, config.emotion_hidden_size)
         self.layer_norm = nn.LayerNorm(config.emotion_hidden_size)
         self.classifier = nn.Linear(config.emotion_hidden_size, config.num_labels)
         self.dropout = nn.Dropout(config.final_dropout)
 
     def forward(self, features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        pooled = self.pooling(features, frame_mask)  # (B, 2 * D)
+        pooled = self.pooling(features, frame_mask)  # (B, H * 2 * D)
         hidden = self.layer_norm(self.dense(self.dropout(pooled))).relu()
         return self.classifier(self.dropout(hidden))
 

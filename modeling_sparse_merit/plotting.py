@@ -100,7 +100,7 @@ def _draw_sides(figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.nd
         top.set(title=name, xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak))
         top.grid(alpha=0.25)
         top.tick_params(labelbottom=False)
-        image = _draw_spectrogram(bottom, levels - ceiling, seconds, rate)
+        image = draw_spectrogram(bottom, levels - ceiling, seconds, rate)
     for axes in upper[1:] + lower[1:]:
         axes.tick_params(labelleft=False)
     upper[0].set_ylabel("Amplitude")
@@ -108,7 +108,7 @@ def _draw_sides(figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.nd
     figure.colorbar(image, ax=lower, label="Power (dB below the loudest)", pad=0.01, fraction=0.04)
 
 
-def _draw_spectrogram(axes: "Axes", levels: np.ndarray, seconds: float, rate: int) -> "AxesImage":
+def draw_spectrogram(axes: "Axes", levels: np.ndarray, seconds: float, rate: int) -> "AxesImage":
     """Draws levels in dB (frequencies, columns), 0 the highest, up to HIGHEST_FREQUENCY."""
     axes.set(xlabel="Time (s)")
     image = axes.imshow(

@@ -262,6 +262,21 @@ def test_a_result_without_a_field_is_an_error_and_no_empty_cell(checkpoint):
         render_card(checkpoint)
 
 
+def test_other_measures_and_a_frozen_test_set_are_shown_as_well(checkpoint):
+    evaluation = json.loads((checkpoint / "evaluation.json").read_text())
+    evaluation["config"] |= {"speech": [], "test_set": "tables_of_this_machine/frozen"}
+    for condition in evaluation["conditions"]:
+        condition["enhancement"] = {"estoi": condition["enhancement"]["stoi"]}
+    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation))
+    card = render_card(checkpoint)
+    results = section(card, "Results")
+    assert "### ESTOI" in results and "### STOI" not in results and "### PESQ-WB" not in results
+    assert "3 speakers from frozen\n" in results and "tables_of_this_machine" not in card
+    found = [result for result in ModelCard(card).data.eval_results if result.metric_type == "estoi"]
+    assert [result.dataset_name for result in found][:2] == ["frozen, clean", "frozen, hiss_-5dB"]
+    assert all(result.dataset_split is None for result in found)
+
+
 def test_undefined_scores_are_dashes(checkpoint):
     evaluation = json.loads((checkpoint / "evaluation.json").read_text())
     evaluation["conditions"][0]["enhancement"]["stoi"]["enhanced"] |= {"mean": None, "interval": None, "clips": 0}

@@ -27,6 +27,18 @@ def test_pooling_of_one_frame_has_the_least_deviation():
     torch.testing.assert_close(pooled, torch.tensor([[1.0] * 4 + [math.sqrt(1e-5)] * 4]))
 
 
+def test_heads_pool_like_as_many_poolings():
+    torch.manual_seed(0)
+    pooling, features = AttentiveStatisticsPooling(4, num_heads=3), torch.randn(2, 7, 4)
+    mask = torch.arange(7) < torch.tensor([[7], [3]])
+    expected = []
+    for head in range(3):
+        single = AttentiveStatisticsPooling(4)
+        single.dense, single.score.weight.data = pooling.dense, pooling.score.weight.data[head : head + 1]
+        expected.append(single(features, mask))
+    torch.testing.assert_close(pooling(features, mask), torch.cat(expected, dim=-1))
+
+
 def test_loss_by_hand():
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0], [5.0, 1.0]])
     labels = torch.tensor([0, 1, -100])

@@ -1,18 +1,20 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The test conditions, clean and every noise pool at every SNR, and the clips as they are heard in each. A mixture
-depends on (seed, condition, row of the speech tables) alone, so every system hears identical samples."""
+"""The test conditions, clean and every noise pool at every SNR, and how clips are put into each. A mixture depends on
+(seed, condition, row of the speech tables) alone, so it is the same whichever clips are evaluated."""
 
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..audio import load_audio
-from ..mixing import MixingRecipe
+from ..mixing import MixingParameters, MixingRecipe, Mixture, audible_stretch
 from ..tables import concatenate_tables, load_table
 from .configuration import EvaluationConfig
 
@@ -32,17 +34,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class Example:
-    """One clip in one condition: `noisy` is what the system hears, `clean` what it should give back; both (samples,).
-    `mixture` is the JSON of what was drawn, None for clean."""
+    """One clip in one condition: `noisy` is what a system hears, `clean` what it should give back; both (samples,).
+    `facts` is what is known about it, by the columns of the frozen test set."""
 
     row: int
     noisy: np.ndarray
     clean: np.ndarray
-    mixture: str | None
+    facts: dict[str, Any]
 
 
 class Clips:
-    """The test clips: rows of the speech tables with their emotions as names.
+    """The clips of the speech tables that are evaluated, by their rows.
 
     Args:
         config: says which tables, split and rows.
@@ -52,32 +54,12 @@ class Clips:
         ValueError: no row is left.
     """
 
-    def __init__(self, config: EvaluationConfig, labels: list[str]):
+    def __init__(self, config: EvaluationConfig, labels: Sequence[str]):
         self.table = concatenate_tables(config.speech, split=config.speech_split)
-        self.sha256 = table_sha256(self.table)
-        known = set(labels)
-        self.emotions = [name if name in known else None for name in _names(self.table, "emotion")]
-        chosen = [row for row, name in enumerate(self.emotions) if name is not None or config.clips == "all"]
-        if not chosen:
-            found = sorted({str(name) for name in _names(self.table, "emotion")})
-            raise ValueError(
-                f"No clip of {config.speech} (split {config.speech_split!r}) has one of the emotions {labels}; found "
-                f"{found}. Check `labels` and `speech_split`, or set `clips: all` to measure enhancement alone."
-            )
-        if config.max_clips is not None and config.max_clips < len(chosen):
-            picks = np.random.default_rng(config.seed).choice(len(chosen), config.max_clips, replace=False)
-            chosen = [chosen[pick] for pick in sorted(picks)]
-        self.rows = chosen
-        self._speakers, self._files = _names(self.table, "speaker"), _names(self.table, "source_file")
-
-    def describe(self, row: int) -> dict:
-        """What identifies a clip in the per-clip results."""
-        return {
-            "row": row,
-            "source_file": self._files[row],
-            "speaker": self._speakers[row],
-            "emotion": self.emotions[row],
-        }
+        emotions = dict(enumerate(column_names(self.table, "emotion")))
+        source = f"{config.speech} (split {config.speech_split!r})"
+        self.rows = choose_clips(emotions, labels, config, source)
+        self._files = column_names(self.table, "source_file")
 
     def load(self, row: int) -> np.ndarray:
         """The recording of a row, float32 (samples,) at 16 kHz."""
@@ -87,17 +69,32 @@ class Clips:
         """What errors call a clip."""
         return f"row {row} of the speech tables ({self._files[row]})"
 
-    def batches(self, seconds: float) -> Iterator[list[int]]:
-        """Rows in batches of like length, each at most `seconds` of audio, padding included, or a single clip."""
-        durations = list(self.table["duration"])
-        batch = []
-        for row in sorted(self.rows, key=lambda row: durations[row]):
-            # rows come by rising length, so the newest one sets the padded length of the batch
-            if batch and durations[row] * (len(batch) + 1) > seconds:
-                yield batch
-                batch = []
-            batch.append(row)
-        yield batch
+
+def choose_clips(
+    emotions: dict[int, str | None], labels: Sequence[str], config: EvaluationConfig, source: str
+) -> list[int]:
+    """Which clips are evaluated.
+
+    Args:
+        emotions: `{row: emotion}` of all clips.
+        labels: the emotion classes.
+        config: `clips`, `max_clips` and `seed` choose.
+        source: what an error calls the tables.
+
+    Raises:
+        ValueError: no clip is left.
+    """
+    chosen = [row for row, emotion in sorted(emotions.items()) if emotion in labels or config.clips == "all"]
+    if not chosen:
+        found = sorted({str(emotion) for emotion in emotions.values()})
+        raise ValueError(
+            f"No clip of {source} has one of the emotions {list(labels)}; found {found}. "
+            "Check `labels` and the split, or set `clips: all` to measure enhancement alone."
+        )
+    if config.max_clips is None or config.max_clips >= len(chosen):
+        return chosen
+    picks = np.random.default_rng(config.seed).choice(len(chosen), config.max_clips, replace=False)
+    return [chosen[pick] for pick in sorted(picks)]
 
 
 class Listener:
@@ -116,15 +113,42 @@ class Listener:
         self.recipe = None
         if noise is not None:
             self.recipe = MixingRecipe(noise, snr_db=condition.snr_db, level_db=None, seed=seed)
+            self.noise_files = recording_names(noise)
 
     def example(self, row: int) -> Example:
-        """One clip as it is heard in this condition."""
+        """One clip as it is heard in this condition. Its facts, `None` for clean but for the gain of the speech:
+        `mixture`, the JSON of what was drawn; `noise_file`; `noise_offset`, the sample at which the noise starts (at
+        its end it starts over); `speech_gain` and `noise_gain`, the factors of both recordings in the mixture."""
         speech = self.clips.load(row)
         if self.recipe is None:
-            return Example(row, speech, speech, None)
+            facts = dict.fromkeys(("mixture", "noise_file", "noise_offset", "noise_gain"))
+            return Example(row, speech, speech, facts | {"speech_gain": 1.0})
         parameters = self.recipe.draw(row, epoch=self.stream)
         mixture = self.recipe.apply(speech, parameters, name=self.clips.name(row))
-        return Example(row, mixture.noisy, mixture.clean, json.dumps(asdict(parameters)))
+        return Example(row, mixture.noisy, mixture.clean, self._facts(speech, parameters, mixture))
+
+    def _facts(self, speech: np.ndarray, parameters: MixingParameters, mixture: Mixture) -> dict[str, Any]:
+        noise = self.recipe.noise[parameters.noise_index]  # (noise samples,)
+        stretch = audible_stretch(noise, len(speech), parameters.noise_offset)  # (samples,)
+        return {
+            "mixture": json.dumps(asdict(parameters)),
+            "noise_file": self.noise_files[parameters.noise_index],
+            "noise_offset": _find_stretch(noise, stretch, parameters.noise_offset),
+            "noise_gain": _rms(mixture.noise) / _rms(stretch),
+            "speech_gain": _rms(mixture.clean) / _rms(speech),
+        }
+
+
+def _find_stretch(noise: np.ndarray, stretch: np.ndarray, offset: float) -> int:
+    """The sample at which `audible_stretch` found the stretch: at the drawn one, or a multiple of its length later."""
+    places = len(noise) - len(stretch) + 1 if len(noise) >= len(stretch) else len(noise)
+    starts = int(offset * places) + len(stretch) * np.arange(math.ceil(len(noise) / len(stretch)))
+    samples = np.arange(len(stretch))
+    return next(int(at) for at in starts % len(noise) if np.array_equal(noise[(at + samples) % len(noise)], stretch))
+
+
+def _rms(waveform: np.ndarray) -> float:
+    return math.sqrt(np.mean(np.square(waveform, dtype=np.float64)))
 
 
 def list_conditions(config: EvaluationConfig) -> list[Condition]:
@@ -148,7 +172,12 @@ def table_sha256(table: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _names(table: Dataset, column: str) -> list[str | None]:
+def recording_names(table: Dataset) -> list[str]:
+    """What the recordings of a table are called: by their names in the corpus, or else by their rows."""
+    return [name or f"row {row}" for row, name in enumerate(column_names(table, "source_file"))]
+
+
+def column_names(table: Dataset, column: str) -> list[str | None]:
     """A column as text; class numbers become names, a missing column or value is None."""
     if column not in table.column_names:
         return [None] * len(table)

@@ -1,12 +1,13 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""From per-clip rows to a report: means with 95 % bootstrap intervals over clips, as strict JSON and as a readable
-table. Intervals say how the scores vary with the choice of clips, not of speakers."""
+"""From per-clip rows to a report: the scores of every system in every condition with their intervals, comparisons with
+the baseline, and their three forms: strict JSON, Markdown with figures, and a table on the screen."""
 
 import json
 import math
 import os
 import warnings
-from collections.abc import Callable
+import zlib
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -15,130 +16,319 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..metrics import SPEECH_MEASURES, UndefinedScoreWarning, confusion
-from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
+from ..metrics import UndefinedScoreWarning
 from .conditions import Condition
-from .configuration import EvaluationConfig
-
-SIDES = ("noisy", "enhanced")
-TITLES = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "segmental_snr": "segmental SNR (dB)", "si_sdr": "SI-SDR (dB)"}
-
-
-def summarise_condition(rows: list[dict], condition: Condition, labels: list[str], config: EvaluationConfig) -> dict:
-    """Scores of one condition from its per-clip rows; None where a system has no such task or nothing is defined."""
-    bootstrap = Bootstrap(config.seed, config.bootstrap_resamples)
-    labelled = [row for row in rows if row["emotion"] is not None and row["predicted"] is not None]
-    summary = {
-        "condition": condition.name,
-        "pool": condition.pool,
-        "snr_db": condition.snr_db,
-        "clips": len(rows),
-        "emotion": summarise_emotion(labelled, labels, bootstrap) if labelled else None,
-        "enhancement": {name: summarise_measure(rows, name, bootstrap) for name in SPEECH_MEASURES},
-        "expert_use": summarise_expert_use(rows),
-    }
-    _warn_of_undefined(summary)
-    return summary
+from .configuration import NOISY, EvaluationConfig
+from .figures import draw_figures
+from .markdown import MEASURE_TITLES, compact_table, format_score, list_measures, render_markdown
+from .statistics import (
+    Comparison,
+    Resampling,
+    average_comparison,
+    compare_macro_f1,
+    compare_measure,
+    emotion_scores,
+    holm,
+    measure_score,
+)
 
 
-class Bootstrap:
-    """Percentile bootstrap over clips.
+@dataclass(frozen=True)
+class Answers:
+    """What all members of one system answered in one condition.
 
-    Args:
-        seed: of the resamples, the same ones for every statistic over the same number of clips.
-        resamples: how many.
+    Attributes:
+        clips: the first member's rows.
+        predicted: class numbers of the labelled clips (members, labelled clips); None without the emotion task.
+        scores: `{measure: (members, clips)}`, NaN where undefined; empty for a system that does not enhance.
     """
 
-    def __init__(self, seed: int, resamples: int):
-        self.seed, self.resamples = seed, resamples
+    clips: list[dict]
+    predicted: np.ndarray | None
+    scores: dict[str, np.ndarray]
 
-    def interval(self, num_clips: int, statistic: Callable[[np.ndarray], float]) -> list[float] | None:
-        """The central 95 % of `statistic(chosen)`, chosen being indices of clips (num_clips,) drawn with replacement;
-        None for fewer than two clips, or where nothing is defined."""
-        if num_clips < 2:
+
+class Protocol:
+    """What all systems and conditions have in common: the clips, their labels, and how they are resampled.
+
+    Args:
+        clips: the rows of any system in any condition.
+        labels: the emotion classes.
+        config: measures, resamples and seed.
+    """
+
+    def __init__(self, clips: list[dict], labels: list[str], config: EvaluationConfig):
+        self.labels, self.measures = labels, list(config.measures)
+        self.rows = [clip["row"] for clip in clips]
+        self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] is not None]
+        self.true = np.array([labels.index(clips[index]["emotion"]) for index in self.labelled], dtype=np.int64)
+        speakers = [clip["speaker"] for clip in clips]
+        self.resampling = Resampling(speakers, config.bootstrap_resamples, config.seed)
+        self.labelled_resampling = Resampling(
+            [speakers[index] for index in self.labelled], config.bootstrap_resamples, config.seed
+        )
+
+    def answers(self, system: str, condition: Condition, members: list[list[dict]]) -> Answers:
+        """The rows of one system in one condition, a list for each member, as arrays.
+
+        Raises:
+            ValueError: the rows are not those of the protocol, so that scores could not be compared.
+        """
+        for member, clips in enumerate(members):
+            if [clip["row"] for clip in clips] != self.rows:
+                raise ValueError(
+                    f"{system}, member {member}, {condition.name}: {len(clips)} rows, but not for the same "
+                    f"{len(self.rows)} clips as elsewhere. Delete its file of this condition and evaluate again."
+                )
+        return Answers(members[0], self._predicted(members), self._scores(members))
+
+    def _predicted(self, members: list[list[dict]]) -> np.ndarray | None:
+        names = [[clips[index]["predicted"] for index in self.labelled] for clips in members]
+        if not self.labelled or any(name is None for predicted in names for name in predicted):
             return None
-        generator = np.random.default_rng(self.seed)
-        draws = [statistic(generator.integers(num_clips, size=num_clips)) for _ in range(self.resamples)]
-        return np.nanquantile(draws, [0.025, 0.975]).tolist() if np.isfinite(draws).any() else None
+        return np.array([[self.labels.index(name) for name in predicted] for predicted in names])
+
+    def _scores(self, members: list[list[dict]]) -> dict[str, np.ndarray]:
+        found = {}
+        for name in self.measures:
+            scores = [[clip.get(f"enhanced_{name}") for clip in clips] for clips in members]
+            if any(score is not None for values in scores for score in values):
+                values = np.array(scores, dtype=np.float64)  # (members, clips), None becomes NaN
+                found[name] = np.where(np.isfinite(values), values, np.nan)
+        return found
 
 
-def summarise_emotion(rows: list[dict], labels: list[str], bootstrap: Bootstrap) -> dict:
-    """macro-F1, UAR, F1 of each class, each with its interval, accuracy and the confusion counts of labelled rows."""
-    counts = confusion([row["emotion"] for row in rows], [row["predicted"] for row in rows], labels)
-    position = {label: index for index, label in enumerate(labels)}
-    # a clip is one cell of the confusion matrix, so a resample is a count of cells
-    cells = np.array([position[row["emotion"]] * len(labels) + position[row["predicted"]] for row in rows])  # (clips,)
+def build_report(
+    record: dict[str, Any], rows: dict[str, list[list[dict]]], config: EvaluationConfig
+) -> dict[str, Any]:
+    """Scores, intervals and comparisons of an evaluation.
 
-    def resampled(
-        score: Callable[[np.ndarray], np.ndarray], chosen: Callable[[np.ndarray], float] = defined_mean
-    ) -> Callable[[np.ndarray], float]:
-        shape = (len(labels), len(labels))
-        return lambda clips: chosen(score(np.bincount(cells[clips], minlength=counts.size).reshape(shape)))
+    Args:
+        record: what was measured with what; `labels` are the emotion classes. It opens the report.
+        rows: `{system: [rows of all conditions of each member]}`.
+        config: the settings of the evaluation.
 
+    Returns:
+        The record with `results`, `{system: {"members": number, "conditions": [summary]}}`, and `comparisons` with
+        the baseline, or None without one. With `model` in place of `systems`, the summaries of that one checkpoint are
+        also at the top, as `conditions`: the model card shows them.
+
+    Raises:
+        ValueError: two systems were not measured on the same clips.
+    """
+    grouped = {system: [_by_condition(member) for member in members] for system, members in rows.items()}
+    conditions = next(iter(grouped.values()))[0]
+    protocol = Protocol(next(iter(conditions.values())), record["labels"], config)
+    answers = {
+        system: {
+            condition: protocol.answers(system, condition, [member.get(condition, []) for member in members])
+            for condition in conditions
+        }
+        for system, members in grouped.items()
+    }
+    results = {
+        system: {"members": len(rows[system]), "conditions": _summaries(system, answers, protocol)} for system in rows
+    }
+    comparisons = _comparisons(answers, config.baseline, protocol) if config.baseline else None
+    report = {**record, "results": results, "comparisons": comparisons}
+    if config.systems is None:
+        (checkpoint,) = set(results) - {NOISY}
+        report["conditions"] = results[checkpoint]["conditions"]
+    return report
+
+
+def _by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
+    """In the order in which they come; clips by their row of the speech tables."""
+    grouped: dict[str, list[dict]] = {}
+    for row in rows:
+        grouped.setdefault(row["condition"], []).append(row)
     return {
-        "clips": len(rows),
-        "macro_f1": float(defined_mean(f1_from_confusion(counts))),
-        "macro_f1_interval": bootstrap.interval(len(rows), resampled(f1_from_confusion)),
-        "unweighted_average_recall": float(defined_mean(recall_from_confusion(counts))),
-        "unweighted_average_recall_interval": bootstrap.interval(len(rows), resampled(recall_from_confusion)),
-        "accuracy": float(np.trace(counts) / counts.sum()),
-        "per_class_f1": dict(zip(labels, f1_from_confusion(counts).tolist(), strict=True)),
-        "per_class_f1_interval": {
-            label: bootstrap.interval(len(rows), resampled(f1_from_confusion, itemgetter(index)))
-            for index, label in enumerate(labels)
-        },
-        "confusion": counts.tolist(),
+        Condition(clips[0]["pool"], clips[0]["snr_db"]): sorted(clips, key=itemgetter("row"))
+        for clips in grouped.values()
     }
 
 
-def summarise_measure(rows: list[dict], name: str, bootstrap: Bootstrap) -> dict[str, dict | None]:
+def _stream(system: str) -> int:
+    return zlib.crc32(system.encode())  # the same on every machine, unlike hash()
+
+
+def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protocol: Protocol) -> list[dict]:
+    """The scores of one system, condition by condition."""
+    conditions = []
+    for condition, given in answers[system].items():
+        heard = answers[NOISY][condition].scores if NOISY in answers else {}
+        conditions.append(
+            {
+                "condition": condition.name,
+                "pool": condition.pool,
+                "snr_db": condition.snr_db,
+                "clips": len(given.clips),
+                "emotion": None if given.predicted is None else _emotion(system, given.predicted, protocol),
+                "enhancement": {
+                    name: _measure(system, heard.get(name), given.scores.get(name), protocol)
+                    for name in protocol.measures
+                },
+                "expert_use": summarise_expert_use(given.clips),
+            }
+        )
+    _warn_of_undefined(system, conditions)
+    return conditions
+
+
+def _emotion(system: str, predicted: np.ndarray, protocol: Protocol) -> dict[str, Any]:
+    """Every score of emotion recognition, each with its intervals; the confusion counts of all members together."""
+    labels = protocol.labels
+    scores = emotion_scores(protocol.true, predicted, len(labels), protocol.labelled_resampling, _stream(system))
+    per_class = [score.describe() for score in scores.pop("per_class_f1")]
+    summary: dict[str, Any] = {"clips": len(protocol.true)}
+    for name, score in scores.items():
+        described = score.describe()
+        summary[name] = described.pop("mean")
+        summary |= {f"{name}_{field}": value for field, value in described.items()}
+    summary["per_class_f1"] = {label: score["mean"] for label, score in zip(labels, per_class, strict=True)}
+    summary["per_class_f1_interval"] = {
+        label: score["interval"] for label, score in zip(labels, per_class, strict=True)
+    }
+    cells = protocol.true * len(labels) + predicted  # (members, clips)
+    counts = np.bincount(cells.ravel(), minlength=len(labels) ** 2)
+    return {**summary, "confusion": counts.reshape(len(labels), len(labels)).tolist()}
+
+
+def _measure(
+    system: str, heard: np.ndarray | None, enhanced: np.ndarray | None, protocol: Protocol
+) -> dict[str, dict | None]:
     """One speech measure: of the input, of the output, and the gain over clips where both are defined."""
-    scores = {side: np.array([row[f"{side}_{name}"] for row in rows], dtype=float) for side in SIDES}  # each (clips,)
-    measured = {side: any(row[f"{side}_{name}"] is not None for row in rows) for side in SIDES}
-    summary = {side: _mean_of(scores[side], bootstrap) if measured[side] else None for side in SIDES}
-    gain = _mean_of(scores["enhanced"] - scores["noisy"], bootstrap) if all(measured.values()) else None
-    return {**summary, "difference": gain}
 
+    def summarise(scores: np.ndarray | None) -> dict[str, Any] | None:
+        if scores is None:
+            return None
+        described = measure_score(scores, protocol.resampling, _stream(system)).describe()
+        defined = np.isfinite(scores)
+        counts = {"clips": int(defined.any(0).sum()), "undefined": int((~defined).sum())}
+        return {"mean": described.pop("mean"), "interval": described.pop("interval"), **counts, **described}
 
-def _mean_of(scores: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
-    defined = scores[np.isfinite(scores)]
-    return {
-        "mean": float(defined.mean()) if len(defined) else None,
-        "interval": bootstrap.interval(len(defined), lambda clips: defined[clips].mean()),
-        "clips": len(defined),
-        "undefined": len(scores) - len(defined),
-    }
+    # the noisy input, which is its own output, gains nothing
+    gain = None if heard is None or enhanced is None or enhanced is heard else enhanced - heard
+    return {"noisy": summarise(heard), "enhanced": summarise(enhanced), "difference": summarise(gain)}
 
 
 def summarise_expert_use(rows: list[dict]) -> dict[str, list[float]] | None:
-    """Share of all frames that went to each expert, `{task: (experts,)}`; None without a sparse router."""
-    columns = [name for name in rows[0] if name.startswith("expert_")]
-    frames = np.array([row["frames"] for row in rows])  # (clips,)
+    """Share of all frames that went to each expert, `{task: (experts,)}`; None without a sparse router. Of one member:
+    the experts of two trainings have nothing to do with each other."""
+    frames = np.array([row["frames"] for row in rows], dtype=np.float64)  # (clips,)
     use: dict[str, list[float]] = {}
-    for column in columns:
+    for column in (name for name in rows[0] if name.startswith("expert_") and rows[0][name] is not None):
         task = column.removeprefix("expert_").rpartition("_")[0]
         shares = np.array([row[column] for row in rows])  # (clips,)
-        use.setdefault(task, []).append(float(shares @ frames / frames.sum()))
+        use.setdefault(task, []).append(float((shares * frames).sum() / frames.sum()))
     return use or None
 
 
-def _warn_of_undefined(summary: dict):
-    found = [
-        f"{TITLES[name]} of {measure[side]['undefined']} {side} clips"
-        for name, measure in summary["enhancement"].items()
-        for side in SIDES
-        if measure[side] and measure[side]["undefined"]
-    ]
+def _warn_of_undefined(system: str, conditions: list[dict]):
+    found = []
+    for summary in conditions:
+        undefined = [
+            f"{MEASURE_TITLES[name]} of {measure['enhanced']['undefined']} enhanced clips"
+            for name, measure in summary["enhancement"].items()
+            if measure["enhanced"] and measure["enhanced"]["undefined"]
+        ]
+        found += [f"{summary['condition']}: {', '.join(undefined)}"] if undefined else []
     if found:
-        reason = f"undefined and left out of the means: {', '.join(found)} (of {summary['clips']})."
-        warnings.warn(f"{summary['condition']}: {reason}", UndefinedScoreWarning, stacklevel=3)
+        reason = f"undefined and left out of the means: {'; '.join(found)}."
+        warnings.warn(f"{system}: {reason}", UndefinedScoreWarning, stacklevel=4)
 
 
-def write_json(path: Path, report: dict):
+def _comparisons(answers: dict[str, dict[Condition, Answers]], baseline: str, protocol: Protocol) -> dict[str, Any]:
+    """Every other system against the baseline: in each condition, and with the pools' scores averaged at each SNR."""
+    by_condition, pooled = [], []
+    for system in answers:
+        if system == baseline:
+            continue
+        for measure in ("macro_f1", *protocol.measures):
+            found = {
+                condition: comparison
+                for condition in answers[system]
+                if (comparison := _compare(answers, (system, baseline), condition, measure, protocol))
+            }
+            by_condition += [
+                _comparison(system, measure, condition.name, condition.pool, condition.snr_db, comparison)
+                for condition, comparison in found.items()
+            ]
+            for snr_db in dict.fromkeys(condition.snr_db for condition in found if condition.pool is not None):
+                average = average_comparison([found[condition] for condition in found if condition.snr_db == snr_db])
+                pooled.append(_comparison(system, measure, f"{snr_db:g}dB", None, snr_db, average))
+    return {"baseline": baseline, "by_condition": _corrected(by_condition), "pooled": _corrected(pooled)}
+
+
+def _compare(
+    answers: dict[str, dict[Condition, Answers]],
+    systems: tuple[str, str],
+    condition: Condition,
+    measure: str,
+    protocol: Protocol,
+) -> Comparison | None:
+    """None where one of the two has no such task."""
+    given = [answers[system][condition] for system in systems]
+    streams = tuple(_stream(system) for system in systems)
+    if measure == "macro_f1":
+        predicted = [answer.predicted for answer in given]
+        if any(member is None for member in predicted):
+            return None
+        resampling = protocol.labelled_resampling
+        return compare_macro_f1(protocol.true, *predicted, len(protocol.labels), resampling, streams)
+    if any(measure not in answer.scores for answer in given):
+        return None
+    return compare_measure(*(answer.scores[measure] for answer in given), protocol.resampling, streams)
+
+
+def _comparison(
+    system: str, measure: str, condition: str, pool: str | None, snr_db: float | None, comparison: Comparison
+) -> dict[str, Any]:
+    where = {"system": system, "measure": measure, "condition": condition, "pool": pool, "snr_db": snr_db}
+    return where | comparison.describe()
+
+
+def _corrected(comparisons: list[dict]) -> list[dict]:
+    """With `p_holm`: a family is all comparisons of one measure."""
+    for measure in {comparison["measure"] for comparison in comparisons}:
+        family = [comparison for comparison in comparisons if comparison["measure"] == measure]
+        for comparison, adjusted in zip(family, holm([member["p"] for member in family]), strict=True):
+            comparison["p_holm"] = adjusted
+    return comparisons
+
+
+def write_report(folder: str | os.PathLike, report: dict[str, Any], rows: dict[str, list[list[dict]]]) -> None:
+    """Writes `results.json`, `figures/*.png` and `results.md`, each of them complete or not at all.
+
+    Args:
+        folder: where they go.
+        report: of `build_report`.
+        rows: as given to `build_report`.
+
+    Spectrograms of examples, `figures/spectrograms_*.png`, are shown where they are there. Without matplotlib the
+    figures are left out, with a warning that says how to get them.
+    """
+    folder = Path(folder)
+    write_json(folder / "results.json", report)
+    try:
+        figures = draw_figures(folder / "figures", report, rows)
+    except ImportError as error:
+        warnings.warn(f"The report has no figures. {error}", stacklevel=2)
+        figures = []
+    figures += sorted((folder / "figures").glob("spectrograms_*.png"))
+    text = render_markdown(report, [path.relative_to(folder).as_posix() for path in figures])
+    _write_text(folder / "results.md", text)
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
     """Strict JSON (NaN and infinities become null), complete or not at all."""
+    _write_text(path, json.dumps(_strict(report), indent=2, allow_nan=False) + "\n")
+
+
+def _write_text(path: Path, text: str):
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_strict(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary = path.with_suffix(f"{path.suffix}.tmp")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -150,27 +340,50 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_report(report: dict, console: Console | None = None):
-    """A table to read: a row for each condition, speech measures as input → output."""
-    model, clips = report["model"]["name"], report["clips"]
-    table = Table(title=f"{model}: {clips['evaluated']} clips of {clips['speakers']} speakers, input → output")
-    table.add_column("condition")
-    for heading in ("macro-F1 [95 %]", "UAR", *TITLES.values()):
+def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+    """Tables to read: for one system a row for each condition with speech measures as input → output; for several the
+    paper's two scores, or what there is of them, systems against SNR, a table for each noise pool."""
+    console = console or Console()
+    systems = [system for system in report["results"] if system != NOISY]
+    title = f"{report['clips']['evaluated']} clips of {report['clips']['speakers']} speakers"
+    if len(systems) == 1:
+        console.print(_table_of_one(report["results"][systems[0]]["conditions"], f"{title}, input → output"))
+        return
+    for measure in list_measures(report)[:2]:
+        for pool in list(report["noise"]) or [None]:
+            header, rows = compact_table(report, measure, "[bold]{}[/bold]", pool)
+            if rows:
+                console.print(_table_of_several(header, rows, f"{MEASURE_TITLES[measure]}: {title}"))
+
+
+def _table_of_several(header: list[str], rows: list[list[str]], title: str) -> Table:
+    table = Table(header[0], title=title)
+    for name in header[1:]:
+        table.add_column(name.replace(": ", "\n"), justify="right")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def _table_of_one(summaries: list[dict], title: str) -> Table:
+    measures = list(summaries[0]["enhancement"])
+    table = Table(title=title)
+    table.add_column("condition", no_wrap=True)
+    for heading in ("macro-F1 [95 %]", "UAR", *(MEASURE_TITLES[name] for name in measures)):
         table.add_column(heading, justify="right")
-    for summary in report["conditions"]:
-        cells = [_arrow(summary["enhancement"][name]) for name in TITLES]
+    for summary in summaries:
+        cells = [_arrow(name, summary["enhancement"][name]) for name in measures]
         table.add_row(summary["condition"], *_emotion_cells(summary["emotion"]), *cells)
-    (console or Console()).print(table)
+    return table
 
 
-def _emotion_cells(emotion: dict | None) -> tuple[str, str]:
+def _emotion_cells(emotion: dict[str, Any] | None) -> tuple[str, str]:
     if emotion is None:
         return "–", "–"
-    interval = emotion["macro_f1_interval"]
-    spread = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    return f"{emotion['macro_f1']:.3f}{spread}", f"{emotion['unweighted_average_recall']:.3f}"
+    macro_f1 = format_score("macro_f1", emotion["macro_f1"], emotion["macro_f1_interval"])
+    return macro_f1, format_score("macro_f1", emotion["unweighted_average_recall"])
 
 
-def _arrow(measure: dict[str, dict | None]) -> str:
-    means = [measure[side] and measure[side]["mean"] for side in SIDES]
-    return " → ".join("–" if mean is None else f"{mean:.2f}" for mean in means)
+def _arrow(name: str, measure: dict[str, dict | None]) -> str:
+    means = [measure[side] and measure[side]["mean"] for side in ("noisy", "enhanced")]
+    return " → ".join(format_score(name, mean) for mean in means)

@@ -1,43 +1,47 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The evaluation itself: condition by condition, batch by batch, each finished condition on disk before the next."""
+"""The evaluation itself: system by system, condition by condition, batch by batch, on one process or several; each
+finished condition is on disk before the next."""
 
 import json
-import multiprocessing
 import os
-import shlex
-import sys
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
-from tqdm.auto import tqdm
+import torch
+from accelerate import PartialState
 
 from .. import __version__
-from ..metrics import SPEECH_MEASURES, speech_scores
-from .conditions import Clips, Condition, Example, Listener, list_conditions, load_noise, table_sha256
-from .configuration import EvaluationConfig
-from .report import print_report, summarise_condition, write_json
-from .systems import CheckpointSystem, SystemAnswer
+from ..audio import load_audio
+from .conditions import Condition
+from .configuration import NOISY, EvaluationConfig
+from .examiner import Examiner, Measurement, limit_blas, scoring_processes
+from .figures import spectrogram_triples
+from .fingerprint import check_same_run, fingerprinted_writer
+from .report import build_report, print_report, write_report
+from .systems import System, build_systems
+from .test_set import FrozenTestSet, load_test_set
 
 PACKAGES = (
     *("torch", "transformers", "datasets", "numpy", "scipy", "soundfile", "soxr", "audiomentations"),
     *("pesq", "pystoi", "scikit-learn"),
 )
-FINGERPRINT_KEY = b"sparse_merit_fingerprint"
 
 
-def evaluate(config_path: str | Path, output: str | Path | None = None, **overrides: Any) -> dict:
-    """Measure a checkpoint on clean and noisy clips: emotion recognition and enhancement, with 95 % intervals.
+def evaluate(config_path: str | Path, output: str | Path | None = None, **overrides: Any) -> dict[str, Any]:
+    """Measure systems on clean and noisy clips: emotion recognition and enhancement.
 
-    Each condition's clips are written to `OUTPUT/clips/CONDITION.parquet` when it is finished; a run that was
-    interrupted goes on with the next condition. The summary is written to `OUTPUT/results.json` and printed.
+    Each condition's clips are written to `OUTPUT/clips/SYSTEM/MEMBER/CONDITION.parquet` when it is finished; a run
+    that was interrupted goes on with the next one, and systems, pools and ratios can be added to a finished run. The
+    report is written to `OUTPUT/results.json`, `OUTPUT/results.md` and `OUTPUT/figures`, and printed. One clip in the
+    loudest noise of each pool is in `OUTPUT/examples/SYSTEM`, as the system cleans it.
+
+    Under `accelerate launch` the processes share the batches; every number is the same as on one process.
 
     Args:
         config_path: YAML file with the fields of `EvaluationConfig`.
@@ -45,134 +49,62 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
         overrides: fields of `EvaluationConfig` in place of the configured ones; None leaves the configured value.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds, in every process.
 
     Raises:
         ValueError: a field is invalid, or the folder holds results of other settings, weights or data.
         ImportError: a package of the extras `train` (mixing, tables) or `metrics` is not installed.
     """
     config = EvaluationConfig.from_yaml(config_path, output=output, **overrides)
-    system = CheckpointSystem(config.model, config.labels, config.device)
-    clips, noise = Clips(config, system.labels), load_noise(config)
-    record = _record(config, system, clips, noise)
-    files = {}
-    for condition in list_conditions(config):
-        files[condition] = Path(config.output) / "clips" / f"{condition.name}.parquet"
-        _check_same_run(files[condition], _fingerprint(record, condition))
-    with _scoring_processes(config.workers or os.cpu_count() or 1) as executor:
-        for condition, path in files.items():
-            if not path.exists():
-                listener = Listener(clips, condition, noise.get(condition.pool), config.seed)
-                rows = evaluate_condition(system, clips, condition, listener, config.batch_seconds, executor)
-                _write_rows(path, rows, _fingerprint(record, condition))
-    summaries = [
-        summarise_condition(pq.read_table(path).to_pylist(), condition, system.labels, config)
-        for condition, path in files.items()
-    ]
-    report = {**record, "conditions": summaries}
-    write_json(Path(config.output) / "results.json", report)
-    print_report(report)
-    return report
+    state = _join_processes(config)
+    with _pinned_threads(config.threads):
+        with state.main_process_first():  # what it makes or caches is there for the others
+            systems, labels = build_systems(config)
+            test_set = load_test_set(config, labels)
+        described = {name: [member.describe() for member in members] for name, members in systems.items()}
+        record = _record(config, described, labels, test_set)
+        measurements = _list_measurements(config, record, test_set)
+        with scoring_processes(config.workers or max(1, (os.cpu_count() or 1) // state.num_processes)) as executor:
+            _measure(systems, measurements, Examiner(config, labels, test_set, state, executor))
+        if state.is_main_process:
+            rows = _read_rows(measurements)
+            report = build_report(record, rows, config)
+            _draw_examples(config, test_set, list(record["systems"]))
+            write_report(Path(config.output), report, rows)
+            print_report(report)
+    state.wait_for_everyone()
+    return json.loads((Path(config.output) / "results.json").read_text(encoding="utf-8"))
 
 
-def evaluate_condition(
-    system: CheckpointSystem,
-    clips: Clips,
-    condition: Condition,
-    listener: Listener,
-    batch_seconds: float,
-    executor: Executor,
-) -> list[dict]:
-    """One row of results for each clip, in the order of the speech tables."""
-    rows, pending = [], deque()
-    backlog = 256  # clips whose scores are awaited; more would only fill the memory
-    with tqdm(total=len(clips.rows), desc=condition.name, unit="clip") as progress:
-        for batch in clips.batches(batch_seconds):
-            examples = [listener.example(row) for row in batch]
-            answers = system.answer([example.noisy for example in examples])
-            for example, answer in zip(examples, answers, strict=True):
-                row = _clip_row(clips, example) | _answer_row(system, answer)
-                pending.append((row, _submit_scores(executor, condition, example, answer)))
-            while len(pending) > backlog:
-                rows.append(_finished_row(*pending.popleft(), progress))
-        rows += [_finished_row(*waiting, progress) for waiting in pending]
-    return sorted(rows, key=lambda row: row["row"])
-
-
-def _clip_row(clips: Clips, example: Example) -> dict:
-    return {**clips.describe(example.row), "samples": len(example.noisy), "mixture": example.mixture}
-
-
-def _answer_row(system: CheckpointSystem, answer: SystemAnswer) -> dict:
-    row = {"predicted": None}
-    if answer.probabilities is not None:
-        row["predicted"] = system.labels[int(answer.probabilities.argmax())]
-        row |= {
-            f"probability_{label}": float(value)
-            for label, value in zip(system.labels, answer.probabilities, strict=True)
-        }
-    row["frames"] = answer.num_frames
-    for task, shares in answer.expert_use.items():
-        row |= {f"expert_{task}_{expert}": float(share) for expert, share in enumerate(shares)}
-    return row
-
-
-def _submit_scores(
-    executor: Executor, condition: Condition, example: Example, answer: SystemAnswer
-) -> dict[str, Future | None]:
-    """The clean recordings are their own reference, so there the input has no score."""
-    heard = None if condition.pool is None else executor.submit(speech_scores, example.clean, example.noisy)
-    enhanced = None if answer.enhanced is None else executor.submit(speech_scores, example.clean, answer.enhanced)
-    return {"noisy": heard, "enhanced": enhanced}
-
-
-def _finished_row(row: dict, futures: dict[str, Future | None], progress: tqdm) -> dict:
-    for side, future in futures.items():
-        scores = dict.fromkeys(SPEECH_MEASURES) if future is None else future.result()
-        row |= {f"{side}_{name}": score for name, score in scores.items()}
-    progress.update()
-    return row
-
-
-class _InProcess(Executor):
-    """Scores at once, in this process."""
-
-    def submit(self, function, /, *arguments) -> Future:
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
+def _join_processes(config: EvaluationConfig) -> PartialState:
+    """The processes of `accelerate launch`, or this one alone. They wait for each other as long as it takes."""
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    return PartialState(cpu=on_cpu, timeout=timedelta(days=7))
 
 
 @contextmanager
-def _scoring_processes(workers: int) -> Iterator[Executor]:
-    if workers == 1:
-        yield _InProcess()
-        return
-    # not "fork": the parent runs torch's threads, and their locks do not survive a fork
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
+def _pinned_threads(threads: int) -> Iterator[None]:
+    """Sums are added up in another order with another number of threads, and their last bits differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        yield executor
+        with limit_blas():
+            yield
     finally:
-        executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
-def _record(config: EvaluationConfig, system: CheckpointSystem, clips: Clips, noise: dict[str, Dataset]) -> dict:
-    """What was measured, with what."""
-    described = [clips.describe(row) for row in clips.rows]
-    labelled = [clip["emotion"] for clip in described if clip["emotion"] is not None]
+def _record(
+    config: EvaluationConfig, described: dict[str, list[dict]], labels: list[str], test_set: FrozenTestSet
+) -> dict[str, Any]:
+    """What was measured, with what; the same for any number of processes."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.record(),
-        "model": system.describe(),
-        "labels": system.labels,
-        "clips": {
-            "evaluated": len(described),
-            "labelled": {label: labelled.count(label) for label in system.labels},
-            "speakers": len({clip["speaker"] for clip in described} - {None}),
-            "sha256": clips.sha256,
-        },
-        "noise": {pool: {"recordings": len(table), "sha256": table_sha256(table)} for pool, table in noise.items()},
+        **({} if config.systems else {"model": described["model"][0]}),
+        "systems": described,
+        "labels": labels,
+        "clips": test_set.count_clips(labels),
+        "noise": {pool: {"recordings": count} for pool, count in test_set.count_noises().items()},
         "versions": {"modeling-sparse-merit": __version__, **{name: _version(name) for name in PACKAGES}},
     }
 
@@ -184,35 +116,86 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _fingerprint(record: dict, condition: Condition) -> dict[str, Any]:
-    """Everything that determines a condition's rows, but not the other conditions: a pool or an SNR can be added."""
-    settings = ("speech_split", "noise_split", "clips", "max_clips", "seed", "batch_seconds")
+def _list_measurements(config: EvaluationConfig, record: dict[str, Any], test_set: FrozenTestSet) -> list[Measurement]:
+    """Every member of every system in every condition.
+
+    Raises:
+        ValueError: results of another run are there.
+    """
+    measurements = []
+    for name, members in record["systems"].items():
+        for member, description in enumerate(members):
+            for condition in test_set.conditions:
+                path = Path(config.output) / "clips" / name / str(member) / f"{condition.name}.parquet"
+                fingerprint = _fingerprint(record, description, condition, test_set)
+                check_same_run(path, fingerprint)
+                is_shown = name != NOISY and member == 0 and condition in test_set.shown_conditions
+                example = _example_path(config, name, condition) if is_shown else None
+                measurements.append(Measurement(name, member, condition, path, fingerprint, example))
+    return measurements
+
+
+def _example_path(config: EvaluationConfig, system: str, condition: Condition) -> Path:
+    return Path(config.output) / "examples" / system / f"{condition.name}.wav"
+
+
+def _fingerprint(
+    record: dict[str, Any], description: dict[str, Any], condition: Condition, test_set: FrozenTestSet
+) -> dict[str, Any]:
+    """Everything that determines a condition's rows, but not the other systems and conditions: more can be added."""
+    # what is known by its weights may lie elsewhere now
+    system = {name: value for name, value in description.items() if name != "name" or "sha256" not in description}
     return {
         "condition": condition.name,
-        "model": {name: value for name, value in record["model"].items() if name != "name"},
+        "system": system,
         "labels": record["labels"],
-        "speech": record["clips"]["sha256"],
-        "noise": None if condition.pool is None else record["noise"][condition.pool]["sha256"],
-        "settings": {name: record["config"][name] for name in settings},
+        "clips": test_set.sha256(condition),
+        "settings": {name: record["config"][name] for name in ("measures", "batch_seconds", "threads")},
         "package versions": record["versions"],
     }
 
 
-def _check_same_run(path: Path, fingerprint: dict[str, Any]):
-    if not path.exists():
-        return
-    found = json.loads((pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY, b"{}"))
-    different = [name for name, value in fingerprint.items() if found.get(name) != value]
-    if different:
-        raise ValueError(
-            f"{path} holds results of another run (different: {', '.join(different)}). "
-            "Choose another `output` folder, or delete this one to measure again."
-        )
+def _measure(systems: dict[str, list[System]], measurements: list[Measurement], examiner: Examiner):
+    """Measures what is not on disk. A system that is done is let go, as not all models may fit into memory."""
+    for name, members in systems.items():
+        titles = [f"{name} {member}" for member in range(len(members))] if members[1:] else [name]
+        for member, title in enumerate(titles):
+            system = members.pop(0)
+            for measurement in measurements:
+                # every process looks before the main one, which needs the rows of all, writes
+                if (measurement.system, measurement.member) == (name, member) and not measurement.path.exists():
+                    rows = examiner.rows(system, measurement, title)
+                    if examiner.state.is_main_process:
+                        _write_rows(measurement, rows)
 
 
-def _write_rows(path: Path, rows: list[dict], fingerprint: dict[str, Any]):
-    table = pa.Table.from_pylist(rows).replace_schema_metadata({FINGERPRINT_KEY: json.dumps(fingerprint)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: list[str]):
+    """One clip in the loudest noise of each pool, as it is heard, as a system cleans it, and as it should be."""
+    for system in systems:
+        triples = []
+        for condition in test_set.shown_conditions:
+            if (path := _example_path(config, system, condition)).exists():
+                heard = test_set.example(condition, test_set.shown_clip)
+                triples.append((condition.name, heard.noisy, load_audio(path), heard.clean))
+        if triples:
+            path = Path(config.output) / "figures" / f"spectrograms_{system}.png"
+            with suppress(ImportError):  # of matplotlib, without which the report warns that it has no figures
+                path.parent.mkdir(parents=True, exist_ok=True)
+                spectrogram_triples(path, triples)
+
+
+def _write_rows(measurement: Measurement, rows: list[dict]):
+    table = pa.Table.from_pylist(rows)
+    with fingerprinted_writer(measurement.path, table.schema, measurement.fingerprint) as writer:
+        writer.write_table(table.cast(writer.schema))
+
+
+def _read_rows(measurements: list[Measurement]) -> dict[str, list[list[dict]]]:
+    """`rows[system][member]` are all rows of all conditions."""
+    rows: dict[str, list[list[dict]]] = {}
+    for measurement in measurements:
+        members = rows.setdefault(measurement.system, [])
+        if measurement.member == len(members):
+            members.append([])
+        members[-1] += pq.read_table(measurement.path).to_pylist()
+    return rows

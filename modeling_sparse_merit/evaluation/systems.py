@@ -1,17 +1,26 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What is evaluated: a system that hears a batch of recordings and answers with clean speech and emotions."""
+"""What is evaluated: systems that hear a batch of recordings and answer with clean speech and emotions."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
-from .. import DEFAULT_CHECKPOINT
+from .. import (
+    DEFAULT_CHECKPOINT,
+    SparseMeritConfig,
+    SparseMeritFeatureExtractor,
+    SparseMeritForSpeechEnhancementAndEmotion,
+)
 from ..experts import count_routed_frames
 from ..pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from .configuration import NOISY, EvaluationConfig
 
 
 @dataclass
@@ -31,8 +40,31 @@ class SystemAnswer:
     num_frames: int = 0
 
 
+class System(Protocol):
+    """What can be evaluated."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the system in a report, JSON-able."""
+
+    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+        """Answers for recordings of shape (samples,) at 16 kHz."""
+
+
+class NoisyInput:
+    """The recording as it is: enhancement that changes nothing, and no emotion."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the system in a report."""
+        return {"name": "the recording as it is"}
+
+    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+        """The recordings themselves."""
+        return [SystemAnswer(recording, None) for recording in recordings]
+
+
 class CheckpointSystem:
-    """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub.
+    """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub. Its weights are loaded for the first
+    answer, so a system whose results are there already costs nothing.
 
     Args:
         model: folder or Hub id; None is the checkpoint inside the package.
@@ -44,36 +76,49 @@ class CheckpointSystem:
         OSError: there is no checkpoint at `model`.
     """
 
-    def __init__(self, model: str | None = None, labels: list[str] | None = None, device: str | None = None):
+    def __init__(self, model: str | None = None, labels: Sequence[str] | None = None, device: str | None = None):
         self.name = model or "the checkpoint inside the package"
-        source = model or str(DEFAULT_CHECKPOINT)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = SpeechEnhancementAndEmotionPipeline.from_pretrained(source, device=device)
-        self.feature_extractor, self.model = loaded.feature_extractor, loaded.model
-        self.sha256 = weights_sha256(source)
-        model_labels = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
-        unknown = sorted(set(labels or []) - set(model_labels))
+        self._source = model or str(DEFAULT_CHECKPOINT)
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.config = SparseMeritConfig.from_pretrained(self._source)
+        self.sha256 = weights_sha256(self._source)
+        model_labels = labels_of(self.config)
+        self.labels = model_labels if labels is None or "emotion" not in self.tasks else list(labels)
+        unknown = sorted(set(self.labels) - set(model_labels))
         if unknown:
-            raise ValueError(f"labels: {unknown} are not among the model's classes {model_labels}.")
-        self.labels = list(labels) if labels else model_labels
+            raise ValueError(f"labels: {unknown} are not among the classes of {self.name}, {model_labels}.")
         self._label_ids = [model_labels.index(label) for label in self.labels]
+
+    @cached_property
+    def feature_extractor(self) -> SparseMeritFeatureExtractor:
+        """Between recordings and the model's scale."""
+        return SparseMeritFeatureExtractor.from_pretrained(self._source)
+
+    @cached_property
+    def model(self) -> SparseMeritForSpeechEnhancementAndEmotion:
+        """The model, on its device."""
+        return SpeechEnhancementAndEmotionPipeline.from_pretrained(self._source, device=self._device).model
 
     @property
     def tasks(self) -> list[str]:
         """What the system answers: "enhancement", "emotion" or both."""
-        return list(self.model.config.tasks)
+        return list(self.config.tasks)
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """What identifies the system in a report."""
-        config = self.model.config
-        parts = {name: getattr(config, name) for name in ("tasks", "integration", "router", "num_experts")}
-        identity = {"name": self.name, "sha256": self.sha256, "device": self.model.device.type}
-        parts["normalization"] = self.feature_extractor.normalization
-        return {**identity, "parameters": self.model.num_parameters(), **parts}
+        identity = {"name": self.name, "sha256": self.sha256, "device": torch.device(self._device).type}
+        parts = {name: getattr(self.config, name) for name in ("tasks", "integration", "router", "num_experts")}
+        with torch.device("meta"):  # counted without weights
+            parameters = SparseMeritForSpeechEnhancementAndEmotion(self.config).num_parameters()
+        return {**identity, "parameters": parameters, **parts, "normalization": self.feature_extractor.normalization}
 
     @torch.inference_mode()
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+    def answer(self, recordings: list[np.ndarray], tasks: tuple[str, ...] | None = None) -> list[SystemAnswer]:
         """Answers for recordings of shape (samples,) at 16 kHz, computed as one padded batch.
+
+        Args:
+            recordings: what is heard.
+            tasks: what to compute, any of the model's tasks; all of them by default.
 
         Raises:
             ValueError: the model's output is not finite.
@@ -81,11 +126,11 @@ class CheckpointSystem:
         inputs = self.feature_extractor(
             recordings, sampling_rate=self.feature_extractor.sampling_rate, padding=True, return_tensors="pt"
         ).to(self.model.device)
-        outputs = self.model(**inputs, output_router_logits=True)
+        outputs = self.model(**inputs, tasks=tasks, output_router_logits=True)
         enhanced = self._enhanced(outputs.enhanced_values, recordings)
         probabilities = self._probabilities(outputs.logits, len(recordings))
         answers = [SystemAnswer(*pair) for pair in zip(enhanced, probabilities, strict=True)]
-        if outputs.router_logits and self.model.config.router == "sparse":
+        if outputs.router_logits and self.config.router == "sparse":
             self._add_expert_use(answers, outputs.router_logits, inputs["attention_mask"])
         return answers
 
@@ -112,6 +157,86 @@ class CheckpointSystem:
             for answer, count in zip(answers, counts, strict=True):
                 answer.num_frames = int(count.sum())
                 answer.expert_use[task] = count / count.sum()
+
+
+class Cascade:
+    """A front end that cleans speech, and a model that recognises the emotion in what it gives back.
+
+    Args:
+        enhancement: the front end, with the enhancement task.
+        emotion: what follows it, with the emotion task.
+
+    Raises:
+        ValueError: a checkpoint lacks its task.
+    """
+
+    def __init__(self, enhancement: CheckpointSystem, emotion: CheckpointSystem):
+        for task, system in (("enhancement", enhancement), ("emotion", emotion)):
+            if task not in system.tasks:
+                raise ValueError(f"A cascade's {task} model lacks that task: {system.name} has {system.tasks}.")
+        self.enhancement, self.emotion = enhancement, emotion
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the system in a report."""
+        parts = {"enhancement": self.enhancement.describe(), "emotion": self.emotion.describe()}
+        return {"name": f"{self.enhancement.name} + {self.emotion.name}", **parts}
+
+    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+        """Answers for recordings of shape (samples,) at 16 kHz: speech by the front end, emotion by what hears it."""
+        cleaned = self.enhancement.answer(recordings, tasks=("enhancement",))
+        heard = self.emotion.answer([answer.enhanced for answer in cleaned], tasks=("emotion",))
+        return [
+            SystemAnswer(
+                first.enhanced,
+                second.probabilities,
+                first.expert_use | second.expert_use,
+                max(first.num_frames, second.num_frames),
+            )
+            for first, second in zip(cleaned, heard, strict=True)
+        ]
+
+
+def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], list[str]]:
+    """Every system with its members, and the emotion classes that they are compared on: the configured ones, or those
+    of the first checkpoint with the emotion task (of the first one at all, where none has it).
+
+    Raises:
+        ValueError: a model lacks a task or a label, or a reference an option. OSError: there is no such checkpoint.
+    """
+    systems = config.members()
+    labels = config.labels
+    if labels is None:
+        members = [member for members in systems.values() for member in members]
+        found = [SparseMeritConfig.from_pretrained(source) for source in map(_emotion_source, members) if source]
+        found.sort(key=lambda model: "emotion" not in model.tasks)
+        labels = labels_of(found[0]) if found else []
+    built = {name: [_build(member, labels, config.device) for member in members] for name, members in systems.items()}
+    return built, labels
+
+
+def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: str | None) -> System:
+    if member == NOISY:
+        return NoisyInput()
+    if not isinstance(member, Mapping):
+        return CheckpointSystem(member, labels, device)
+    if "reference" in member:
+        from .references import build_reference  # which imports this module
+
+        options = {name: value for name, value in member.items() if name != "reference"}
+        return build_reference(member["reference"], options, labels)
+    return Cascade(*(CheckpointSystem(member[task], labels, device) for task in ("enhancement", "emotion")))
+
+
+def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
+    """The checkpoint of a member whose classes count; None where there is none."""
+    if isinstance(member, Mapping):
+        return member.get("emotion")
+    return None if member == NOISY else member or str(DEFAULT_CHECKPOINT)
+
+
+def labels_of(config: SparseMeritConfig) -> list[str]:
+    """The emotion classes of a model, in the order of its outputs."""
+    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def weights_sha256(model: str) -> str:

@@ -3,8 +3,8 @@
 mixture, frame by frame, generalises better to other speakers (PASE, Pascual et al., Interspeech 2019, and PASE+,
 Ravanelli et al., ICASSP 2020, do so with other descriptors).
 
-The descriptors come from the column of that name (`sparse-merit prepare descriptors`): 22 of them, 100 frames a second.
-Those of the voice itself (pitch, harmonicity, formants) mean something in voiced frames only.
+The descriptors come from the column of that name (`sparse-merit prepare descriptors`): 22 of them, 100 frames a
+second. Those of the voice itself (pitch, harmonicity, formants) mean something in voiced frames only.
 """
 
 import numpy as np

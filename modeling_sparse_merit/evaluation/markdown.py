@@ -1,0 +1,394 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The report as Markdown: first the tables of the paper, systems against noise and SNR, then the gains over the
+baseline, then every score with its intervals, and what was left out."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+MEASURE_TITLES = {
+    "macro_f1": "macro-F1",
+    "segmental_snr": "segmental SNR (dB)",
+    "pesq_wb": "PESQ-WB",
+    "pesq_nb": "PESQ-NB",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "si_sdr": "SI-SDR (dB)",
+    "csig": "CSIG",
+    "cbak": "CBAK",
+    "covl": "COVL",
+}
+"""What a report calls each score, in the order in which it shows them; the first two are the paper's."""
+THREE_DECIMALS = ("macro_f1", "stoi", "estoi")
+LEVELS = (0.05, 0.01)  # of significance, an arrow each
+
+
+def format_score(measure: str, value: float | None, interval: Sequence[float] | None = None, sign: str = "") -> str:
+    """Such as "0.512 [0.430, 0.590]", with the decimals that suit the measure; a dash where nothing is defined.
+
+    Args:
+        measure: a name of `MEASURE_TITLES`.
+        value: the score.
+        interval: its bounds.
+        sign: "+" to show the sign of positive numbers too.
+    """
+    if value is None or value != value:
+        return "–"
+    form = f"{sign}z.{3 if measure in THREE_DECIMALS else 2}f"  # z: never "-0.00"
+    bounds = f" [{', '.join(format(bound, form) for bound in interval)}]" if interval else ""
+    return f"{value:{form}}{bounds}"
+
+
+def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
+    """The text of `results.md`.
+
+    Args:
+        report: of `build_report`.
+        figures: their paths as seen from the report.
+    """
+    emotion, *measures = list_measures(report)
+    sections = [
+        "# Evaluation",
+        _measured(report),
+        _legend(report),
+        _systems(report),
+        *(_compact_section(report, name) for name in (emotion, *measures)),
+        *_gains(report),
+        _emotion_details(report),
+        *(_measure_details(report, name) for name in measures),
+        _undefined(report, measures),
+        *_figure_section(figures),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def list_measures(report: dict[str, Any]) -> list[str]:
+    """Every score in the order in which it is shown: those of the paper first."""
+    measured = next(iter(report["results"].values()))["conditions"][0]["enhancement"]
+    return sorted(["macro_f1", *measured], key=list(MEASURE_TITLES).index)
+
+
+def _measured(report: dict[str, Any]) -> str:
+    """What the scores were measured on."""
+    clips = report["clips"]
+    emotions = ", ".join(f"{label} {count}" for label, count in clips["labelled"].items())
+    noises = ", ".join(f"{pool} ({noise['recordings']} recordings)" for pool, noise in report["noise"].items())
+    heard = f" Noise: {noises}." if noises else ""
+    return f"{clips['evaluated']} clips of {clips['speakers']} speakers; labelled: {emotions}.{heard}"
+
+
+def _systems(report: dict[str, Any]) -> str:
+    """What is behind each name, and of how many seeds."""
+    rows = [
+        [system, "; ".join(str(member["name"]) for member in members), str(len(members)), _parameters(members[0])]
+        for system, members in report["systems"].items()
+    ]
+    return _table(["system", "what it is", "seeds", "parameters"], rows, text_columns=2)
+
+
+def _parameters(description: dict[str, Any]) -> str:
+    parts = [description, *(description[part] for part in ("enhancement", "emotion") if part in description)]
+    total = sum(part.get("parameters", 0) for part in parts)
+    return f"{total:,}" if total else "–"
+
+
+def _legend(report: dict[str, Any]) -> str:
+    config, comparisons = report["config"], report["comparisons"]
+    lines = [
+        "How to read the tables",
+        "- **bold**: the best of a column.",
+        f"- [low, high]: 95 % bootstrap interval ({config['bootstrap_resamples']} resamples of the clips, seed "
+        f"{config['seed']}): how a score varies with the choice of clips. Over speakers, whole speakers are drawn: "
+        "how it varies with who speaks; with fewer than about 20 of them, such an interval is too narrow.",
+        "- A system of several seeds has the mean over its seeds; its intervals draw seeds, too.",
+        "- A score that is undefined for a clip is left out of the mean and counted at the end.",
+    ]
+    if comparisons:
+        lines.append(
+            f"- ↑ ↓: better or worse than the baseline `{comparisons['baseline']}` with p < 0.05; ↑↑ ↓↓: p < 0.01. By "
+            "a paired permutation test that swaps the two systems' answers clip by clip, two-sided, with Holm's "
+            "correction over all cells of a table. It holds for these trained models: seeds are not drawn."
+        )
+    return "\n".join([lines[0] + ":\n", *lines[1:]])
+
+
+def _heading(title: str) -> str:
+    return f"## {title[0].upper()}{title[1:]}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    ruler = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
+
+
+def _conditions(report: dict[str, Any]) -> list[dict]:
+    return next(iter(report["results"].values()))["conditions"]
+
+
+def condition_score(summary: dict[str, Any], measure: str) -> dict[str, Any] | None:
+    """A system's score in one condition: mean, intervals over clips and speakers, seeds; None without such a task.
+
+    Args:
+        summary: an entry of `report["results"][system]["conditions"]`.
+        measure: "macro_f1", "unweighted_average_recall", "accuracy" or a speech measure.
+    """
+    if measure in summary["enhancement"]:
+        return summary["enhancement"][measure]["enhanced"]
+    emotion, fields = summary["emotion"], ("interval", "speaker_interval", "seeds")
+    return emotion and {"mean": emotion[measure]} | {name: emotion[f"{measure}_{name}"] for name in fields}
+
+
+def compact_table(
+    report: dict[str, Any], measure: str, bold: str = "**{}**", pool: str | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Systems against conditions, as in the paper: header and rows, without systems and conditions that have no such
+    score; a mark where the difference from the baseline is significant.
+
+    Args:
+        report: of `build_report`.
+        measure: "macro_f1" or a speech measure.
+        bold: how the best of a column is set.
+        pool: only clean speech and this pool; None shows all.
+    """
+    scores = {
+        system: [condition_score(summary, measure) for summary in result["conditions"]]
+        for system, result in report["results"].items()
+    }
+    scores = {system: found for system, found in scores.items() if any(found)}
+    conditions = next(iter(report["results"].values()))["conditions"]
+    columns = [
+        index
+        for index, found in enumerate(zip(*scores.values(), strict=True))
+        if any(found) and pool in (None, conditions[index]["pool"] or pool)
+    ]
+    marks = _marks(report, measure)
+    rows = [[system] for system in scores]
+    for index in columns:
+        texts = [format_score(measure, found[index] and found[index]["mean"]) for found in scores.values()]
+        scored = [text for text in texts if text != "–"]
+        best = max(scored, key=float) if len(scored) > 1 else None
+        for row, system, text in zip(rows, scores, texts, strict=True):
+            mark = marks.get((system, conditions[index]["condition"]), "")
+            row.append((bold.format(text) if text == best else text) + mark)
+    return ["system", *_column_titles([conditions[index] for index in columns])], rows
+
+
+def _compact_section(report: dict[str, Any], measure: str) -> str:
+    header, rows = compact_table(report, measure)
+    return f"{_heading(MEASURE_TITLES[measure])}\n\n{_table(header, rows)}" if rows else ""
+
+
+def _column_titles(conditions: Sequence[dict]) -> list[str]:
+    """The pool's name stands over its first column."""
+    titles, pool = [], None
+    for summary in conditions:
+        if summary["pool"] is None:
+            titles.append("clean")
+        else:
+            name = "" if summary["pool"] == pool else f"{summary['pool']}: "
+            titles.append(f"{name}{summary['snr_db']:g} dB")
+        pool = summary["pool"]
+    return titles
+
+
+def _marks(report: dict[str, Any], measure: str) -> dict[tuple[str, str], str]:
+    """`{(system, condition): mark}` of the differences from the baseline."""
+    comparisons = report["comparisons"]["by_condition"] if report["comparisons"] else []
+    return {
+        (comparison["system"], comparison["condition"]): _mark(comparison)
+        for comparison in comparisons
+        if comparison["measure"] == measure
+    }
+
+
+def _mark(comparison: dict[str, Any]) -> str:
+    """An arrow for each level at which the difference is significant, up or down."""
+    p_value, arrow = comparison["p_holm"], "↑" if comparison["difference"] > 0 else "↓"
+    return "" if p_value is None else arrow * sum(p_value < level for level in LEVELS)
+
+
+def _gains(report: dict[str, Any]) -> list[str]:
+    """Differences from the baseline with the pools averaged, first at a glance, then in full."""
+    if not report["comparisons"] or not report["comparisons"]["pooled"]:
+        return []
+    pooled = report["comparisons"]["pooled"]
+    title = f"## Gains over `{report['comparisons']['baseline']}`, mean over the noise pools"
+    note = (
+        "Difference of the scores, each the mean over the pools, and (relative gain). A relative gain is given only "
+        "where the baseline is above 0: a percentage of negative decibels has no meaning."
+    )
+    glances = [_gain_table(pooled, measure) for measure in list_measures(report)]
+    return [title, note, *filter(None, glances), "### In full", _comparison_table(pooled)]
+
+
+def _gain_table(pooled: list[dict], measure: str) -> str:
+    family = [comparison for comparison in pooled if comparison["measure"] == measure]
+    if not family:
+        return ""
+    cells = {(comparison["system"], comparison["snr_db"]): _gain(comparison) for comparison in family}
+    systems, levels = (list(dict.fromkeys(values)) for values in zip(*cells, strict=True))
+    rows = [[system, *(cells.get((system, level), "–") for level in levels)] for system in systems]
+    return f"### {MEASURE_TITLES[measure]}\n\n" + _table(["system", *(f"{level:g} dB" for level in levels)], rows)
+
+
+def _gain(comparison: dict[str, Any]) -> str:
+    relative = comparison["relative_gain_percent"]
+    share = "" if relative is None else f" ({relative:+.1f} %)"
+    difference = format_score(comparison["measure"], comparison["difference"], sign="+")
+    return f"{difference}{share}{_mark(comparison)}"
+
+
+def _comparison_table(comparisons: list[dict]) -> str:
+    header = [
+        "measure",
+        "SNR",
+        "system",
+        "score",
+        "baseline",
+        "difference",
+        "over speakers",
+        "relative",
+        "p",
+        "p (Holm)",
+    ]
+    order, rows = list(MEASURE_TITLES), []
+    for comparison in sorted(comparisons, key=lambda one: (order.index(one["measure"]), one["snr_db"])):
+        measure, relative = comparison["measure"], comparison["relative_gain_percent"]
+        form = partial(format_score, measure)
+        rows.append(
+            [
+                MEASURE_TITLES[measure],
+                f"{comparison['snr_db']:g} dB",
+                comparison["system"],
+                form(comparison["score"]),
+                form(comparison["baseline"]),
+                form(comparison["difference"], comparison["difference_interval"], "+"),
+                _bounds(measure, comparison["difference_speaker_interval"], "+"),
+                "–" if relative is None else f"{relative:+.1f} %",
+                *(_p_value(comparison[name]) for name in ("p", "p_holm")),
+            ]
+        )
+    return _table(header, rows, text_columns=3)
+
+
+def _p_value(p_value: float | None) -> str:
+    return "–" if p_value is None else f"{p_value:.4f}"
+
+
+def _bounds(measure: str, interval: Sequence[float] | None, sign: str = "") -> str:
+    return f"[{', '.join(format_score(measure, bound, sign=sign) for bound in interval)}]" if interval else "–"
+
+
+def _detail_rows(report: dict[str, Any], cells: Callable[[dict], list[str] | None]) -> list[list[str]]:
+    """A row for each condition and system that has such scores."""
+    systems = list(report["results"])
+    rows = []
+    for summaries in zip(*(report["results"][system]["conditions"] for system in systems), strict=True):
+        for system, summary in zip(systems, summaries, strict=True):
+            if found := cells(summary):
+                rows.append([_heard_in(summary), system, *found])
+    return rows
+
+
+def _heard_in(summary: dict[str, Any]) -> str:
+    return "clean" if summary["pool"] is None else f"{summary['pool']}, {summary['snr_db']:g} dB"
+
+
+def _score_cells(measure: str, score: dict[str, Any]) -> list[str]:
+    """Score with its interval, interval over speakers, spread over seeds."""
+    seeds = score["seeds"]
+    spread = "–"
+    if seeds:
+        low, high = (format_score(measure, seeds[bound]) for bound in ("min", "max"))
+        spread = f"{format_score(measure, seeds['std'])} ({low} to {high})"
+    return [
+        format_score(measure, score["mean"], score["interval"]),
+        _bounds(measure, score["speaker_interval"]),
+        spread,
+    ]
+
+
+def _emotion_details(report: dict[str, Any]) -> str:
+    """Every score of emotion recognition, and the F1 of each class."""
+    labels = report["labels"]
+
+    def scores(summary: dict) -> list[str] | None:
+        if summary["emotion"] is None:
+            return None
+        others = [condition_score(summary, name) for name in ("unweighted_average_recall", "accuracy")]
+        return _score_cells("macro_f1", condition_score(summary, "macro_f1")) + [
+            format_score("macro_f1", score["mean"], score["interval"]) for score in others
+        ]
+
+    def per_class(summary: dict) -> list[str] | None:
+        emotion = summary["emotion"]
+        return emotion and [
+            format_score("macro_f1", emotion["per_class_f1"][label], emotion["per_class_f1_interval"][label])
+            for label in labels
+        ]
+
+    rows = _detail_rows(report, scores)
+    if not rows:
+        return ""
+    header = [
+        "condition",
+        "system",
+        "macro-F1",
+        "over speakers",
+        "std over seeds (range)",
+        "UAR",
+        "accuracy = micro-F1",
+    ]
+    parts = ["## Emotion in detail", _table(header, rows, text_columns=2), "F1 of each class:"]
+    per_class_table = _table(["condition", "system", *labels], _detail_rows(report, per_class), text_columns=2)
+    return "\n\n".join([*parts, per_class_table])
+
+
+def _measure_details(report: dict[str, Any], measure: str) -> str:
+    """Output and gain over the noisy input."""
+
+    def cells(summary: dict) -> list[str] | None:
+        scores = summary["enhancement"][measure]
+        if not scores["enhanced"]:
+            return None
+        gain = scores["difference"]
+        shown = format_score(measure, gain["mean"], gain["interval"], "+") if gain else "–"
+        over_speakers = _bounds(measure, gain["speaker_interval"], "+") if gain else "–"
+        return [*_score_cells(measure, scores["enhanced"]), shown, over_speakers]
+
+    if not (rows := _detail_rows(report, cells)):
+        return ""
+    header = [
+        "condition",
+        "system",
+        "output",
+        "over speakers",
+        "std over seeds (range)",
+        "gain over noisy",
+        "over speakers",
+    ]
+    return f"{_heading(MEASURE_TITLES[measure])} in detail\n\n{_table(header, rows, text_columns=2)}"
+
+
+def _undefined(report: dict[str, Any], measures: Sequence[str]) -> str:
+    """How many scores were left out, and where."""
+    rows = [
+        [
+            _heard_in(summary),
+            system,
+            MEASURE_TITLES[name],
+            f"{score['undefined']} of {summary['clips'] * result['members']}",
+        ]
+        for system, result in report["results"].items()
+        for summary in result["conditions"]
+        for name in measures
+        if (score := summary["enhancement"][name]["enhanced"]) and score["undefined"]
+    ]
+    if not rows:
+        return "## Undefined scores\n\nNone."
+    return f"## Undefined scores\n\n{_table(['condition', 'system', 'measure', 'undefined'], rows, text_columns=3)}"
+
+
+def _figure_section(figures: Sequence[str]) -> list[str]:
+    return ["## Figures", *(f"![{Path(path).stem.replace('_', ' ')}]({path})" for path in figures)] if figures else []

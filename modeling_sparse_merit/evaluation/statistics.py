@@ -1,0 +1,406 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""How sure a score is: bootstrap intervals over clips, speakers and members, paired permutation tests, Holm's
+correction and relative gains. Everything is drawn from a given seed, so equal inputs give equal bytes."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
+
+PERMUTATIONS = 9_999  # the smallest p-value is 1e-4, which Holm's correction over 500 comparisons leaves at 0.05
+TOLERANCE = 1e-9  # differences that rounding alone tells apart count as equal
+
+
+class Resampling:
+    """Resamples and swaps of a set of clips. They are the same for every system and every condition, so that scores
+    are compared on the same resample: this is what makes differences paired.
+
+    Args:
+        speakers: who speaks in each clip; None where that is not known.
+        resamples: how many.
+        seed: of everything that is drawn.
+
+    Attributes:
+        counts: `{"clip": (resamples, clips), "speaker": (resamples, clips) or None}`, how often each clip is in a
+            resample; None where there are fewer than two units to draw from, or a speaker is not known.
+        swaps: bool (permutations, clips), see `draw_swaps`.
+        exhaustive: the swaps are all that there are.
+    """
+
+    def __init__(self, speakers: Sequence[str | None], resamples: int, seed: int):
+        self.resamples, self.seed = resamples, seed
+        speaker_ids = np.unique([str(speaker) for speaker in speakers], return_inverse=True)[1]
+        known = None not in speakers
+        self.counts = {
+            "clip": draw_counts(np.arange(len(speakers)), resamples, seed),
+            "speaker": draw_counts(speaker_ids, resamples, seed) if known else None,
+        }
+        self.swaps = draw_swaps(len(speakers), seed)
+        self.exhaustive = len(self.swaps) == 2 ** len(speakers)
+
+    def member_weights(self, stream: int, num_members: int) -> np.ndarray:
+        """How often each member of a system is in a resample, over their number: (resamples, members).
+
+        Args:
+            stream: a number of the system's own, so that two systems draw their members independently.
+            num_members: how many there are; a single one is in every resample.
+        """
+        generator = np.random.default_rng([self.seed, stream])
+        return generator.multinomial(num_members, [1 / num_members] * num_members, self.resamples) / num_members
+
+
+def draw_counts(units: np.ndarray, resamples: int, seed: int) -> np.ndarray | None:
+    """How often each observation is in each bootstrap resample of the units, drawn with replacement.
+
+    Args:
+        units: the unit (clip, speaker) of each observation, 0, 1, ...: (observations,).
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        (resamples, observations) float64; None for fewer than two units, which tell nothing about spread.
+    """
+    num_units = int(units.max(initial=-1)) + 1
+    if num_units < 2:
+        return None
+    drawn = np.random.default_rng(seed).integers(num_units, size=(resamples, num_units))
+    cells = drawn + num_units * np.arange(resamples)[:, None]  # (resamples, units), each resample in its own range
+    counts = np.bincount(cells.ravel(), minlength=resamples * num_units).reshape(resamples, num_units)
+    return counts[:, units].astype(np.float64)
+
+
+def draw_swaps(num_clips: int, seed: int) -> np.ndarray:
+    """Which clips two systems swap in each permutation: bool (permutations, clips). All `2 ** num_clips` of them where
+    these are at most `PERMUTATIONS`, else so many at random."""
+    if 2**num_clips <= PERMUTATIONS:
+        return (np.arange(2**num_clips)[:, None] >> np.arange(num_clips) & 1).astype(bool)
+    return np.random.default_rng(seed).integers(2, size=(PERMUTATIONS, num_clips), dtype=bool)
+
+
+def confusion_cells(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """The cell of the flattened confusion matrix that each clip falls into, as one-hot float32:
+    (clips,), (members, clips) -> (members, clips, classes * classes)."""
+    return np.eye(num_classes**2, dtype=np.float32)[true * num_classes + predicted]
+
+
+def resampled_confusion(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Confusion counts of every resample: (members, clips, classes * classes), (resamples, clips) ->
+    (resamples, members, classes, classes)."""
+    num_classes = math.isqrt(cells.shape[-1])
+    totals = counts @ cells  # (members, resamples, classes * classes); whole numbers, so exact in any order
+    return totals.swapaxes(0, 1).reshape(len(counts), len(cells), num_classes, num_classes)
+
+
+def resampled_mean(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean over the defined clips of every resample: (members, clips), (resamples, clips) -> (resamples, members);
+    NaN where none is defined."""
+    defined = np.isfinite(scores)
+    # not `@`: BLAS adds in another order with another number of threads
+    totals = np.einsum("rc,mc->rm", counts, np.where(defined, scores, 0.0))
+    with np.errstate(invalid="ignore"):
+        return totals / np.einsum("rc,mc->rm", counts, defined.astype(np.float64))
+
+
+def mean_over_members(draws: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the members of every resample, undefined ones left out: (resamples, members) twice -> (resamples,)."""
+    defined = np.isfinite(draws)
+    with np.errstate(invalid="ignore"):
+        return (weights * np.where(defined, draws, 0.0)).sum(1) / (weights * defined).sum(1)
+
+
+def percentile_interval(draws: np.ndarray | None) -> list[float] | None:
+    """The central 95 % of the resampled scores (resamples,); None where nothing is defined."""
+    if draws is None or not np.isfinite(draws).any():
+        return None
+    return np.nanquantile(draws, [0.025, 0.975]).tolist()
+
+
+def swapped_macro_f1(
+    true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, num_classes: int, swaps: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Difference in macro-F1, and what it becomes when the two systems swap their predictions of some clips.
+
+    Systems of several members are compared as the mean over all pairs of a member of one and a member of the other,
+    which is the difference of the mean scores.
+
+    Args:
+        true: class of each clip, 0, 1, ...: (clips,).
+        ours: predicted classes (members, clips).
+        baseline: predicted classes (its members, clips).
+        num_classes: of the confusion matrix.
+        swaps: which clips are swapped: bool (permutations, clips).
+
+    Returns:
+        The difference, and the swapped differences (permutations,).
+    """
+    ours, baseline = (confusion_cells(true, predicted, num_classes) for predicted in (ours, baseline))
+    identity = np.zeros((1, len(true)), dtype=bool)
+    swaps = np.concatenate([identity, swaps]).astype(np.float32)
+    # each (members, permutations, classes * classes); counts of clips, so exact in float32
+    ours_moved, baseline_moved = swaps @ ours, swaps @ baseline
+    differences = np.zeros(len(swaps))
+    for mine, mine_moved in zip(ours, ours_moved, strict=True):
+        for other, other_moved in zip(baseline, baseline_moved, strict=True):
+            change = other_moved - mine_moved
+            differences += _macro_f1(mine.sum(0) + change) - _macro_f1(other.sum(0) - change)
+    differences /= len(ours) * len(baseline)
+    return float(differences[0]), differences[1:]
+
+
+def _macro_f1(totals: np.ndarray) -> np.ndarray:
+    """(permutations, classes * classes) -> (permutations,)."""
+    num_classes = math.isqrt(totals.shape[-1])
+    return defined_mean(f1_from_confusion(totals.reshape(-1, num_classes, num_classes).astype(np.float64)))
+
+
+def swapped_mean(ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean difference over clips, and what it becomes when the two systems swap their scores of some clips, which
+    turns the sign of these clips' differences.
+
+    Args:
+        ours: scores (members, clips), NaN where undefined; a clip's score is the mean over members.
+        baseline: scores (its members, clips).
+        swaps: which clips are swapped: bool (permutations, clips).
+
+    Returns:
+        The mean difference over clips where both are defined (NaN for none), and the swapped ones (permutations,).
+    """
+    differences = defined_mean(ours.T) - defined_mean(baseline.T)  # (clips,)
+    num_defined = np.isfinite(differences).sum()
+    differences = np.where(np.isfinite(differences), differences, 0.0)
+    with np.errstate(invalid="ignore"):
+        moved = np.einsum("pc,c->p", swaps, differences)
+        return float(differences.sum() / num_defined), (differences.sum() - 2 * moved) / num_defined
+
+
+def permutation_p_value(observed: float, permuted: np.ndarray, exhaustive: bool) -> float | None:
+    """Two-sided p-value: how often swapped differences are at least as large as the observed one. With random swaps,
+    the observed one counts among them (Phipson and Smyth, 2010), so that p is never 0.
+
+    Args:
+        observed: the difference of the two systems.
+        permuted: (permutations,), of `draw_swaps`.
+        exhaustive: the permutations are all that there are.
+
+    Returns:
+        The p-value; None where the difference is undefined.
+    """
+    if not math.isfinite(observed):
+        return None
+    as_large = int((np.abs(permuted) >= abs(observed) - TOLERANCE).sum())
+    return as_large / len(permuted) if exhaustive else (1 + as_large) / (1 + len(permuted))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusts p-values of a family of comparisons so that the chance of one or more false findings stays below the
+    level (Holm, 1979): the k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's.
+    Undefined ones (None) stay undefined and do not count."""
+    adjusted: list[float | None] = [None] * len(p_values)
+    order = sorted((index for index, p in enumerate(p_values) if p is not None), key=lambda index: p_values[index])
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def relative_gain(score: float | None, baseline: float | None) -> float | None:
+    """`100 * (score - baseline) / baseline`, in percent; None where the baseline is not above 0, as a score in dB may
+    be, since a percentage of such a number has no meaning."""
+    if score is None or baseline is None or not baseline > 0 or not math.isfinite(score):
+        return None
+    return 100 * (score - baseline) / baseline
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of one system with its bootstrap.
+
+    Attributes:
+        members: the score of each member (members,), NaN where undefined.
+        draws: `{"clip" | "speaker": the score in every resample (resamples,), or None}`.
+    """
+
+    members: np.ndarray
+    draws: dict[str, np.ndarray | None]
+
+    @property
+    def mean(self) -> float:
+        """Over the members for which it is defined."""
+        return float(defined_mean(self.members))
+
+    def describe(self) -> dict[str, Any]:
+        """Mean, 95 % intervals over clips and over speakers, and the spread over members where there are several."""
+        intervals = {unit: percentile_interval(draws) for unit, draws in self.draws.items()}
+        summary = {"mean": self.mean, "interval": intervals["clip"], "speaker_interval": intervals["speaker"]}
+        return summary | {"seeds": _spread(self.members)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same clips.
+
+    Attributes:
+        ours: score of the one.
+        baseline: score of the other.
+        difference: ours minus baseline.
+        permuted: the difference in every permutation (permutations,).
+        exhaustive: the permutations are all that there are.
+        clips: on how many both are defined.
+    """
+
+    ours: Score
+    baseline: Score
+    difference: float
+    permuted: np.ndarray
+    exhaustive: bool
+    clips: int
+
+    def describe(self) -> dict[str, Any]:
+        """Both scores, their difference with its 95 % intervals, the relative gain, and the two-sided p-value."""
+        draws = {
+            unit: None if mine is None else mine - self.baseline.draws[unit] for unit, mine in self.ours.draws.items()
+        }
+        return {
+            "score": self.ours.mean,
+            "baseline": self.baseline.mean,
+            "difference": self.difference,
+            "difference_interval": percentile_interval(draws["clip"]),
+            "difference_speaker_interval": percentile_interval(draws["speaker"]),
+            "relative_gain_percent": relative_gain(self.ours.mean, self.baseline.mean),
+            "p": permutation_p_value(self.difference, self.permuted, self.exhaustive),
+            "clips": self.clips,
+        }
+
+
+def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison of the mean scores over several conditions. Resamples and swaps take a clip in all conditions at
+    once, as `Resampling` draws the same ones for each."""
+    return Comparison(
+        _average_score([comparison.ours for comparison in comparisons]),
+        _average_score([comparison.baseline for comparison in comparisons]),
+        float(np.mean([comparison.difference for comparison in comparisons])),
+        np.mean([comparison.permuted for comparison in comparisons], axis=0),
+        comparisons[0].exhaustive,
+        min(comparison.clips for comparison in comparisons),
+    )
+
+
+def _average_score(scores: Sequence[Score]) -> Score:
+    draws = {
+        unit: None if first is None else np.mean([score.draws[unit] for score in scores], axis=0)
+        for unit, first in scores[0].draws.items()
+    }
+    return Score(np.mean([score.members for score in scores], axis=0), draws)
+
+
+def _spread(members: np.ndarray) -> dict[str, Any] | None:
+    if len(members) < 2 or not np.isfinite(members).any():
+        return None
+    spread = {"std": np.nanstd(members, ddof=1), "min": np.nanmin(members), "max": np.nanmax(members)}
+    return {"values": members.tolist(), **{name: float(value) for name, value in spread.items()}}
+
+
+def emotion_scores(
+    true: np.ndarray, predicted: np.ndarray, num_classes: int, resampling: Resampling, stream: int
+) -> dict[str, Score | list[Score]]:
+    """Scores of emotion recognition: `macro_f1`, `unweighted_average_recall`, `accuracy` (micro-F1 is the same number,
+    as every clip has one label and one prediction) and a list of `per_class_f1`.
+
+    Args:
+        true: class of each clip, 0, 1, ...: (clips,).
+        predicted: classes that each member predicted: (members, clips).
+        num_classes: of the confusion matrix.
+        resampling: of these clips.
+        stream: see `Resampling.member_weights`.
+    """
+    cells = confusion_cells(true, predicted, num_classes)
+    identity = np.ones((1, len(true)))
+    counts = {"observed": identity, **resampling.counts}
+    confusions = {unit: None if drawn is None else resampled_confusion(cells, drawn) for unit, drawn in counts.items()}
+    observed = confusions.pop("observed")[0]  # (members, classes, classes)
+    weights = resampling.member_weights(stream, len(predicted))
+
+    def score(function: Callable[[np.ndarray], np.ndarray]) -> Score:
+        draws = {
+            unit: None if drawn is None else mean_over_members(function(drawn), weights)
+            for unit, drawn in confusions.items()
+        }
+        return Score(function(observed), draws)
+
+    return {
+        "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts))),
+        "unweighted_average_recall": score(lambda counts: defined_mean(recall_from_confusion(counts))),
+        "accuracy": score(lambda counts: np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))),
+        "per_class_f1": [
+            score(lambda counts, label=label: f1_from_confusion(counts)[..., label]) for label in range(num_classes)
+        ],
+    }
+
+
+def measure_score(scores: np.ndarray, resampling: Resampling, stream: int) -> Score:
+    """Mean of a speech measure over the clips for which it is defined.
+
+    Args:
+        scores: (members, clips), NaN where undefined.
+        resampling: of these clips.
+        stream: see `Resampling.member_weights`.
+    """
+    weights = resampling.member_weights(stream, len(scores))
+    # a single defined clip tells nothing about spread
+    has_spread = np.isfinite(scores).any(0).sum() > 1
+    draws = {
+        unit: mean_over_members(resampled_mean(scores, counts), weights) if has_spread and counts is not None else None
+        for unit, counts in resampling.counts.items()
+    }
+    return Score(resampled_mean(scores, np.ones((1, scores.shape[1])))[0], draws)
+
+
+def compare_macro_f1(
+    true: np.ndarray,
+    ours: np.ndarray,
+    baseline: np.ndarray,
+    num_classes: int,
+    resampling: Resampling,
+    streams: tuple[int, int],
+) -> Comparison:
+    """Macro-F1 of two systems on the same clips.
+
+    Args:
+        true: class of each clip, 0, 1, ...: (clips,).
+        ours: predicted classes (members, clips).
+        baseline: predicted classes (its members, clips).
+        num_classes: of the confusion matrix.
+        resampling: of these clips.
+        streams: of both systems, see `Resampling.member_weights`.
+    """
+    scores = [
+        emotion_scores(true, predicted, num_classes, resampling, stream)["macro_f1"]
+        for predicted, stream in zip((ours, baseline), streams, strict=True)
+    ]
+    permuted = swapped_macro_f1(true, ours, baseline, num_classes, resampling.swaps)
+    return Comparison(*scores, *permuted, resampling.exhaustive, len(true))
+
+
+def compare_measure(
+    ours: np.ndarray, baseline: np.ndarray, resampling: Resampling, streams: tuple[int, int]
+) -> Comparison:
+    """A speech measure of two systems on the same clips, of those on which both are defined.
+
+    Args:
+        ours: scores (members, clips), NaN where undefined.
+        baseline: scores (its members, clips).
+        resampling: of these clips.
+        streams: of both systems, see `Resampling.member_weights`.
+    """
+    common = np.isfinite(ours).any(0) & np.isfinite(baseline).any(0)  # (clips,)
+    ours, baseline = (np.where(common & np.isfinite(scores), scores, np.nan) for scores in (ours, baseline))
+    scores = [
+        measure_score(values, resampling, stream) for values, stream in zip((ours, baseline), streams, strict=True)
+    ]
+    permuted = swapped_mean(ours, baseline, resampling.swaps)
+    return Comparison(*scores, *permuted, resampling.exhaustive, int(common.sum()))

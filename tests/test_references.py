@@ -1,0 +1,256 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Outside references: an SVM on eGeMAPS, spectral gating, files of other systems, and the scores of recorded pairs."""
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio, ClassLabel, Dataset
+
+from benchmarks import recorded_pairs
+from modeling_sparse_merit.evaluation import references
+from modeling_sparse_merit.evaluation.references import build_reference
+from modeling_sparse_merit.tables import TableError
+
+NAMES = ["angry", "sad", "happy", "neutral"]
+
+
+def voice(pitch: float, level: float, seconds: float = 0.6) -> np.ndarray:
+    """Twelve harmonics of a steady pitch in Hz, in syllables."""
+    time = np.arange(round(seconds * 16_000)) / 16_000
+    tones = sum(np.sin(2 * np.pi * k * pitch * time) / k for k in range(1, 13))
+    return (level * tones * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.float32)
+
+
+def write_table(path: Path, recordings: list[np.ndarray], names: list[str] | None = None, **columns: list) -> str:
+    audio = []
+    for index, recording in enumerate(recordings):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, recording, 16_000, format="WAV", subtype="FLOAT")
+        audio.append({"bytes": buffer.getvalue(), "path": names[index] if names else f"{index}.wav"})
+    table = Dataset.from_dict({"audio": audio, **columns})
+    if "emotion" in columns:
+        table = table.cast_column("emotion", ClassLabel(names=NAMES))
+    table.cast_column("audio", Audio(sampling_rate=16_000, decode=False)).to_parquet(str(path))
+    return str(path)
+
+
+# References by name --------------------------------------------------------------------------------------------------
+
+
+def test_an_error_names_the_references_and_their_options():
+    with pytest.raises(ValueError, match="no reference 'cmgan'; .* are egemaps_svm, noisereduce, processed"):
+        build_reference("cmgan", {}, NAMES)
+    with pytest.raises(ValueError, match=r"unknown options \['path'\] and lacks \['folder', 'test_set'\]"):
+        build_reference("processed", {"path": "x"}, NAMES)
+
+
+@pytest.mark.parametrize("name, package", [("egemaps_svm", "opensmile"), ("noisereduce", "noisereduce")])
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    options = {"speech": "none", "noise": "none"} if name == "egemaps_svm" else {}
+    with pytest.raises(ImportError, match=rf'`{package}`: pip install "modeling-sparse-merit\[benchmark\]"') as raised:
+        build_reference(name, options, NAMES)
+    assert ("Research License" in str(raised.value)) == (package == "opensmile")
+
+
+# eGeMAPS and SVM -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> dict:
+    """High and loud is angry, low and soft is sad, between is neutral; one clip has no label, one another."""
+    folder = tmp_path_factory.mktemp("corpus")
+    recordings, emotions, splits = [], [], []
+    for split, shifts in (("train", (0.94, 0.98, 1.02, 1.06)), ("dev", (0.96, 1.04)), ("test", (1.0,))):
+        for pitch, level, emotion in ((320, 0.2, "angry"), (110, 0.02, "sad"), (190, 0.08, "neutral")):
+            recordings += [voice(pitch * shift, level) for shift in shifts]
+            emotions += [NAMES.index(emotion)] * len(shifts)
+            splits += [split] * len(shifts)
+    recordings += [voice(150, 0.1), voice(250, 0.1)]
+    emotions, splits = [*emotions, None, NAMES.index("happy")], [*splits, "train", "train"]
+    noise = 0.1 * np.random.default_rng(0).standard_normal((4, 16_000)).astype(np.float32)
+    return {
+        "speech": [write_table(folder / "speech.parquet", recordings, emotion=emotions, split=splits)],
+        "noise": write_table(folder / "noise.parquet", list(noise), split=["train", "train", "train", "dev"]),
+        "cache": str(folder / "cache"),
+        "workers": 1,
+        "snr_db": [5, 15],
+    }
+
+
+@pytest.fixture(scope="module")
+def egemaps_svm(corpus):
+    pytest.importorskip("opensmile", reason="opensmile is not installed: extra `benchmark`")
+    return build_reference("egemaps_svm", corpus, ["sad", "angry", "neutral"])
+
+
+TEST_CLIPS = [voice(330, 0.2), voice(105, 0.02), voice(185, 0.08)]  # angry, sad, neutral
+
+
+def test_the_svm_knows_new_clips_and_keeps_the_order_of_the_labels(egemaps_svm, corpus):
+    answers = egemaps_svm.answer(TEST_CLIPS)
+    assert [int(answer.probabilities.argmax()) for answer in answers] == [1, 0, 2]
+    assert all(answer.enhanced is None for answer in answers)
+    np.testing.assert_allclose([answer.probabilities.sum() for answer in answers], 1)
+    two = build_reference("egemaps_svm", corpus, ["angry", "sad"])
+    assert [int(answer.probabilities.argmax()) for answer in two.answer(TEST_CLIPS[:2])] == [0, 1]
+
+
+def test_it_learns_labelled_clips_alone_clean_and_in_noise(egemaps_svm, corpus):
+    described = json.loads(json.dumps(egemaps_svm.describe(), allow_nan=False))
+    assert described["training"]["clips"] == 12 * 3 and described["training"]["dev_clips"] == 6 * 3
+    assert described["versions"]["opensmile"] and "non-commercial" in described["licence"]
+    assert described["C"] in references.COSTS and described["gamma"] in references.WIDTHS
+    other = build_reference("egemaps_svm", {**corpus, "seed": 1}, egemaps_svm.labels).describe()
+    assert other["training"]["sha256"] != described["training"]["sha256"]
+
+
+def test_the_same_again_computes_no_features(egemaps_svm, corpus, monkeypatch):
+    before = egemaps_svm.answer(TEST_CLIPS)
+    monkeypatch.setattr(references, "egemaps", lambda recording: pytest.fail("computed again"))
+    again = build_reference("egemaps_svm", corpus, egemaps_svm.labels)
+    assert again.describe() == egemaps_svm.describe()
+    for first, second in zip(before, again.answer(TEST_CLIPS), strict=True):
+        np.testing.assert_array_equal(first.probabilities, second.probabilities)
+
+
+@pytest.mark.slow  # the processes import torch
+def test_several_processes_compute_the_same(egemaps_svm, corpus, tmp_path):
+    parallel = build_reference("egemaps_svm", {**corpus, "workers": 2, "cache": str(tmp_path)}, egemaps_svm.labels)
+    assert parallel.describe() == egemaps_svm.describe()
+    for first, second in zip(egemaps_svm.answer(TEST_CLIPS), parallel.answer(TEST_CLIPS), strict=True):
+        np.testing.assert_array_equal(first.probabilities, second.probabilities)
+
+
+def test_a_clip_too_short_for_features_is_answered(egemaps_svm):
+    with pytest.warns(UserWarning, match="too short"):
+        (answer,) = egemaps_svm.answer([TEST_CLIPS[0][:500]])
+    assert np.isfinite(answer.probabilities).all()
+
+
+def test_a_class_without_training_clips_is_named(egemaps_svm, corpus):
+    with pytest.raises(TableError, match=r"\['surprise'\]"):
+        build_reference("egemaps_svm", corpus, ["angry", "sad", "surprise"])
+
+
+def test_egemaps_hears_the_pitch_and_full_scale_does_not_wrap():
+    pytest.importorskip("opensmile", reason="opensmile is not installed: extra `benchmark`")
+    recording = voice(220, 0.1, seconds=1)
+    functionals = references.egemaps(recording)
+    assert functionals.shape == (88,)
+    assert functionals[0] == pytest.approx(36, abs=0.1)  # mean pitch in semitones from 27.5 Hz: three octaves
+    loud = recording / np.abs(recording).max()
+    np.testing.assert_allclose(references.egemaps(loud), references.egemaps(0.9999 * loud), rtol=0.02, atol=0.05)
+
+
+# Spectral gating -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stationary", [True, False])
+def test_spectral_gating_takes_steady_noise_away(stationary):
+    library = pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
+    gate = build_reference("noisereduce", {"stationary": stationary}, NAMES)
+    noise = 0.02 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+    noisy = noise + np.pad(voice(200, 0.3, seconds=1), 8_000)
+    (answer,) = gate.answer([noisy])
+    assert answer.probabilities is None and answer.enhanced.dtype == np.float32
+    assert np.std(answer.enhanced[:6_000]) < 0.5 * np.std(noisy[:6_000])  # before the voice
+    np.testing.assert_array_equal(answer.enhanced, library.reduce_noise(noisy, 16_000, stationary))
+    assert gate.describe()["stationary"] == stationary and gate.describe()["versions"]["noisereduce"]
+
+
+@pytest.mark.parametrize("stationary", [True, False])
+def test_silence_and_scraps_come_back_as_they_are(stationary):
+    pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
+    recordings = [np.zeros(8_000, np.float32), voice(200, 0.1)[:200]]
+    answers = build_reference("noisereduce", {"stationary": stationary}, NAMES).answer(recordings)
+    for recording, answer in zip(recordings, answers, strict=True):
+        np.testing.assert_array_equal(answer.enhanced, recording)
+
+
+# Files of another system ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def processed(tmp_path):
+    """`processed(names)` writes a test set with these names; the other system halved each recording."""
+    (tmp_path / "outputs/deep").mkdir(parents=True)
+    heard = [voice(200, 0.1), voice(200, 0.1, seconds=0.5)]
+
+    def build(names: list[str]):
+        test_set = write_table(tmp_path / "test_set.parquet", heard, names)
+        return heard, build_reference("processed", {"folder": tmp_path / "outputs", "test_set": test_set}, NAMES)
+
+    for recording, name in zip(heard, ("a.clean.wav", "deep/b_-5dB.wav"), strict=True):
+        soundfile.write(tmp_path / "outputs" / name, recording / 2, 16_000, subtype="FLOAT")
+    return build
+
+
+def test_files_are_found_by_what_was_heard(processed):
+    heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])  # written as .wav
+    for recording, answer in zip(heard[::-1], system.answer(heard[::-1]), strict=True):
+        np.testing.assert_array_equal(answer.enhanced, recording / 2)
+        assert answer.probabilities is None
+    assert system.describe() == processed(["a.clean.wav", "deep/b_-5dB.wav"])[1].describe()
+    with pytest.raises(ValueError, match="not in the test set"):
+        system.answer([voice(333, 0.1)])
+
+
+def test_missing_files_and_other_lengths_are_named(processed, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no file c\.flac"):
+        processed(["a.clean.flac", "c.flac"])
+    soundfile.write(tmp_path / "outputs/a.clean.wav", np.zeros(100), 16_000)
+    heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])
+    with pytest.raises(ValueError, match=r"a\.clean\.wav has 100 samples at 16 kHz.*has 9600"):
+        system.answer(heard[:1])
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        build_reference("processed", {"folder": "nowhere", "test_set": "x"}, NAMES)
+
+
+def test_no_name_leads_out_of_the_folder(processed, tmp_path):
+    secret = tmp_path / "secret.wav"
+    soundfile.write(secret, np.zeros(9_600), 16_000)
+    (tmp_path / "outputs/link.wav").symlink_to(secret)
+    for name in ("../secret.wav", str(secret), "deep/../../secret.wav", "..", ".", "link.wav"):
+        with pytest.raises(ValueError, match="expected the name of a file inside"):
+            processed([name, "deep/b_-5dB.flac"])
+    with pytest.raises(FileNotFoundError):  # the ending would be changed to that of the link
+        processed(["link.flac", "deep/b_-5dB.flac"])
+
+
+# Recorded pairs ------------------------------------------------------------------------------------------------------
+
+
+def test_recorded_pairs_match_independent_scores(reference_data, tiny_checkpoint, tmp_path, capsys):
+    golden = reference_data / "golden/speech_metrics"
+    for path in golden.glob("p232_003.*.flac"):
+        shutil.copy(path, tmp_path)
+    recorded_pairs.main(tmp_path, str(tiny_checkpoint), tmp_path / "report.json")
+    report, printed = json.loads((tmp_path / "report.json").read_text()), capsys.readouterr().out
+    assert {"noisy", "cmgan", "sparse_merit"} <= set(report["systems"]) and report["recordings"] == 1
+    names = {"pesq_wb": "pesq_wb", "stoi": "stoi", "segmental_snr": "ssnr", "si_sdr": "si_sdr"}
+    names |= {name: name for name in ("csig", "cbak", "covl")}
+    for expected in json.loads((golden / "scores.json").read_text()):
+        if expected["file"] == "p232_003":
+            found = report["systems"][expected["processed"].split(".")[1]]["files"]["p232_003"]
+            for measure, name in names.items():
+                assert found[measure] == pytest.approx(expected[name], abs=1e-2 if measure[0] == "c" else 1e-3)
+    sha256 = report["systems"]["sparse_merit"]["identity"]["sha256"]
+    assert sha256 in printed and report["command"] in printed and "| cmgan | 3.543 | 0.975 |" in printed
+
+
+def test_pairs_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(ValueError, match="holds no pair"):
+        recorded_pairs.read_pairs(tmp_path)
+    soundfile.write(tmp_path / "a.clean.flac", np.zeros(100), 16_000)
+    with pytest.raises(ValueError, match=r"lacks a\.noisy\.flac"):
+        recorded_pairs.read_pairs(tmp_path)
+    soundfile.write(tmp_path / "a.noisy.flac", np.zeros(90), 16_000)
+    with pytest.raises(ValueError, match="'clean': 100, 'noisy': 90"):
+        recorded_pairs.read_pairs(tmp_path)
