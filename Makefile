@@ -70,10 +70,16 @@ evaluate-tiny: $(VENV)/.installed-test
 	$(BIN)/python -c 'from modeling_sparse_merit.card import render_card; print(render_card("$(TINY)"), end="")' > card.tmp
 	mv card.tmp $(TINY)/README.md
 
+LADDER := benchmarks/results/ladder
 # The systems that the paper compares, under one protocol. What is done is skipped, what was stopped goes on.
 ladder: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ladder
 	$(BIN)/sparse-merit evaluate --config benchmarks/ladder/evaluation.yaml
+	rm -rf $(LADDER) && mkdir -p $(LADDER)/figures
+	cp runs/ladder/evaluation/results.json $(LADDER)
+	sed '/spectrograms_/d' runs/ladder/evaluation/results.md > $(LADDER)/results.md
+	cp runs/ladder/evaluation/figures/*.png $(LADDER)/figures
+	rm $(LADDER)/figures/spectrograms_*.png  # pictures of recordings, which stay with their corpora
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; }

@@ -99,7 +99,7 @@ def corpus(tmp_path_factory) -> dict:
             "hiss": write_table(folder / "hiss.parquet", noises),
             "roar": write_table(folder / "roar.parquet", [np.cumsum(noise) / 50 for noise in noises]),
         },
-        "snr_db": [0, 10],
+        "snr_db": [0],
         "model": tiny_checkpoint(folder / "model"),
         "bootstrap_resamples": 50,
         "batch_seconds": 2.5,
@@ -151,7 +151,7 @@ def assert_same_bytes(first: Path, second: Path):
 
 
 def test_the_report_has_every_condition_and_measure(measure, tmp_path, capsys):
-    found = measure()
+    found = measure(snr_db=[0, 10])
     written = json.loads((tmp_path / "results/results.json").read_text(), parse_constant=pytest.fail)
     assert written == found
     names = [condition["condition"] for condition in written["conditions"]]
@@ -201,7 +201,7 @@ def test_per_clip_rows_agree_with_the_model_used_by_hand(measure, corpus, tmp_pa
 
 
 def test_expert_use_sums_to_one_for_each_task(measure):
-    for summary in measure(snr_db=[0])["conditions"]:
+    for summary in measure()["conditions"]:
         assert set(summary["expert_use"]) == {"enhancement", "emotion"}
         for shares in summary["expert_use"].values():
             assert len(shares) == 3 and sum(shares) == pytest.approx(1)
@@ -216,7 +216,7 @@ def test_all_clips_are_enhanced_but_only_labelled_ones_are_recognised(measure):
 
 @pytest.mark.parametrize("task", ["enhancement", "emotion"])
 def test_a_model_of_one_task_is_measured_on_that_task(measure, tmp_path, task):
-    summary = measure(model=tiny_checkpoint(tmp_path / task, tasks=[task]), snr_db=[0], clean=False)["conditions"][0]
+    summary = measure(model=tiny_checkpoint(tmp_path / task, tasks=[task]), clean=False)["conditions"][0]
     assert (summary["emotion"] is not None) == (task == "emotion")
     assert (summary["enhancement"]["si_sdr"]["enhanced"] is not None) == (task == "enhancement")
     assert summary["enhancement"]["si_sdr"]["noisy"]["mean"] == pytest.approx(0, abs=0.5)
@@ -261,7 +261,7 @@ def test_systems_stand_side_by_side(measure, corpus, tmp_path):
     front = tiny_checkpoint(tmp_path / "front", tasks=["enhancement"])
     back = tiny_checkpoint(tmp_path / "back", tasks=["emotion"], integration="weighted_sum")
     systems = {"ours": seeds, "cascade": {"enhancement": front, "emotion": back}}
-    found = measure(model=None, systems=systems, baseline="cascade", snr_db=[0])
+    found = measure(model=None, systems=systems, baseline="cascade", clean=False)
     assert {name: len(members) for name, members in found["systems"].items()} == {"noisy": 1, "ours": 2, "cascade": 1}
     assert found["systems"]["cascade"][0]["enhancement"]["tasks"] == ["enhancement"] and "model" not in found
     assert list(found["results"]) == ["noisy", "ours", "cascade"] and found["results"]["ours"]["members"] == 2
@@ -288,7 +288,7 @@ def test_the_emotion_model_of_a_cascade_hears_what_its_front_end_gives_back(corp
 
 
 def test_the_noisy_input_is_scored_once_for_all_systems(measure, tmp_path):
-    measure(snr_db=[0], clean=False)
+    measure(clean=False)
     table = Dataset.from_parquet(str(tmp_path / "results/test_set/hiss_0dB.parquet"))
     row = table.cast_column("audio", Audio(decode=False)).cast_column("clean", Audio(decode=False))[2]
     noisy, clean = (load_audio(row[name]) for name in ("audio", "clean"))
@@ -300,7 +300,7 @@ def test_the_noisy_input_is_scored_once_for_all_systems(measure, tmp_path):
 
 def test_a_system_or_a_condition_can_be_added_to_a_finished_run(measure, corpus, tmp_path):
     ours = {"ours": corpus["model"]}
-    measure(model=None, systems=ours, snr_db=[0], clean=False)
+    measure(model=None, systems=ours, clean=False)
     before = written_files(tmp_path / "results")
     assert sorted(before) == sorted(
         [f"clips/{system}/0/{pool}_0dB.parquet" for system in ("noisy", "ours") for pool in ("hiss", "roar")]
@@ -324,7 +324,7 @@ def test_results_of_another_run_are_never_mixed_in(measure, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(measure, tmp_path):
-    measure("whole", snr_db=[0])
+    measure("whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     lost = ["clips/noisy/0/roar_0dB.parquet", "clips/model/0/clean.parquet", "test_set/hiss_0dB.parquet"]
     for name in [*lost, "results.json"]:
@@ -332,7 +332,7 @@ def test_an_interrupted_run_goes_on_where_it_was(measure, tmp_path):
     unfinished = tmp_path / "resumed/clips/model/0/clean.tmp"
     before = written_files(tmp_path / "resumed")
     unfinished.write_bytes(b"PAR1 and no more")
-    measure("resumed", snr_db=[0])
+    measure("resumed")
     assert before.items() <= written_files(tmp_path / "resumed").items() and not unfinished.exists()
     assert_same_bytes(tmp_path / "whole", tmp_path / "resumed")
 
@@ -342,10 +342,10 @@ def test_an_interrupted_run_goes_on_where_it_was(measure, tmp_path):
 
 def test_processes_threads_and_repetition_change_no_byte(measure, tmp_path):
     threads = torch.get_num_threads()
-    measure("first", snr_db=[0])
+    measure("first")
     try:
         torch.set_num_threads(3)
-        measure("second", snr_db=[0], workers=2)
+        measure("second", workers=2)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -364,7 +364,7 @@ def launch(config: dict, folder: Path, output: str, *launcher: str) -> subproces
 
 @pytest.mark.slow
 def test_several_processes_give_the_same_bytes(corpus, tmp_path):
-    config = corpus | {"workers": 2, "systems": {"a": [corpus["model"]] * 2}, "model": None, "snr_db": [0]}
+    config = corpus | {"workers": 2, "systems": {"a": [corpus["model"]] * 2}, "model": None}
     accelerate = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes")
     printed = {}
     for number in ("1", "2"):
@@ -398,8 +398,8 @@ def test_a_killed_run_goes_on(corpus, measure, tmp_path):
 
 
 def test_another_seed_gives_other_mixtures(measure, tmp_path):
-    measure("first", seed=1, snr_db=[0], clean=False)
-    measure("second", seed=2, snr_db=[0], clean=False)
+    measure("first", seed=1, clean=False)
+    measure("second", seed=2, clean=False)
     first, second = (rows_of(tmp_path / name, "hiss_0dB", "noisy") for name in ("first", "second"))
     assert all(a["sha256"] != b["sha256"] for a, b in zip(first, second, strict=True))
 
@@ -450,7 +450,7 @@ def test_noisy_clips_have_the_snr_of_their_condition(corpus):
 def frozen(corpus, tmp_path) -> str:
     """The folder of a frozen test set, as `sparse-merit prepare noisy` writes it."""
     noise = ",".join(corpus["noise"].values())
-    arguments = [*corpus["speech"], noise, str(tmp_path / "frozen"), "--snr-db", "0", "10", "--pool", "hiss,roar"]
+    arguments = [*corpus["speech"], noise, str(tmp_path / "frozen"), "--snr-db", "0", "--pool", "hiss,roar"]
     noisy.main(arguments)
     return str(tmp_path / "frozen")
 
