@@ -2,6 +2,7 @@
 """What several test files share: a speech-like sound and a very small checkpoint with random weights."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,16 @@ def reference_data() -> Path:
     if not REFERENCE_DATA.is_dir():
         pytest.skip(f"reference recordings and outputs are not at {REFERENCE_DATA}; set SPARSE_MERIT_REFERENCE_DATA")
     return REFERENCE_DATA
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Each run in this process chooses its own precision, which accelerate allows a process once."""
+    if "accelerate" in sys.modules:  # else no test of this process has used it yet
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 def make_speech(seconds: float = 1.0, sampling_rate: int = 16_000, seed: int = 0) -> np.ndarray:

@@ -18,7 +18,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from datasets import ClassLabel
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
@@ -57,13 +56,6 @@ SMALL_MODEL = {
     "emotion_hidden_size": 32,
     "enhancement_hidden_size": 32,
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Each run in this process chooses its own precision, which accelerate allows a process once."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session", name="tables")
