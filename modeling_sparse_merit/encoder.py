@@ -1,15 +1,21 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The encoder box of the figure: WavLM with the output of every layer."""
 
+import math
+from itertools import accumulate
+from operator import mul
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import WavLMModel
 from transformers.audio_utils import mel_filter_bank
-from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder
 
-QUERY_BLOCK = 512
+from .attention import SparseMeritAttention, reversed_key_mask
+
+FRAMES_AT_ONCE = 200  # 4 s: the widest layer then is of 26 MB in fp32
 SAMPLING_RATE = 16_000
 LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 50.0, 7600.0  # Hz, of the mel bands
 
@@ -59,51 +65,68 @@ class LogMelFrontEnd(nn.Module):
         self.requires_grad_(False)
 
 
-class SparseMeritAttention(WavLMAttention):
+class ConvolutionFrontEnd(WavLMFeatureEncoder):
     """
-    WavLM's attention with gated relative position bias, in memory that grows linearly with the length of a recording.
+    WavLM's convolutions, on stretches of a recording, so that what they hold does not grow with its length.
 
-    The bias depends on the distance of two frames alone, so it is kept as one number a distance, (H, 2 * T - 1),
-    and spread out for one block of queries at a time.
+    Each stretch reaches as far as its frames hear: the frames are the same. The channels of a frame lie side by side,
+    as its layer norm wants them. Where the first layer is normalised over time (`feat_extract_norm="group"`), this is
+    WavLM's own.
     """
 
-    def forward(self, hidden_states, attention_mask=None, position_bias=None, index=0, **kwargs):
-        """(B, T, D), mask (B, T) -> (B, T, D), no attention weights, and the position bias for the next layer."""
-        if position_bias is None:
-            position_bias = self._bias_of_distances(hidden_states.shape[1])
-        query, key, value = (self._heads(layer(hidden_states)) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        rows = position_bias.unfold(-1, hidden_states.shape[1], 1)  # (H, T, T), a view; the last row is of query 0
-        gate = self._gate(hidden_states)
-        outputs = []
-        for start in range(0, hidden_states.shape[1], QUERY_BLOCK):
-            block = slice(start, min(start + QUERY_BLOCK, hidden_states.shape[1]))
-            order = torch.arange(block.start, block.stop, device=hidden_states.device)
-            bias = gate[:, :, block] * rows[:, hidden_states.shape[1] - 1 - order]  # (B, H, block, T)
-            outputs.append(self._attend(query[:, :, block], key, value, bias, attention_mask))
-        output = torch.cat(outputs, dim=2)  # (B, H, T, D / H)
-        return self.out_proj(output.transpose(1, 2).flatten(2)), None, position_bias
+    def __init__(self, config):
+        super().__init__(config)
+        self.is_local = config.feat_extract_norm == "layer"
+        self.stride, self.reach = math.prod(config.conv_stride), receptive_field(config)
 
-    def _attend(self, query, key, value, bias, attention_mask) -> torch.Tensor:
-        if attention_mask is not None:
-            bias = bias.masked_fill(~attention_mask[:, None, None, :].bool(), torch.finfo(bias.dtype).min)
-        dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """(B, S) -> (B, C, T)."""
+        if not self.is_local:
+            return super().forward(input_values)
+        if torch.compiler.is_compiling():  # a graph holds for all lengths
+            return self._convolve(input_values).transpose(1, 2)
+        length = (input_values.shape[1] - self.reach) // self.stride + 1
+        size = max(1, FRAMES_AT_ONCE // len(input_values))
+        stretches = (
+            input_values[:, start * self.stride : (min(start + size, length) - 1) * self.stride + self.reach]
+            for start in range(0, length, size)
+        )
+        return torch.cat([self._convolve(stretch) for stretch in stretches], dim=1).transpose(1, 2)
 
-    def _bias_of_distances(self, length: int) -> torch.Tensor:
-        distance = torch.arange(1 - length, length, device=self.rel_attn_embed.weight.device)  # key minus query
-        return self.rel_attn_embed(self._relative_positions_bucket(distance)).T.contiguous()  # (H, 2 * T - 1)
-
-    def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """How much the position counts for each query: (B, T, D) -> (B, H, T, 1) (WavLM, section III-B)."""
-        projected = self.gru_rel_pos_linear(self._heads(hidden_states))  # (B, H, T, 8)
-        gate_a, gate_b = projected.unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
-        return gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
-
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D / H)
+    def _convolve(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(B, S) -> (B, T, C)."""
+        hidden = waveform[..., None]  # (B, S, 1)
+        for layer in self.conv_layers:
+            convolve = _convolve_waveform if hidden.shape[-1] == 1 else _convolve_channels
+            hidden = layer.activation(layer.layer_norm(convolve(layer.conv, hidden)))
+        return hidden
 
 
-class SparseMeritEncoder(WavLMModel):
+def _convolve_waveform(convolution: nn.Conv1d, waveform: torch.Tensor) -> torch.Tensor:
+    """(B, S, 1) -> (B, T, C). As a product of matrices: with one channel, a convolution takes several times longer."""
+    windows = waveform.squeeze(-1).unfold(1, *convolution.kernel_size, *convolution.stride)  # (B, T, kernel)
+    return F.linear(windows, convolution.weight.squeeze(1), convolution.bias)
+
+
+def _convolve_channels(convolution: nn.Conv1d, hidden: torch.Tensor) -> torch.Tensor:
+    """(B, S, C) -> (B, T, C). Of one row, in two dimensions: there torch takes channels side by side as they are."""
+    rows = hidden.transpose(1, 2).unsqueeze(2)  # (B, S, C) -> (B, C, 1, S)
+    weight = convolution.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(rows, weight, convolution.bias, (1, *convolution.stride)).squeeze(2).transpose(1, 2)
+
+
+class Implementations:
+    """What `attn_implementation` and `experts_implementation` of transformers may choose of these models."""
+
+    _supports_sdpa = True
+    _supports_flex_attn = True
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
+
+
+class SparseMeritEncoder(Implementations, WavLMModel):
     """
     WavLM (arXiv 2110.13900) that returns all layer outputs. Its parameters have the names of `WavLMModel`, apart from
     those of a `front_end` of its own.
@@ -114,15 +137,10 @@ class SparseMeritEncoder(WavLMModel):
         if config.front_end == "log_mel":
             self.feature_extractor = LogMelFrontEnd(config)
             self.feature_projection.layer_norm = nn.Identity()  # how loud a frame is tells of the emotion
+        else:
+            self.feature_extractor = ConvolutionFrontEnd(config)
         for index, layer in enumerate(self.encoder.layers):
-            layer.attention = SparseMeritAttention(
-                config.hidden_size,
-                config.num_attention_heads,
-                dropout=config.attention_dropout,
-                num_buckets=config.num_buckets,
-                max_distance=config.max_bucket_distance,
-                has_relative_position_bias=index == 0,
-            )
+            layer.attention = SparseMeritAttention(config, has_relative_position_bias=index == 0)
         self.post_init()
 
     def forward(
@@ -158,7 +176,14 @@ class SparseMeritEncoder(WavLMModel):
             hidden_states = self.encoder.layer_norm(hidden_states)
         hidden_states = self.encoder.dropout(hidden_states)
         outputs, position_bias = [hidden_states], None
+        mask = reversed_key_mask(frame_mask, hidden_states.dtype)
         for layer in self.encoder.layers:
-            hidden_states, position_bias = layer(hidden_states, attention_mask=frame_mask, position_bias=position_bias)
+            hidden_states, position_bias = layer(hidden_states, attention_mask=mask, position_bias=position_bias)
             outputs.append(hidden_states)
         return tuple(outputs)
+
+
+def receptive_field(config) -> int:
+    """Samples that one encoder frame hears of the recording: 400 in WavLM."""
+    strides = accumulate(config.conv_stride[:-1], mul, initial=1)  # of the input of each layer
+    return 1 + sum((kernel - 1) * stride for kernel, stride in zip(config.conv_kernel, strides, strict=True))

@@ -1,18 +1,22 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The integration box of the figure: layer outputs to task features, by routers and shared experts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+FRAMES_AT_ONCE = 1024  # L layer outputs of these, side by side, are what memory must hold beside the layers themselves
+
 
 class LayerNorms(nn.ModuleList):
-    """A LayerNorm(D) of its own for each of the L layer outputs: L tensors (B, T, D) -> L tensors (B, T, D)."""
+    """A LayerNorm(D) of its own for each of the L layer outputs: L tensors (..., D) -> L tensors (..., D)."""
 
     def __init__(self, config):
         norms = (nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(config.num_layer_outputs))
         super().__init__(norms)
 
-    def forward(self, layer_outputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    def forward(self, layer_outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [norm(output) for norm, output in zip(self, layer_outputs, strict=True)]
 
 
@@ -68,18 +72,58 @@ def route_sparse(
     Returns:
         (K, M, D).
     """
-    top_probability, choice = probabilities.max(dim=-1)  # (K, M)
-    outputs = 0.0
-    for index, expert in enumerate(experts):
-        chosen = choice == index  # (K, M)
-        rows = chosen.any(dim=0).nonzero().squeeze(-1)  # (m,)
-        result = expert(frames[rows]) * chosen[:, rows, None]  # (K, m, D), zero where the task chose another expert
-        outputs = outputs + result.new_zeros(*choice.shape, result.shape[-1]).index_copy(1, rows, result)
+    probability, choice = probabilities.max(dim=-1)  # (K, M)
+    asked = (choice[..., None] == torch.arange(len(experts), device=choice.device)).any(0).T  # (N, M)
+    place = asked.flatten().cumsum(0).view_as(asked) - 1  # (N, M): of a pair of expert and frame among those asked for
+    outputs = torch.cat([expert(frames[mine]) for expert, mine in zip(experts, asked, strict=True)])  # (pairs, D)
+    return _scaled(outputs[place.gather(0, choice)], probability, router_gradient)
+
+
+def route_grouped(
+    experts: nn.ModuleList,
+    frames: torch.Tensor,
+    probabilities: torch.Tensor,
+    router_gradient: str,
+    valid: torch.Tensor,
+) -> torch.Tensor:
+    """
+    As [`route_sparse`], by two grouped matrix products, and without waiting for the device: nothing has a size that
+    depends on the choices. What nobody asked for is sorted behind the last group, where nothing is computed.
+
+    Args:
+        experts: N feed-forward experts.
+        frames, probabilities, router_gradient: As in [`route_sparse`].
+        valid: (M,), false for frames that need no expert; their result is 0.
+    """
+    probability, choice = probabilities.max(dim=-1)  # (K, M)
+    same = choice[:, None] == choice  # (K, K, M)
+    owner = same.int().argmax(1)  # (K, M): the first task that wants this expert for this frame
+    first = owner == torch.arange(len(choice), device=choice.device)[:, None]
+    number = choice.masked_fill(~(first & valid), len(experts)).flatten()  # (K * M,) expert, N for none
+    order = number.argsort(stable=True)
+    ends = torch.searchsorted(number[order], torch.arange(1, len(experts) + 1, device=order.device), out_int32=True)
+    unasked = (number[order] == len(experts))[:, None]
+    group = number[order].clamp(max=len(experts) - 1)
+    hidden = frames[order % len(frames)].masked_fill(unasked, 0.0)  # (K * M, in)
+    for name in ("input_dense", "output_dense"):
+        hidden = hidden.relu() if name == "output_dense" else hidden
+        weight = torch.stack([getattr(expert, name).weight for expert in experts]).transpose(1, 2)  # (N, in, out)
+        bias = torch.stack([getattr(expert, name).bias for expert in experts])  # (N, out)
+        hidden = nn.functional.grouped_mm(hidden, weight, offs=ends).masked_fill(unasked, 0.0) + bias[group]
+    outputs = hidden.masked_fill(unasked, 0.0)[order.argsort()].unflatten(0, choice.shape)  # (K, M, D)
+    outputs = outputs.gather(0, owner[..., None].expand_as(outputs))
+    return _scaled(outputs, probability, router_gradient)
+
+
+def _scaled(outputs: torch.Tensor, probability: torch.Tensor, router_gradient: str) -> torch.Tensor:
+    """Expert outputs (K, M, D) times what the router's gradient passes through, (K, M)."""
     if router_gradient == "none":
         return outputs
     if router_gradient == "straight_through":
-        top_probability = 1.0 + top_probability - top_probability.detach()
-    return outputs * top_probability[..., None].to(outputs.dtype)
+        if not torch.is_grad_enabled():
+            return outputs
+        probability = 1.0 + probability - probability.detach()
+    return outputs * probability[..., None].to(outputs.dtype)
 
 
 def load_balancing_loss(router_logits: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
@@ -94,15 +138,16 @@ def load_balancing_loss(router_logits: torch.Tensor, frame_mask: torch.Tensor) -
     Returns:
         A scalar in fp32.
     """
-    probabilities = router_logits[frame_mask].float().softmax(-1)  # (M, N)
-    num_experts = probabilities.shape[-1]
-    share = nn.functional.one_hot(probabilities.argmax(-1), num_experts).float().mean(0)
-    return num_experts * (share * probabilities.mean(0)).sum()
+    probabilities = router_logits.float().softmax(-1) * frame_mask[..., None]  # (B, T, N)
+    num_experts, num_frames = probabilities.shape[-1], frame_mask.sum()
+    share = count_routed_frames(router_logits, frame_mask).sum(0) / num_frames  # (N,)
+    return num_experts * (share * probabilities.sum((0, 1)) / num_frames).sum()
 
 
 def count_routed_frames(router_logits: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
     """How many valid frames of each clip go to each expert: (B, T, N), (B, T) -> (B, N)."""
-    chosen = nn.functional.one_hot(router_logits.argmax(-1), router_logits.shape[-1])  # (B, T, N)
+    experts = torch.arange(router_logits.shape[-1], device=router_logits.device)
+    chosen = router_logits.argmax(-1, keepdim=True) == experts  # (B, T, N)
     return (chosen * frame_mask[..., None]).sum(1)
 
 
@@ -128,20 +173,40 @@ class MixtureOfExperts(nn.Module):
         self, layer_outputs: tuple[torch.Tensor, ...], frame_mask: torch.Tensor, tasks: tuple[str, ...]
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """L layer outputs (B, T, D), mask (B, T) -> features {task: (B, T, D)}, router logits {task: (B, T, N)}."""
-        layers = self.layer_norms(layer_outputs)
-        if self.layer_weights is None:
-            inputs = torch.cat(layers, dim=-1)  # (B, T, L * D)
+        is_grouped = frame_mask.is_cuda and self._can_group()
+        if is_grouped:  # frames of padding come along, for to leave them out is to wait for their number
+            rows = torch.arange(frame_mask.numel(), device=frame_mask.device)
         else:
-            inputs = self.layer_weights(torch.stack(layers, dim=-2))  # (B, T, D)
-        frames = inputs[frame_mask]  # (B, T, in) -> (M, in): padding never reaches an expert
-        logits = torch.stack([self.routers[task](frames) for task in tasks])  # (K, M, N)
+            rows = frame_mask.flatten().nonzero().squeeze(-1)  # (M,)
+        blocks = []
+        for block in [rows] if torch.compiler.is_compiling() else rows.split(FRAMES_AT_ONCE):
+            inputs = self._inputs(layer_outputs, block)
+            logits = torch.stack([self.routers[task](inputs) for task in tasks])  # (K, m, N)
+            blocks.append((self._route(inputs, logits, frame_mask.flatten()[block] if is_grouped else None), logits))
+        routed, logits = (torch.cat(each, dim=1) for each in zip(*blocks, strict=True))  # (K, M, D), (K, M, N)
+        features = {task: _unpack(frame_mask, rows, routed[i]) for i, task in enumerate(tasks)}
+        return features, {task: _unpack(frame_mask, rows, logits[i]) for i, task in enumerate(tasks)}
+
+    def _inputs(self, layer_outputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+        """What routers and experts are given of some frames (m,) of all B * T: (m, in)."""
+        layers = self.layer_norms([output.flatten(0, 1)[rows] for output in layer_outputs])  # L of (m, D)
+        return torch.cat(layers, dim=-1) if self.layer_weights is None else self.layer_weights(torch.stack(layers, -2))
+
+    def _route(self, inputs: torch.Tensor, logits: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Frames (m, in), router logits (K, m, N) -> (K, m, D)."""
         probabilities = logits.float().softmax(-1)
         if self.config.router == "dense":
-            routed = route_dense(self.experts, frames, probabilities)
-        else:
-            routed = route_sparse(self.experts, frames, probabilities, self.config.router_gradient)
-        features = {task: _unpack(frame_mask, routed[i]) for i, task in enumerate(tasks)}
-        return features, {task: _unpack(frame_mask, logits[i]) for i, task in enumerate(tasks)}
+            return route_dense(self.experts, inputs, probabilities)
+        if valid is not None:
+            return route_grouped(self.experts, inputs, probabilities, self.config.router_gradient, valid)
+        return route_sparse(self.experts, inputs, probabilities, self.config.router_gradient)
+
+    def _can_group(self) -> bool:
+        """Whether `experts_implementation` is "grouped_mm", as by default, and the experts are plain products."""
+        is_asked = self.config.router == "sparse" and self.config._experts_implementation == "grouped_mm"
+        return is_asked and all(
+            type(expert) is FeedForwardExpert and type(expert.input_dense) is nn.Linear for expert in self.experts
+        )
 
 
 class WeightedSums(nn.Module):
@@ -168,6 +233,7 @@ def build_integration(config) -> nn.Module:
     return WeightedSums(config) if config.integration == "weighted_sum" else MixtureOfExperts(config)
 
 
-def _unpack(frame_mask: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    padded = frames.new_zeros(*frame_mask.shape, frames.shape[-1])
-    return padded.masked_scatter(frame_mask[..., None], frames)  # (M, C) -> (B, T, C)
+def _unpack(frame_mask: torch.Tensor, rows: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Frames (M, C) that lie in those rows (M,) of all B * T -> (B, T, C), 0 in the padding."""
+    padded = frames.new_zeros(frame_mask.numel(), frames.shape[-1]).index_copy(0, rows, frames)
+    return padded.unflatten(0, frame_mask.shape) * frame_mask[..., None]

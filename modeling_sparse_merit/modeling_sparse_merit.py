@@ -15,9 +15,13 @@ from transformers.utils import ModelOutput
 
 from .configuration_sparse_merit import SparseMeritConfig
 from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
-from .encoder import SparseMeritEncoder
+from .encoder import Implementations, SparseMeritEncoder
 from .enhancement import EnhancementHead, Spectrogram, enhancement_loss, spectral_loss
 from .experts import LayerWeights, build_integration, load_balancing_loss
+from .precision import PRECISIONS, is_quantized, quantize
+
+EncoderOutputs = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+"""The L layer outputs, each (B, T, D), and the (B, T) mask of the frames that belong to the recording."""
 
 
 @dataclass
@@ -47,7 +51,8 @@ class SparseMeritOutput(ModelOutput):
         loss: Scalar, the weighted sum of `losses`; None without targets.
         losses: {"emotion", "enhancement", "balance"}: each unweighted, each only where its target was given.
         logits: (B, classes).
-        enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding.
+        enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding; None in training with the mask
+            "log1p", whose loss does not hear it.
         enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
         features: {task: (B, T, D)}, what the heads are given, when asked for.
         router_logits: {task: (B, T, N)}, when asked for.
@@ -64,12 +69,42 @@ class SparseMeritOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-class SparseMeritPreTrainedModel(WavLMPreTrainedModel):
+class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
     """Weight initialisation and the frame arithmetic of WavLM, for all Sparse MERIT models."""
 
     config_class = SparseMeritConfig
     base_model_prefix = "model"
     _can_record_outputs = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, dtype: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (or `torch.int8`): matrix
+        products of the encoder and of the experts in int8, all else in bf16; for inference alone.
+        """
+        precision = "int8" if dtype is torch.int8 else dtype
+        if precision is not None:
+            kwargs["dtype"] = PRECISIONS.get(precision, precision)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if precision == "int8":
+            quantize(loaded[0] if isinstance(loaded, tuple) else loaded)  # with what `output_loading_info` adds
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        As in `PreTrainedModel`.
+
+        Raises:
+            ValueError: The model is in int8, from which its weights do not come back.
+        """
+        if is_quantized(self):
+            raise ValueError(
+                "This model is in int8, whose weights are rounded for good: load it with dtype='fp32' to save it. "
+                "Whoever loads that asks for dtype='int8' again."
+            )
+        super().save_pretrained(save_directory, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -99,6 +134,7 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         tasks: tuple[str, ...] | None = None,
         output_hidden_states: bool = False,
+        encoder_outputs: EncoderOutputs | None = None,
     ) -> SparseMeritModelOutput:
         """
         Args:
@@ -106,12 +142,14 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
             attention_mask: (B, S), 1 for samples and 0 for padding.
             tasks: The tasks to compute; all of `config.tasks` by default.
             output_hidden_states: Whether to return the encoder's layer outputs.
+            encoder_outputs: What `SparseMeritEncoder` answered about this input before; then it does not run.
 
         Raises:
             ValueError: A task is not one of the model's, or none is asked for.
         """
         tasks = self._check_tasks(tasks)
-        layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
+        layer_outputs, frame_mask = encoder_outputs or self.encoder(input_values, attention_mask)
+        layer_outputs = tuple(output.to(self.dtype) for output in layer_outputs)
         features, router_logits = self.integration(layer_outputs, frame_mask, tasks)
         return SparseMeritModelOutput(
             features=features,
@@ -193,6 +231,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         output_router_logits: bool = False,
         output_hidden_states: bool = False,
         output_features: bool = False,
+        encoder_outputs: EncoderOutputs | None = None,
     ) -> SparseMeritOutput:
         """
         Args:
@@ -204,11 +243,12 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             output_router_logits: Whether to return the routers' logits.
             output_hidden_states: Whether to return the encoder's layer outputs.
             output_features: Whether to return the features that each task's head is given.
+            encoder_outputs: What `SparseMeritEncoder` answered about this input before; then it does not run.
 
         Raises:
             ValueError: A task is not one of the model's, or none is asked for.
         """
-        outputs = self.model(input_values, attention_mask, tasks, output_hidden_states)
+        outputs = self.model(input_values, attention_mask, tasks, output_hidden_states, encoder_outputs)
         result, losses = {}, {}
         if "emotion" in outputs.features:
             result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
@@ -244,27 +284,28 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         outputs: SparseMeritModelOutput,
         clean_values: torch.Tensor | None,
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        spectrum = self.spectrogram.transform(input_values, num_samples)  # (B, F, bins)
-        num_frames = self.spectrogram.num_frames(num_samples)
+        transform, head = self.spectrogram, self.heads["enhancement"]
+        spectrum = transform.transform(input_values, num_samples)  # (B, F, bins)
+        num_frames = transform.num_frames(num_samples)
         features, num_features = outputs.features["enhancement"], outputs.frame_mask.sum(-1)
-        head, transform = self.heads["enhancement"], self.spectrogram
+        clean = None if clean_values is None else transform.transform(clean_values, num_samples)
         if self.config.enhancement_mask == "log1p":
             noisy = transform.log_magnitude(spectrum)
             log_magnitude = head(noisy, features, num_frames, num_features) * noisy
+            result, loss = {"enhanced_log_magnitude": log_magnitude}, None
+            if clean is not None:
+                loss = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
+            if self.training and clean is not None:
+                return result, {"enhancement": loss}
             enhanced = transform.with_phase(log_magnitude, spectrum.angle())
+            result["enhanced_values"] = transform.inverse(enhanced, num_samples, input_values.shape[1])
         else:
             enhanced = head(transform.compressed_magnitude(spectrum), features, num_frames, num_features) * spectrum
-            log_magnitude = None
-        values = transform.inverse(enhanced, num_samples, input_values.shape[1])
-        result = {"enhanced_log_magnitude": log_magnitude, "enhanced_values": values}
-        if clean_values is None:
-            return result, {}
-        clean = transform.transform(clean_values, num_samples)
-        if log_magnitude is None:
-            loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
-        else:
-            loss = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
-        return result, {"enhancement": loss}
+            values = transform.inverse(enhanced, num_samples, input_values.shape[1])
+            result, loss = {"enhanced_values": values}, None
+            if clean is not None:
+                loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
+        return result, {} if loss is None else {"enhancement": loss}
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         return sum(self.config.loss_weights[name] * loss for name, loss in losses.items())

@@ -60,13 +60,13 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         """Loads model and feature extractor from a folder or a Hub id.
 
         `revision` (a branch or a commit), `token`, `cache_dir` and `local_files_only` say how it is loaded from the
-        Hub; `dtype` (float32 by default) and the pipeline's own arguments, such as `device`, may follow.
+        Hub; `dtype` ("fp32", the default, "bf16" or "int8") and the pipeline's own arguments may follow, as `device`.
 
         Raises:
             OSError: nothing loadable is there.
             ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite.
         """
-        dtype = kwargs.pop("dtype", torch.float32)
+        dtype = kwargs.pop("dtype", "fp32")
         where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
         config_class = SparseMeritForSpeechEnhancementAndEmotion.config_class
         model_type = config_class.get_config_dict(model, **where)[0].get("model_type")
@@ -194,5 +194,5 @@ def _is_column(inputs: Any) -> bool:
 def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:
     if missing:
         raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {', '.join(sorted(missing)[:5])}.")
-    if damaged := damaged_weights(model.named_parameters()):
+    if damaged := damaged_weights((*model.named_parameters(), *model.named_buffers())):
         raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it anew.")

@@ -24,6 +24,7 @@ from modeling_sparse_merit.hub import REQUIREMENTS, export_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CODE = {
+    "attention.py",
     "audio.py",
     "configuration_sparse_merit.py",
     "emotion.py",
@@ -33,6 +34,7 @@ CODE = {
     "feature_extraction_sparse_merit.py",
     "modeling_sparse_merit.py",
     "pipeline_sparse_merit.py",
+    "precision.py",
 }
 CHECKPOINT = {"config.json", "preprocessor_config.json", "model.safetensors", *CODE}
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
+from ..precision import PRECISIONS
 
 NOISY = "noisy"
 """The system that leaves its input as it is: what every gain is measured against."""
@@ -37,8 +38,9 @@ class EvaluationConfig:
         clean: also evaluate the recordings as they are.
         model: checkpoint folder or Hub id, a system of the name "model"; None is the checkpoint inside the package.
         systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints, which are
-            other seeds of one configuration; or `{enhancement: checkpoint, emotion: checkpoint}`, a cascade whose
-            emotion model hears what the first one gives back (lists of one length for several seeds); or
+            other seeds of one configuration; or `{model: checkpoint, precision: fp32, bf16 or int8}`; or
+            `{enhancement: checkpoint, emotion: checkpoint}`, a cascade whose emotion model hears what the first one
+            gives back (lists of one length for several seeds); or
             `{reference: name, option: value, ...}`, see `references.build_reference`. `noisy: noisy`, the input as it
             is, is measured in any case.
         baseline: the system that all others are compared with; None compares none.
@@ -133,8 +135,9 @@ class EvaluationConfig:
             self._require(
                 "systems",
                 not wrong,
-                f"for {wrong} a checkpoint or a list of some, {{enhancement: ..., emotion: ...}} with one checkpoint "
-                "or lists of one length, {reference: ...}, or `noisy: noisy`",
+                f"for {wrong} a checkpoint or a list of some, {{model: ..., precision: {'|'.join(PRECISIONS)}}}, "
+                "{enhancement: ..., emotion: ...} with one checkpoint or lists of one length, {reference: ...}, or "
+                "`noisy: noisy`",
             )
             self.systems = members
         valid_baseline = self.baseline is None or self.baseline in self.members()
@@ -199,6 +202,8 @@ def _members(system: Any) -> list[Any]:
         return [str(member) for member in members] if _is_list_of(members, (str, Path)) else []
     if isinstance(system.get("reference"), str):
         return [dict(system)]
+    if set(system) == {"model", "precision"} and system["precision"] in PRECISIONS:
+        return [{"model": member, "precision": system["precision"]} for member in _members(system["model"])]
     if set(system) != {"enhancement", "emotion"}:
         return []
     front, back = _members(system["enhancement"]), _members(system["emotion"])

@@ -70,14 +70,22 @@ class CheckpointSystem:
         model: folder or Hub id; None is the checkpoint inside the package.
         labels: emotion classes that are compared, among the model's; None takes all of them in the model's order.
         device: torch device; None is a GPU where there is one.
+        precision: "fp32", "bf16" or "int8".
 
     Raises:
         ValueError: a label is not one of the model's.
         OSError: there is no checkpoint at `model`.
     """
 
-    def __init__(self, model: str | None = None, labels: Sequence[str] | None = None, device: str | None = None):
+    def __init__(
+        self,
+        model: str | None = None,
+        labels: Sequence[str] | None = None,
+        device: str | None = None,
+        precision: str = "fp32",
+    ):
         self.name = model or "the checkpoint inside the package"
+        self.precision = precision
         self._source = model or str(DEFAULT_CHECKPOINT)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = SparseMeritConfig.from_pretrained(self._source)
@@ -97,7 +105,10 @@ class CheckpointSystem:
     @cached_property
     def model(self) -> SparseMeritForSpeechEnhancementAndEmotion:
         """The model, on its device."""
-        return SpeechEnhancementAndEmotionPipeline.from_pretrained(self._source, device=self._device).model
+        pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(
+            self._source, device=self._device, dtype=self.precision
+        )
+        return pipe.model
 
     @property
     def tasks(self) -> list[str]:
@@ -107,6 +118,7 @@ class CheckpointSystem:
     def describe(self) -> dict[str, Any]:
         """What identifies the system in a report."""
         identity = {"name": self.name, "sha256": self.sha256, "device": torch.device(self._device).type}
+        identity["precision"] = self.precision
         parts = {name: getattr(self.config, name) for name in ("tasks", "integration", "router", "num_experts")}
         with torch.device("meta"):  # counted without weights
             parameters = SparseMeritForSpeechEnhancementAndEmotion(self.config).num_parameters()
@@ -219,6 +231,8 @@ def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: st
         return NoisyInput()
     if not isinstance(member, Mapping):
         return CheckpointSystem(member, labels, device)
+    if "precision" in member:
+        return CheckpointSystem(member["model"], labels, device, member["precision"])
     if "reference" in member:
         from .references import build_reference  # which imports this module
 
@@ -230,7 +244,7 @@ def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: st
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
     """The checkpoint of a member whose classes count; None where there is none."""
     if isinstance(member, Mapping):
-        return member.get("emotion")
+        return member.get("emotion") or member.get("model")
     return None if member == NOISY else member or str(DEFAULT_CHECKPOINT)
 
 

@@ -1,0 +1,135 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""WavLM's attention with gated relative position bias, in memory that grows linearly with a recording's length."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.nn import functional as F
+from transformers import WavLMConfig
+from transformers.integrations.flex_attention import compile_friendly_flex_attention
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+SCORES_AT_ONCE = 1 << 22  # 16 MiB in fp32: beyond 32 MiB, a C library fetches memory from the system for each block
+FEWEST_QUERIES = 32
+ROWS = torch.contiguous_format  # left to itself, torch would lay out a product with such a view column by column
+
+
+class SparseMeritAttention(WavLMAttention):
+    """
+    Softmax over keys j of q_i . k_j / sqrt(D / H) + gate_i * bias(j - i) (WavLM, section III-B), by the implementation
+    that `attn_implementation` names: "sdpa" (the default), "eager" or "flex_attention", which is compiled.
+
+    The bias is one number a distance, (H, 2 * T - 1), shared by all layers. Keys and values go in reversed order,
+    which a softmax does not mind: row i of the bias then starts at place i of those numbers, so all rows are a view of
+    them. They are multiplied by the gate for one block of queries at a time; flex_attention never writes that down.
+    """
+
+    def __init__(self, config: WavLMConfig, has_relative_position_bias: bool):
+        super().__init__(
+            config.hidden_size,
+            config.num_attention_heads,
+            dropout=config.attention_dropout,
+            num_buckets=config.num_buckets,
+            max_distance=config.max_bucket_distance,
+            has_relative_position_bias=has_relative_position_bias,
+        )
+        self.config = config
+        self.qkv_proj = None  # in int8, one layer in place of three
+
+    def forward(self, hidden_states, attention_mask=None, position_bias=None, index=0, **kwargs):
+        """
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: (B, 1, 1, T), what is added to the scores of each key, in reversed order.
+            position_bias: What the layer before returned; the first layer computes it.
+
+        Returns:
+            (B, T, D), no attention weights, and the position bias (H, 2 * T - 1).
+        """
+        if position_bias is None:
+            position_bias = self._bias_of_distances(hidden_states.shape[1])
+        gate = self._gate(hidden_states)
+        query, key, value = (self._heads(states) for states in self._project(hidden_states))
+        attend = self._flex if self.config._attn_implementation == "flex_attention" else self._in_blocks
+        output = attend(query, key.flip(2), value.flip(2), gate, position_bias, attention_mask)  # (B, H, T, D / H)
+        return self.out_proj(output.transpose(1, 2).flatten(2)), None, position_bias
+
+    def _project(self, hidden_states: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Query, key and value, each (B, T, D)."""
+        if self.qkv_proj is not None:
+            return self.qkv_proj(hidden_states).chunk(3, dim=-1)
+        return [layer(hidden_states) for layer in (self.q_proj, self.k_proj, self.v_proj)]
+
+    def _in_blocks(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
+        batch_size, heads, length, _ = query.shape
+        rows = _rows(position_bias, length)  # (H, T, T)
+        attend = _eager if self._is_eager_faster(query) else F.scaled_dot_product_attention
+        dropout = self.dropout if self.training else 0.0
+        outputs = []
+        for block in _blocks(length, SCORES_AT_ONCE // (batch_size * heads * length)):
+            bias = attention_mask.expand(-1, heads, block.stop - block.start, -1).clone(memory_format=ROWS)
+            bias.addcmul_(gate[:, :, block], rows[:, block])  # (B, H, block, T)
+            outputs.append(attend(query[:, :, block], key, value, bias, dropout))
+        return torch.cat(outputs, dim=2)
+
+    def _flex(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
+        gate, mask = gate.squeeze(-1), attention_mask[:, 0, 0]  # (B, H, T), (B, T)
+
+        def biased(score, batch, head, i, j):
+            return score + gate[batch, head, i] * position_bias[head, i + j] + mask[batch, j]
+
+        return compile_friendly_flex_attention(query, key, value, training=self.training, score_mod=biased)
+
+    def _is_eager_faster(self, query: torch.Tensor) -> bool:
+        """Of bf16 on a CPU, torch's fused kernel multiplies about 1.5 times slower than three steps do."""
+        measured = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        return measured or self.config._attn_implementation == "eager"
+
+    def _bias_of_distances(self, length: int) -> torch.Tensor:
+        """(H, 2 * T - 1): place p is that of query i and reversed key j with i + j = p, of distance T - 1 - p."""
+        distance = torch.arange(length - 1, -length, -1, device=self.rel_attn_embed.weight.device)  # key minus query
+        return self.rel_attn_embed(self._relative_positions_bucket(distance)).T.contiguous()
+
+    def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """How much the position counts for each query: (B, T, D) -> (B, H, T, 1) (WavLM, section III-B)."""
+        heads = hidden_states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        projected = self.gru_rel_pos_linear(heads)  # (B, H, T, 8)
+        gate_a, gate_b = projected.unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
+        return gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        heads = states.unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, D) -> (B, T, H, D / H)
+        return heads.transpose(1, 2).contiguous()  # (B, H, T, D / H)
+
+
+def reversed_key_mask(frame_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What `SparseMeritAttention` adds to scores: (B, T), true for valid frames -> (B, 1, 1, T), 0 or the lowest."""
+    lowest = torch.finfo(dtype).min
+    return torch.zeros_like(frame_mask, dtype=dtype).masked_fill(~frame_mask, lowest).flip(1)[:, None, None]
+
+
+def _eager(query, key, value, bias, dropout) -> torch.Tensor:
+    query, key, value, scores = (
+        states.flatten(0, 1) for states in (query, key, value, bias)
+    )  # (B, H, ...) -> (BH, ...)
+    scores.baddbmm_(query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)  # (B * H, block, T)
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return torch.bmm(weights, value).unflatten(0, bias.shape[:2])
+
+
+def _rows(position_bias: torch.Tensor, length: int) -> torch.Tensor:
+    """(H, 2 * T - 1) -> (H, T, T): row i begins at place i. A view; an exported graph, which has none, indexes."""
+    if not torch.compiler.is_exporting():
+        return position_bias.unfold(-1, length, 1)
+    place = torch.arange(length, device=position_bias.device)
+    return position_bias[:, place[:, None] + place]
+
+
+def _blocks(length: int, size: int) -> Iterator[slice]:
+    """Slices that cover `length`; in a compiled or exported graph, which holds for all lengths, one."""
+    if torch.compiler.is_compiling():
+        yield slice(0, length)
+        return
+    size = max(size, FEWEST_QUERIES)
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
