@@ -109,8 +109,9 @@ def route_grouped(
         hidden = hidden.relu() if name == "output_dense" else hidden
         weight = torch.stack([getattr(expert, name).weight for expert in experts]).transpose(1, 2)  # (N, in, out)
         bias = torch.stack([getattr(expert, name).bias for expert in experts])  # (N, out)
-        hidden = nn.functional.grouped_mm(hidden, weight, offs=ends).masked_fill(unasked, 0.0) + bias[group]
-    outputs = hidden.masked_fill(unasked, 0.0)[order.argsort()].unflatten(0, choice.shape)  # (K, M, D)
+        hidden = nn.functional.grouped_mm(hidden, weight, offs=ends) + bias[group]
+        hidden = hidden.masked_fill(unasked, 0.0)  # which grouped_mm leaves as memory was, forward and backward
+    outputs = hidden[order.argsort()].unflatten(0, choice.shape)  # (K, M, D)
     outputs = outputs.gather(0, owner[..., None].expand_as(outputs))
     return _scaled(outputs, probability, router_gradient)
 

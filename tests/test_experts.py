@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from modeling_sparse_merit import experts as experts_module
 from modeling_sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from modeling_sparse_merit.experts import (
     LayerWeights,
@@ -11,6 +12,7 @@ from modeling_sparse_merit.experts import (
     WeightedSums,
     build_integration,
     load_balancing_loss,
+    route_grouped,
     route_sparse,
 )
 
@@ -95,6 +97,42 @@ def test_straight_through_keeps_the_published_forward_pass_and_switch_scales_it(
     for router_gradient, scale in {"straight_through": [1.0, 1.0], "none": [1.0, 1.0], "switch": [0.75, 0.6]}.items():
         routed = route_sparse(experts, frames, probabilities, router_gradient)
         torch.testing.assert_close(routed[0], frames * torch.tensor(scale)[:, None])
+
+
+@pytest.mark.parametrize("router_gradient", ["straight_through", "switch", "none"])
+def test_grouped_products_give_the_same_as_the_loop_and_leave_out_padding(router_gradient):
+    """What a GPU does: no step waits for a number of frames."""
+    torch.manual_seed(1)
+    module = make_module(num_experts=4)
+    frames, logits = torch.randn(9, 24), torch.randn(2, 9, 4)
+    logits[:, :5, 3] = -99.0  # nobody asks expert 3 for the frames that are valid
+    valid = torch.tensor([True] * 5 + [False] * 4)
+    found = []
+    for is_grouped in (False, True):
+        inputs, scores = frames.clone().requires_grad_(), logits.clone().requires_grad_()
+        module.zero_grad()
+        if is_grouped:
+            routed = route_grouped(module.experts, inputs, scores.softmax(-1), router_gradient, valid)
+            assert (routed[:, ~valid] == 0).all()
+        else:
+            routed = route_sparse(module.experts, inputs[valid], scores[:, valid].softmax(-1), router_gradient)
+        routed = routed[:, valid] if is_grouped else routed
+        routed.square().sum().backward()
+        weights = [parameter.grad for parameter in module.experts.parameters()]
+        found.append([routed, inputs.grad, *([] if router_gradient == "none" else [scores.grad]), *weights])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("integration", ["experts", "weighted_sum_experts"])
+def test_long_recordings_are_routed_in_blocks_to_the_same_end(integration, monkeypatch):
+    module, (layers, frame_mask) = make_module(integration=integration), make_inputs()
+    at_once, logits_at_once = module(layers, frame_mask, TASKS)
+    monkeypatch.setattr(experts_module, "FRAMES_AT_ONCE", 3)
+    in_blocks, logits_in_blocks = module(layers, frame_mask, TASKS)
+    for task in TASKS:
+        torch.testing.assert_close(in_blocks[task], at_once[task], atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits_in_blocks[task], logits_at_once[task], atol=1e-6, rtol=0)
 
 
 def test_an_expert_that_nobody_asked_still_has_a_gradient_of_zero():

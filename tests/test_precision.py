@@ -1,0 +1,100 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Low precision: nearly the same answers, from one option, and clear limits."""
+
+import copy
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modeling_sparse_merit import (
+    DEFAULT_CHECKPOINT,
+    SparseMeritForSpeechEnhancementAndEmotion,
+    SparseMeritModel,
+    SpeechEnhancementAndEmotionPipeline,
+)
+from modeling_sparse_merit.cli import DEMO_RECORDING
+from modeling_sparse_merit.precision import Int8Linear, is_quantized
+
+
+def test_int8_by_hand():
+    # 126 steps of 1 / 126 and of 2 / 126: weights and frames fall on whole numbers, so nothing is lost.
+    layer = Int8Linear(torch.tensor([[1.0, -63 / 126], [0.0, 2.0]]), torch.tensor([10.0, 0.0]))
+    assert layer.weight.tolist() == [[126, -63], [0, 126]]
+    answer = layer(torch.tensor([[[0.5, 1.0], [0.0, -2.0]]]))  # (B, T, in)
+    torch.testing.assert_close(answer, torch.tensor([[[10.0, 2.0], [11.0, -4.0]]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_is_within_two_percent_of_the_linear_layer_at_any_scale(dtype):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(256, 64).to(dtype)
+    frames = torch.randn(7, 256).to(dtype) * torch.logspace(-3, 3, 7)[:, None].to(dtype)  # quiet and loud frames
+    layer = Int8Linear(linear.weight.detach(), torch.zeros(64, dtype=dtype))
+    expected = frames.float() @ linear.weight.detach().float().T
+    error = (layer(frames).float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error.max() < 0.02
+
+
+def test_int8_takes_no_frames_and_silence():
+    layer = Int8Linear(torch.randn(8, 16), torch.arange(8.0))
+    assert layer(torch.zeros(0, 16)).shape == (0, 8)
+    torch.testing.assert_close(layer(torch.zeros(1, 2, 16)), torch.arange(8.0).expand(1, 2, 8))
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict:
+    recording, rate = soundfile.read(DEMO_RECORDING, dtype="float32")
+    found = {}
+    for dtype in ("fp32", "bf16", "int8"):
+        pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, dtype=dtype)
+        found[dtype] = pipe({"array": recording, "sampling_rate": rate})
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_the_embedded_checkpoint_answers_alike_in_low_precision(answers, dtype):
+    expected, found = answers["fp32"], answers[dtype]
+    assert [each["label"] for each in found["emotion"]] == [each["label"] for each in expected["emotion"]]
+    for one, other in zip(expected["emotion"], found["emotion"], strict=True):
+        assert abs(one["score"] - other["score"]) < 0.02
+    difference = found["audio"] - expected["audio"]
+    assert 10 * np.log10(np.square(expected["audio"]).sum() / np.square(difference).sum()) > 30  # dB
+    assert np.abs(difference).max() > 0  # it is another precision
+
+
+@pytest.mark.parametrize("integration", ["weighted_sum", "weighted_sum_experts", "expert_weighted_sums"])
+def test_every_integration_runs_in_int8_alone_and_in_a_ragged_batch(integration, tmp_path, tiny_config):
+    torch.manual_seed(0)
+    config = copy.deepcopy(tiny_config)
+    config.integration = integration
+    SparseMeritForSpeechEnhancementAndEmotion(config).save_pretrained(tmp_path)
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path, dtype="int8").eval()
+    values, mask = torch.randn(2, 4000), (torch.arange(4000) < torch.tensor([[4000], [2500]])).long()
+    with torch.inference_mode():
+        together, alone = model(values * mask, mask), model(values[1:, :2500])
+    torch.testing.assert_close(together.logits[1:], alone.logits, atol=0.02, rtol=0)
+
+
+def test_int8_quantizes_the_model_without_heads_too():
+    model = SparseMeritModel.from_pretrained(DEFAULT_CHECKPOINT, dtype=torch.int8)  # what `pipeline` makes of "int8"
+    assert is_quantized(model)
+    assert not is_quantized(SparseMeritModel.from_pretrained(DEFAULT_CHECKPOINT, dtype="bf16"))
+
+
+def test_a_model_in_int8_is_not_saved(tmp_path):
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT, dtype="int8")
+    with pytest.raises(ValueError, match="load it with dtype='fp32' to save it"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_damaged_weights_are_found_in_int8_too(tmp_path):
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
+    model.model.integration.experts[0].input_dense.weight.data[0, 0] = torch.nan
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
+    pipe.feature_extractor.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="NaN or Inf in .*experts.0"):
+        SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path, dtype="int8")
