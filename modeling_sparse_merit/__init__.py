@@ -10,6 +10,7 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
+BATCH_SECONDS = 40.0  # audio that goes through the model at once
 
 _MODULE_OF = {
     "SparseMeritConfig": "configuration_sparse_merit",
@@ -18,6 +19,8 @@ _MODULE_OF = {
     "SparseMeritForSpeechEnhancementAndEmotion": "modeling_sparse_merit",
     "SpeechEnhancementAndEmotionPipeline": "pipeline_sparse_merit",
     "EmotionPipeline": "pipeline_sparse_merit",
+    "enhance_recordings": "batches",
+    "find_recordings": "recordings",
     "load_audio": "audio",
     "read_audio": "audio",
     "write_audio": "audio",

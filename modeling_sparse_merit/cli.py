@@ -5,13 +5,14 @@ torch and transformers are imported inside the commands, so that `sparse-merit -
 0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done.
 """
 
-import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,14 +23,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from . import DEFAULT_CHECKPOINT, __version__
+from . import BATCH_SECONDS, DEFAULT_CHECKPOINT, __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+    from .recordings import Recording
 
-ENHANCED_SUFFIX = ".enhanced.wav"
 CORPORA = {
     "ravdess": "RAVDESS, from its file names.",
     "emodb": "EmoDB, from its file names.",
@@ -43,6 +42,7 @@ CORPORA = {
 }
 DEMO_RECORDING = Path(__file__).parent / "demo" / "noisy_speech.flac"
 MAX_TABLE_ROWS = 100
+LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
 
 app = typer.Typer(
     name="sparse-merit",
@@ -60,13 +60,29 @@ DeviceOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One input: its path, where its enhanced speech goes, or why it cannot be used."""
+class Precision(StrEnum):
+    """What `from_pretrained` takes as `dtype`."""
 
-    path: Path
-    target: Path
-    error: str | None = None
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+@dataclass
+class Summary:
+    """What is printed of a run, however long it was."""
+
+    done: int = 0
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, record: dict[str, Any]) -> None:
+        if "error" in record:
+            self.failed.append(record)
+            return
+        self.done += 1
+        if len(self.shown) < MAX_TABLE_ROWS:
+            self.shown.append(record)
 
 
 @app.callback(invoke_without_command=True)
@@ -88,15 +104,27 @@ def enhance(
         int | None, typer.Option(help="Sampling rate to write, in Hz; each recording's own by default.", min=4_000)
     ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Recordings that go through the model at once.", min=1)] = 1,
+    batch_seconds: Annotated[
+        float, typer.Option(help="Seconds of audio, padding included, that go through the model at once.", min=1)
+    ] = BATCH_SECONDS,
     device: DeviceOption = None,
+    precision: Annotated[
+        Precision, typer.Option(help="bf16 and int8 need less memory and answer almost alike.")
+    ] = Precision.FP32,
     revision: RevisionOption = None,
 ) -> None:
-    """Clean recordings and tell their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all."""
+    """Clean recordings and tell their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all.
+
+    On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
+    """
     with _errors_in_one_line():
-        records = _enhance_recordings(recordings, output, model, rate, plot, batch_size, device, revision)
-    _print_results(records, output)
-    if any("error" in record for record in records):
+        options = {"batch_seconds": batch_seconds, "rate": rate, "plot": plot}
+        load = partial(_load_pipeline, model, precision=precision.value, revision=revision)
+        summary = _enhance_recordings(recordings, output, load, device, options)
+    if summary is None:
+        return
+    _print_results(summary, output)
+    if summary.failed:
         raise typer.Exit(1)
 
 
@@ -110,11 +138,11 @@ def demo(
     with _errors_in_one_line():
         output.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(DEMO_RECORDING, recording)
-        records = _enhance_recordings([str(recording)], output, model, plot=True)
-    _print_results(records, output)
-    if "error" in records[0]:
+        summary = _enhance_recordings([str(recording)], output, partial(_load_pipeline, model), None, {"plot": True})
+    _print_results(summary, output)
+    if summary.failed:
         raise typer.Exit(1)
-    enhanced = records[0]["enhanced"]
+    enhanced = summary.shown[0]["enhanced"]
     typer.echo(f"Listen before:  {recording}")
     if enhanced is not None:
         typer.echo(f"Listen after:   {enhanced}")
@@ -159,19 +187,36 @@ def evaluate(
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; made where there is none.")],
     model: ModelOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is in DIR.")] = False,
     revision: RevisionOption = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write a graph for onnxruntime, which needs no torch.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Of an ONNX graph: fp32 or int8.")] = Precision.FP32,
 ) -> None:
     """Write a checkpoint with all its code and its card: it runs where this package is not installed."""
     with _errors_in_one_line():
-        source = _resolve_model(model, revision)
-        from transformers.utils import logging
+        if onnx:
+            difference = _export_onnx(model, folder, overwrite, revision, precision.value)
+        elif precision != Precision.FP32:
+            raise ValueError(f"--precision {precision.value} is of an ONNX graph: add --onnx, or leave it out.")
+        else:
+            from transformers.utils import logging
 
-        from .hub import export_checkpoint
+            from .hub import export_checkpoint
 
-        logging.disable_progress_bar()
-        export_checkpoint(source, folder, overwrite, revision)
-    typer.echo(f"{folder} is ready: pipeline(model={str(folder)!r}, trust_remote_code=True)")
+            logging.disable_progress_bar()
+            export_checkpoint(_resolve_model(model, revision), folder, overwrite, revision)
+    if onnx:
+        typer.echo(f"{folder} is ready, see its README.md; largest difference from torch: {difference:.1g}")
+    else:
+        typer.echo(f"{folder} is ready: pipeline(model={str(folder)!r}, trust_remote_code=True)")
+
+
+def _export_onnx(model: str | None, folder: Path, overwrite: bool, revision: str | None, precision: str) -> float:
+    """Writes an ONNX graph; returns the largest difference of its outputs from the model's."""
+    from .onnx_export import export_onnx
+
+    pipe = _load_pipeline(model, "cpu", revision=revision)
+    return max(export_onnx(pipe.model, pipe.feature_extractor, folder, overwrite, precision).values())
 
 
 @app.command()
@@ -287,75 +332,82 @@ for _name, _help in CORPORA.items():
     _add_corpus(_name, _help)
 
 
-def find_recordings(arguments: list[str], output: Path) -> tuple[list[Recording], int]:
-    """Finds every recording that the arguments name, each once, in order.
-
-    Results of an earlier run (`*.enhanced.wav`) are no recordings, wherever they lie. Subfolders of a given folder are
-    kept below `output`; what would still write to the same file gets a number: `x-2.enhanced.wav`.
-
-    Returns:
-        the recordings, unusable arguments among them, and how many results of an earlier run were passed over.
-    """
-    found, seen, taken, skipped = [], set(), set(), 0
-    for argument in arguments:
-        matches = list(_expand(Path(argument).expanduser()))
-        if not matches:
-            found.append(Recording(Path(argument), Path(), "no such file, and no recording found in or by it"))
-        for path, subfolder in matches:
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
-            if path.name.lower().endswith(ENHANCED_SUFFIX):
-                skipped += 1
-            else:
-                found.append(Recording(path, _free_target(output / subfolder / path.stem, taken)))
-    return found, skipped
-
-
-def _expand(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields each recording of a file, a folder or a glob, and its subfolder within the folder."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if _is_audio(file):
-                yield file, file.relative_to(path).parent
-    elif path.exists():
-        yield path, Path()
-    else:
-        for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
-            if match.is_dir() or _is_audio(match):
-                yield from _expand(match)
-
-
-def _is_audio(path: Path) -> bool:
-    from .audio import AUDIO_SUFFIXES
-
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _free_target(stem: Path, taken: set[str]) -> Path:
-    """Returns a path that no other recording writes to, on file systems that ignore case too, and takes it."""
-    target, number = stem.with_name(stem.name + ENHANCED_SUFFIX), 1
-    while str(target).casefold() in taken:
-        number += 1
-        target = stem.with_name(f"{stem.name}-{number}{ENHANCED_SUFFIX}")
-    taken.add(str(target).casefold())
-    return target
-
-
 def _enhance_recordings(
     arguments: list[str],
     output: Path,
-    model: str | None = None,
-    rate: int | None = None,
-    plot: bool = False,
-    batch_size: int = 1,
-    device: str | None = None,
-    revision: str | None = None,
-) -> list[dict[str, Any]]:
-    """Runs the model on everything that the arguments name, writes all results, returns their records in order.
+    load: "Callable[[str | None], SpeechEnhancementAndEmotionPipeline]",
+    device: str | None,
+    options: dict[str, Any],
+) -> Summary | None:
+    """Runs the model on everything that the arguments name and writes all results.
 
     Records are written as they are made, to a file that gets its name `results.jsonl` when it is complete.
+
+    Args:
+        load: the pipeline, for a device.
+        options: of `enhance_recordings`.
+
+    Returns:
+        what is to be printed; None in the other processes of `accelerate launch`.
     """
+    recordings = _find_recordings(arguments, output)
+    if options["plot"]:
+        from .plotting import require_matplotlib
+
+        require_matplotlib()
+    if LAUNCHED:
+        return _enhance_in_processes(recordings, output, load, device, options)
+    pipe = load(device)
+    from .batches import enhance_recordings
+
+    with _progress(len(recordings)) as progress:
+        return _write_records(enhance_recordings(pipe, recordings, **options, progress=progress), output)
+
+
+def _enhance_in_processes(
+    recordings: "list[Recording]",
+    output: Path,
+    load: "Callable[[str | None], SpeechEnhancementAndEmotionPipeline]",
+    device: str | None,
+    options: dict[str, Any],
+) -> Summary | None:
+    """Does this process's share; the first one waits for all, and writes the results."""
+    try:
+        from .shards import describe_model, join_processes, share_out
+    except ImportError as error:
+        raise ImportError(f"{error}. Several processes need: pip install 'modeling-sparse-merit[train]'") from error
+    from .batches import enhance_recordings
+
+    state, folder = join_processes(device), output / "shards"
+    pipe = load(device or str(state.device))
+    with _progress(len(recordings) // state.num_processes, state.is_main_process) as progress:
+        enhance = partial(enhance_recordings, pipe, **options, progress=progress)
+        facts = {"model": describe_model(pipe.model), "rate": options.get("rate"), "plot": options["plot"]}
+        shards = share_out(enhance, recordings, folder, facts, state)
+    state.destroy_process_group()
+    if not state.is_main_process:
+        return None
+    summary = _write_records((record for shard in shards for record in shard.read()), output)
+    shutil.rmtree(folder)
+    return summary
+
+
+@contextmanager
+def _progress(total: int, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, and what moves it on."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (is_shown and console.is_terminal)) as bars:
+        yield partial(bars.advance, bars.add_task("Enhancing", total=total))
+
+
+def _find_recordings(arguments: list[str], output: Path) -> "list[Recording]":
+    """Finds the recordings.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    from .recordings import ENHANCED_SUFFIX, find_recordings
+
     recordings, skipped = find_recordings(arguments, output)
     if all(recording.error for recording in recordings):
         passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were passed over)" if skipped else ""
@@ -363,107 +415,23 @@ def _enhance_recordings(
             f"No recording found in {', '.join(arguments)}{passed_over}: give WAV, FLAC, OGG or MP3 files, "
             "folders that hold some, or globs."
         )
-    if plot:
-        from .plotting import require_matplotlib
+    return recordings
 
-        require_matplotlib()
-    pipe = _load_pipeline(model, device, revision)
+
+def _write_records(records: Iterable[dict[str, Any]], output: Path) -> Summary:
+    """Writes `results.jsonl`, line by line as the records come; the name is its own when it is complete."""
     output.mkdir(parents=True, exist_ok=True)
-    records, partial = [], output / "results.jsonl.tmp"
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with open(partial, "w", encoding="utf-8", buffering=1) as lines, progress:  # line by line
-        bar = progress.add_task("Enhancing", total=len(recordings))
-        for start in range(0, len(recordings), batch_size):
-            batch = recordings[start : start + batch_size]
-            done = _process(pipe, batch, rate, plot)
-            lines.writelines(json.dumps(record) + "\n" for record in done)
-            records += done
-            progress.advance(bar, len(batch))
-    os.replace(partial, output / "results.jsonl")
-    return records
-
-
-def _process(
-    pipe: "SpeechEnhancementAndEmotionPipeline", batch: list[Recording], rate: int | None, plot: bool
-) -> list[dict[str, Any]]:
-    """Returns a record for each recording; where one of a batch fails, each is tried alone."""
-    from .audio import read_audio
-
-    try:
-        if failed := next((recording.error for recording in batch if recording.error), None):
-            raise ValueError(failed)
-        signals = [read_audio(recording.path) for recording in batch]
-        inputs = [{"array": waveform, "sampling_rate": own_rate} for waveform, own_rate in signals]
-        answers = pipe(inputs, batch_size=len(inputs))
-        return [
-            _save(recording, *signal, answer, rate, plot)
-            for recording, signal, answer in zip(batch, signals, answers, strict=True)
-        ]
-    except (OSError, ValueError, RuntimeError) as error:
-        if len(batch) == 1:
-            return [{"file": str(batch[0].path), "error": _one_line(error)}]
-        return [record for recording in batch for record in _process(pipe, [recording], rate, plot)]
-
-
-def _save(
-    recording: Recording,
-    waveform: "np.ndarray",
-    own_rate: int,
-    answer: dict[str, Any],
-    rate: int | None,
-    plot: bool,
-) -> dict[str, Any]:
-    """Writes what the model answered about one recording, and returns its record."""
-    scores = {entry["label"]: round(entry["score"], 6) for entry in answer.get("emotion", ())}
-    record = {
-        "file": str(recording.path),
-        "seconds": round(len(waveform) / own_rate, 3),
-        "sampling_rate": own_rate,
-        "emotion": next(iter(scores), None),
-        "scores": dict(sorted(scores.items())),
-        "enhanced": None,
-    }
-    recording.target.parent.mkdir(parents=True, exist_ok=True)
-    if "audio" in answer:
-        _write_enhanced(recording.target, answer, len(waveform), own_rate, rate or own_rate)
-        record["enhanced"] = str(recording.target)
-    if plot:
-        _plot(recording, waveform, own_rate, answer, record)
-    return record
-
-
-def _write_enhanced(target: Path, answer: dict[str, Any], samples: int, own_rate: int, rate: int) -> None:
-    """Writes the enhanced speech at the rate asked for, as long as the recording to the sample."""
-    import numpy as np
-
-    from .audio import resample, write_audio
-
-    length = round(samples * rate / own_rate)
-    enhanced = resample(answer["audio"], answer["sampling_rate"], rate)[:length]
-    write_audio(target, np.pad(enhanced, (0, length - len(enhanced))), rate)
-
-
-def _plot(
-    recording: Recording, waveform: "np.ndarray", own_rate: int, answer: dict[str, Any], record: dict[str, Any]
-) -> None:
-    """Draws the recording as the model heard it beside what the model made of it."""
-    from .audio import resample
-    from .plotting import plot_result
-
-    model_rate = answer.get("sampling_rate", own_rate)
-    plot_result(
-        recording.target.with_suffix(".png"),
-        resample(waveform, own_rate, model_rate),
-        answer.get("audio"),
-        model_rate,
-        record["scores"],
-        title=recording.path.name,
-    )
+    summary, partial_file = Summary(), output / "results.jsonl.tmp"
+    with open(partial_file, "w", encoding="utf-8", buffering=1) as lines:
+        for record in records:
+            lines.write(json.dumps(record) + "\n")
+            summary.add(record)
+    os.replace(partial_file, output / "results.jsonl")
+    return summary
 
 
 def _load_pipeline(
-    model: str | None, device: str | None, revision: str | None
+    model: str | None, device: str | None, precision: str = "fp32", revision: str | None = None
 ) -> "SpeechEnhancementAndEmotionPipeline":
     """Loads a checkpoint quietly.
 
@@ -475,6 +443,7 @@ def _load_pipeline(
     from transformers.utils import logging
 
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+    from .recordings import one_line
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -482,8 +451,10 @@ def _load_pipeline(
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"Device {device!r} is not usable here: {_one_line(error)}") from error
-    return SpeechEnhancementAndEmotionPipeline.from_pretrained(source, device=device, revision=revision)
+            raise ValueError(f"Device {device!r} is not usable here: {one_line(error)}") from error
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(
+        source, device=device, dtype=precision, revision=revision
+    )
 
 
 def _resolve_model(model: str | None, revision: str | None) -> str:
@@ -568,25 +539,25 @@ def _quieten_datasets() -> None:
 def _input_statistics(mean: float | None, std: float | None, measure: Path | None) -> tuple[float, float] | None:
     """Returns the mean and deviation that were given or are to be measured; None where nothing was asked."""
     from .conversion import measure_statistics
+    from .recordings import expand
 
     if (mean is None) != (std is None) or (measure is not None and mean is not None):
         raise ValueError("Give --mean and --std together, or --measure alone.")
     if measure is None:
         return None if mean is None or std is None else (mean, std)
-    return measure_statistics(path for path, _ in _expand(measure.expanduser()))
+    return measure_statistics(path for path, _ in expand(measure.expanduser()))
 
 
-def _print_results(records: list[dict[str, Any]], output: Path) -> None:
+def _print_results(summary: Summary, output: Path) -> None:
     """Prints the table of what succeeded, then what failed and why."""
-    done = [record for record in records if "error" not in record]
-    failed = [record for record in records if "error" in record]
     console = Console()
-    if done:
-        console.print(_results_table(done[:MAX_TABLE_ROWS]))
-    if len(done) > MAX_TABLE_ROWS:
-        console.print(f"... and {len(done) - MAX_TABLE_ROWS} more")
-    typer.echo(f"{len(done)} of {len(records)} recordings done: {output / 'results.jsonl'}")
-    for record in failed:
+    if summary.shown:
+        console.print(_results_table(summary.shown))
+    if summary.done > len(summary.shown):
+        console.print(f"... and {summary.done - len(summary.shown)} more")
+    total = summary.done + len(summary.failed)
+    typer.echo(f"{summary.done} of {total} recordings done: {output / 'results.jsonl'}")
+    for record in summary.failed:
         typer.secho(_printable(f"Failed: {record['file']}: {record['error']}"), fg="red", err=True)
 
 
@@ -611,12 +582,10 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
-        typer.secho(_printable(f"Error: {_one_line(error)}"), fg="red", err=True)
+        from .recordings import one_line
+
+        typer.secho(_printable(f"Error: {one_line(error)}"), fg="red", err=True)
         raise typer.Exit(2) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _printable(text: str) -> str:

@@ -158,14 +158,14 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_rest(run, record, tmp_path):
     assert second["enhanced"] == str(Path("out/z.enhanced.wav"))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_bad_files_are_reported_and_do_not_stop_the_rest(run, record, batch_size):
+@pytest.mark.parametrize("batch_seconds", [1, 1.2, 40])
+def test_bad_files_are_reported_and_do_not_stop_the_rest(run, record, batch_seconds):
     record("a.wav", seconds=0.6)
     Path("b.wav").write_bytes(b"this is no audio")
     record("c.wav", seconds=0.4)
     record("d.wav", seconds=0.01)
 
-    result = run("a.wav", "b.wav", "missing.wav", "c.wav", "d.wav", "-o", "out", "--batch-size", batch_size)
+    result = run("a.wav", "b.wav", "missing.wav", "c.wav", "d.wav", "-o", "out", "--batch-seconds", batch_seconds)
 
     assert result.exit_code == 1
     lines = results_in("out")
@@ -181,11 +181,19 @@ def test_batches_give_the_same_results_as_one_by_one(run, record):
     for index, seconds in enumerate((0.9, 0.4, 0.65)):
         record(f"in/{index}.wav", seconds)
     assert run("in", "-o", "one").exit_code == 0
-    assert run("in", "-o", "three", "--batch-size", 3).exit_code == 0
+    assert run("in", "-o", "three", "--batch-seconds", 10).exit_code == 0
     for one, three in zip(results_in("one"), results_in("three"), strict=True):
         assert one["scores"] == pytest.approx(three["scores"], abs=2e-5)
         first, second = (soundfile.read(line["enhanced"])[0] for line in (one, three))
         np.testing.assert_allclose(first, second, atol=2 / 2**15)
+
+
+def test_a_small_precision_says_almost_the_same(run, record):
+    record("a.wav", seconds=1.0)
+    assert run("a.wav", "-o", "full").exit_code == 0
+    assert run("a.wav", "-o", "half", "--precision", "bf16").exit_code == 0
+    (full,), (half,) = results_in("full"), results_in("half")
+    assert half["scores"] == pytest.approx(full["scores"], abs=0.05) and half["scores"] != full["scores"]
 
 
 def test_plot_draws_a_picture_of_each_recording(run, record):
