@@ -23,7 +23,7 @@ class Spectrogram:
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
         """Frames of a clip with that many samples."""
-        return num_samples // self.hop_length + 1
+        return (num_samples - self.n_fft % 2) // self.hop_length + 1
 
     def transform(self, waveform: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """(B, S) padded waveforms and their (B,) true lengths -> complex (B, F, n_fft // 2 + 1)."""
