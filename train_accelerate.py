@@ -17,13 +17,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
 
+from modeling_sparse_merit.encoder import receptive_field
 from modeling_sparse_merit.training import build, checkpoints, data
+from modeling_sparse_merit.training.average import MovingAverage
+from modeling_sparse_merit.training.features import CachedLoader
 from modeling_sparse_merit.training.front_end import CleanedLoader, FrontEnd
-from modeling_sparse_merit.training.pretraining import build_objective, receptive_field
+from modeling_sparse_merit.training.pretraining import build_objective
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.validation import validate
 
@@ -64,6 +66,7 @@ def start(settings: TrainingSettings) -> Accelerator:
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         log_with="tensorboard",
+        dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         project_config=ProjectConfiguration(settings.output_dir, logging_dir=f"{settings.output_dir}/tensorboard"),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
@@ -90,8 +93,7 @@ class Run:
             raise FileExistsError(f"{checkpoint} is of another run: give another output_dir, or --resume true.")
         self.average = None
         if settings.average_decay:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay)).eval()
-            self.average.to(accelerator.device)
+            self.average = MovingAverage(model, settings.average_decay).eval().to(accelerator.device)
         self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
         if checkpoint:
             checkpoints.load_weights(checkpoint, model, self.average)
@@ -110,9 +112,12 @@ class Run:
         self.balancing.prepare()
         if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
             self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
+        if stage.encoder_frozen and self.settings.feature_cache:
+            train_loader, dev_loader = self.cached(train_loader), self.cached(dev_loader)
         if self.progress.epoch == stage.first_epoch:
             self.progress.waited = 0
         while self.progress.epoch < last_epoch and not self.stopped:
+            build.set_training_mode(self.model, stage.encoder_frozen)
             means = self.train_epoch(model, optimizer, schedule, train_loader)
             self.progress.epoch += 1
             self.log(means)
@@ -131,9 +136,13 @@ class Run:
         self.accelerator.free_memory(model, optimizer, schedule)
         self.resume_from = None
 
+    def cached(self, loader) -> CachedLoader:
+        """The loader, with features of the frozen encoder, whose weights are those of all processes by now."""
+        folder = Path(self.settings.feature_cache)
+        return CachedLoader(loader, self.model, self.feature_extractor, folder, self.accelerator)
+
     def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
         """One pass over the training clips. Returns the mean losses and the mean gradient norm."""
-        model.train()
         loader.set_epoch(self.progress.epoch)
         loader.dataset.set_epoch(self.progress.epoch)  # which accelerate does not do on several processes
         # What is drawn in an epoch depends on its number alone, so a resumed run draws the same.
@@ -180,7 +189,7 @@ class Run:
         partial = self.folder / "best.tmp"
         shutil.rmtree(partial, ignore_errors=True)
         plain = self.accelerator.unwrap_model(model)
-        plain = plain.module if isinstance(plain, AveragedModel) else plain
+        plain = plain.module if isinstance(plain, MovingAverage) else plain
         plain.save_pretrained(partial)
         if self.settings.lora_rank:
             plain.get_base_model().config.save_pretrained(partial)  # the labels, which adapters do not hold

@@ -69,13 +69,14 @@ def emotion_loss(
     Returns:
         A scalar in fp32; 0 where no clip has a label, with a gradient of 0.
     """
+    logits, labels = logits.float(), labels.long()
     labelled = labels != -100
-    if not labelled.any():
-        return logits.float().sum() * 0.0
-    logits, labels = logits[labelled].float(), labels[labelled].long()
-    weight = torch.ones_like(logits[0]) if class_weights is None else logits.new_tensor(class_weights)
+    known = labels.where(labelled, 0)  # (B,), a class for every clip
+    # Nothing here asks which clips have a label, nor copies from the host: a GPU would have to be waited for.
+    weight = torch.stack([logits.new_full((), value) for value in class_weights or [1.0] * logits.shape[-1]])
     losses = nn.functional.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=label_smoothing)
     if focal_gamma:
-        probability = logits.softmax(-1).gather(-1, labels[:, None]).squeeze(-1)  # (B,)
+        probability = logits.softmax(-1).gather(-1, known[:, None]).squeeze(-1)  # (B,)
         losses = losses * (1 - probability).clamp(min=1e-6) ** focal_gamma  # at 0 a root has no gradient
-    return losses.sum() / weight[labels].sum()
+    total = (weight[known] * labelled).sum()
+    return losses.sum() / total.where(total > 0, 1.0)

@@ -85,7 +85,7 @@ class MixingRecipe:
         augment: transform of the clean speech, `augment(samples, sample_rate=16000)`: any of `audiomentations`, one or
             a `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
             worker processes but not among threads.
-        cache_seconds: how much decoded noise (and rooms) is kept in memory, in each process.
+        cache_seconds: how much decoded noise (and rooms) is kept in memory, in each process; 64 kB a second.
         noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) makes more noises of few.
 
     Raises:
@@ -103,7 +103,7 @@ class MixingRecipe:
         room_probability: float = 0.0,
         seed: int = 0,
         augment: Callable[..., np.ndarray] | None = None,
-        cache_seconds: float = 300.0,
+        cache_seconds: float = 1200.0,
         noise_speed: Range | None = None,
     ):
         if not 0 <= room_probability <= 1 or (room_probability and rooms is None):
@@ -191,15 +191,14 @@ class MixingRecipe:
 
     def _noise_for(self, speech: np.ndarray, parameters: MixingParameters) -> np.ndarray:
         """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
-        from audiomentations.core.utils import calculate_desired_noise_rms  # slow to import, so only where it is used
-
         noise = _stretch_at_speed(self.noise[parameters.noise_index], len(speech), parameters)
         if noise is None:
             raise ValueError(
                 f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
                 "silent. Leave it out."
             )
-        return noise * np.float32(calculate_desired_noise_rms(_rms(speech), parameters.snr_db) / _rms(noise))
+        level = _rms(speech) / 10 ** (parameters.snr_db / 20)
+        return noise * np.float32(level / _rms(noise))
 
 
 class _DecodedRows:

@@ -15,7 +15,7 @@ from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhance
 from modeling_sparse_merit.tables import load_table
 from modeling_sparse_merit.training import build, data
 from modeling_sparse_merit.training.descriptors import descriptor_frames
-from modeling_sparse_merit.training.pretraining import receptive_field
+from modeling_sparse_merit.encoder import receptive_field
 
 
 @pytest.fixture(scope="module", name="described")

@@ -159,13 +159,15 @@ class ProjectedGradients(FixedWeights):
             parameter.grad = sum(parts) if parts else None
         self.gradients = {}
 
-    def _weights(self, tasks: dict[str, dict[int, torch.Tensor]], shared: set[int], step: int) -> dict[str, float]:
+    def _weights(
+        self, tasks: dict[str, dict[int, torch.Tensor]], shared: set[int], step: int
+    ) -> dict[str, torch.Tensor]:
         """What the gradient of each task counts in the sum of the projected ones."""
         products = torch.stack([_product(one, other, shared) for one in tasks.values() for other in tasks.values()])
         products = products.view(len(tasks), len(tasks))  # (K, K)
         lengths = products.diagonal().sqrt().clamp(min=torch.finfo(products.dtype).tiny)
         self.cosine = (products / lengths / lengths[:, None]).min()
-        return dict(zip(tasks, projected_weights(products, step).tolist(), strict=True))
+        return dict(zip(tasks, projected_weights(products, step).to(products.dtype).unbind(), strict=True))
 
     def report(self) -> dict[str, torch.Tensor]:
         """The cosine between the gradients of the tasks, of any two the lowest."""
@@ -184,16 +186,17 @@ def projected_weights(products: torch.Tensor, seed: int = 0) -> torch.Tensor:
         seed: Of the order in which a task meets the others, which matters from three tasks on.
 
     Returns:
-        (K,) weights w in float64: the sum of the projected gradients is sum_k w_k * g_k.
+        (K,) weights w, in float64 where the device has it: the sum of the projected gradients is sum_k w_k * g_k.
     """
-    products = products.double().cpu()
+    products = products if products.device.type == "mps" else products.double()
     generator = torch.Generator().manual_seed(seed)
-    coefficients = torch.eye(len(products), dtype=torch.float64)  # row i: the combination that is task i's gradient
+    # row i: the combination that is task i's gradient
+    coefficients = torch.eye(len(products), dtype=products.dtype, device=products.device)
     for task in range(len(products)):
         for other in torch.randperm(len(products), generator=generator).tolist():
             product = coefficients[task] @ products[:, other]
-            if other != task and product < 0:
-                coefficients[task, other] -= product / products[other, other]
+            if other != task:  # whether they conflict is for the device to find out, which is not waited for
+                coefficients[task, other] -= torch.where(product < 0, product / products[other, other], 0.0)
     return coefficients.sum(0)
 
 

@@ -110,6 +110,18 @@ def set_trainable(
         model.freeze_feature_encoder()
 
 
+def set_training_mode(model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, encoder_frozen: bool) -> None:
+    """
+    Training mode, but for the dropout of a frozen encoder: its features are what they will be in use, and nothing of
+    it is kept for a gradient. SpecAugment, which changes what is heard, is left to the configuration.
+    """
+    model.train()
+    if encoder_frozen:
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        for part in plain.model.encoder.children():
+            part.eval()
+
+
 def build_optimizer(
     model: torch.nn.Module, settings: TrainingSettings, extra: Iterable[torch.nn.Parameter] = ()
 ) -> torch.optim.Optimizer:

@@ -21,6 +21,7 @@ from ..audio import load_audio
 from ..mixing import SAMPLING_RATE, MixingRecipe, audible_stretch
 from ..tables import TableError, concatenate_tables, load_table, stream_tables
 from .descriptors import DescriptorTargets, descriptor_frames
+from .features import FeatureFolder
 from .settings import UNLABELLED_NAME, TrainingSettings
 
 UNLABELLED = -100
@@ -37,25 +38,33 @@ class Clips(Dataset):
         labels: The class of every clip, -100 where it has none.
         max_seconds: Longer clips are cropped at a place drawn from (seed, epoch, index); None keeps them whole.
         fixed: Whether every epoch has the same mixtures, as a dev set must; else they are drawn anew.
+
+    Attributes:
+        features: Where features of the mixtures may be; while it is set, every epoch has the same mixtures.
     """
 
     def __init__(self, recipe: MixingRecipe, labels: list[int], max_seconds: float | None = None, fixed: bool = False):
         self.recipe, self.labels, self.max_seconds, self.fixed = recipe, labels, max_seconds, fixed
         self.epoch = 0
+        self.features: FeatureFolder | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch is another draw of every mixture, unless they are fixed."""
-        self.epoch = 0 if self.fixed else epoch
+        self.epoch = 0 if self.fixed or self.features else epoch
 
     def mix(self, index: int, audio: dict[str, Any], label: int) -> dict[str, Any]:
         """The example of one recording; `index` is what its mixture is drawn from."""
         name = str(audio.get("path") or f"clip {index}")
         speech, start = self._crop(load_audio(audio), index)
         mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), name)
-        return {"noisy": mixture.noisy, "clean": mixture.clean, "label": label, "index": index, "start": start}
+        example = {"noisy": mixture.noisy, "clean": mixture.clean, "label": label, "index": index, "start": start}
+        if self.features is not None:
+            file = self.features.file_of(mixture.noisy)
+            example["features"] = (file, self.features.read(file))
+        return example
 
     def _crop(self, speech: np.ndarray, index: int) -> tuple[np.ndarray, int]:
         """The speech that is used, and the sample that it starts at."""
@@ -243,6 +252,8 @@ class Collator:
         if "descriptors" in examples[0]:
             descriptors = [torch.from_numpy(example["descriptors"]) for example in examples]
             batch["descriptors"] = pad_sequence(descriptors, batch_first=True, padding_value=torch.nan)  # (B, T, 26)
+        if "features" in examples[0]:
+            batch["features"] = [example["features"] for example in examples]
         return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
 
 
@@ -381,4 +392,5 @@ def build_loader(
         sampler=sampler,
         collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
         num_workers=settings.workers,
+        pin_memory=torch.cuda.is_available(),
     )

@@ -41,6 +41,7 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
         target_modules=ENCODER_LAYERS,
         modules_to_save=list(whole_modules(model, settings.lora_train_modules)),
     )
+    model.freeze_feature_encoder()  # else one of WavLM's own asks for a gradient of its input, and keeps all of itself
     return get_peft_model(model, adapters)
 
 

@@ -2,8 +2,6 @@
 """Pre-training: beside its tasks, a model learns to tell the acoustic descriptors of the clean speech."""
 
 from functools import partial
-from itertools import accumulate
-from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_model
 from torch import nn
 
-from ..configuration_sparse_merit import SparseMeritConfig
 from .balancing import FixedWeights, build_balancing
 from .checkpoints import BALANCING_FILE
 from .descriptors import DescriptorHead, descriptor_loss
@@ -52,12 +49,6 @@ class DescriptorObjective(FixedWeights):
         outputs.losses["descriptors"] = loss
         outputs.loss = outputs.loss + self.weight * loss
         return outputs
-
-
-def receptive_field(config: SparseMeritConfig) -> int:
-    """Samples that one encoder frame sees of the recording: 400 in WavLM."""
-    strides = accumulate(config.conv_stride[:-1], mul, initial=1)  # of the input of each layer
-    return 1 + sum((kernel - 1) * stride for kernel, stride in zip(config.conv_kernel, strides, strict=True))
 
 
 def build_objective(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:

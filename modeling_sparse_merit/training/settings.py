@@ -157,6 +157,14 @@ class TrainingSettings:
     workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
 
     frozen_epochs: int = field(default=0, metadata={"help": "First stage: the encoder is frozen."})
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the layer outputs of the frozen encoder: 50 x layers x width numbers for a second of "
+            "speech, in mixed_precision. All epochs of the first stage then have the same mixtures, and only the "
+            "first of them runs the encoder."
+        },
+    )
     epochs: int = field(default=20, metadata={"help": "Second stage: all is trained, but see train_front_end."})
     train_front_end: bool = field(default=False, metadata={"help": "Train the convolutional front end as well."})
     batch_size: int = 32
@@ -226,6 +234,7 @@ class TrainingSettings:
         if len(starts) > 1:
             raise ValueError(f"{starts} are all given; expected one of them: where shall the encoder come from?")
         self._check_balance()
+        self._check_feature_cache()
         self._check_descriptors()
         self._check_adapters()
 
@@ -255,6 +264,14 @@ class TrainingSettings:
             raise ValueError(
                 f"`sampling` is {self.sampling}, `sampling_weights` {dict(self.sampling_weights)}; expected weights "
                 "for sampling weighted, and for no other."
+            )
+
+    def _check_feature_cache(self) -> None:
+        against = {"streaming": self.streaming, "cleaned_by": self.cleaned_by, "frozen_epochs": self.frozen_epochs}
+        if self.feature_cache and (self.streaming or self.cleaned_by or not self.frozen_epochs):
+            raise ValueError(
+                f"`feature_cache` is {self.feature_cache}, for mixtures that a frozen encoder hears again: expected "
+                f"frozen_epochs above 0, no streaming and no cleaned_by; got {against}."
             )
 
     def _check_descriptors(self) -> None:

@@ -1,0 +1,32 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The moving average of the weights that is validated."""
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class MovingAverage(AveragedModel):
+    """
+    `AveragedModel` with an exponential average. Where that one asks the device at every step whether there is an
+    average already, which makes a GPU wait, this one asks at its first step alone.
+
+    Args:
+        model: What is averaged; the average is a copy of it.
+        decay: Of the average, at each step.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.started = False
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Moves the average towards the weights of `model`; the first time of all it becomes these weights."""
+        if not self.started:
+            super().update_parameters(model)
+            self.started = True
+            return
+        self.multi_avg_fn(list(self.module.parameters()), list(model.parameters()), None)
+        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(current)
+        self.n_averaged += 1
