@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow quality style tables train-tiny evaluate-tiny ladder
+.PHONY: help demo test test-slow quality style tables train-tiny evaluate-tiny ladder bench bench-precision bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
@@ -16,6 +16,7 @@ help:
 	@echo "make quality    check the style"
 	@echo "make style      mend the style"
 	@echo "make tables CORPORA=FOLDER; make train-tiny; make evaluate-tiny    the embedded checkpoint, from its corpora"
+	@echo "make bench      speed and memory against the published arrangement (half an hour); make bench-gpu on a GPU"
 	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
@@ -80,6 +81,23 @@ ladder: $(VENV)/.installed-test
 	sed '/spectrograms_/d' runs/ladder/evaluation/results.md > $(LADDER)/results.md
 	cp runs/ladder/evaluation/figures/*.png $(LADDER)/figures
 	rm $(LADDER)/figures/spectrograms_*.png  # pictures of recordings, which stay with their corpora
+
+# Speed and memory. Run it on a machine that does nothing else.
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.folder
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.onnx_runtime
+
+bench-gpu: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.speed --device cuda --output benchmarks/results/speed_cuda
+
+# Low precision on the test of the embedded checkpoint; needs make tables
+bench-precision: $(VENV)/.installed-test
+	$(BIN)/sparse-merit evaluate --config benchmarks/precision.yaml
+	mkdir -p benchmarks/results/precision
+	cp runs/precision/results.json benchmarks/results/precision
+	sed '/figures\//d' runs/precision/results.md > benchmarks/results/precision/results.md
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; }

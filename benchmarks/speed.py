@@ -362,6 +362,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Measures everything and writes the report."""
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32
     command = "python -m benchmarks.speed" + (f" --device {device}" if device != "cpu" else "")
     results: dict[str, Any] = {"command": command, "machine": machine(device), "rates": product_rates(device)}
     model = random_model(LARGE)

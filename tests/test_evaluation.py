@@ -287,6 +287,15 @@ def test_the_emotion_model_of_a_cascade_hears_what_its_front_end_gives_back(corp
         Cascade(front, front)
 
 
+def test_a_checkpoint_is_measured_in_another_precision(measure, corpus, tmp_path):
+    systems = {name: {"model": corpus["model"], "precision": name} for name in ("fp32", "int8")}
+    found = measure(model=None, systems=systems, clean=False, measures=["si_sdr"])
+    assert [found["systems"][name][0]["precision"] for name in systems] == ["fp32", "int8"]
+    exact, rounded = (rows_of(tmp_path / "results", "hiss_0dB", name) for name in systems)
+    for one, other in zip(exact, rounded, strict=True):
+        assert 0 < abs(one["enhanced_si_sdr"] - other["enhanced_si_sdr"]) < 0.1  # dB
+
+
 def test_the_noisy_input_is_scored_once_for_all_systems(measure, tmp_path):
     measure(clean=False)
     table = Dataset.from_parquet(str(tmp_path / "results/test_set/hiss_0dB.parquet"))
@@ -523,6 +532,7 @@ def test_batches_hold_every_clip_once_within_their_budget(corpus, tmp_path):
         ("systems", {"ours": []}),
         ("systems", {"ours": {"enhancement": ["a", "b"], "emotion": "c"}}),
         ("systems", {"ours": {"enhancement": "a"}}),
+        ("systems", {"ours": {"model": "a", "precision": "fp8"}}),
         ("speech", None),
     ],
 )
@@ -541,12 +551,14 @@ def test_fields_that_contradict_each_other_are_named():
 def test_members_are_written_in_several_ways():
     cascades = {"enhancement": ["a", "b"], "emotion": ["c", "d"]}
     systems = {"one": "x", "two": ["x", "y"], "cascade": cascades, "svm": {"reference": "egemaps_svm", "seed": 1}}
+    systems["int8"] = {"model": ["x", "y"], "precision": "int8"}
     assert EvaluationConfig(speech=["table"], systems=systems).members() == {
         "noisy": ["noisy"],
         "one": ["x"],
         "two": ["x", "y"],
         "cascade": [{"enhancement": "a", "emotion": "c"}, {"enhancement": "b", "emotion": "d"}],
         "svm": [{"reference": "egemaps_svm", "seed": 1}],
+        "int8": [{"model": "x", "precision": "int8"}, {"model": "y", "precision": "int8"}],
     }
     assert EvaluationConfig(speech=["table"]).members() == {"noisy": ["noisy"], "model": [None]}
 

@@ -202,7 +202,7 @@ def _members(system: Any) -> list[Any]:
         return [str(member) for member in members] if _is_list_of(members, (str, Path)) else []
     if isinstance(system.get("reference"), str):
         return [dict(system)]
-    if set(system) == {"model", "precision"} and system["precision"] in PRECISIONS:
+    if set(system) == {"model", "precision"} and system["precision"] in list(PRECISIONS):
         return [{"model": member, "precision": system["precision"]} for member in _members(system["model"])]
     if set(system) != {"enhancement", "emotion"}:
         return []
