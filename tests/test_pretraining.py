@@ -12,10 +12,10 @@ from test_training import make_settings, small_tables, write_config  # noqa: F40
 import train_accelerate
 from dataset_scripts import descriptors as descriptors_script
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+from modeling_sparse_merit.encoder import receptive_field
 from modeling_sparse_merit.tables import load_table
 from modeling_sparse_merit.training import build, data
 from modeling_sparse_merit.training.descriptors import descriptor_frames
-from modeling_sparse_merit.encoder import receptive_field
 
 
 @pytest.fixture(scope="module", name="described")
