@@ -24,15 +24,16 @@ class PublishedArrangement(nn.Module):
             self.encoder = WavLMModel(WavLMConfig(**encoder_fields(model.config))).eval()
         weights = {**dict(model.model.encoder.named_parameters()), **dict(model.model.encoder.named_buffers())}
         self.encoder.load_state_dict(weights, assign=True)
-        self.integration, self.heads = model.model.integration, model.heads
-        self.model = model  # for the spectrogram and the mask, which cost next to nothing
+        self.integration = model.model.integration
+        self.model = model  # for its heads
 
     @torch.inference_mode()
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, S) scaled waveforms and their mask -> `logits` (B, classes) and `enhanced_values` (B, S)."""
         hidden_states = self.encoder(input_values, attention_mask, output_hidden_states=True).hidden_states
         frame_mask = self.encoder._get_feature_vector_attention_mask(hidden_states[0].shape[1], attention_mask)
-        return self.answer(input_values, attention_mask, self.integrate(hidden_states, frame_mask), frame_mask)
+        features = self.integrate(hidden_states, frame_mask)
+        return run_heads(self.model, input_values, attention_mask, features, frame_mask)
 
     def integrate(self, hidden_states: tuple[torch.Tensor, ...], frame_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """L layer outputs (B, T, D), mask (B, T) -> features {task: (B, T, D)}."""
@@ -46,9 +47,16 @@ class PublishedArrangement(nn.Module):
             features[task] = (experts * chosen[..., None]).sum(2) * frame_mask[..., None]
         return features
 
-    def answer(self, input_values, attention_mask, features, frame_mask) -> dict[str, torch.Tensor]:
-        """What both heads make of the features."""
-        logits = self.heads["emotion"](features["emotion"], frame_mask)
-        outputs = SparseMeritModelOutput(features=features, frame_mask=frame_mask)
-        enhanced, _ = self.model._enhance(input_values, attention_mask.sum(-1), outputs, None)
-        return {"logits": logits, "enhanced_values": enhanced["enhanced_values"]}
+
+def run_heads(
+    model: SparseMeritForSpeechEnhancementAndEmotion,
+    input_values: torch.Tensor,
+    attention_mask: torch.Tensor,
+    features: dict[str, torch.Tensor],
+    frame_mask: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """What both heads of a model make of the features {task: (B, T, D)}."""
+    logits = model.heads["emotion"](features["emotion"], frame_mask)
+    outputs = SparseMeritModelOutput(features=features, frame_mask=frame_mask)
+    enhanced, _ = model._enhance(input_values, attention_mask.sum(-1), outputs, None)
+    return {"logits": logits, "enhanced_values": enhanced["enhanced_values"]}

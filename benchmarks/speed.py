@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.published import PublishedArrangement
+from benchmarks.published import PublishedArrangement, run_heads
 from benchmarks.speed_figures import draw_curves
 from benchmarks.timing import in_turn, peak_memory
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
@@ -57,15 +57,24 @@ def recording(seconds: float, device: str = "cpu", batch_size: int = 1) -> dict[
     return {"input_values": values, "attention_mask": torch.ones_like(values, dtype=torch.long)}
 
 
+def in_precisions(
+    model: SparseMeritForSpeechEnhancementAndEmotion, device: str
+) -> dict[str, SparseMeritForSpeechEnhancementAndEmotion]:
+    """The model, and copies of it in the other precisions that the device has."""
+    model = model.to(device)
+    models = {"fp32": model, "bf16": copy.deepcopy(model).bfloat16()}
+    if device == "cpu":
+        models["int8"] = copy.deepcopy(models["bf16"])
+        quantize(models["int8"])
+    return models
+
+
 def prepare_sides(model: SparseMeritForSpeechEnhancementAndEmotion, device: str) -> dict[str, Side]:
     """The published arrangement, and this package in each precision, on the same weights."""
-    model = model.to(device)
-    bf16 = copy.deepcopy(model).bfloat16()
-    sides: dict[str, Side] = {"published": PublishedArrangement(model), "fp32": model, "bf16": bf16}
-    if device == "cpu":
-        sides["int8"] = copy.deepcopy(bf16)
-        quantize(sides["int8"])
-    else:
+    models = in_precisions(model, device)
+    sides: dict[str, Side] = {"published": PublishedArrangement(model), **models}
+    if device != "cpu":
+        bf16 = models["bf16"]
         flex = copy.deepcopy(bf16)
         flex.set_attn_implementation("flex_attention")
         sides |= {"bf16 compiled": torch.compile(copy.deepcopy(bf16), dynamic=True), "bf16 FlexAttention": flex}
@@ -180,15 +189,9 @@ def measure_lengths(
 
 def measure_parts(model: SparseMeritForSpeechEnhancementAndEmotion, device: str) -> dict[str, dict[str, float]]:
     """Where the time of a clip of 10 s goes: each box of the figure, published and in each precision, in turn."""
-    published = PublishedArrangement(model)
-    bf16 = copy.deepcopy(model).bfloat16()
-    ours = {"fp32": model, "bf16": bf16}
-    if device == "cpu":
-        ours["int8"] = copy.deepcopy(bf16)
-        quantize(ours["int8"])
     inputs = recording(10, device)
-    parts = {"published": _published_parts(published, inputs)}
-    parts |= {name: _parts(each, inputs) for name, each in ours.items()}
+    parts = {"published": _published_parts(PublishedArrangement(model), inputs)}
+    parts |= {name: _parts(each, inputs) for name, each in in_precisions(model, device).items()}
     found: dict[str, dict[str, float]] = {}
     for part in ("front end", "transformer layers", "experts", "heads"):
         timings = in_turn({name: torch.inference_mode()(calls[part]) for name, calls in parts.items()})
@@ -207,7 +210,7 @@ def _published_parts(published: PublishedArrangement, inputs: dict[str, torch.Te
         "front end": lambda: encoder.feature_projection(encoder.feature_extractor(values).transpose(1, 2)),
         "transformer layers": lambda: encoder.encoder(projected, frame_mask, output_hidden_states=True),
         "experts": lambda: published.integrate(hidden_states, frame_mask),
-        "heads": lambda: published.answer(values, mask, features, frame_mask),
+        "heads": lambda: run_heads(published.model, values, mask, features, frame_mask),
     }
 
 
@@ -217,24 +220,16 @@ def _parts(
 ) -> dict[str, Callable[[], Any]]:
     encoder, values, mask = model.model.encoder, inputs["input_values"], inputs["attention_mask"]
     layers, frame_mask = encoder(values, mask)
+    tasks = tuple(model.config.tasks)
+    features, _ = model.model.integration(layers, frame_mask, tasks)
     waveform = values.to(model.dtype)
     projected = encoder.feature_projection(encoder.feature_extractor(waveform).transpose(1, 2))[0]
     return {
         "front end": lambda: encoder.feature_projection(encoder.feature_extractor(waveform).transpose(1, 2)),
         "transformer layers": lambda: encoder._layer_outputs(projected, frame_mask),
-        "experts": lambda: model.model.integration(layers, frame_mask, tuple(model.config.tasks)),
-        "heads": _heads_alone(model, inputs, model.model(**inputs)),
+        "experts": lambda: model.model.integration(layers, frame_mask, tasks),
+        "heads": lambda: run_heads(model, values, mask, features, frame_mask),
     }
-
-
-def _heads_alone(model, inputs: dict[str, torch.Tensor], outputs: Any) -> Callable[[], Any]:
-    lengths = inputs["attention_mask"].sum(-1)
-
-    def run() -> None:
-        model.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
-        model._enhance(inputs["input_values"], lengths, outputs, None)
-
-    return run
 
 
 def measure_experts(counts: tuple[int, ...], device: str) -> list[dict[str, float]]:

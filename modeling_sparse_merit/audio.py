@@ -276,7 +276,8 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
             f"{name} has shape {samples.shape}, and which axis holds the channels (at most {MAX_CHANNELS}) is not "
             "clear. Average the channels first, `array.mean(axis=...)`."
         )
-    return samples.mean(axis=samples.shape.index(fewer))
+    channels = samples if samples.shape[0] == fewer else samples.T
+    return sum(channels) / fewer  # several times faster than a mean over the short axis
 
 
 def _checked_rate(rate: Any, name: str) -> int:

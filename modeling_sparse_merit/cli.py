@@ -196,6 +196,7 @@ def export(
     with _errors_in_one_line():
         if onnx:
             difference = _export_onnx(model, folder, overwrite, revision, precision.value)
+            what_next = f"see its README.md; largest difference from torch: {difference:.1g}"
         elif precision != Precision.FP32:
             raise ValueError(f"--precision {precision.value} is of an ONNX graph: add --onnx, or leave it out.")
         else:
@@ -205,10 +206,8 @@ def export(
 
             logging.disable_progress_bar()
             export_checkpoint(_resolve_model(model, revision), folder, overwrite, revision)
-    if onnx:
-        typer.echo(f"{folder} is ready, see its README.md; largest difference from torch: {difference:.1g}")
-    else:
-        typer.echo(f"{folder} is ready: pipeline(model={str(folder)!r}, trust_remote_code=True)")
+            what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
+    typer.echo(f"{folder} is ready: {what_next}")
 
 
 def _export_onnx(model: str | None, folder: Path, overwrite: bool, revision: str | None, precision: str) -> float:

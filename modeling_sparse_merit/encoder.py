@@ -54,7 +54,7 @@ class LogMelFrontEnd(nn.Module):
             padded = F.pad(input_values.float(), self.margin)
             frames = padded.unfold(-1, self.window_length, self.hop_length)  # (B, S) -> (B, T, window)
             spectrum = torch.fft.rfft(frames * torch.hann_window(self.window_length, device=frames.device), self.n_fft)
-            power = spectrum.abs().square() @ self.filters.float()  # (B, T, bands)
+            power = (spectrum.real.square() + spectrum.imag.square()) @ self.filters.float()  # (B, T, bands)
             # The input has a variance of 1: its bands are of some hundred. The floor, far below, keeps silence from
             # being louder in the logarithm than noise is; the numbers bring the result to about mean 0, variance 1.
             bands = ((power + 0.3).log() - 3.0) / 2.5

@@ -59,7 +59,7 @@ class Spectrogram:
     def _synthesise(self, spectrum: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Complex (B, F, bins), and which frames count, (B, F, 1) -> (B, n_fft + (F - 1) * hop_length)."""
         window = nn.functional.pad(self._window(spectrum.device), self._window_margin())  # (n_fft,)
-        frames = torch.fft.irfft(spectrum, self.n_fft) * window * valid  # (B, F, n_fft)
+        frames = torch.fft.irfft(spectrum, self.n_fft).mul_(window).mul_(valid)  # (B, F, n_fft)
         return self._overlap_add(frames) / self._overlap_add(window.square() * valid).clamp(min=1e-11)
 
     def _window(self, device: torch.device) -> torch.Tensor:
@@ -78,12 +78,12 @@ class Spectrogram:
         return reflected * (index >= 0)
 
     def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
-        length = self.n_fft + (frames.shape[1] - 1) * self.hop_length
-        parts = -(-self.n_fft // self.hop_length)  # of hop_length samples, the last one filled up with zeros
-        frames = nn.functional.pad(frames, (0, parts * self.hop_length - self.n_fft))
-        blocks = frames.unflatten(-1, (parts, self.hop_length)).unbind(2)  # parts of (B, F, hop_length)
-        later = (nn.functional.pad(block, (0, 0, i, parts - 1 - i)) for i, block in enumerate(blocks))
-        return sum(later).flatten(1)[:, :length]  # (B, F + parts - 1, hop_length) -> (B, length)
+        parts = frames.split(self.hop_length, dim=-1)  # each (B, F, hop_length), the last one less wide perhaps
+        count = frames.shape[1]
+        added = frames.new_zeros(len(frames), count + len(parts) - 1, self.hop_length)
+        for later, part in enumerate(parts):
+            added[:, later : later + count, : part.shape[-1]] += part
+        return added.flatten(1)[:, : self.n_fft + (count - 1) * self.hop_length]
 
 
 class BidirectionalLSTM(nn.Module):

@@ -142,14 +142,18 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
             attention_mask: (B, S), 1 for samples and 0 for padding.
             tasks: The tasks to compute; all of `config.tasks` by default.
             output_hidden_states: Whether to return the encoder's layer outputs.
-            encoder_outputs: What `SparseMeritEncoder` answered about this input before; then it does not run.
+            encoder_outputs: What `SparseMeritEncoder` answered about this input before, in any precision; then it does
+                not run.
 
         Raises:
             ValueError: A task is not one of the model's, or none is asked for.
         """
         tasks = self._check_tasks(tasks)
-        layer_outputs, frame_mask = encoder_outputs or self.encoder(input_values, attention_mask)
-        layer_outputs = tuple(output.to(self.dtype) for output in layer_outputs)
+        if encoder_outputs is None:
+            layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
+        else:
+            layer_outputs, frame_mask = encoder_outputs
+            layer_outputs = tuple(output.to(self.dtype) for output in layer_outputs)
         features, router_logits = self.integration(layer_outputs, frame_mask, tasks)
         return SparseMeritModelOutput(
             features=features,
@@ -289,23 +293,23 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         num_frames = transform.num_frames(num_samples)
         features, num_features = outputs.features["enhancement"], outputs.frame_mask.sum(-1)
         clean = None if clean_values is None else transform.transform(clean_values, num_samples)
+        result, losses = {}, {}
         if self.config.enhancement_mask == "log1p":
             noisy = transform.log_magnitude(spectrum)
             log_magnitude = head(noisy, features, num_frames, num_features) * noisy
-            result, loss = {"enhanced_log_magnitude": log_magnitude}, None
+            result["enhanced_log_magnitude"] = log_magnitude
             if clean is not None:
-                loss = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
-            if self.training and clean is not None:
-                return result, {"enhancement": loss}
+                losses["enhancement"] = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
+                if self.training:
+                    return result, losses
             enhanced = transform.with_phase(log_magnitude, spectrum.angle())
-            result["enhanced_values"] = transform.inverse(enhanced, num_samples, input_values.shape[1])
         else:
             enhanced = head(transform.compressed_magnitude(spectrum), features, num_frames, num_features) * spectrum
-            values = transform.inverse(enhanced, num_samples, input_values.shape[1])
-            result, loss = {"enhanced_values": values}, None
-            if clean is not None:
-                loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
-        return result, {} if loss is None else {"enhancement": loss}
+        values = transform.inverse(enhanced, num_samples, input_values.shape[1])
+        result["enhanced_values"] = values
+        if clean is not None and self.config.enhancement_mask != "log1p":
+            losses["enhancement"] = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
+        return result, losses
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         return sum(self.config.loss_weights[name] * loss for name, loss in losses.items())

@@ -53,6 +53,20 @@ def speech_clip() -> Callable[..., np.ndarray]:
     return make_speech
 
 
+TINY_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 7,
+    "expert_hidden_size": 32,
+    "emotion_hidden_size": 16,
+    "enhancement_hidden_size": 16,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
 @pytest.fixture(scope="session")
 def tiny_config():
     """A configuration that runs in milliseconds, stable layer norm as in WavLM-Large."""
@@ -60,16 +74,7 @@ def tiny_config():
 
     labels = ["angry", "sad", "happy", "neutral"]
     return SparseMeritConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        conv_dim=(16,) * 7,
-        expert_hidden_size=32,
-        emotion_hidden_size=16,
-        enhancement_hidden_size=16,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
+        **TINY_SIZES,
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
     )

@@ -20,6 +20,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from conftest import TINY_SIZES
 from datasets import Audio, ClassLabel, Dataset, Value
 
 from dataset_scripts import noisy
@@ -66,16 +67,7 @@ def write_table(path: Path, waveforms: list[np.ndarray], **columns: list) -> str
 def tiny_checkpoint(folder: Path, **changes) -> str:
     torch.manual_seed(0)
     config = SparseMeritConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        conv_dim=(16,) * 7,
-        expert_hidden_size=32,
-        emotion_hidden_size=16,
-        enhancement_hidden_size=16,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
+        **TINY_SIZES,
         id2label=dict(enumerate(LABELS)),
         **changes,
     )

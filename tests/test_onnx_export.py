@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import TINY_SIZES
 
 from modeling_sparse_merit import (
     DEFAULT_CHECKPOINT,
@@ -61,21 +62,10 @@ def folder(model, feature_extractor, tmp_path_factory):
 
 def small_model(**fields):
     """Two narrow layers, with weights large enough for routers to choose and masks to differ."""
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "conv_dim": (16,) * 7,
-        "expert_hidden_size": 32,
-        "emotion_hidden_size": 16,
-        "enhancement_hidden_size": 16,
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 2,
-        "initializer_range": 0.2,
-    }
     torch.manual_seed(0)
-    return SparseMeritForSpeechEnhancementAndEmotion(SparseMeritConfig(**(sizes | fields))).eval()
+    return SparseMeritForSpeechEnhancementAndEmotion(
+        SparseMeritConfig(**(TINY_SIZES | {"initializer_range": 0.2} | fields))
+    ).eval()
 
 
 def answers(folder, inputs):

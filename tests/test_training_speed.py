@@ -19,6 +19,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from test_training import LABELS, SMALL_MODEL
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
@@ -32,21 +33,6 @@ from modeling_sparse_merit.training.features import CachedLoader
 from modeling_sparse_merit.training.settings import TrainingSettings
 from modeling_sparse_merit.training.spectral import initialize_spectral_front_end
 
-LABELS = ["angry", "sad"]
-SMALL_MODEL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "conv_dim": [32, 32],
-    "conv_kernel": [400, 1],
-    "conv_stride": [320, 1],
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-    "expert_hidden_size": 32,
-    "emotion_hidden_size": 32,
-    "enhancement_hidden_size": 32,
-}
 STILL = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "final_dropout", "feat_proj_dropout")}
 FROZEN, JOINT = build.Stage(0, 1, encoder_frozen=True), build.Stage(0, 1, encoder_frozen=False)
 
