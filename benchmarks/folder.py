@@ -44,6 +44,7 @@ LENGTHS = {
 }
 RESULTS = Path(__file__).parent / "results"
 COMMAND = [sys.executable, "-m", "modeling_sparse_merit.cli"]
+IMPORT = "from transformers import PreTrainedModel"
 
 
 def make_folder(folder: Path, number: int, length: Callable[[np.random.Generator], float], seed: int = 0) -> float:
@@ -98,7 +99,7 @@ def compare_speed(folder: Path, length: str, number: int, rounds: int) -> dict[s
 def measure_memory(folder: Path) -> dict[str, dict[str, float]]:
     """Peak memory in MiB of each side and number of recordings, each in a process of its own."""
     found = {}
-    for number in (50, 200, 400):
+    for number in (200, 800, 3200):
         make_folder(folder / str(number), number, LENGTHS["mostly short"])
         found[f"batches, {number}"] = peak_memory(_prepare, "batches", folder / str(number), folder / "out")
     found["one by one, 200"] = peak_memory(_prepare, "one by one", folder / "200", folder / "out")
@@ -106,11 +107,18 @@ def measure_memory(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def measure_start(folder: Path, rounds: int) -> dict[str, float]:
-    """Seconds from the start of the process to its end: `--help`, and one recording of 3 s; the median."""
+    """
+    Seconds from the start of a process to its end: `--help`, one recording of 3 s, and what no package on torch and
+    transformers can be below, to import a model's base class from there; the median.
+    """
     recording = folder / "three_seconds.wav"
     soundfile.write(recording, load_audio(DEMO_RECORDING)[:48_000], 16_000)
     enhance = ["enhance", str(recording), "-o", str(folder / "out"), "--device", "cpu"]
-    sides = {"--help": _process(["--help"]), "enhance, 3 s": _process(enhance)}
+    sides = {
+        "--help": _process([*COMMAND, "--help"]),
+        "enhance, 3 s": _process([*COMMAND, *enhance]),
+        "from transformers import PreTrainedModel, alone": _process([sys.executable, "-c", IMPORT]),
+    }
     return {name: round(timing.median, 2) for name, timing in in_turn(sides, rounds).items()}
 
 
@@ -126,8 +134,8 @@ def _prepare(side: str, folder: Path, output: Path) -> Callable[[], list[dict[st
     return _call(SIDES[side], _pipeline(), folder, output)
 
 
-def _process(arguments: list[str]) -> Callable[[], Any]:
-    return lambda: subprocess.run(COMMAND + arguments, check=True, capture_output=True)
+def _process(command: list[str]) -> Callable[[], Any]:
+    return lambda: subprocess.run(command, check=True, capture_output=True)
 
 
 def _differences(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,7 +198,7 @@ def main(number: int = 200, rounds: int = 3) -> None:
             "measured": time.strftime("%Y-%m-%d"),
             "speed": speeds,
             "memory": measure_memory(Path(folder)),
-            "start": measure_start(Path(folder), rounds),
+            "start": measure_start(Path(folder), 2 * rounds + 1),
         }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "folder.json").write_text(json.dumps(results, indent=2) + "\n")

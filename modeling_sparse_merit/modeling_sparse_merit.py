@@ -84,11 +84,13 @@ class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
         As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (or `torch.int8`): matrix
         products of the encoder and of the experts in int8, all else in bf16; for inference alone.
         """
-        precision = "int8" if dtype is torch.int8 else dtype
-        if precision is not None:
-            kwargs["dtype"] = PRECISIONS.get(precision, precision)
+        to_int8 = dtype in ("int8", torch.int8)
+        if to_int8:
+            dtype = "auto"  # that of the file, which is mapped: no copy is made before that in int8
+        if dtype is not None:
+            kwargs["dtype"] = PRECISIONS.get(dtype, dtype)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if precision == "int8":
+        if to_int8:
             quantize(loaded[0] if isinstance(loaded, tuple) else loaded)  # with what `output_loading_info` adds
         return loaded
 

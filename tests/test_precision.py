@@ -14,13 +14,19 @@ from modeling_sparse_merit import (
     SparseMeritModel,
     SpeechEnhancementAndEmotionPipeline,
 )
-from modeling_sparse_merit.cli import DEMO_RECORDING
-from modeling_sparse_merit.precision import Int8Linear, is_quantized
+from modeling_sparse_merit.cli import DEMO_RECORDING, Precision
+from modeling_sparse_merit.precision import PRECISIONS, Int8Linear, is_quantized
+
+
+def linear(weight, bias) -> torch.nn.Linear:
+    layer = torch.nn.Linear(len(weight[0]), len(weight))
+    layer.load_state_dict({"weight": torch.as_tensor(weight), "bias": torch.as_tensor(bias)})
+    return layer
 
 
 def test_int8_by_hand():
     # 126 steps of 1 / 126 and of 2 / 126: weights and frames fall on whole numbers, so nothing is lost.
-    layer = Int8Linear(torch.tensor([[1.0, -63 / 126], [0.0, 2.0]]), torch.tensor([10.0, 0.0]))
+    layer = Int8Linear(linear([[1.0, -63 / 126]], [10.0]), linear([[0.0, 2.0]], [0.0]))
     assert layer.weight.tolist() == [[126, -63], [0, 126]]
     answer = layer(torch.tensor([[[0.5, 1.0], [0.0, -2.0]]]))  # (B, T, in)
     torch.testing.assert_close(answer, torch.tensor([[[10.0, 2.0], [11.0, -4.0]]]))
@@ -29,16 +35,17 @@ def test_int8_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int8_is_within_two_percent_of_the_linear_layer_at_any_scale(dtype):
     torch.manual_seed(0)
-    linear = torch.nn.Linear(256, 64).to(dtype)
+    exact = torch.nn.Linear(256, 64).to(dtype)
+    torch.nn.init.zeros_(exact.bias)
     frames = torch.randn(7, 256).to(dtype) * torch.logspace(-3, 3, 7)[:, None].to(dtype)  # quiet and loud frames
-    layer = Int8Linear(linear.weight.detach(), torch.zeros(64, dtype=dtype))
-    expected = frames.float() @ linear.weight.detach().float().T
+    layer = Int8Linear(exact)
+    expected = frames.float() @ exact.weight.detach().float().T
     error = (layer(frames).float() - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error.max() < 0.02
 
 
 def test_int8_takes_no_frames_and_silence():
-    layer = Int8Linear(torch.randn(8, 16), torch.arange(8.0))
+    layer = Int8Linear(linear(torch.randn(8, 16), torch.arange(8.0)))
     assert layer(torch.zeros(0, 16)).shape == (0, 8)
     torch.testing.assert_close(layer(torch.zeros(1, 2, 16)), torch.arange(8.0).expand(1, 2, 8))
 
@@ -75,6 +82,19 @@ def test_every_integration_runs_in_int8_alone_and_in_a_ragged_batch(integration,
     with torch.inference_mode():
         together, alone = model(values * mask, mask), model(values[1:, :2500])
     torch.testing.assert_close(together.logits[1:], alone.logits, atol=0.02, rtol=0)
+
+
+def test_int8_comes_from_a_file_in_any_precision(tmp_path):
+    load = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
+    load(DEFAULT_CHECKPOINT, dtype="bf16").save_pretrained(tmp_path)
+    for checkpoint in (DEFAULT_CHECKPOINT, tmp_path):
+        weights = load(checkpoint, dtype="int8").state_dict()
+        assert {values.dtype for values in weights.values()} == {torch.int8, torch.bfloat16}
+        assert weights["model.encoder.encoder.layers.0.attention.qkv_proj.weight"].dtype == torch.int8
+
+
+def test_the_command_line_has_the_precisions_of_the_model():
+    assert [each.value for each in Precision] == list(PRECISIONS)
 
 
 def test_int8_quantizes_the_model_without_heads_too():

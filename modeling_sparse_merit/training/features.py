@@ -25,7 +25,7 @@ from .. import __version__
 from ..feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, encoder_fields
 
-PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FeatureFolder:
@@ -86,7 +86,7 @@ class CachedLoader:
                 "`config: {apply_spec_augment: false}`, or no `feature_cache`."
             )
         self.loader, self.encoder, self.accelerator = loader, plain.model.encoder, accelerator
-        self.dtype = PRECISIONS[accelerator.mixed_precision]
+        self.dtype = DTYPES[accelerator.mixed_precision]
         self.folder = FeatureFolder(folder / _fingerprint(plain, feature_extractor, self.dtype))
         self.dataset, self.set_epoch = loader.dataset, loader.set_epoch
 
