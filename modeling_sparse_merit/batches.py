@@ -30,8 +30,9 @@ def enhance_recordings(
 ) -> Iterator[dict[str, Any]]:
     """Cleans recordings, writes `NAME.enhanced.wav` for each, and yields their records in the order of the recordings.
 
-    Of recordings in memory there are a few batches, whatever their number. A recording that fails has a record that says why, and does not keep others
-    from being done; a batch that fails, for lack of memory for instance, is tried one by one.
+    Of recordings in memory there are a few batches, whatever their number. A recording that fails has a record that
+    says why, and does not keep others from being done; a batch that fails, for lack of memory for instance, is tried
+    one by one.
 
     Usage:
         >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
