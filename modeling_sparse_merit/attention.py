@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """WavLM's attention with gated relative position bias, in memory that grows linearly with a recording's length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -65,9 +65,13 @@ class SparseMeritAttention(WavLMAttention):
         rows = _rows(position_bias, length)  # (H, T, T)
         attend = _eager if self._is_eager_faster(query) else F.scaled_dot_product_attention
         dropout = self.dropout if self.training else 0.0
-        outputs = []
-        for block in _blocks(length, SCORES_AT_ONCE // (batch_size * heads * length)):
-            bias = attention_mask.expand(-1, heads, block.stop - block.start, -1).clone(memory_format=ROWS)
+        blocks, outputs = _blocks(length, SCORES_AT_ONCE // (batch_size * heads * length)), []
+        # One place for the scores of all blocks: pieces of this size, one after the other, break the memory up.
+        is_kept = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        place = None if is_kept else query.new_empty(batch_size, heads, blocks[0].stop, length)
+        for block in blocks:
+            bias = attention_mask.expand(-1, heads, block.stop - block.start, -1)
+            bias = bias.clone(memory_format=ROWS) if place is None else place[:, :, : bias.shape[2]].copy_(bias)
             bias.addcmul_(gate[:, :, block], rows[:, block])  # (B, H, block, T)
             outputs.append(attend(query[:, :, block], key, value, bias, dropout))
         return torch.cat(outputs, dim=2)
@@ -125,11 +129,9 @@ def _rows(position_bias: torch.Tensor, length: int) -> torch.Tensor:
     return position_bias[:, place[:, None] + place]
 
 
-def _blocks(length: int, size: int) -> Iterator[slice]:
+def _blocks(length: int, size: int) -> list[slice]:
     """Slices that cover `length`; in a compiled or exported graph, which holds for all lengths, one."""
     if torch.compiler.is_compiling():
-        yield slice(0, length)
-        return
+        return [slice(0, length)]
     size = max(size, FEWEST_QUERIES)
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
