@@ -16,7 +16,7 @@ help:
 	@echo "make quality    check the style"
 	@echo "make style      mend the style"
 	@echo "make tables CORPORA=FOLDER; make train-tiny; make evaluate-tiny    the embedded checkpoint, from its corpora"
-	@echo "make bench      speed and memory against the published arrangement (half an hour); make bench-gpu on a GPU"
+	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
 	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
@@ -85,6 +85,7 @@ ladder: $(VENV)/.installed-test
 # Speed and memory. Run it on a machine that does nothing else.
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.changes
 	$(BIN)/python -m benchmarks.folder
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.onnx_runtime
