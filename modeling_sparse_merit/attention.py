@@ -70,9 +70,12 @@ class SparseMeritAttention(WavLMAttention):
         is_kept = torch.is_grad_enabled() or torch.compiler.is_compiling()
         place = None if is_kept else query.new_empty(batch_size, heads, blocks[0].stop, length)
         for block in blocks:
-            bias = attention_mask.expand(-1, heads, block.stop - block.start, -1)
-            bias = bias.clone(memory_format=ROWS) if place is None else place[:, :, : bias.shape[2]].copy_(bias)
-            bias.addcmul_(gate[:, :, block], rows[:, block])  # (B, H, block, T)
+            if place is None:
+                bias = attention_mask.expand(-1, heads, block.stop - block.start, -1).clone(memory_format=ROWS)
+                bias.addcmul_(gate[:, :, block], rows[:, block])  # (B, H, block, T)
+            else:
+                bias = place[:, :, : block.stop - block.start]
+                torch.addcmul(attention_mask, gate[:, :, block], rows[:, block], out=bias)
             outputs.append(attend(query[:, :, block], key, value, bias, dropout))
         return torch.cat(outputs, dim=2)
 

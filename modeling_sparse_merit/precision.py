@@ -37,7 +37,8 @@ class Int8Linear(nn.Module):
         frames = inputs.flatten(0, -2)  # (M, in)
         step = _step(frames)
         product = torch._int_mm((frames / step).round_().to(torch.int8), self.weight.T)  # (M, out) int32
-        outputs = torch.addcmul(self.bias, product.to(inputs.dtype) * self.scale, step)
+        outputs = product.to(inputs.dtype).mul_(self.scale)
+        torch.addcmul(self.bias, outputs, step, out=outputs)
         return outputs.unflatten(0, inputs.shape[:-1])
 
 
