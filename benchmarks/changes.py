@@ -126,6 +126,19 @@ def routers_together() -> Sides:
     return lambda: torch.cat([router(inputs) for router in routers], dim=-1), lambda: F.linear(inputs, weight, bias)
 
 
+def layer_norms_together() -> Sides:
+    """What the experts are given: a layer norm for each layer output and a concatenation, and one norm of them all."""
+    norms = random_model(LARGE).model.integration.layer_norms
+    layers = [torch.randn(frames_of(10), 1024) for _ in norms]
+    weight, bias = (torch.stack([getattr(norm, name) for norm in norms]) for name in ("weight", "bias"))  # (L, D)
+
+    def together() -> torch.Tensor:
+        normed = F.layer_norm(torch.stack(layers, dim=1), (1024,), eps=norms[0].eps)  # (T, L, D)
+        return normed.mul_(weight).add_(bias).flatten(1)
+
+    return lambda: torch.cat(norms(layers), dim=-1), together
+
+
 def linear(before: str, now: str) -> Sides:
     """A feed-forward layer of the encoder, 1024 to 4096, on 10 s."""
     layer = torch.nn.Linear(1024, 4096)
@@ -177,6 +190,7 @@ CHANGES = [
     Change("magnitude and power without `abs` and `pow`", "spectra of 40 s", compressed_magnitude),
     Change("overlap-add by sums, not by `fold`", "spectra of 40 s", overlap_add),
     Change("routers of both tasks in one product", "10 s, fp32", routers_together, is_taken=False),
+    Change("layer norms of all layers as one", "10 s, fp32", layer_norms_together, is_taken=False),
 ]
 
 
