@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The integration box of the figure: layer outputs to task features, by routers and shared experts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ class LayerNorms(nn.ModuleList):
         norms = (nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(config.num_layer_outputs))
         super().__init__(norms)
 
-    def forward(self, layer_outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, layer_outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         return [norm(output) for norm, output in zip(self, layer_outputs, strict=True)]
 
 
@@ -190,7 +190,7 @@ class MixtureOfExperts(nn.Module):
 
     def _inputs(self, layer_outputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
         """What routers and experts are given of some frames (m,) of all B * T: (m, in)."""
-        layers = self.layer_norms([output.flatten(0, 1)[rows] for output in layer_outputs])  # L of (m, D)
+        layers = self.layer_norms(output.flatten(0, 1)[rows] for output in layer_outputs)  # L of (m, D)
         return torch.cat(layers, dim=-1) if self.layer_weights is None else self.layer_weights(torch.stack(layers, -2))
 
     def _route(self, inputs: torch.Tensor, logits: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 """What a model computes in; with "int8", all but the matrix products of int8 weights."""
+ROWS_AT_ONCE = 64  # of weights: what is freed between weights that stay must not be larger than these
 LARGEST = 126  # one less than int8 holds: in bf16, the step may be rounded down
 
 
@@ -23,14 +24,16 @@ class Int8Linear(nn.Module):
     @torch.no_grad()
     def __init__(self, *layers: nn.Linear):
         super().__init__()
-        sizes, scales = [layer.out_features for layer in layers], []
-        weight = torch.empty(sum(sizes), layers[0].in_features, dtype=torch.int8, device=layers[0].weight.device)
-        for layer, rows in zip(layers, weight.split(sizes), strict=True):
-            scales.append(_step(layer.weight.float()))  # (out, 1)
-            rows.copy_((layer.weight / scales[-1]).round_())
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", torch.cat(scales).squeeze(-1).to(layers[0].weight.dtype))
+        exact = [rows for layer in layers for rows in layer.weight.split(ROWS_AT_ONCE)]
+        size = sum(len(rows) for rows in exact)
+        self.register_buffer("weight", layers[0].weight.new_empty(size, layers[0].in_features, dtype=torch.int8))
+        self.register_buffer("scale", layers[0].weight.new_empty(size))
         self.register_buffer("bias", torch.cat([layer.bias for layer in layers]))
+        start = 0
+        for rows in exact:
+            place, scale = slice(start, start + len(rows)), _step(rows.float())  # (rows, 1)
+            self.weight[place], self.scale[place] = (rows / scale).round_(), scale.squeeze(-1)
+            start = place.stop
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out), in the dtype of the inputs."""
