@@ -23,7 +23,7 @@ from benchmarks.published import PublishedArrangement, run_heads
 from benchmarks.speed_figures import draw_curves
 from benchmarks.timing import MEBIBYTE, in_turn, peak_memory
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.precision import PRECISIONS, quantize
+from modeling_sparse_merit.precision import choose_int8, is_bf16_fast, lower, plain_dtype
 
 RATE = 16_000
 TOLERANCE = 1e-4
@@ -62,10 +62,13 @@ def in_precisions(
 ) -> dict[str, SparseMeritForSpeechEnhancementAndEmotion]:
     """The model, and copies of it in the other precisions that the device has."""
     model = model.to(device)
-    models = {"fp32": model, "bf16": copy.deepcopy(model).bfloat16()}
-    if device == "cpu":
-        models["int8"] = copy.deepcopy(model)
-        quantize(models["int8"])
+    models = {"fp32": model}
+    for precision in ("bf16", "int8") if device == "cpu" else ("bf16",):
+        models[precision] = copy.deepcopy(model)
+        if plain_dtype(precision) is None:
+            lower(models[precision], precision)
+        else:
+            models[precision].to(plain_dtype(precision))
     return models
 
 
@@ -128,13 +131,18 @@ def operations(config: SparseMeritConfig, seconds: float, experts_a_frame: float
 
 
 def product_rates(device: str) -> dict[str, float]:
-    """Operations a second of matrix products (499, 1024) x (1024, 4096), measured in turn."""
-    frames, weight = torch.randn(499, 1024, device=device), torch.randn(4096, 1024, device=device)
-    sides = {name: partial(torch.nn.functional.linear, frames.to(d), weight.to(d)) for name, d in PRECISIONS.items()}
-    sides.pop("int8")
+    """Operations a second of matrix products (499, 1024) x (1024, 4096) as each precision has them, in turn."""
+    frames = torch.randn(499, 1024, device=device)
+    layer = torch.nn.Linear(1024, 4096, bias=True, device=device)
+    sides: dict[str, Callable[[], Any]] = {"fp32": partial(layer, frames)}
+    if plain_dtype("bf16") is None:
+        sides["bf16"] = partial(Bf16Linear(layer), frames)
+    else:
+        sides["bf16"] = partial(copy.deepcopy(layer).bfloat16(), frames.bfloat16())
     if device == "cpu":
-        sides["int8"] = partial(torch._int_mm, frames.to(torch.int8), weight.to(torch.int8).T)
-    timings = in_turn(sides, rounds=15, warm_up=3)
+        low = choose_int8()(layer)
+        sides["int8"] = partial(low.multiply, low.round(frames, frames.abs().amax() / low.largest))
+    timings = in_turn({name: torch.inference_mode()(side) for name, side in sides.items()}, rounds=15, warm_up=3)
     return {name: 2.0 * 499 * 1024 * 4096 / timing.median for name, timing in timings.items()}
 
 
@@ -144,7 +152,8 @@ def floor_seconds(
     """How long the operations of a side take at the measured rates."""
     count = operations(config, seconds, config.num_experts if side == "published" else pairs)
     precision = "fp32" if side == "published" else side.split()[0]
-    return count["linear"] / rates[precision] + count["other"] / rates["bf16" if precision == "int8" else precision]
+    other = rates["bf16" if is_bf16_fast() and precision != "fp32" else "fp32"]
+    return count["linear"] / rates[precision] + count["other"] / other
 
 
 def experts_a_frame(model: SparseMeritForSpeechEnhancementAndEmotion, inputs: dict[str, torch.Tensor]) -> float:

@@ -1,10 +1,12 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The integration box of the figure: layer outputs to task features, by routers and shared experts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 FRAMES_AT_ONCE = 1024  # L layer outputs of these, side by side, are what memory must hold beside the layers themselves
 
@@ -18,6 +20,50 @@ class LayerNorms(nn.ModuleList):
 
     def forward(self, layer_outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         return [norm(output) for norm, output in zip(self, layer_outputs, strict=True)]
+
+
+class LayerFrames:
+    """
+    Frames as routers and experts are given them, (M, L * D): the L layer outputs, each through its own LayerNorm, side
+    by side. Only what is indexed is made: all frames at once would need as much memory as the layer outputs do.
+
+    Args:
+        layer_norms: Of the L layers.
+        layer_outputs: L of (B, T, D).
+        rows: (M,), which of all B * T frames these are.
+    """
+
+    def __init__(self, layer_norms: LayerNorms, layer_outputs: tuple[torch.Tensor, ...], rows: torch.Tensor):
+        self.layer_norms, self.layer_outputs, self.rows = layer_norms, layer_outputs, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: torch.Tensor | slice) -> torch.Tensor:
+        """(M,) of which m are chosen -> (m, L * D)."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return torch.cat(list(self.layers(places)), dim=-1)
+        frames = self.layer_outputs[0].new_empty(len(self.rows[places]), len(self.layer_norms), self._width)
+        for place, layer in zip(frames.unbind(1), self.layers(places), strict=True):  # no two copies of all layers
+            place.copy_(layer)
+        return frames.flatten(1)  # (m, L, D) -> (m, L * D)
+
+    def layers(self, places: torch.Tensor | slice = slice(None)) -> Iterator[torch.Tensor]:
+        """L of (m, D), one after the other."""
+        rows = self.rows[places]
+        for norm, output in zip(self.layer_norms, self.layer_outputs, strict=True):
+            yield norm(output.flatten(0, 1)[rows])
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """All frames times a weight (out, L * D) -> (M, out) in fp32, layer by layer."""
+        product = bias.float()
+        for layer, part in zip(self.layers(), weight.split(self._width, dim=1), strict=True):  # (M, D), (out, D)
+            product = product + F.linear(layer, part)
+        return product
+
+    @property
+    def _width(self) -> int:
+        return self.layer_outputs[0].shape[-1]
 
 
 class LayerWeights(nn.Module):
@@ -58,7 +104,7 @@ def route_dense(experts: nn.ModuleList, frames: torch.Tensor, probabilities: tor
 
 
 def route_sparse(
-    experts: nn.ModuleList, frames: torch.Tensor, probabilities: torch.Tensor, router_gradient: str
+    experts: nn.ModuleList, frames: torch.Tensor | LayerFrames, probabilities: torch.Tensor, router_gradient: str
 ) -> torch.Tensor:
     """
     Top-1 routing. An expert computes the frames that at least one task gave to it, each once, whichever tasks asked.
@@ -109,7 +155,7 @@ def route_grouped(
         hidden = hidden.relu() if name == "output_dense" else hidden
         weight = torch.stack([getattr(expert, name).weight for expert in experts]).transpose(1, 2)  # (N, in, out)
         bias = torch.stack([getattr(expert, name).bias for expert in experts])  # (N, out)
-        hidden = nn.functional.grouped_mm(hidden, weight, offs=ends) + bias[group]
+        hidden = F.grouped_mm(hidden, weight, offs=ends) + bias[group]
         hidden = hidden.masked_fill(unasked, 0.0)  # which grouped_mm leaves as memory was, forward and backward
     outputs = hidden[order.argsort()].unflatten(0, choice.shape)  # (K, M, D)
     outputs = outputs.gather(0, owner[..., None].expand_as(outputs))
@@ -181,26 +227,36 @@ class MixtureOfExperts(nn.Module):
             rows = frame_mask.flatten().nonzero().squeeze(-1)  # (M,)
         blocks = []
         for block in [rows] if torch.compiler.is_compiling() else rows.split(FRAMES_AT_ONCE):
-            inputs = self._inputs(layer_outputs, block)
-            logits = torch.stack([self.routers[task](inputs) for task in tasks])  # (K, m, N)
-            blocks.append((self._route(inputs, logits, frame_mask.flatten()[block] if is_grouped else None), logits))
+            frames = self._frames(layer_outputs, block)
+            logits = self._router_logits(frames, tasks)  # (K, m, N)
+            blocks.append((self._route(frames, logits, frame_mask.flatten()[block] if is_grouped else None), logits))
         routed, logits = (torch.cat(each, dim=1) for each in zip(*blocks, strict=True))  # (K, M, D), (K, M, N)
         features = {task: _unpack(frame_mask, rows, routed[i]) for i, task in enumerate(tasks)}
         return features, {task: _unpack(frame_mask, rows, logits[i]) for i, task in enumerate(tasks)}
 
-    def _inputs(self, layer_outputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+    def _frames(self, layer_outputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor | LayerFrames:
         """What routers and experts are given of some frames (m,) of all B * T: (m, in)."""
-        layers = self.layer_norms(output.flatten(0, 1)[rows] for output in layer_outputs)  # L of (m, D)
-        return torch.cat(layers, dim=-1) if self.layer_weights is None else self.layer_weights(torch.stack(layers, -2))
+        frames = LayerFrames(self.layer_norms, layer_outputs, rows)
+        return frames if self.layer_weights is None else self.layer_weights(torch.stack(list(frames.layers()), dim=-2))
 
-    def _route(self, inputs: torch.Tensor, logits: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    def _router_logits(self, frames: torch.Tensor | LayerFrames, tasks: tuple[str, ...]) -> torch.Tensor:
+        """Frames (m, in) -> (K, m, N), by one product for all tasks."""
+        weight, bias = (
+            torch.cat([getattr(self.routers[task], name) for task in tasks]) for name in ("weight", "bias")
+        )
+        linear = frames.linear if isinstance(frames, LayerFrames) else partial(F.linear, frames)
+        return linear(weight, bias).unflatten(-1, (len(tasks), -1)).transpose(0, 1)  # (m, K * N) -> (K, m, N)
+
+    def _route(
+        self, frames: torch.Tensor | LayerFrames, logits: torch.Tensor, valid: torch.Tensor | None
+    ) -> torch.Tensor:
         """Frames (m, in), router logits (K, m, N) -> (K, m, D)."""
         probabilities = logits.float().softmax(-1)
         if self.config.router == "dense":
-            return route_dense(self.experts, inputs, probabilities)
+            return route_dense(self.experts, frames[:], probabilities)
         if valid is not None:
-            return route_grouped(self.experts, inputs, probabilities, self.config.router_gradient, valid)
-        return route_sparse(self.experts, inputs, probabilities, self.config.router_gradient)
+            return route_grouped(self.experts, frames[:], probabilities, self.config.router_gradient, valid)
+        return route_sparse(self.experts, frames, probabilities, self.config.router_gradient)
 
     def _can_group(self) -> bool:
         """Whether `experts_implementation` is "grouped_mm", as by default, and the experts are plain products."""

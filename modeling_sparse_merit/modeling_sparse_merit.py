@@ -18,7 +18,7 @@ from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
 from .encoder import Implementations, SparseMeritEncoder
 from .enhancement import EnhancementHead, Spectrogram, enhancement_loss, spectral_loss
 from .experts import LayerWeights, build_integration, load_balancing_loss
-from .precision import PRECISIONS, is_quantized, quantize
+from .precision import PRECISIONS, is_quantized, lower, plain_dtype
 
 EncoderOutputs = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 """The L layer outputs, each (B, T, D), and the (B, T) mask of the frames that belong to the recording."""
@@ -82,16 +82,20 @@ class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
     ) -> Any:
         """
         As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (or `torch.int8`): matrix
-        products of the encoder and of the experts in int8, all else in bf16; for inference alone.
+        products of the encoder and of the experts in int8, for inference alone. On a CPU where bf16 is slow, "bf16"
+        only keeps weights in it (see `precision.py`); `torch.bfloat16` computes in it everywhere.
         """
-        to_int8 = dtype in ("int8", torch.int8)
-        if to_int8:
-            dtype = "auto"  # that of the file, which is mapped: no copy is made before that in int8
+        dtype = "int8" if dtype == torch.int8 else dtype
+        precision = dtype if isinstance(dtype, str) and dtype in PRECISIONS else None
+        if precision is not None:
+            # "auto" is that of the file, which is mapped: no copy is made before the one that stays
+            dtype = plain_dtype(precision) or "auto"
         if dtype is not None:
-            kwargs["dtype"] = PRECISIONS.get(dtype, dtype)
+            kwargs["dtype"] = dtype
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if to_int8:
-            quantize(loaded[0] if isinstance(loaded, tuple) else loaded)  # with what `output_loading_info` adds
+        if precision is not None and dtype == "auto":
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # with what `output_loading_info` adds
+            lower(model, precision)
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -319,7 +323,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     """Names of the weights that hold NaN or Inf, which loading does not notice."""
-    return [name for name, weight in weights if not weight.isfinite().all()]
+    return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
 
 
 def encoder_fields(config: WavLMConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 """Low precision: nearly the same answers, from one option, and clear limits."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -14,8 +15,35 @@ from modeling_sparse_merit import (
     SparseMeritModel,
     SpeechEnhancementAndEmotionPipeline,
 )
+from modeling_sparse_merit import precision as precision_module
 from modeling_sparse_merit.cli import DEMO_RECORDING, Precision
-from modeling_sparse_merit.precision import PRECISIONS, Int8Linear, is_quantized
+from modeling_sparse_merit.precision import (
+    PRECISIONS,
+    Bf16Linear,
+    Int8Linear,
+    PackedInt8Linear,
+    WidenedInt8Linear,
+    is_quantized,
+)
+
+PACKED = pytest.param(
+    PackedInt8Linear,
+    marks=pytest.mark.skipif(precision_module.choose_int8() is WidenedInt8Linear, reason="oneDNN's int8 is for x86"),
+)
+ROUTER = "model.integration.routers.emotion.weight"
+KINDS = [Int8Linear, PACKED, WidenedInt8Linear]
+
+
+@pytest.fixture(params=["fast bf16", "slow bf16"])
+def machine(request, monkeypatch) -> str:
+    """A processor with fast bf16 and int8 instructions, and one without; this one can compute as either does."""
+    is_fast = request.param == "fast bf16"
+    monkeypatch.setattr(precision_module, "is_bf16_fast", lambda: is_fast)
+    if is_fast:
+        monkeypatch.setattr(precision_module, "choose_int8", lambda: Int8Linear)
+    elif precision_module.choose_int8() is Int8Linear:
+        monkeypatch.setattr(precision_module, "choose_int8", lambda: PackedInt8Linear)
+    return request.param
 
 
 def linear(weight, bias) -> torch.nn.Linear:
@@ -32,37 +60,51 @@ def test_int8_by_hand():
     torch.testing.assert_close(answer, torch.tensor([[[10.0, 2.0], [11.0, -4.0]]]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_int8_is_within_two_percent_of_the_linear_layer_at_any_scale(dtype):
+def test_int8_is_within_two_percent_of_the_linear_layer_at_any_scale(kind, dtype):
     torch.manual_seed(0)
     exact = torch.nn.Linear(256, 64).to(dtype)
     torch.nn.init.zeros_(exact.bias)
     frames = torch.randn(7, 256).to(dtype) * torch.logspace(-3, 3, 7)[:, None].to(dtype)  # quiet and loud frames
-    layer = Int8Linear(exact)
+    layer = kind(exact)
     expected = frames.float() @ exact.weight.detach().float().T
     error = (layer(frames).float() - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error.max() < 0.02
 
 
-def test_int8_takes_no_frames_and_silence():
-    layer = Int8Linear(linear(torch.randn(8, 16), torch.arange(8.0)))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_sums_of_the_largest_numbers_do_not_overflow(kind, sign):
+    layer = kind(linear(torch.full((8, 4096), sign), torch.zeros(8)))
+    torch.testing.assert_close(layer(torch.ones(20, 4096)), torch.full((20, 8), 4096 * sign), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_takes_no_frames_and_silence(kind):
+    layer = kind(linear(torch.randn(8, 16), torch.arange(8.0)))
     assert layer(torch.zeros(0, 16)).shape == (0, 8)
     torch.testing.assert_close(layer(torch.zeros(1, 2, 16)), torch.arange(8.0).expand(1, 2, 8))
 
 
-@pytest.fixture(scope="module")
-def answers() -> dict:
-    recording, rate = soundfile.read(DEMO_RECORDING, dtype="float32")
-    found = {}
-    for dtype in ("fp32", "bf16", "int8"):
-        pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, dtype=dtype)
-        found[dtype] = pipe({"array": recording, "sampling_rate": rate})
-    return found
+def test_weights_kept_in_bf16_multiply_in_fp32():
+    torch.manual_seed(0)
+    exact = torch.nn.Linear(64, 600)  # more rows than are widened at once
+    rounded = copy.deepcopy(exact)
+    rounded.weight.data = rounded.weight.bfloat16().float()
+    frames = torch.randn(2, 5, 64)
+    torch.testing.assert_close(Bf16Linear(exact)(frames), rounded(frames), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_the_embedded_checkpoint_answers_alike_in_low_precision(answers, dtype):
-    expected, found = answers["fp32"], answers[dtype]
+def test_the_embedded_checkpoint_answers_alike_in_low_precision(dtype, machine):
+    recording, rate = soundfile.read(DEMO_RECORDING, dtype="float32")
+    expected, found = (
+        SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, dtype=each, device="cpu")(
+            {"array": recording, "sampling_rate": rate}
+        )
+        for each in ("fp32", dtype)
+    )
     assert [each["label"] for each in found["emotion"]] == [each["label"] for each in expected["emotion"]]
     for one, other in zip(expected["emotion"], found["emotion"], strict=True):
         assert abs(one["score"] - other["score"]) < 0.02
@@ -72,7 +114,7 @@ def test_the_embedded_checkpoint_answers_alike_in_low_precision(answers, dtype):
 
 
 @pytest.mark.parametrize("integration", ["weighted_sum", "weighted_sum_experts", "expert_weighted_sums"])
-def test_every_integration_runs_in_int8_alone_and_in_a_ragged_batch(integration, tmp_path, tiny_config):
+def test_every_integration_runs_in_int8_alone_and_in_a_ragged_batch(integration, tmp_path, tiny_config, machine):
     torch.manual_seed(0)
     config = copy.deepcopy(tiny_config)
     config.integration = integration
@@ -84,13 +126,31 @@ def test_every_integration_runs_in_int8_alone_and_in_a_ragged_batch(integration,
     torch.testing.assert_close(together.logits[1:], alone.logits, atol=0.02, rtol=0)
 
 
-def test_int8_comes_from_a_file_in_any_precision(tmp_path):
+def test_low_precision_comes_from_a_file_in_any_precision_and_leaves_the_rest_as_it_computes(tmp_path, machine):
     load = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
-    load(DEFAULT_CHECKPOINT, dtype="bf16").save_pretrained(tmp_path)
+    load(DEFAULT_CHECKPOINT, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    rest = torch.bfloat16 if machine == "fast bf16" else torch.float32
     for checkpoint in (DEFAULT_CHECKPOINT, tmp_path):
-        weights = load(checkpoint, dtype="int8").state_dict()
-        assert {values.dtype for values in weights.values()} == {torch.int8, torch.bfloat16}
-        assert weights["model.encoder.encoder.layers.0.attention.qkv_proj.weight"].dtype == torch.int8
+        for dtype, large in (("bf16", torch.bfloat16), ("int8", torch.int8)):
+            weights = dict(load(checkpoint, dtype=dtype).state_dict())
+            layers = [weights.pop(name) for name in list(weights) if is_large(name)]
+            assert {values.dtype for values in layers} == {large}
+            assert {weights[name].dtype for name in ("heads.emotion.dense.weight", ROUTER)} == {rest}
+
+
+def is_large(name: str) -> bool:
+    """Whether this is a weight of the encoder's layers or of the experts, where the matrix products are."""
+    return bool(re.search(r"\.(\w+_proj|feed_forward\.\w+_dense|experts\.\d\.\w+_dense)\.weight$", name))
+
+
+def test_a_model_whose_weights_are_kept_in_bf16_is_saved_and_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision_module, "is_bf16_fast", lambda: False)
+    load = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
+    kept = load(DEFAULT_CHECKPOINT, dtype="bf16").eval()
+    kept.save_pretrained(tmp_path)
+    values = torch.randn(1, 8000)
+    with torch.inference_mode():
+        torch.testing.assert_close(load(tmp_path, dtype="bf16").eval()(values).logits, kept(values).logits)
 
 
 def test_the_command_line_has_the_precisions_of_the_model():
