@@ -91,14 +91,14 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.onnx_runtime
 
 bench-gpu: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.speed --device cuda --output benchmarks/results/speed_cuda
+	$(BIN)/python -m benchmarks.speed --device cuda
 
 # Low precision on the test of the embedded checkpoint; needs make tables
 bench-precision: $(VENV)/.installed-test
 	$(BIN)/sparse-merit evaluate --config benchmarks/precision.yaml
-	mkdir -p benchmarks/results/precision
-	cp runs/precision/results.json benchmarks/results/precision
-	sed '/figures\//d' runs/precision/results.md > benchmarks/results/precision/results.md
+	folder=$$($(BIN)/python -c 'from benchmarks.timing import results_folder; print(results_folder())')/precision && \
+	  mkdir -p $$folder && cp runs/precision/results.json $$folder && \
+	  sed '/figures\//d' runs/precision/results.md > $$folder/results.md
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; }

@@ -3,7 +3,7 @@
 What each change to the computation brought by itself: `python -m benchmarks.changes`.
 
 Each change is timed in turn with what it replaced, on the same weights and inputs, and both must give the same result.
-Writes `benchmarks/results/changes.json` and `changes.md`.
+Writes `changes.json` and `changes.md` to `benchmarks/results/MACHINE`.
 """
 
 import copy
@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,14 +20,14 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention, WavLMFeatur
 
 from benchmarks.published import PublishedArrangement
 from benchmarks.speed import LARGE, RATE, machine, random_model
-from benchmarks.timing import in_turn, peak_memory
+from benchmarks.timing import in_turn, peak_memory, results_folder
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritConfig
 from modeling_sparse_merit.attention import SparseMeritAttention, reversed_key_mask
 from modeling_sparse_merit.encoder import ConvolutionFrontEnd
 from modeling_sparse_merit.enhancement import MAGNITUDE_FLOOR, Spectrogram
-from modeling_sparse_merit.precision import Int8Linear
+from modeling_sparse_merit.experts import LayerFrames, MixtureOfExperts
+from modeling_sparse_merit.precision import Bf16Linear, Int8Linear, choose_int8, is_bf16_fast
 
-RESULTS = Path(__file__).parent / "results" / "changes.json"
 FP32, BF16 = torch.float32, torch.bfloat16
 Sides = tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]
 
@@ -119,11 +118,35 @@ def experts(before: str) -> Sides:
 
 
 def routers_together() -> Sides:
-    """The routers of both tasks one after the other, and as one product."""
-    routers = random_model(LARGE).model.integration.routers.values()
-    inputs = torch.randn(frames_of(10), 25 * 1024)
-    weight, bias = (torch.cat([getattr(router, name) for router in routers]) for name in ("weight", "bias"))
-    return lambda: torch.cat([router(inputs) for router in routers], dim=-1), lambda: F.linear(inputs, weight, bias)
+    """The routers of both tasks one after the other, on the layers side by side; and one product, layer by layer."""
+    integration, frames = layer_frames()
+    routers = integration.routers
+
+    def one_by_one() -> torch.Tensor:
+        inputs = frames[:]
+        return torch.stack([router(inputs) for router in routers.values()])
+
+    return one_by_one, lambda: integration._router_logits(frames, tuple(routers))
+
+
+def frames_for_each_expert() -> Sides:
+    """What three experts are given: chosen from all frames side by side; and each expert's made for it alone."""
+    _, frames = layer_frames()
+    places = torch.rand(len(frames), 3).topk(2, dim=-1).indices  # of three experts, two a frame
+    chosen = [(places == expert).any(-1).nonzero().squeeze(-1) for expert in range(3)]
+
+    def of_all() -> torch.Tensor:
+        inputs = frames[:]
+        return torch.stack([inputs[mine].sum(0) for mine in chosen])
+
+    return of_all, lambda: torch.stack([frames[mine].sum(0) for mine in chosen])
+
+
+def layer_frames() -> tuple[MixtureOfExperts, LayerFrames]:
+    """An integration of large size, and 10 s of layer outputs as it gives them to routers and experts."""
+    integration = random_model(LARGE).model.integration
+    layers = tuple(torch.randn(1, frames_of(10), 1024) for _ in integration.layer_norms)
+    return integration, LayerFrames(integration.layer_norms, layers, torch.arange(frames_of(10)))
 
 
 def layer_norms_together() -> Sides:
@@ -140,14 +163,15 @@ def layer_norms_together() -> Sides:
 
 
 def linear(before: str, now: str) -> Sides:
-    """A feed-forward layer of the encoder, 1024 to 4096, on 10 s."""
+    """A feed-forward layer of the encoder, 1024 to 4096, on 10 s, as this machine has it in two precisions."""
     layer = torch.nn.Linear(1024, 4096)
+    rest = BF16 if is_bf16_fast() else FP32  # in which the layers around one in low precision compute
     frames = torch.randn(frames_of(10), 1024)
-    layers = {"fp32": layer, "bf16": torch.nn.Linear(1024, 4096).bfloat16()}
-    layers["bf16"].load_state_dict(layer.state_dict())
-    layers["int8"] = Int8Linear(layers["bf16"])
-    inputs = {"fp32": frames, "bf16": frames.bfloat16(), "int8": frames.bfloat16()}
-    return partial(layers[before], inputs[before]), partial(layers[now], inputs[now])
+    low = copy.deepcopy(layer).to(rest)
+    kinds = {"fp32": layer, "bf16": low if is_bf16_fast() else Bf16Linear(layer), "int8": choose_int8()(low)}
+    kinds |= {"all bf16": copy.deepcopy(layer).to(BF16), "int8, torch": Int8Linear(low)}
+    inputs = dict.fromkeys(kinds, frames.to(rest)) | {"fp32": frames, "all bf16": frames.to(BF16)}
+    return partial(kinds[before], inputs[before]), partial(kinds[now], inputs[now])
 
 
 def spectra() -> tuple[Spectrogram, torch.Tensor]:
@@ -174,24 +198,34 @@ def overlap_add() -> Sides:
     return folded, lambda: transform._overlap_add(frames)
 
 
-CHANGES = [
+ALWAYS = [
     Change("convolutions in stretches, channels last", "front end, 10 s, fp32", partial(convolutions, 10, FP32)),
     Change("convolutions in stretches, channels last", "front end, 60 s, fp32", partial(convolutions, 60, FP32)),
-    Change("convolutions in stretches, channels last", "front end, 10 s, bf16", partial(convolutions, 10, BF16), 0.05),
     Change("attention: bias as a view, no weights", "one layer, 10 s, fp32", partial(attention, 10, FP32)),
     Change("attention: bias as a view, no weights", "one layer, 60 s, fp32", partial(attention, 60, FP32)),
-    Change("attention: bias as a view, no weights", "one layer, 10 s, bf16", partial(attention, 10, BF16), 0.05),
-    Change("attention: bias as a view, no weights", "one layer, 60 s, bf16", partial(attention, 60, BF16), 0.05),
-    Change("attention in three steps, not fused", "one layer, 10 s, bf16", partial(attention_in_steps, 10), 0.05),
     Change("experts on the frames that are theirs", "3 experts, 10 s, fp32", partial(experts, "on every frame")),
     Change("experts for both tasks at once", "3 experts, 10 s, fp32", partial(experts, "task by task")),
+    Change("frames made for each expert, not for all", "3 experts, 10 s, fp32", frames_for_each_expert),
+    Change("routers of both tasks in one product", "10 s, fp32", routers_together),
     Change("bf16 for fp32", "1024 to 4096, 10 s", partial(linear, "fp32", "bf16"), 0.05),
     Change("int8 for bf16", "1024 to 4096, 10 s", partial(linear, "bf16", "int8"), 0.05),
     Change("magnitude and power without `abs` and `pow`", "spectra of 40 s", compressed_magnitude),
     Change("overlap-add by sums, not by `fold`", "spectra of 40 s", overlap_add),
-    Change("routers of both tasks in one product", "10 s, fp32", routers_together, is_taken=False),
     Change("layer norms of all layers as one", "10 s, fp32", layer_norms_together, is_taken=False),
 ]
+WHERE_BF16_IS_FAST = [
+    Change("convolutions in stretches, channels last", "front end, 10 s, bf16", partial(convolutions, 10, BF16), 0.05),
+    Change("attention: bias as a view, no weights", "one layer, 10 s, bf16", partial(attention, 10, BF16), 0.05),
+    Change("attention: bias as a view, no weights", "one layer, 60 s, bf16", partial(attention, 60, BF16), 0.05),
+    Change("attention in three steps, not fused", "one layer, 10 s, bf16", partial(attention_in_steps, 10), 0.05),
+]
+WHERE_IT_IS_SLOW = [
+    Change("bf16 weights alone, not all in bf16", "1024 to 4096, 10 s", partial(linear, "all bf16", "bf16"), 0.05),
+    Change(
+        "int8 by oneDNN's kernel, not `_int_mm`", "1024 to 4096, 10 s", partial(linear, "int8, torch", "int8"), 0.05
+    ),
+]
+CHANGES = ALWAYS + (WHERE_BF16_IS_FAST if is_bf16_fast() else WHERE_IT_IS_SLOW)
 
 
 def prepare(index: int, side: int) -> Callable[[], Any]:
@@ -250,8 +284,8 @@ def main(rounds: Annotated[int, typer.Option(help="Times that each side is timed
         found.append(measure(index, rounds))
         print(found[-1], flush=True)
     results = {"machine": machine("cpu"), "changes": found}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    RESULTS.with_suffix(".md").write_text(render(results), encoding="utf-8")
+    (results_folder() / "changes.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (results_folder() / "changes.md").write_text(render(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

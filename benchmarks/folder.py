@@ -4,7 +4,7 @@ A folder of ragged recordings, in batches and one by one, and how soon the comma
 `python -m benchmarks.folder`.
 
 Both sides decode, run the embedded checkpoint and write the same files. One by one is what a loop over
-`pipe(recording)` does. Writes `benchmarks/results/folder.json` and `folder.md`.
+`pipe(recording)` does. Writes `folder.json` and `folder.md` to `benchmarks/results/MACHINE`.
 """
 
 import json
@@ -34,7 +34,7 @@ from modeling_sparse_merit.audio import resample
 from modeling_sparse_merit.cli import DEMO_RECORDING
 from modeling_sparse_merit.recordings import Signal, save_answer
 
-from .timing import in_turn, peak_memory
+from .timing import in_turn, peak_memory, results_folder
 
 KINDS = ((16_000, ".wav", 1), (8_000, ".wav", 1), (44_100, ".wav", 2), (16_000, ".flac", 1), (44_100, ".mp3", 1))
 SHORTEST, LONGEST = 0.5, 12.0  # seconds
@@ -42,7 +42,6 @@ LENGTHS = {
     "mostly short": lambda generator: float(np.exp(generator.uniform(np.log(SHORTEST), np.log(LONGEST)))),
     "any length alike": lambda generator: generator.uniform(SHORTEST, LONGEST),
 }
-RESULTS = Path(__file__).parent / "results"
 COMMAND = [sys.executable, "-m", "modeling_sparse_merit.cli"]
 IMPORT = "from transformers import PreTrainedModel"
 
@@ -200,9 +199,8 @@ def main(number: int = 200, rounds: int = 3) -> None:
             "memory": measure_memory(Path(folder)),
             "start": measure_start(Path(folder), 2 * rounds + 1),
         }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "folder.json").write_text(json.dumps(results, indent=2) + "\n")
-    (RESULTS / "folder.md").write_text(describe(results) + "\n")
+    (results_folder() / "folder.json").write_text(json.dumps(results, indent=2) + "\n")
+    (results_folder() / "folder.md").write_text(describe(results) + "\n")
     print(describe(results))
 
 

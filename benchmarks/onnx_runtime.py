@@ -2,7 +2,7 @@
 """
 What an export to ONNX gains: `python -m benchmarks.onnx_runtime`. torch, onnxruntime in fp32 and in int8 take turns on
 the same recording, with as many threads each. The embedded checkpoint, and a model of WavLM-Base's sizes (12 layers of
-768, random weights). Writes `benchmarks/results/onnx_runtime.json` and `.md`.
+768, random weights). Writes `onnx_runtime.json` and `.md` to `benchmarks/results/MACHINE`.
 """
 
 import json
@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 import typer
 
-from benchmarks.timing import MEBIBYTE, in_turn
+from benchmarks.timing import MEBIBYTE, in_turn, results_folder
 from modeling_sparse_merit import (
     DEFAULT_CHECKPOINT,
     SparseMeritConfig,
@@ -25,7 +25,6 @@ from modeling_sparse_merit import (
 from modeling_sparse_merit.audio import load_audio
 from modeling_sparse_merit.onnx_export import GRAPH_FILE, export_onnx
 
-RESULTS = Path(__file__).parent / "results" / "onnx_runtime.json"
 RECORDING = DEFAULT_CHECKPOINT.parents[1] / "demo" / "noisy_speech.flac"
 BASE = {
     "hidden_size": 768,
@@ -123,8 +122,9 @@ def main(
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     settings = {"seconds": seconds, "rounds": rounds, "threads": threads, **versions}
     results = {"settings": settings, "models": measured}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    RESULTS.with_suffix(".md").write_text(as_table(results), encoding="utf-8")
+    report = results_folder() / "onnx_runtime.json"
+    report.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    report.with_suffix(".md").write_text(as_table(results), encoding="utf-8")
     typer.echo(as_table(results))
 
 

@@ -21,9 +21,9 @@ import typer
 
 from benchmarks.published import PublishedArrangement, run_heads
 from benchmarks.speed_figures import draw_curves
-from benchmarks.timing import MEBIBYTE, in_turn, peak_memory
+from benchmarks.timing import MEBIBYTE, in_turn, peak_memory, results_folder
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.precision import choose_int8, is_bf16_fast, lower, plain_dtype
+from modeling_sparse_merit.precision import Bf16Linear, choose_int8, is_bf16_fast, lower, plain_dtype
 
 RATE = 16_000
 TOLERANCE = 1e-4
@@ -264,7 +264,7 @@ def measure_experts(counts: tuple[int, ...], device: str) -> list[dict[str, floa
         ours = partial(model.model.integration, layers, mask, tuple(model.config.tasks))
         published = partial(PublishedArrangement(model).integrate, layers, mask)
         sides = {"published": torch.inference_mode()(published), "fp32": torch.inference_mode()(ours)}
-        timings = in_turn(sides, rounds=3)
+        timings = in_turn(sides, rounds=5)
         rows.append({"experts": count, **{name: timing.median for name, timing in timings.items()}})
         print(rows[-1], flush=True)
     return rows
@@ -377,9 +377,9 @@ def _table(rows: dict[str, dict[str, float]]) -> list[str]:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder of speed.json, speed.md and the figures.")] = Path(
-        "benchmarks/results/speed"
-    ),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the report; by default `benchmarks/results/MACHINE/speed`.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Measures everything and writes the report."""
@@ -397,6 +397,7 @@ def main(
     del model
     results["experts"] = measure_experts((1, 3, 5, 8), device)
     results["curves"] = measure_curves(device)
+    output = output or results_folder(device) / "speed"
     output.mkdir(parents=True, exist_ok=True)
     (output / "speed.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (output / "speed.md").write_text(render(results), encoding="utf-8")

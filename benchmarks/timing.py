@@ -19,6 +19,14 @@ import torch
 MEBIBYTE = 1 << 20
 
 
+def results_folder(device: str = "cpu") -> Path:
+    """Where results of this kind of machine are kept: those of one kind say nothing of another."""
+    kind = torch.backends.cpu.get_cpu_capability().lower() if device == "cpu" else device
+    folder = Path(__file__).parent / "results" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one side, a number a round."""

@@ -5,7 +5,7 @@ How fast training is, and what makes it so: `python -m benchmarks.training`, in 
 The step of both stages on two layouts (that of sparse-merit-tiny, and a WavLM of six layers of 512, random weights),
 frozen with and without a graph in the encoder, with kept features, and in bf16; batches of like length against random
 ones; seconds of audio that a worker mixes in a second; and how long a step waits for its data. Clips are synthetic.
-Writes `benchmarks/results/training.json` and `training.md`.
+Writes `training.json` and `training.md` to `benchmarks/results/MACHINE`.
 """
 
 import json
@@ -28,7 +28,7 @@ from datasets import Audio, ClassLabel, Dataset
 from torch.utils.data import DataLoader
 
 import modeling_sparse_merit
-from benchmarks.timing import Timing, in_turn
+from benchmarks.timing import Timing, in_turn, results_folder
 from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.training import build, data
 from modeling_sparse_merit.training.features import CachedLoader
@@ -36,7 +36,6 @@ from modeling_sparse_merit.training.settings import TrainingSettings
 
 RATE = 16_000
 SECONDS = 4.0
-RESULTS = Path(__file__).parent / "results"
 CHECKPOINTS = Path(modeling_sparse_merit.__file__).parent / "checkpoints"
 TINY = yaml.safe_load((CHECKPOINTS / "tiny" / "pretraining.yaml").read_text(encoding="utf-8"))["config"]
 WAVLM = {
@@ -269,9 +268,9 @@ def main() -> None:
     """Measures, writes both files, and prints the second."""
     report = json.loads(json.dumps(measure()))
     for suffix, text in ((".json", json.dumps(report, indent=2) + "\n"), (".md", markdown(report))):
-        partial_file = RESULTS / f".training{suffix}.partial"
+        partial_file = results_folder() / f".training{suffix}.partial"
         partial_file.write_text(text, encoding="utf-8")
-        os.replace(partial_file, RESULTS / f"training{suffix}")
+        os.replace(partial_file, results_folder() / f"training{suffix}")
     print(markdown(report))
 
 

@@ -114,10 +114,13 @@ class PackedInt8Linear(Int8Linear):
 
 
 class WidenedInt8Linear(Int8Linear):
-    """For CPUs whose int8 products are slow: weights are kept in int8 and multiply in fp32, by frames as they are."""
+    """For CPUs whose int8 products are slow: weights are kept in int8 and multiply in fp32, by frames not rounded."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(self.bias, _widened(inputs, self.weight), self.scale)
+    def round(self, frames: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        return frames / step
+
+    def multiply(self, whole: torch.Tensor) -> torch.Tensor:
+        return _widened(whole, self.weight)
 
 
 def plain_dtype(precision: str) -> torch.dtype | None:
