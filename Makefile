@@ -95,6 +95,7 @@ bench-gpu: $(VENV)/.installed-test
 
 # Low precision on the test of the embedded checkpoint; needs make tables
 bench-precision: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.sensitivity tables/nemo tables/urbansound8k
 	$(BIN)/sparse-merit evaluate --config benchmarks/precision.yaml
 	folder=$$($(BIN)/python -c 'from benchmarks.timing import results_folder; print(results_folder())')/precision && \
 	  mkdir -p $$folder && cp runs/precision/results.json $$folder && \

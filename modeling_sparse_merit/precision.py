@@ -148,8 +148,8 @@ def lower(model: PreTrainedModel, precision: str) -> None:
     Brings a model to a precision that has no plain dtype: the weights of the linear layers of the encoder's layers and
     of the experts, layer by layer, to bf16 or int8; all else to bf16, or to fp32 where that is faster.
 
-    Front end, position convolution, routers and heads are not in int8: they cost little, and noise in routers or masks
-    is heard at once.
+    Front end, position convolution, routers and heads are not in int8: they are few of a large model's products, and
+    each would add an error of its own (`benchmarks/sensitivity.py`).
     """
     kind = Bf16Linear
     if precision == "int8":
