@@ -77,6 +77,18 @@ def test_an_expert_sees_each_frame_routed_to_it_once_and_no_other():
         torch.testing.assert_close(seen[index][0], inputs[asked])
 
 
+@pytest.mark.parametrize("integration", ["experts", "weighted_sum_experts", "expert_weighted_sums"])
+@pytest.mark.parametrize("router", ["sparse", "dense"])
+def test_inference_answers_as_training_does(integration, router):
+    module, (layers, frame_mask) = make_module(integration=integration, router=router), make_inputs()
+    expected, expected_logits = module(layers, frame_mask, TASKS)
+    with torch.inference_mode():
+        found, logits = module(layers, frame_mask, TASKS)
+    for task in TASKS:
+        torch.testing.assert_close(found[task], expected[task], atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits[task], expected_logits[task], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("router_gradient", "learns"), [("straight_through", True), ("switch", True), ("none", False)]
 )
