@@ -460,8 +460,8 @@ def _load_pipeline(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """For imports, which make many objects, all to stay: garbage is not looked for among them, then and at exit. That
-    takes a fourth off the time from the start of the command to its end.
+    """For imports, which make many objects, all to stay: garbage is not looked for among them, then and at exit, which
+    takes a good part of a short command's time.
     """
     gc.disable()
     try:

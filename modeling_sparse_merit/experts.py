@@ -41,23 +41,25 @@ class LayerFrames:
 
     def __getitem__(self, places: torch.Tensor | slice) -> torch.Tensor:
         """(M,) of which m are chosen -> (m, L * D)."""
+        rows = self.rows[places]
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return torch.cat(list(self.layers(places)), dim=-1)
-        frames = self.layer_outputs[0].new_empty(len(self.rows[places]), len(self.layer_norms), self._width)
-        for place, layer in zip(frames.unbind(1), self.layers(places), strict=True):  # no two copies of all layers
+            return torch.cat(list(self.layers(rows)), dim=-1)
+        frames = self.layer_outputs[0].new_empty(len(rows), len(self.layer_norms), self._width)
+        for place, layer in zip(frames.unbind(1), self.layers(rows), strict=True):  # no two copies of all layers
             place.copy_(layer)
         return frames.flatten(1)  # (m, L, D) -> (m, L * D)
 
-    def layers(self, places: torch.Tensor | slice = slice(None)) -> Iterator[torch.Tensor]:
-        """L of (m, D), one after the other."""
-        rows = self.rows[places]
+    def layers(self, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Rows (m,) of all B * T -> L of (m, D), one after the other."""
         for norm, output in zip(self.layer_norms, self.layer_outputs, strict=True):
             yield norm(output.flatten(0, 1)[rows])
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """All frames times a weight (out, L * D) -> (M, out) in fp32, layer by layer."""
         product = bias.float()
-        for layer, part in zip(self.layers(), weight.split(self._width, dim=1), strict=True):  # (M, D), (out, D)
+        for layer, part in zip(
+            self.layers(self.rows), weight.split(self._width, dim=1), strict=True
+        ):  # (M, D), (out, D)
             product = product + F.linear(layer, part)
         return product
 
@@ -237,7 +239,11 @@ class MixtureOfExperts(nn.Module):
     def _frames(self, layer_outputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor | LayerFrames:
         """What routers and experts are given of some frames (m,) of all B * T: (m, in)."""
         frames = LayerFrames(self.layer_norms, layer_outputs, rows)
-        return frames if self.layer_weights is None else self.layer_weights(torch.stack(list(frames.layers()), dim=-2))
+        return (
+            frames
+            if self.layer_weights is None
+            else self.layer_weights(torch.stack(list(frames.layers(rows)), dim=-2))
+        )
 
     def _router_logits(self, frames: torch.Tensor | LayerFrames, tasks: tuple[str, ...]) -> torch.Tensor:
         """Frames (m, in) -> (K, m, N), by one product for all tasks."""

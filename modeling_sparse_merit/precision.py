@@ -94,10 +94,9 @@ class PackedInt8Linear(Int8Linear):
 
     def __init__(self, *layers: nn.Linear):
         super().__init__(*layers)
-        size = len(self.weight)
+        # Of the packed weights, and no buffers: the kernel wants them in fp32, whatever the model is brought to.
+        self.ones, self.zeros = torch.ones(len(self.weight)), torch.zeros(len(self.weight), dtype=torch.int64)
         self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)
-        self.register_buffer("ones", torch.ones(size, dtype=torch.float32))
-        self.register_buffer("zeros", torch.zeros(size, dtype=torch.int64))
 
     def _new_weight(self, exact: torch.Tensor, size: int) -> torch.Tensor:
         """In a mapping of its own, which goes back to the system as soon as the packed copy is there."""
