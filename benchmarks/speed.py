@@ -65,10 +65,7 @@ def in_precisions(
     models = {"fp32": model}
     for precision in ("bf16", "int8") if device == "cpu" else ("bf16",):
         models[precision] = copy.deepcopy(model)
-        if plain_dtype(precision) is None:
-            lower(models[precision], precision)
-        else:
-            models[precision].to(plain_dtype(precision))
+        lower(models[precision], precision)
     return models
 
 

@@ -144,12 +144,15 @@ def choose_int8() -> type[Int8Linear]:
 
 def lower(model: PreTrainedModel, precision: str) -> None:
     """
-    Brings a model to a precision that has no plain dtype: the weights of the linear layers of the encoder's layers and
-    of the experts, layer by layer, to bf16 or int8; all else to bf16, or to fp32 where that is faster.
+    Brings a model to a precision: to its plain dtype, if it has one; else the weights of the linear layers of the
+    encoder's layers and of the experts, layer by layer, to bf16 or int8, and the rest to bf16, or fp32 where faster.
 
     Front end, position convolution, routers and heads are not in int8: they are few of a large model's products, and
     each would add an error of its own (`benchmarks/sensitivity.py`).
     """
+    if plain_dtype(precision) is not None:
+        model.to(plain_dtype(precision))
+        return
     kind = Bf16Linear
     if precision == "int8":
         kind = choose_int8()
