@@ -27,8 +27,8 @@ from datasets.table import embed_table_storage
 
 from dataset_scripts.card import class_counts, hours, split_rows, table_card, values
 from dataset_scripts.publish import licence_to_state, push_table
-from modeling_sparse_merit.audio import AUDIO_SUFFIXES
 from modeling_sparse_merit.hub import HubError
+from modeling_sparse_merit.recordings import is_recording
 from modeling_sparse_merit.tables import TableError
 
 SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
@@ -47,8 +47,7 @@ class Problem:
 
 def audio_files(folder: Path) -> list[Path]:
     """All recordings below a folder, sorted, hidden files apart (macOS leaves `._name.wav` beside each recording)."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(path for path in folder.rglob("*") if is_recording(path))
 
 
 def corpus_folder(folder: str | Path) -> Path:

@@ -1,33 +1,118 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The one gate for every recording: whatever its form, it becomes mono float32, or an error says what is wrong and how
-to mend it. Files are decoded with soundfile (WAV, FLAC, OGG, MP3) and resampled with soxr.
+"""The one gate for every recording: whatever its form, it becomes mono float32 at the rate that is asked for, or an
+error says what is wrong and how to mend it.
 """
 
 import io
 import os
 import re
 import uuid
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-try:  # only files and other rates need these, and a checkpoint must load without them
-    import soundfile
-    import soxr
-except (ImportError, OSError):
-    soundfile = soxr = None
+from .decoding import decode, require_codecs, soundfile, soxr
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-MAX_CHANNELS = 32
+MAX_CHANNELS = 32  # of an array, whose axes are not named
 RATES = (1_000, 1_000_000)  # Hz; a few samples at 1 Hz would be hours
-# What writers put for the size of a WAV that they stream: nothing, all ones, or the largest that their type holds.
-STREAMED_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+CHANNELS = ("mix", "left", "right", "each")
+CANCELLATION = 0.1  # mixing keeps less than this share of the power that independent channels would keep
+FULL_SCALE = 0.999
+MIN_MILLISECONDS = 25
 WRITE_BLOCK = 1 << 16  # libsndfile crashes on Vorbis files that are written in one large piece
 
+Channel = str | int
+"""A choice of channels: "mix" (their mean), "left" (the first), "right" (the second), a number from 1, or "each"."""
 
-def load_audio(recording: Any, sampling_rate: int | None = None, target_sampling_rate: int = 16_000) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Track:
+    """One channel of a recording, or the mean of several.
+
+    Args:
+        waveform: float32 (samples,), full scale +-1.
+        channel: "mix", or the number of the channel, from 1.
+        clipped_ratio: share of samples at full scale (|x| >= 0.999) in the channels that it was made of.
+    """
+
+    waveform: np.ndarray
+    channel: Channel
+    clipped_ratio: float
+
+    @property
+    def level_dbfs(self) -> float | None:
+        """Root mean square in dB relative to full scale 1; None for digital silence."""
+        power = float(np.mean(np.square(self.waveform, dtype=np.float64)))
+        return 10 * float(np.log10(power)) if power else None
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A recording as it was decoded.
+
+    Args:
+        samples: float32 (samples,) or (samples, channels), full scale +-1, finite, not empty.
+        sampling_rate: in Hz.
+        name: what messages call it.
+        warnings: sentences about what is unusual in it.
+    """
+
+    samples: np.ndarray
+    sampling_rate: int
+    name: str
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.samples.ndim == 1 else self.samples.shape[1]
+
+    def tracks(self, channel: Channel = "mix") -> list[Track]:
+        """The tracks that a choice of channels names: one, or for "each" one a channel.
+
+        Channels that cancel each other when they are mixed (of opposite polarity, as a wrongly wired line records
+        them) are not mixed: the loudest is taken, and `warnings` says so.
+
+        Raises:
+            ValueError: an unknown choice, or a channel that the recording lacks.
+        """
+        if channel == "each":
+            return [self._track(number) for number in range(1, self.channels + 1)]
+        if channel != "mix":
+            return [self._track(channel_number(channel))]
+        if self.channels == 1:
+            return [self._track(1)]
+        mixed = sum(self.samples.T) / self.channels  # several times faster than a mean over the short axis
+        powers = np.mean(np.square(self.samples, dtype=np.float64), axis=0)  # (channels,)
+        if np.mean(np.square(mixed, dtype=np.float64)) < CANCELLATION * powers.mean() / self.channels:
+            loudest = int(powers.argmax()) + 1
+            self.warnings.append(
+                f"The channels of {self.name} cancel each other when they are mixed; channel {loudest}, the loudest, "
+                'was taken. Choose with `channel` ("left", "right", a number, "each").'
+            )
+            return [self._track(loudest)]
+        return [Track(mixed, "mix", _clipped_ratio(self.samples))]
+
+    def _track(self, number: int) -> Track:
+        if number > self.channels:
+            has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+            raise ValueError(f"{self.name} has {has}; there is no channel {number}.")
+        waveform = self.samples if self.samples.ndim == 1 else np.ascontiguousarray(self.samples[:, number - 1])
+        return Track(waveform, number, _clipped_ratio(waveform))
+
+
+def load_audio(
+    recording: Any,
+    sampling_rate: int | None = None,
+    target_sampling_rate: int = 16_000,
+    channel: Channel = "mix",
+) -> np.ndarray:
     """Reads a recording, whatever its form, as mono float32 (samples,) at `target_sampling_rate` Hz, full scale +-1.
+
+    Files are decoded completely: WAV, FLAC, OGG, MP3, AIFF and what else libsndfile reads; M4A, WebM, WMA and others
+    by ffmpeg, where it is installed. What is unusual in a file, but does not cost speech, is a warning.
 
     Args:
         recording: a path; the bytes of a file; an open binary file; an array or tensor, (samples,) or with channels on
@@ -35,28 +120,68 @@ def load_audio(recording: Any, sampling_rate: int | None = None, target_sampling
             torchcodec decoder as `datasets` returns it. Integers are scaled by the range of their type.
         sampling_rate: rate of a bare array in Hz. Anything else brings its own.
         target_sampling_rate: rate of the result in Hz.
+        channel: "mix" (mean of the channels), "left", "right", a number from 1, or "each", which gives an array
+            (channels, samples).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the recording is empty, cut short, undecodable, not finite, of an unknown form, without a rate, or
-            at a rate below 1 kHz or above 1 MHz.
+        ValueError: the recording is empty, cut short, undecodable, not finite, of an unknown form, without a rate, at
+            a rate below 1 kHz or above 1 MHz, or lacks the channel.
     """
-    waveform, rate = read_audio(recording, sampling_rate)
-    return resample(waveform, rate, target_sampling_rate)
+    waveform, rate = read_audio(recording, sampling_rate, channel)
+    if waveform.ndim == 1:
+        return resample(waveform, rate, target_sampling_rate)
+    return np.stack([resample(track, rate, target_sampling_rate) for track in waveform])  # (channels, samples)
 
 
-def read_audio(recording: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
+def read_audio(recording: Any, sampling_rate: int | None = None, channel: Channel = "mix") -> tuple[np.ndarray, int]:
     """Like `load_audio`, at the recording's own rate: mono float32 (samples,) and that rate in Hz."""
-    name = _name_of(recording)
-    samples, rate = _samples_and_rate(recording, sampling_rate, name)
+    audio = decode_audio(recording, sampling_rate)
+    tracks = audio.tracks(channel)
+    for warning in audio.warnings:
+        warnings.warn(warning, stacklevel=2)
+    if channel == "each":
+        return np.stack([track.waveform for track in tracks]), audio.sampling_rate
+    return tracks[0].waveform, audio.sampling_rate
+
+
+def decode_audio(recording: Any, sampling_rate: int | None = None) -> Audio:
+    """Decodes a recording of any form that `load_audio` takes, with all its channels at its own rate.
+
+    Raises:
+        as `load_audio`.
+    """
+    audio = _audio_of(recording, sampling_rate, name_of(recording))
+    name, rate = audio.name, audio.sampling_rate
     if sampling_rate is not None and rate != sampling_rate:
         raise ValueError(f"{name} is at {rate} Hz, but `sampling_rate={sampling_rate}` was given. Leave it out.")
-    waveform = _mono(as_float32(samples, name), name)
-    if waveform.size == 0:
+    if audio.samples.size == 0:
         raise ValueError(f"{name} is empty: it holds no samples.")
-    if not np.isfinite(waveform).all():
+    if not np.isfinite(audio.samples).all():
         raise ValueError(f"{name} holds NaN or infinite samples. Repair it, for example with `numpy.nan_to_num`.")
-    return waveform, _checked_rate(rate, name)
+    return Audio(audio.samples, _checked_rate(rate, name), name, audio.warnings)
+
+
+def channel_number(channel: Channel) -> int:
+    """Number, from 1, of the channel that "left", "right" or a number (also as text) names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    text = str(channel)
+    number = {"left": 1, "right": 2}.get(text, int(text) if text.isdecimal() else 0)
+    if number < 1 or isinstance(channel, bool):
+        raise ValueError(f"channel is {channel!r}; expected one of {', '.join(CHANNELS)}, or a number from 1.")
+    return number
+
+
+def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
+    """Raises ValueError for a waveform (samples,) that is shorter than the 25 ms of one frame of the model."""
+    milliseconds = 1000 * len(waveform) / sampling_rate
+    if milliseconds < MIN_MILLISECONDS:
+        raise ValueError(
+            f"{name} lasts {milliseconds:.3g} ms; the model needs {MIN_MILLISECONDS} ms, one frame, at least."
+        )
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
@@ -64,7 +189,7 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
     source_rate, target_rate = _checked_rate(source_rate, "The source"), _checked_rate(target_rate, "The target")
     if source_rate == target_rate:
         return waveform
-    _require_codecs()
+    require_codecs()
     resampled = soxr.resample(waveform, source_rate, target_rate, quality="VHQ")
     if len(resampled) == 0:
         raise ValueError(f"{len(waveform)} samples at {source_rate} Hz are less than one sample at {target_rate} Hz.")
@@ -81,17 +206,19 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: in
         FileNotFoundError: the folder does not exist.
         ValueError: unknown ending; empty or not finite; beyond full scale in a format that would clip it (FLAC).
     """
-    _require_codecs()
+    require_codecs()
     path = Path(path)
     waveform, rate = read_audio(np.asarray(waveform), sampling_rate)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: the folder {path.parent} does not exist. Create it first.")
     samples, file_format, subtype = _encoded(waveform, path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    content = io.BytesIO()  # a full disk shows when Python writes; libsndfile would leave it out
+    with soundfile.SoundFile(content, "w", rate, 1, subtype, format=file_format) as file:
+        for start in range(0, len(samples), WRITE_BLOCK):
+            file.write(samples[start : start + WRITE_BLOCK])
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with soundfile.SoundFile(partial, "w", rate, 1, subtype, format=file_format) as file:
-            for start in range(0, len(samples), WRITE_BLOCK):
-                file.write(samples[start : start + WRITE_BLOCK])
+        partial.write_bytes(content.getbuffer())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -123,8 +250,8 @@ def as_float32(samples: Any, name: str = "The recording") -> np.ndarray:
     return ((samples - (half if kind == "u" else 0.0)) / half).astype(np.float32)
 
 
-def _name_of(recording: Any) -> str:
-    """What errors call the recording: its path where it has one, else its form."""
+def name_of(recording: Any) -> str:
+    """What messages call a recording: its path where it has one."""
     if isinstance(recording, str | os.PathLike):
         return str(recording)
     if isinstance(recording, dict):
@@ -132,43 +259,43 @@ def _name_of(recording: Any) -> str:
     return str(getattr(recording, "name", None) or "The recording")
 
 
-def _samples_and_rate(recording: Any, sampling_rate: int | None, name: str) -> tuple[Any, int]:
+def _audio_of(recording: Any, sampling_rate: int | None, name: str) -> Audio:
     """Samples as they come and their rate, by the form of the recording."""
     if isinstance(recording, str | os.PathLike):
-        return _decode_path(recording)
+        return _from_path(recording)
     if isinstance(recording, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(recording), name)
+        return _from_stream(io.BytesIO(recording), name)
     if isinstance(recording, dict):
         return _from_dict(recording, sampling_rate, name)
     if hasattr(recording, "get_all_samples"):  # torchcodec's AudioDecoder
         decoded = recording.get_all_samples()
-        return decoded.data, decoded.sample_rate
+        return _from_array(decoded.data, decoded.sample_rate, name)
     if hasattr(recording, "read"):
-        return _decode(recording if recording.seekable() else io.BytesIO(recording.read()), name)
+        return _from_stream(recording, name)
     if not (isinstance(recording, list | tuple) or hasattr(recording, "__array__")):
         raise ValueError(
             f"Cannot read a recording from {type(recording).__name__}; give a path, bytes, array or dict."
         )
     if sampling_rate is None:
         raise ValueError(f"{name} is a bare array: say its rate in Hz, `sampling_rate=...`.")
-    return recording, sampling_rate
+    return _from_array(recording, sampling_rate, name)
 
 
-def _from_dict(recording: dict, sampling_rate: int | None, name: str) -> tuple[Any, int]:
+def _from_dict(recording: dict, sampling_rate: int | None, name: str) -> Audio:
     for key in ("array", "raw"):
         if recording.get(key) is not None:
             rate = recording.get("sampling_rate") or sampling_rate
-            return _samples_and_rate(recording[key], rate, name)
+            return _audio_of(recording[key], rate, name)
     if recording.get("bytes") is not None:
-        return _decode(io.BytesIO(recording["bytes"]), name)
+        return _from_stream(io.BytesIO(recording["bytes"]), name)
     if recording.get("path") is not None:
-        return _decode_path(recording["path"])
+        return _from_path(recording["path"])
     raise ValueError(
         f"A dict must hold `array` (or `raw`) and `sampling_rate`, or `bytes`, or `path`; got {sorted(recording)}."
     )
 
 
-def _decode_path(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+def _from_path(path: str | os.PathLike) -> Audio:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(path)):
         raise ValueError(f"{path} is a URL, and nothing is fetched here. Download it and give the file's path.")
     if not os.path.exists(path):
@@ -176,108 +303,32 @@ def _decode_path(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder. Give the files in it one by one.")
     with open(path, "rb") as stream:
-        return _decode(stream, str(path))
+        return _from_stream(stream, str(path))
 
 
-def _decode(stream: BinaryIO, name: str) -> tuple[np.ndarray, int]:
-    """Samples (samples, channels) and rate of an encoded file, checked to be whole."""
-    _require_codecs()
-    stream.seek(0)
-    if stream.read(4) == b"RIFF":
-        stream = _whole_wav(stream, name)
-    stream.seek(0)
-    try:
-        with soundfile.SoundFile(stream) as file:
-            promised, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"Cannot decode {name}: {error.error_string} It is cut short, damaged or no WAV, FLAC, OGG or MP3; where "
-            "it plays elsewhere, convert it: `ffmpeg -i INPUT output.wav`."
-        ) from error
-    if _ogg_is_cut(stream) or (len(samples) < promised and not _mp3_length_is_a_guess(stream)):
-        raise ValueError(f"{name} is cut short: only {len(samples)} samples can be read. Get the whole file.")
-    return samples, rate
+def _from_stream(stream: Any, name: str) -> Audio:
+    decoded = decode(stream, name)
+    return Audio(decoded.samples, decoded.sampling_rate, name, decoded.warnings)
 
 
-def _whole_wav(stream: BinaryIO, name: str) -> BinaryIO:
-    """The stream, checked to hold all the data that its header promises; libsndfile reads a truncated WAV silently
-    short.
-
-    A header that was written before the length was known is accepted; where it promises nothing, it is corrected.
-    """
-    end = stream.seek(0, os.SEEK_END)
-    position = 12
-    while position + 8 <= end:
-        stream.seek(position)
-        chunk, size = stream.read(4), int.from_bytes(stream.read(4), "little")
-        position += 8
-        if chunk != b"data":
-            position += size + size % 2
-            continue
-        held = end - position
-        if size > held and size not in STREAMED_SIZES:
-            raise ValueError(f"{name} is cut short: its header promises {size} bytes of audio, it holds {held}.")
-        return _with_data_size(stream, position - 4) if size == 0 and _is_streamed(stream, end) else stream
-    return stream
-
-
-def _is_streamed(stream: BinaryIO, end: int) -> bool:
-    """Whether the length of the whole file was left open, so that an empty `data` chunk is one of unknown length."""
-    stream.seek(4)
-    size = int.from_bytes(stream.read(4), "little")
-    return size in STREAMED_SIZES or size + 8 < end
-
-
-def _with_data_size(stream: BinaryIO, position: int) -> BinaryIO:
-    """A copy whose `data` chunk, its size written at `position`, reaches to the end of the file."""
-    stream.seek(0)
-    content = bytearray(stream.read())
-    content[position : position + 4] = (len(content) - position - 4).to_bytes(4, "little")
-    return io.BytesIO(content)
-
-
-def _ogg_is_cut(stream: BinaryIO) -> bool:
-    """Whether an OGG file ends within a page (27 bytes, a table of segment sizes, the segments; RFC 3533)."""
-    stream.seek(0)
-    if stream.read(4) != b"OggS":
-        return False
-    end = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, end - 65_307))  # no page is longer
-    tail = stream.read()
-    page = tail[tail.rfind(b"OggS") :]
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-
-def _mp3_length_is_a_guess(stream: BinaryIO) -> bool:
-    """Whether an MP3 file lacks the Xing or Info header that tells its length; libsndfile then guesses."""
-    stream.seek(0)
-    head = stream.read(10)
-    if head[:3] == b"ID3":  # its length is four bytes of seven bits
-        tag = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-        stream.seek(10 + tag)
-        head = stream.read(10)
-    is_mpeg = len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0
-    first_frame = head + stream.read(64)
-    return is_mpeg and b"Xing" not in first_frame and b"Info" not in first_frame
-
-
-def _mono(samples: np.ndarray, name: str) -> np.ndarray:
-    """(samples,) from (samples,), (channels, samples) or (samples, channels): the mean of the channels."""
-    if samples.ndim == 1:
-        return samples
-    if samples.ndim != 2:
+def _from_array(samples: Any, sampling_rate: int, name: str) -> Audio:
+    """An array (samples,), (channels, samples) or (samples, channels)."""
+    samples = as_float32(samples, name)
+    if samples.ndim not in (1, 2):
         raise ValueError(f"{name} has shape {samples.shape}; expected (samples,), or channels and samples.")
-    if 1 in samples.shape or samples.size == 0:
-        return samples.reshape(-1)  # (samples,)
+    if samples.ndim == 1 or 1 in samples.shape or samples.size == 0:
+        return Audio(samples.reshape(-1), sampling_rate, name)  # (samples,)
     fewer, more = sorted(samples.shape)
     if fewer > MAX_CHANNELS or more <= MAX_CHANNELS:
         raise ValueError(
             f"{name} has shape {samples.shape}, and which axis holds the channels (at most {MAX_CHANNELS}) is not "
             "clear. Average the channels first, `array.mean(axis=...)`."
         )
-    channels = samples if samples.shape[0] == fewer else samples.T
-    return sum(channels) / fewer  # several times faster than a mean over the short axis
+    return Audio(samples.T if samples.shape[0] == fewer else samples, sampling_rate, name)  # (samples, channels)
+
+
+def _clipped_ratio(samples: np.ndarray) -> float:
+    return float(np.count_nonzero(np.abs(samples) >= FULL_SCALE)) / samples.size
 
 
 def _checked_rate(rate: Any, name: str) -> int:
@@ -302,8 +353,3 @@ def _encoded(waveform: np.ndarray, path: Path) -> tuple[np.ndarray, str, str]:
     if file_format == "FLAC":
         raise ValueError(f"{path} would be clipped: FLAC ends at full scale (+-1). Write a .wav, or scale it down.")
     return waveform, file_format, "FLOAT"
-
-
-def _require_codecs() -> None:
-    if soundfile is None or soxr is None:
-        raise ImportError("Audio files and resampling need soundfile and soxr: `pip install soundfile soxr`.")

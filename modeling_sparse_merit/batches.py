@@ -3,17 +3,22 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import soundfile
 import torch
 
 from . import BATCH_SECONDS
+from .audio import Channel, channel_number
+from .decoding import header_seconds
 from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from .recordings import Recording, Signal, failure, save_answer
+
+if TYPE_CHECKING:
+    from .results import Results
 
 WINDOW = 256  # recordings among which those of like length are found
 READERS = 8  # threads that read and write for a GPU
@@ -26,11 +31,13 @@ def enhance_recordings(
     batch_seconds: float = BATCH_SECONDS,
     rate: int | None = None,
     plot: bool = False,
-    progress: Callable[[int], object] | None = None,
+    channel: Channel = "mix",
+    results: "Results | None" = None,
+    progress: Callable[[float, float], object] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Cleans recordings, writes `NAME.enhanced.wav` for each, and yields their records in the order of the recordings.
+    """Enhances recordings, writes `NAME.enhanced.wav` for each, and yields their records in order.
 
-    Of recordings in memory there are a few batches, whatever their number. A recording that fails has a record that
+    Memory is bounded by a few batches, whatever the number of recordings. A recording that fails has a record that
     says why, and does not keep others from being done; a batch that fails, for lack of memory for instance, is tried
     one by one.
 
@@ -46,20 +53,28 @@ def enhance_recordings(
             do. A longer recording goes alone.
         rate: of the enhanced speech, in Hz; each recording's own by default.
         plot: whether to draw a picture of each.
-        progress: is told how many recordings were just finished, in whatever order that was.
+        channel: "mix", "left", "right", a number from 1, or "each": a record and a file (`NAME.ch1.enhanced.wav`) for
+            each channel.
+        results: keeps each record as soon as it is made.
+        progress: is told how many seconds of audio are done and how many there are, estimated from the headers that
+            were read so far.
+
+    Raises:
+        OutputError: nothing more can be written, for instance because the disk is full.
     """
-    waiting: dict[int, dict[str, Any]] = {}
+    channel = channel if channel in ("mix", "each") else channel_number(channel)
+    waiting: dict[int, list[dict[str, Any]]] = {}
     position = 0
     passes = _Passes(pipe.device, len(recordings), batch_seconds)
-    with passes, ThreadPoolExecutor(passes.workers) as pool:
-        job = _Job(pipe, passes, recordings, rate, plot)
-        batches = _batches(recordings, batch_seconds, passes.count)
+    durations = _Durations(len(recordings), progress)
+    with passes, _threads(passes.workers) as pool:
+        job = _Job(pipe, passes, recordings, rate, plot, channel, results)
+        batches = _batches(recordings, batch_seconds, passes.count, durations)
         for records in _as_finished(pool, job.records, batches, passes.workers):
-            if progress is not None:
-                progress(len(records))
+            durations.finish(records)
             waiting |= records
             while position in waiting:
-                yield waiting.pop(position)
+                yield from waiting.pop(position)
                 position += 1
 
 
@@ -83,10 +98,37 @@ def cut_batches(seconds: Sequence[float], batch_seconds: float) -> list[list[int
     return batches
 
 
-def _batches(recordings: Sequence[Recording], batch_seconds: float, passes: int) -> Iterator[list[int]]:
+class _Durations:
+    """Seconds of audio that are done, and how many there are as far as headers tell."""
+
+    def __init__(self, recordings: int, progress: Callable[[float, float], object] | None):
+        self._recordings = recordings
+        self._progress = progress
+        self._known: dict[int, float] = {}  # by place
+        self._sum = self._done = 0.0
+
+    def add(self, place: int, seconds: float) -> None:
+        if math.isfinite(seconds):
+            self._known[place] = seconds
+            self._sum += seconds
+
+    def finish(self, records: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+        """Takes the records of recordings, by place; of failed ones the header counts."""
+        for place, lines in records.items():
+            self._done += lines[0].get("seconds", self._known.get(place, 0.0))
+        if self._progress is not None:
+            estimated = self._sum * self._recordings / max(1, len(self._known))
+            self._progress(self._done, max(self._done, estimated))
+
+
+def _batches(
+    recordings: Sequence[Recording], batch_seconds: float, passes: int, durations: _Durations
+) -> Iterator[list[int]]:
     """Places of the recordings of each batch, window by window; a small folder is shared out among the passes."""
     for start in range(0, len(recordings), WINDOW):
         seconds = [_seconds(recording) for recording in recordings[start : start + WINDOW]]
+        for place, length in enumerate(seconds, start):
+            durations.add(place, length)
         share = sum(length for length in seconds if math.isfinite(length)) / passes
         for batch in cut_batches(seconds, min(batch_seconds, share)):
             yield [start + place for place in batch]
@@ -96,11 +138,21 @@ def _seconds(recording: Recording) -> float:
     """What the header says, which may be wrong; infinite where there is none."""
     if recording.error or not recording.path.is_file():  # what is no file, such as a pipe, is there to be read once
         return math.inf
+    return header_seconds(recording.path)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are waited for, but after Ctrl-C: one of them may wait for a pipe for ever."""
+    pool = ThreadPoolExecutor(count)
+    wait_for_all = True
     try:
-        header = soundfile.info(recording.path)
-    except (OSError, RuntimeError, ValueError):  # the error of reading, if there is one, says more
-        return math.inf
-    return header.frames / header.samplerate
+        yield pool
+    except KeyboardInterrupt:
+        wait_for_all = False
+        raise
+    finally:
+        pool.shutdown(wait=wait_for_all, cancel_futures=not wait_for_all)
 
 
 def _as_finished(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any], at_once: int) -> Iterator[Any]:
@@ -134,8 +186,8 @@ class _Passes:
     def __enter__(self) -> "_Passes":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._pool.shutdown(wait=kind is not KeyboardInterrupt)
         torch.set_num_threads(self._cores)
 
     def run(self, seconds: float, work: Callable[[], Any]) -> Any:
@@ -159,36 +211,46 @@ class _Passes:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is done with a batch, in one thread: read, hear, write."""
+    """What is done with a batch, in one thread: read, process, write."""
 
     pipe: SpeechEnhancementAndEmotionPipeline
     passes: _Passes
     recordings: Sequence[Recording]
     rate: int | None
     plot: bool
+    channel: Channel
+    results: "Results | None"
 
-    def records(self, batch: list[int]) -> dict[int, dict[str, Any]]:
-        """The record of each recording, by its place; where one of a batch fails, each is tried alone."""
+    def records(self, batch: list[int]) -> dict[int, list[dict[str, Any]]]:
+        """The records of each recording, by its place; where one of a batch fails, each is tried alone."""
         try:
             rate = self.pipe.feature_extractor.sampling_rate
-            signals = [Signal.read(self.recordings[place], rate) for place in batch]
-            return {
-                place: save_answer(self.recordings[place], signal, answer, self.rate, self.plot)
-                for place, signal, answer in zip(batch, signals, self._answers(signals), strict=True)
-            }
+            signals = [Signal.read(self.recordings[place], rate, self.channel) for place in batch]
+            answers = iter(self._answers([signal for tracks in signals for signal in tracks]))
+            return {place: self._save(place, tracks, answers) for place, tracks in zip(batch, signals, strict=True)}
         except (OSError, ValueError, RuntimeError) as error:
             if len(batch) == 1:
-                return {batch[0]: failure(self.recordings[batch[0]], error)}
-            return {place: record for alone in batch for place, record in self.records([alone]).items()}
+                return {batch[0]: [self._fail(self.recordings[batch[0]], error)]}
+            return {place: records for alone in batch for place, records in self.records([alone]).items()}
+
+    def _save(self, place: int, tracks: list[Signal], answers: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+        recording, options = self.recordings[place], (self.rate, self.plot, self.results, len(tracks))
+        return [save_answer(recording, track, next(answers), *options) for track in tracks]
+
+    def _fail(self, recording: Recording, error: BaseException) -> dict[str, Any]:
+        record = failure(recording, error)
+        if self.results is not None:
+            self.results.add(recording, record)
+        return record
 
     def _answers(self, signals: list[Signal]) -> list[dict[str, Any]]:
         """The pipeline's answers. Headers may have been wrong about lengths, so the batch is cut once more."""
         answers = {}
         for part in cut_batches([signal.seconds for signal in signals], self.passes.batch_seconds):
-            answers.update(zip(part, self._hear([signals[place] for place in part]), strict=True))
+            answers.update(zip(part, self._process([signals[place] for place in part]), strict=True))
         return [answers[place] for place in range(len(signals))]
 
-    def _hear(self, signals: list[Signal]) -> list[dict[str, Any]]:
+    def _process(self, signals: list[Signal]) -> list[dict[str, Any]]:
         waveforms = [signal.waveform for signal in signals]
         features = self.pipe.feature_extractor(waveforms, sampling_rate=signals[0].rate, return_tensors="pt")
         inputs, seconds = {**features, "waveform": waveforms}, max(signal.seconds for signal in signals) * len(signals)

@@ -2,14 +2,16 @@
 """The command `sparse-merit`: enhance, demo, info, evaluate, prepare, convert, export, push.
 
 torch and transformers are imported inside the commands, so that `sparse-merit --help` answers at once. Exit codes:
-0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done.
+0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done, or the disk is
+full, 130 interrupted.
 """
 
 import gc
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,16 +21,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from . import BATCH_SECONDS, DEFAULT_CHECKPOINT, __version__
+from .files import OutputError
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from .audio import Channel
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
     from .recordings import Recording
+    from .results import Results
 
 CORPORA = {
     "ravdess": "RAVDESS, from its file names.",
@@ -43,6 +51,9 @@ CORPORA = {
 }
 DEMO_RECORDING = Path(__file__).parent / "demo" / "noisy_speech.flac"
 MAX_TABLE_ROWS = 100
+MIN_FILE_WIDTH = 20  # cells for paths beside a column for each emotion
+INTERRUPTION = "interrupted"
+INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped
 LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
 
 app = typer.Typer(
@@ -71,19 +82,51 @@ class Precision(StrEnum):
 
 @dataclass
 class Summary:
-    """What is printed of a run, however long it was."""
+    """What is printed of a run, however long it was.
 
+    Args:
+        total, skipped: recordings of the run, and those of them that an earlier run had done.
+        done: of the others.
+        shown: the first records of recordings that are done.
+        failed: records of those that failed.
+        warnings: what is unusual in recordings.
+        stopped: why the run ended before all was done; None where it did not.
+    """
+
+    total: int
+    skipped: int = 0
     done: int = 0
     shown: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    stopped: str | None = None
 
     def add(self, record: dict[str, Any]) -> None:
         if "error" in record:
             self.failed.append(record)
             return
-        self.done += 1
+        self.done += record["resume"]["lines"] == 1 or record["channel"] == 1
+        self.warnings += [warning for warning in record.get("warnings", ()) if warning not in self.warnings[-1:]]
         if len(self.shown) < MAX_TABLE_ROWS:
             self.shown.append(record)
+
+    @property
+    def exit_code(self) -> int:
+        if self.stopped is not None:
+            return INTERRUPTED if self.stopped == INTERRUPTION else 2
+        return 1 if self.failed else 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `sparse-merit enhance` treats recordings."""
+
+    rate: int | None = None
+    plot: bool = False
+    channel: "Channel" = "mix"
+    batch_seconds: float = BATCH_SECONDS
+    overwrite: bool = False
+    quiet: bool = False
 
 
 @app.callback(invoke_without_command=True)
@@ -97,14 +140,33 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def enhance(
     recordings: Annotated[
-        list[str], typer.Argument(help="Files (WAV, FLAC, OGG, MP3), folders (searched in depth) and quoted globs.")
+        list[str],
+        typer.Argument(
+            help="Audio files, folders (searched in depth), quoted globs, and - for standard input. "
+            "M4A, WebM, WMA and others need ffmpeg."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("enhanced"),
     model: ModelOption = None,
+    channel: Annotated[
+        str, typer.Option(help="mix (mean of the channels), left, right, a number from 1, or each, one by one.")
+    ] = "mix",
     rate: Annotated[
-        int | None, typer.Option(help="Sampling rate to write, in Hz; each recording's own by default.", min=4_000)
+        int | None,
+        typer.Option(
+            help="Sampling rate to write, in Hz; each recording's own by default. The model works at 16 kHz: at any "
+            "rate, enhanced speech has nothing above 8 kHz.",
+            min=4_000,
+        ),
     ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what an earlier run with the same settings has done.")
+    ] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print the records, as in results.jsonl, and nothing else, on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
     batch_seconds: Annotated[
         float, typer.Option(help="Seconds of audio, padding included, that go through the model at once.", min=1)
     ] = BATCH_SECONDS,
@@ -114,19 +176,30 @@ def enhance(
     ] = Precision.FP32,
     revision: RevisionOption = None,
 ) -> None:
-    """Clean recordings and tell their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all.
+    """Enhance recordings and recognise their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all.
+
+    A second run into a folder goes on where the first one ended: recordings that were done with the same model and
+    settings are skipped.
 
     On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
     """
     with _errors_in_one_line():
-        options = {"batch_seconds": batch_seconds, "rate": rate, "plot": plot}
+        from .audio import channel_number
+
+        chosen = channel if channel in ("mix", "each") else channel_number(channel)
+        options = Options(rate, plot, chosen, batch_seconds, overwrite, quiet or json_lines)
         load = partial(_load_pipeline, model, precision=precision.value, revision=revision)
-        summary = _enhance_recordings(recordings, output, load, device, options)
+        show = _print_json if json_lines else None
+        summary = _enhance_recordings(recordings, output, load, device, options, show)
     if summary is None:
         return
-    _print_results(summary, output)
-    if summary.failed:
-        raise typer.Exit(1)
+    _print_results(summary, output, is_quiet=options.quiet)
+    if summary.stopped == INTERRUPTION:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # at once: threads may still compute, or wait for a pipe
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
 
 
 @app.command()
@@ -139,10 +212,12 @@ def demo(
     with _errors_in_one_line():
         output.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(DEMO_RECORDING, recording)
-        summary = _enhance_recordings([str(recording)], output, partial(_load_pipeline, model), None, {"plot": True})
+        options = Options(plot=True, overwrite=True)
+        summary = _enhance_recordings([str(recording)], output, partial(_load_pipeline, model), None, options)
+    assert summary is not None
     _print_results(summary, output)
-    if summary.failed:
-        raise typer.Exit(1)
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
     enhanced = summary.shown[0]["enhanced"]
     typer.echo(f"Listen before:  {recording}")
     if enhanced is not None:
@@ -337,67 +412,112 @@ def _enhance_recordings(
     output: Path,
     load: "Callable[[str | None], SpeechEnhancementAndEmotionPipeline]",
     device: str | None,
-    options: dict[str, Any],
+    options: Options,
+    show: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary | None:
-    """Runs the model on everything that the arguments name and writes all results.
-
-    Records are written as they are made, to a file that gets its name `results.jsonl` when it is complete.
+    """Runs the model on everything that the arguments name and that is not done yet, and writes all results.
 
     Args:
         load: the pipeline, for a device.
-        options: of `enhance_recordings`.
+        show: is given the record of every recording at the end, of an earlier run too.
 
     Returns:
         what is to be printed; None in the other processes of `accelerate launch`.
     """
-    recordings = _find_recordings(arguments, output)
-    if options["plot"]:
+    found = _find_recordings(arguments, output)
+    if options.plot:
         from .plotting import require_matplotlib
 
         require_matplotlib()
-    if LAUNCHED:
-        return _enhance_in_processes(recordings, output, load, device, options)
-    pipe = load(device)
-    from .batches import enhance_recordings
+    state = _join_processes(device) if LAUNCHED else None
+    pipe = load(device or (None if state is None else str(state.device)))
+    from .results import Results, settings_of
 
-    with _progress(len(recordings)) as progress:
-        return _write_records(enhance_recordings(pipe, recordings, **options, progress=progress), output)
-
-
-def _enhance_in_processes(
-    recordings: "list[Recording]",
-    output: Path,
-    load: "Callable[[str | None], SpeechEnhancementAndEmotionPipeline]",
-    device: str | None,
-    options: dict[str, Any],
-) -> Summary | None:
-    """Does this process's share; the first one waits for all, and writes the results."""
-    try:
-        from .shards import describe_model, join_processes, share_out
-    except ImportError as error:
-        raise ImportError(f"{error}. Several processes need: pip install 'modeling-sparse-merit[train]'") from error
-    from .batches import enhance_recordings
-
-    state, folder = join_processes(device), output / "shards"
-    pipe = load(device or str(state.device))
-    with _progress(len(recordings) // state.num_processes, state.is_main_process) as progress:
-        enhance = partial(enhance_recordings, pipe, **options, progress=progress)
-        facts = {"model": describe_model(pipe.model), "rate": options.get("rate"), "plot": options["plot"]}
-        shards = share_out(enhance, recordings, folder, facts, state)
-    state.destroy_process_group()
-    if not state.is_main_process:
-        return None
-    summary = _write_records((record for shard in shards for record in shard.read()), output)
-    shutil.rmtree(folder)
+    settings = settings_of(pipe.model, rate=options.rate, channel=options.channel)
+    process = 0 if state is None else state.process_index
+    with Results(output, settings, options.overwrite, process) as results:
+        recordings = results.placed(found) if process == 0 else []
+        left = [recording for recording in recordings if not results.is_done(recording, options.plot)]
+        stopped = _run(pipe, results, left, options, state)
+        if process != 0:
+            return None
+        results.close()
+        summary = Summary(len(recordings), len(recordings) - len(left), stopped=stopped)
+        try:
+            results.sort(recordings)
+        except OutputError:
+            pass  # its lines are there, in the order in which they were made
+        for record in results.records(left):
+            summary.add(record)
+        for record in results.records(recordings) if show is not None else ():
+            show(record)
     return summary
 
 
+def _run(
+    pipe: "SpeechEnhancementAndEmotionPipeline",
+    results: "Results",
+    left: "list[Recording]",
+    options: Options,
+    state: "PartialState | None",
+) -> str | None:
+    """Does this process's share of what is left; returns why it stopped before the end, None where it did not."""
+    from .batches import enhance_recordings
+
+    if state is not None:
+        from .processes import share_of
+
+        left = share_of(left, state)
+    is_shown = not options.quiet and (state is None or state.is_main_process)
+    chosen = {name: getattr(options, name) for name in ("rate", "plot", "channel", "batch_seconds")}
+    stopped = None
+    try:
+        with _progress(is_shown) as progress:
+            for _ in enhance_recordings(pipe, left, **chosen, results=results, progress=progress):
+                pass  # its line is in the folder
+    except OutputError as error:
+        stopped = str(error)
+    except KeyboardInterrupt:
+        stopped = INTERRUPTION
+    if state is not None:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+    return stopped
+
+
+def _join_processes(device: str | None) -> "PartialState":
+    try:
+        from .processes import join_processes
+    except ImportError as error:
+        raise ImportError(f"{error}. Several processes need: pip install 'modeling-sparse-merit[train]'") from error
+    return join_processes(device)
+
+
 @contextmanager
-def _progress(total: int, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, and what moves it on."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (is_shown and console.is_terminal)) as bars:
-        yield partial(bars.advance, bars.add_task("Enhancing", total=total))
+def _progress(is_shown: bool) -> Iterator[Callable[[float, float], None]]:
+    """A bar on a terminal that counts seconds of audio, and what moves it on.
+
+    It has a file of its own, because decoding MP3 files redirects stderr.
+    """
+    if not (is_shown and Console(stderr=True).is_terminal):
+        yield lambda done, total: None
+        return
+    with open(os.dup(2), "w", encoding="utf-8") as stderr:
+        columns = (TextColumn("Enhancing"), BarColumn(), TextColumn("{task.fields[audio]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(file=stderr), transient=True) as bars:
+            task = bars.add_task("", total=None, audio="")
+
+            def advance(done: float, total: float) -> None:
+                audio = f"{_clock(done)} of {_clock(total)} of audio, left"
+                bars.update(task, completed=done, total=total, audio=audio)
+
+            yield advance
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _find_recordings(arguments: list[str], output: Path) -> "list[Recording]":
@@ -412,22 +532,10 @@ def _find_recordings(arguments: list[str], output: Path) -> "list[Recording]":
     if all(recording.error for recording in recordings):
         passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were passed over)" if skipped else ""
         raise FileNotFoundError(
-            f"No recording found in {', '.join(arguments)}{passed_over}: give WAV, FLAC, OGG or MP3 files, "
-            "folders that hold some, or globs."
+            f"No recording found in {', '.join(arguments)}{passed_over}: give audio files, folders that hold some, or "
+            "globs."
         )
     return recordings
-
-
-def _write_records(records: Iterable[dict[str, Any]], output: Path) -> Summary:
-    """Writes `results.jsonl`, line by line as the records come; the name is its own when it is complete."""
-    output.mkdir(parents=True, exist_ok=True)
-    summary, partial_file = Summary(), output / "results.jsonl.tmp"
-    with open(partial_file, "w", encoding="utf-8", buffering=1) as lines:
-        for record in records:
-            lines.write(json.dumps(record) + "\n")
-            summary.add(record)
-    os.replace(partial_file, output / "results.jsonl")
-    return summary
 
 
 def _load_pipeline(
@@ -562,32 +670,79 @@ def _input_statistics(mean: float | None, std: float | None, measure: Path | Non
     return measure_statistics(path for path, _ in expand(measure.expanduser()))
 
 
-def _print_results(summary: Summary, output: Path) -> None:
-    """Prints the table of what succeeded, then what failed and why."""
+def _print_json(record: dict[str, Any]) -> None:
+    typer.echo(json.dumps(record))
+
+
+def _print_results(summary: Summary, output: Path, is_quiet: bool = False) -> None:
+    """Prints the table of what succeeded, then what is unusual, and what failed and why."""
+    if not is_quiet:
+        _print_done(summary, output)
+    for record in summary.failed:
+        message = record["error"].removeprefix(f"{record['file']} ")
+        typer.secho(_printable(f"Failed: {record['file']}: {message}"), fg="red", err=True)
+    if summary.stopped is not None:
+        done = summary.done + summary.skipped
+        message = (
+            f"Stopped: {summary.stopped}. {done} of {summary.total} recordings are done; the same command goes on."
+        )
+        typer.secho(_printable(message), fg="red", err=True)
+
+
+def _print_done(summary: Summary, output: Path) -> None:
     console = Console()
     if summary.shown:
-        console.print(_results_table(summary.shown))
+        console.print(results_table(summary.shown, console.width))
     if summary.done > len(summary.shown):
         console.print(f"... and {summary.done - len(summary.shown)} more")
-    total = summary.done + len(summary.failed)
-    typer.echo(f"{summary.done} of {total} recordings done: {output / 'results.jsonl'}")
-    for record in summary.failed:
-        typer.secho(_printable(f"Failed: {record['file']}: {record['error']}"), fg="red", err=True)
+    for warning in summary.warnings:
+        typer.secho(_printable(f"Note: {warning}"), fg="yellow", err=True)
+    skipped = f" ({summary.skipped} by an earlier run; --overwrite does them again)" if summary.skipped else ""
+    done = summary.done + summary.skipped
+    typer.echo(f"{done} of {summary.total} recordings done{skipped}: {output / 'results.jsonl'}")
 
 
-def _results_table(records: list[dict[str, Any]]) -> Table:
-    """Returns a table with a row for each record and a column for each emotion."""
+def results_table(records: list[dict[str, Any]], width: int) -> Table:
+    """A table with one line for each record, at most `width` columns wide.
+
+    There is a column for each emotion where they fit, else one for the score of the recognised emotion. Paths are
+    shortened in the middle.
+    """
     labels = list(records[0]["scores"])
+    several = any(record["channel"] not in (1, "mix") for record in records)
+    fixed = [("Seconds", [f"{record['seconds']:.2f}" for record in records])]
+    if several:
+        fixed.append(("Channel", [str(record["channel"]) for record in records]))
+    fixed.append(("Emotion", [record["emotion"] or "-" for record in records]))
+    wide = [(label, [f"{record['scores'][label]:.2f}" for record in records]) for label in labels]
+    narrow = [("Score", [f"{record['scores'].get(record['emotion'], 0):.2f}" for record in records])] * bool(labels)
+    room = _room_for_files(fixed + wide, width)
+    columns = fixed + wide if room >= MIN_FILE_WIDTH else fixed + narrow
+    room = max(MIN_FILE_WIDTH if room >= MIN_FILE_WIDTH else 8, _room_for_files(columns, width))
     table = Table()
-    table.add_column("File", overflow="fold")
-    table.add_column("Seconds", justify="right")
-    table.add_column("Emotion", style="bold")
-    for label in labels:
-        table.add_column(label, justify="right")
-    for record in records:
-        scores = [f"{record['scores'][label]:.2f}" for label in labels]
-        table.add_row(Text(_printable(record["file"])), f"{record['seconds']:.2f}", record["emotion"] or "-", *scores)
+    table.add_column("File", no_wrap=True)
+    for name, _ in columns:
+        table.add_column(name, no_wrap=True, justify="left" if name == "Emotion" else "right")
+    for place, record in enumerate(records):
+        cells = [Text(values[place], style="bold" if name == "Emotion" else "") for name, values in columns]
+        table.add_row(Text(_shortened(_printable(record["file"]), room)), *cells)
     return table
+
+
+def _room_for_files(columns: list[tuple[str, list[str]]], width: int) -> int:
+    """Cells that are left for paths beside these columns, each with two blanks and a line."""
+    return width - 4 - sum(3 + max(map(cell_len, [name, *values])) for name, values in columns)
+
+
+def _shortened(path: str, width: int) -> str:
+    """A path of at most `width` cells, without its middle."""
+    if cell_len(path) <= width:
+        return path
+    head, tail = (width - 1) // 3, width - 1 - (width - 1) // 3
+    end = len(path)
+    while cell_len(path[end - 1 :]) <= tail:
+        end -= 1
+    return f"{set_cell_size(path, head).rstrip()}…{path[end:]}"
 
 
 @contextmanager

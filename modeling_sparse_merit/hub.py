@@ -15,7 +15,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 
 from . import __version__
-from .audio import AUDIO_SUFFIXES
+from .decoding import audio_suffixes
 
 # Exporting -----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ def _example_recordings(source: Path, target: Path) -> list[str]:
     for name in names:
         within = (source / name).resolve().is_relative_to(home)
         within = within and (target / name).resolve().is_relative_to(target.resolve())
-        if not within or Path(name).suffix.lower() not in AUDIO_SUFFIXES:
+        if not within or Path(name).suffix.lower() not in audio_suffixes():
             raise ValueError(f"{source / 'examples.json'} names {name!r}, which is no recording in this folder.")
     return names
 

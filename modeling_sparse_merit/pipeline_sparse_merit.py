@@ -7,13 +7,14 @@ rows of any rate and channel count all work alike.
 """
 
 import os
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Pipeline
 
-from .audio import load_audio
+from .audio import Channel, channel_number, check_duration, decode_audio, load_audio, name_of
 from .configuration_sparse_merit import PIPELINE_TASK
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
@@ -38,6 +39,8 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         tasks: what to compute, any of the model's tasks; all of them by default.
         top_k: how many emotions to return, all of them by default.
         sampling_rate: the rate in Hz of bare arrays, which do not carry their own.
+        channel: "mix" (mean of the channels, the default), "left", "right", a number from 1, or "each": a list with an
+            answer for each channel, its number as `channel`.
         batch_size: how many recordings go through the model at once; the answers do not depend on it, but where the
             encoder has `feat_extract_norm="group"` (WavLM base).
     """
@@ -47,7 +50,7 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
-    _parameters = "tasks, top_k, sampling_rate or batch_size"
+    _parameters = "tasks, top_k, sampling_rate, channel or batch_size"
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
@@ -89,13 +92,39 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             an answer; a list of answers for a list and for the column of a table; an iterator over answers for a
             generator and for the column of a stream. See `postprocess` for what an answer is.
         """
-        if not _is_column(inputs):
-            return super().__call__(inputs, **kwargs)
-        answers = super().__call__((recording for recording in inputs), **kwargs)
-        return list(answers) if isinstance(inputs, Sized) else answers
+        if _is_column(inputs):
+            answers = self.__call__((recording for recording in inputs), **kwargs)
+            return list(answers) if isinstance(inputs, Sized) else answers
+        if isinstance(inputs, list | tuple):
+            if len(inputs) == 0:
+                return []
+            inputs = np.asarray(inputs) if isinstance(inputs[0], int | float | np.number) else list(inputs)
+        if kwargs.get("channel", self._preprocess_params.get("channel")) == "each":
+            return self._answer_channels(inputs, **{**kwargs, "channel": "mix"})
+        return super().__call__(inputs, **kwargs)
+
+    def _answer_channels(self, inputs: Any, **kwargs: Any) -> Any:
+        """A list with the answer about each channel; of several recordings, a list or an iterator of such lists."""
+        if isinstance(inputs, list):
+            return [self._answer_channels(recording, **kwargs) for recording in inputs]
+        if isinstance(inputs, Iterator):
+            return (self._answer_channels(recording, **kwargs) for recording in inputs)
+        audio = decode_audio(inputs, kwargs.pop("sampling_rate", self._preprocess_params.get("sampling_rate")))
+        tracks = audio.tracks("each")
+        arrays = [{"array": track.waveform, "sampling_rate": audio.sampling_rate} for track in tracks]
+        answers = super().__call__(arrays, sampling_rate=audio.sampling_rate, **kwargs)
+        return [self._of_channel(answer, track.channel) for answer, track in zip(answers, tracks, strict=True)]
+
+    def _of_channel(self, answer: Any, channel: Channel) -> Any:
+        return {"channel": channel, **answer}
 
     def _sanitize_parameters(
-        self, tasks: Sequence[str] | None = None, top_k: int | None = None, sampling_rate: int | None = None, **unknown
+        self,
+        tasks: Sequence[str] | None = None,
+        top_k: int | None = None,
+        sampling_rate: int | None = None,
+        channel: Channel | None = None,
+        **unknown,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
@@ -103,13 +132,16 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             tasks = (tasks,)
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected 1 or more, or None for all emotions.")
-        given = ({"sampling_rate": sampling_rate}, {"tasks": tasks}, {"top_k": top_k})
+        if channel not in (None, "mix", "each"):
+            channel = channel_number(channel)
+        given = ({"sampling_rate": sampling_rate, "channel": channel}, {"tasks": tasks}, {"top_k": top_k})
         return tuple({name: value for name, value in part.items() if value is not None} for part in given)
 
-    def preprocess(self, inputs: Any, sampling_rate: int | None = None) -> dict[str, Any]:
+    def preprocess(self, inputs: Any, sampling_rate: int | None = None, channel: Channel = "mix") -> dict[str, Any]:
         """Reads a recording; the waveform travels along, because its level and length are needed at the end."""
         rate = self.feature_extractor.sampling_rate
-        waveform = load_audio(inputs, sampling_rate=sampling_rate, target_sampling_rate=rate)
+        waveform = load_audio(inputs, sampling_rate, rate, channel)
+        check_duration(waveform, rate, name_of(inputs))
         features = self.feature_extractor(waveform, sampling_rate=rate, return_tensors="pt")
         return {**features, "waveform": waveform}
 
@@ -146,28 +178,32 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         >>> pipe("call.wav", top_k=2)                       # [{"label": "angry", "score": 0.71}, {...}]
 
     Parameters, at construction or at each call:
-        top_k, sampling_rate, batch_size: as in `SpeechEnhancementAndEmotionPipeline`.
+        top_k, sampling_rate, channel, batch_size: as in `SpeechEnhancementAndEmotionPipeline`.
         function_to_apply: what turns logits into scores: "softmax" (by default), "sigmoid" or "none".
     """
 
-    _parameters = "top_k, function_to_apply, sampling_rate or batch_size"
+    _parameters = "top_k, function_to_apply, sampling_rate, channel or batch_size"
 
     def _sanitize_parameters(
         self,
         top_k: int | None = None,
         sampling_rate: int | None = None,
         function_to_apply: str | None = None,
+        channel: Channel | None = None,
         **unknown,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
-        before, during, after = super()._sanitize_parameters(("emotion",), top_k, sampling_rate)
+        before, during, after = super()._sanitize_parameters(("emotion",), top_k, sampling_rate, channel)
         if function_to_apply is not None:
             if function_to_apply not in SCORE_FUNCTIONS:
                 expected = list(SCORE_FUNCTIONS)
                 raise ValueError(f"function_to_apply is {function_to_apply!r}, expected one of {expected}.")
             after["function_to_apply"] = function_to_apply
         return before, during, after
+
+    def _of_channel(self, answer: Any, channel: Channel) -> Any:
+        return answer
 
     def postprocess(
         self, model_outputs: dict[str, Any], top_k: int | None = None, function_to_apply: str = "softmax"

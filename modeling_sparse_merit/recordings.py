@@ -2,49 +2,112 @@
 """Recordings on disk: which there are, where their results go, and how these are written."""
 
 import glob
+import hashlib
+import os
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio import AUDIO_SUFFIXES, read_audio, resample, write_audio
+from .audio import Channel, check_duration, decode_audio, resample, write_audio
+from .decoding import FFMPEG_SUFFIXES, audio_suffixes
+from .files import output_errors, replacing
 
+if TYPE_CHECKING:
+    from .results import Results
+
+STDIN = Path("-")
 ENHANCED_SUFFIX = ".enhanced.wav"
+MAX_NAME_BYTES = 255 - 24  # of file systems, less what channels, numbers and other endings may add
 _one_drawing = threading.Lock()  # matplotlib is for one thread
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One input: its path, where its enhanced speech goes, or why it cannot be used."""
+    """One input: its path, where its enhanced speech goes, or why it cannot be used.
+
+    Args:
+        path: a file, a pipe, or `-` for standard input.
+        target: file of the enhanced speech.
+        error: why it cannot be used.
+    """
 
     path: Path
     target: Path
     error: str | None = None
 
+    @property
+    def source(self) -> str | None:
+        """What tells it from others, wherever the process runs: its absolute path; None of a pipe, which is new."""
+        return (
+            None
+            if self.path == STDIN or (self.path.exists() and not self.path.is_file())
+            else str(self.path.resolve())
+        )
+
+    def stamp(self) -> tuple[int | None, int | None]:
+        """Size in bytes and time of modification in ns of its file, None where there is none."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None, None
+        return (status.st_size, status.st_mtime_ns) if self.path.is_file() else (None, None)
+
+    def target_of(self, channel: Channel | None) -> Path:
+        """File of the enhanced speech of one of several channels; None for the recording as a whole."""
+        if channel is None:
+            return self.target
+        return self.target.with_name(f"{_stem(self.target)}.ch{channel}{ENHANCED_SUFFIX}")
+
 
 @dataclass(frozen=True)
 class Signal:
-    """A recording as the model hears it, mono float32 (samples,) at the model's rate, and what it was before."""
+    """A track of a recording as the model takes it, and what it was before.
+
+    Args:
+        waveform: mono float32 (samples,) at `rate`.
+        rate: of the model, in Hz.
+        own_samples, own_rate: length and rate, in Hz, of the recording.
+        facts: fields of its record: `channel`, `level_dbfs`, `clipped_ratio` and, if any, `warnings`.
+        channel: number of the channel where the recording has several and not their mean was asked for.
+    """
 
     waveform: np.ndarray
     rate: int
     own_samples: int
     own_rate: int
+    facts: dict[str, Any]
+    channel: Channel | None = None
 
     @classmethod
-    def read(cls, recording: Recording, rate: int) -> "Signal":
-        """Decodes a recording and resamples it to `rate`, in Hz.
+    def read(cls, recording: Recording, rate: int, channel: Channel = "mix") -> list["Signal"]:
+        """Decodes a recording and resamples it to `rate`, in Hz: one signal, or with "each" one for each channel.
 
         Raises:
-            ValueError: it is no recording, or a damaged one. OSError: it cannot be read.
+            ValueError: it is no recording, damaged, too short, or lacks the channel. OSError: it cannot be read.
         """
         if recording.error:
             raise ValueError(recording.error)
-        waveform, own_rate = read_audio(recording.path)
-        return cls(resample(waveform, own_rate, rate), rate, len(waveform), own_rate)
+        audio = decode_audio(sys.stdin.buffer if recording.path == STDIN else recording.path)
+        tracks = audio.tracks(channel)
+        signals = []
+        for track in tracks:
+            level = track.level_dbfs
+            facts = {
+                "channel": track.channel,
+                "level_dbfs": None if level is None else round(level, 2),
+                "clipped_ratio": round(track.clipped_ratio, 6),
+                **({"warnings": audio.warnings} if audio.warnings else {}),
+            }
+            waveform = resample(track.waveform, audio.sampling_rate, rate)
+            check_duration(waveform, rate, audio.name)
+            number = track.channel if audio.channels > 1 and channel != "mix" else None
+            signals.append(cls(waveform, rate, len(track.waveform), audio.sampling_rate, facts, number))
+        return signals
 
     @property
     def seconds(self) -> float:
@@ -54,21 +117,35 @@ class Signal:
 def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Recording], int]:
     """Finds every recording that the arguments name, each once, in order.
 
-    Results of an earlier run (`*.enhanced.wav`) are no recordings, wherever they lie. Subfolders of a given folder are
-    kept below `output`; what would still write to the same file gets a number: `x-2.enhanced.wav`.
+    Audio that needs ffmpeg (M4A, WebM, ...) is found too. Results of an earlier run (`*.enhanced.wav`) are no
+    recordings, wherever they lie. Subfolders of a given folder are kept below `output`; what would still write to the
+    same file gets a number: `x-2.enhanced.wav`.
 
     Args:
-        arguments: files, folders, which are searched in depth, and globs.
+        arguments: files, folders, which are searched in depth, globs, and `-` for standard input.
         output: folder of the results; nothing is written.
 
     Returns:
         the recordings, unusable arguments among them, and how many results of an earlier run were passed over.
     """
-    found, seen, taken, skipped = [], set(), set(), 0
+    found: list[Recording] = []
+    seen: set[Path] = set()
+    taken: set[str] = set()
+    skipped = 0
+
+    def add(path: Path, target: Path, error: str | None = None) -> None:
+        free = free_target(target, lambda candidate: str(candidate).casefold() not in taken)
+        taken.add(str(free).casefold())
+        found.append(Recording(path, free, error))
+
     for argument in arguments:
+        if argument == str(STDIN):
+            add(STDIN, target_for(output, "stdin"))
+            continue
         matches = list(expand(Path(argument).expanduser()))
         if not matches:
-            found.append(Recording(Path(argument), Path(), "no such file, and no recording found in or by it"))
+            message = "no such file, and no recording found in or by it"
+            add(Path(argument), target_for(output, Path(argument).stem or "missing"), message)
         for path, subfolder in matches:
             if path.resolve() in seen:
                 continue
@@ -76,7 +153,7 @@ def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Record
             if path.name.lower().endswith(ENHANCED_SUFFIX):
                 skipped += 1
             else:
-                found.append(Recording(path, _free_target(output / subfolder / path.stem, taken)))
+                add(path, target_for(output / subfolder, path.stem))
     return found, skipped
 
 
@@ -84,44 +161,79 @@ def expand(path: Path) -> Iterator[tuple[Path, Path]]:
     """Yields each recording of a file, a folder or a glob, and its subfolder within the folder."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            if _is_audio(file):
+            if is_recording(file):
                 yield file, file.relative_to(path).parent
     elif path.exists():
         yield path, Path()
     else:
         for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
-            if match.is_dir() or _is_audio(match):
+            if match.is_dir() or is_recording(match):
                 yield from expand(match)
 
 
+def is_recording(path: Path) -> bool:
+    """Whether a file is audio by its ending; hidden files (macOS leaves `._x.wav` beside each `x.wav`) are not."""
+    known = path.suffix.lower() in (*audio_suffixes(), *FFMPEG_SUFFIXES)
+    return known and not path.name.startswith(".") and path.is_file()
+
+
+def target_for(folder: Path, stem: str) -> Path:
+    """File of the enhanced speech of a recording; a name that would be too long is shortened, and stays its own."""
+    content = os.fsencode(stem)
+    if len(content) > MAX_NAME_BYTES - len(ENHANCED_SUFFIX):
+        digest = hashlib.sha256(content).hexdigest()[:8]
+        short = content[: MAX_NAME_BYTES - len(ENHANCED_SUFFIX) - 9].decode("utf-8", errors="ignore")
+        stem = f"{short}-{digest}"
+    return folder / (stem + ENHANCED_SUFFIX)
+
+
+def free_target(target: Path, is_free: Callable[[Path], bool]) -> Path:
+    """The target, or the first of `x-2.enhanced.wav`, `x-3.enhanced.wav`, ... that is free."""
+    stem, number = _stem(target), 1
+    while not is_free(target):
+        number += 1
+        target = target.with_name(f"{stem}-{number}{ENHANCED_SUFFIX}")
+    return target
+
+
 def save_answer(
-    recording: Recording, signal: Signal, answer: dict[str, Any], rate: int | None = None, plot: bool = False
+    recording: Recording,
+    signal: Signal,
+    answer: dict[str, Any],
+    rate: int | None = None,
+    plot: bool = False,
+    results: "Results | None" = None,
+    lines: int = 1,
 ) -> dict[str, Any]:
-    """Writes what the pipeline answered about one recording.
+    """Writes what the pipeline answered about a track of a recording.
 
     Args:
         answer: as `SpeechEnhancementAndEmotionPipeline` gives it.
         rate: of the enhanced speech, in Hz; the recording's own by default.
         plot: whether to draw a picture beside it.
+        results: where its record is kept; its line is written right before the enhanced file gets its name.
+        lines: how many records the recording has.
 
     Returns:
         its record, a line of `results.jsonl`.
+
+    Raises:
+        OutputError: nothing more can be written.
     """
-    scores = {entry["label"]: round(entry["score"], 6) for entry in answer.get("emotion", ())}
-    record = {
-        "file": str(recording.path),
-        "seconds": round(signal.seconds, 3),
-        "sampling_rate": signal.own_rate,
-        "emotion": next(iter(scores), None),
-        "scores": dict(sorted(scores.items())),
-        "enhanced": None,
-    }
-    recording.target.parent.mkdir(parents=True, exist_ok=True)
-    if "audio" in answer:
-        _write_enhanced(recording.target, signal, answer, rate or signal.own_rate)
-        record["enhanced"] = str(recording.target)
-    if plot:
-        _plot(recording, signal, answer.get("audio"), record["scores"])
+    target = recording.target_of(signal.channel)
+    if results is not None and not results.owns(recording, target):
+        raise ValueError(f"{target} is of another recording, and is not replaced. Give another folder by --output.")
+    record = _record(recording, signal, answer, target)
+    with output_errors():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if plot:
+            _plot(recording, target, signal, answer.get("audio"), record["scores"])
+        if "audio" not in answer:
+            _keep(results, recording, record, target, lines)
+        else:
+            with replacing(target) as temporary:
+                _write_enhanced(temporary, signal, answer, rate or signal.own_rate)
+                _keep(results, recording, record, target, lines)
     return record
 
 
@@ -135,18 +247,26 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _stem(target: Path) -> str:
+    return target.name.removesuffix(ENHANCED_SUFFIX)
 
 
-def _free_target(stem: Path, taken: set[str]) -> Path:
-    """Returns a path that no other recording writes to, on file systems that ignore case too, and takes it."""
-    target, number = stem.with_name(stem.name + ENHANCED_SUFFIX), 1
-    while str(target).casefold() in taken:
-        number += 1
-        target = stem.with_name(f"{stem.name}-{number}{ENHANCED_SUFFIX}")
-    taken.add(str(target).casefold())
-    return target
+def _record(recording: Recording, signal: Signal, answer: dict[str, Any], target: Path) -> dict[str, Any]:
+    scores = {entry["label"]: round(entry["score"], 6) for entry in answer.get("emotion", ())}
+    return {
+        "file": str(recording.path),
+        "seconds": round(signal.seconds, 3),
+        "sampling_rate": signal.own_rate,
+        "emotion": next(iter(scores), None),
+        "scores": dict(sorted(scores.items())),
+        "enhanced": str(target) if "audio" in answer else None,
+        **signal.facts,
+    }
+
+
+def _keep(results: "Results | None", recording: Recording, record: dict[str, Any], target: Path, lines: int) -> None:
+    if results is not None:
+        results.add(recording, record, target, lines)
 
 
 def _write_enhanced(target: Path, signal: Signal, answer: dict[str, Any], rate: int) -> None:
@@ -156,9 +276,10 @@ def _write_enhanced(target: Path, signal: Signal, answer: dict[str, Any], rate: 
     write_audio(target, np.pad(enhanced, (0, length - len(enhanced))), rate)
 
 
-def _plot(recording: Recording, signal: Signal, enhanced: np.ndarray | None, scores: dict[str, float]) -> None:
+def _plot(
+    recording: Recording, target: Path, signal: Signal, enhanced: np.ndarray | None, scores: dict[str, float]
+) -> None:
     from .plotting import plot_result
 
-    picture, title = recording.target.with_suffix(".png"), recording.path.name
-    with _one_drawing:
-        plot_result(picture, signal.waveform, enhanced, signal.rate, scores, title)
+    with _one_drawing, replacing(target.with_suffix(".png")) as picture:
+        plot_result(picture, signal.waveform, enhanced, signal.rate, scores, recording.path.name)

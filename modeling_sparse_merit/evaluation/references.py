@@ -21,7 +21,8 @@ from huggingface_hub import cached_assets_path
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
-from ..audio import AUDIO_SUFFIXES, load_audio
+from ..audio import load_audio
+from ..decoding import audio_suffixes
 from ..metrics import macro_f1
 from ..mixing import SAMPLING_RATE, MixingRecipe
 from ..tables import concatenate_tables, load_table
@@ -220,12 +221,12 @@ class ProcessedFiles:
                 f"The test set calls a recording {name!r}; expected the name of a file inside {self.folder}."
             )
         # not with_suffix alone: the given ending wins where there are two
-        candidates = [path, *(path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES)]
+        candidates = [path, *(path.with_suffix(suffix) for suffix in audio_suffixes())]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None or not found.resolve().is_relative_to(self.folder):
             raise FileNotFoundError(
                 f"{self.folder} has no file {path.name}, nor one of that name with another of the endings "
-                f"{' '.join(AUDIO_SUFFIXES)}. Process every recording of the test set first."
+                f"{' '.join(audio_suffixes())}. Process every recording of the test set first."
             )
         return found
 
