@@ -180,7 +180,8 @@ def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
     milliseconds = 1000 * len(waveform) / sampling_rate
     if milliseconds < MIN_MILLISECONDS:
         raise ValueError(
-            f"{name} lasts {milliseconds:.3g} ms; the model needs {MIN_MILLISECONDS} ms, one frame, at least."
+            f"{name} lasts {milliseconds:.3g} ms ({len(waveform)} samples at {sampling_rate} Hz); the model needs "
+            f"{MIN_MILLISECONDS} ms, one frame, at least."
         )
 
 

@@ -99,6 +99,42 @@ def test_channels_are_averaged():
         np.testing.assert_array_equal(load_audio(array, RATE), left)
 
 
+def test_a_channel_can_be_chosen(tmp_path):
+    left, right = tone(level=0.4), tone(level=0.2, frequency=300)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), RATE, subtype="FLOAT")
+    for recording, rate in ((tmp_path / "a.wav", None), (np.stack([left, right]), RATE)):
+        for channel, expected in (
+            ("left", left),
+            (1, left),
+            ("right", right),
+            ("2", right),
+            ("mix", (left + right) / 2),
+        ):
+            np.testing.assert_allclose(load_audio(recording, rate, channel=channel), expected, atol=1e-6)
+        np.testing.assert_allclose(load_audio(recording, rate, channel="each"), np.stack([left, right]), atol=1e-6)
+    np.testing.assert_array_equal(load_audio(left, RATE, channel="left"), left)
+    with pytest.raises(ValueError, match="has 1 channel; there is no channel 2"):
+        load_audio(left, RATE, channel="right")
+    for wrong in (0, -1, "both", "1.5", True, None):
+        with pytest.raises(ValueError, match="expected one of mix, left, right, each, or a number from 1"):
+            load_audio(left, RATE, channel=wrong)
+
+
+def test_channels_of_opposite_polarity_are_not_mixed():
+    voice = tone()
+    with pytest.warns(UserWarning, match="cancel each other.*channel 2, the loudest, was taken"):
+        np.testing.assert_array_equal(load_audio(np.stack([-0.8 * voice, voice]), RATE), voice)
+
+
+@pytest.mark.filterwarnings("error")
+def test_independent_and_silent_channels_are_mixed_without_a_word():
+    noises = np.random.default_rng(0).normal(0, 0.1, (16, RATE)).astype(np.float32)
+    np.testing.assert_allclose(load_audio(noises, RATE), noises.mean(axis=0), atol=1e-6)
+    for second in (0 * tone(), tone(frequency=300), tone(level=0.01)):
+        np.testing.assert_allclose(load_audio(np.stack([tone(), second]), RATE), (tone() + second) / 2, atol=1e-6)
+    assert not load_audio(np.zeros((2, RATE), np.float32), RATE).any()
+
+
 @pytest.mark.parametrize("shape", [(2, 2), (20, 30), (500, 400), (2, 3, 4000)])
 def test_an_unclear_channel_axis_is_an_error(shape):
     with pytest.raises(ValueError, match="shape"):
@@ -154,7 +190,7 @@ def test_what_has_no_full_scale_is_an_error(data):
         ({"file": "a.wav"}, None, "'file'"),
         ("https://example.org/a.wav", None, "is a URL"),
         (b"these are no samples", None, "Cannot decode"),
-        (b"", None, "Cannot decode"),
+        (b"", None, "empty: 0 bytes"),
         (encoded(np.zeros(0, np.float32)), None, "empty"),
     ],
 )
@@ -199,9 +235,15 @@ def test_an_mp3_without_a_length_in_its_header_is_no_file_cut_short():
         assert len(load_audio(whole)) == pytest.approx(20 * RATE, rel=0.01)
 
 
-def test_a_wav_cut_short_by_one_sample_says_how_much_is_missing():
-    with pytest.raises(ValueError, match="promises 32000 bytes of audio, it holds 31998"):
-        load_audio(wav_of_sizes(36 + 32000, 32000)[:-2])
+def test_a_wav_cut_short_says_how_much_is_missing():
+    with pytest.raises(ValueError, match=r"promises 32000 bytes of audio, it holds 28800 \(0.10 s are missing"):
+        load_audio(wav_of_sizes(36 + 32000, 32000)[:-3200])
+
+
+@pytest.mark.parametrize("too_many", [1, 2, 8, 36, 44])
+def test_a_header_that_promises_a_little_too_much_is_a_warning(too_many):
+    with pytest.warns(UserWarning, match=f"promises {32000 + too_many} bytes of audio, it holds 32000"):
+        assert len(load_audio(wav_of_sizes(36 + 32000, 32000 + too_many))) == RATE
 
 
 @pytest.mark.parametrize(

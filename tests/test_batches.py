@@ -79,10 +79,12 @@ def test_a_batch_that_is_too_much_is_tried_one_by_one(pipe, folder, tmp_path, mo
     assert [record.get("error") for record in records] == [None] * 5 + ["out of memory"] + [None] * 3
 
 
-def test_progress_counts_every_recording(pipe, folder, tmp_path):
-    finished = []
-    list(enhance_recordings(pipe, recordings_in(folder, tmp_path), batch_seconds=2, progress=finished.append))
-    assert sum(finished) == 9 and len(finished) > 1
+def test_progress_tells_seconds_of_audio_of_all(pipe, folder, tmp_path):
+    told = []
+    recordings = recordings_in(folder, tmp_path)
+    records = list(enhance_recordings(pipe, recordings, batch_seconds=2, progress=lambda *each: told.append(each)))
+    assert len(told) > 1 and told == sorted(told)
+    assert told[-1] == pytest.approx((sum(record["seconds"] for record in records),) * 2, abs=0.2)
 
 
 def test_pictures_are_drawn_by_threads_too(pipe, folder, tmp_path, two_threads):

@@ -3,20 +3,23 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from modeling_sparse_merit import __version__
 from modeling_sparse_merit.cli import DEMO_RECORDING, app
 
-FIELDS = ["file", "seconds", "sampling_rate", "emotion", "scores", "enhanced"]
+FIELDS = ["file", "seconds", "sampling_rate", "emotion", "scores", "enhanced", "channel", "level_dbfs"]
+FIELDS += ["clipped_ratio", "schema_version", "model", "settings_hash", "resume"]
 
 
 @pytest.fixture
@@ -143,7 +146,8 @@ def test_results_inside_the_input_folder_are_not_inputs_of_the_next_run(run, rec
     for _ in range(2):
         assert run("in", "-o", "in").exit_code == 0
         assert [line["file"] for line in results_in("in")] == [str(Path("in/x.wav"))]
-    assert sorted(path.name for path in Path("in").iterdir()) == ["results.jsonl", "x.enhanced.wav", "x.wav"]
+    written = sorted(path.name for path in Path("in").iterdir())
+    assert written == [".sparse-merit.lock", "results.jsonl", "x.enhanced.wav", "x.wav"]
     again = run("in/x.enhanced.wav", "-o", "out")
     assert again.exit_code == 2 and "earlier run" in again.stderr
 
@@ -156,6 +160,61 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_rest(run, record, tmp_path):
     first, second = results_in("out")
     assert Path(first["file"]).exists()
     assert second["enhanced"] == str(Path("out/z.enhanced.wav"))
+
+
+def test_what_a_folder_holds_besides_is_named_with_the_remedy(run, record, monkeypatch, tmp_path):
+    for name in ("in/a.aiff", "in/b.w64", "in/c.au", "in/d.caf", "in/e.wav"):
+        record(name)
+    for name, content in (("in/memo.m4a", b"\0\0\0\x20ftypM4A " + bytes(99)), ("in/notes.txt", b"no audio")):
+        Path(name).write_bytes(content)
+    monkeypatch.setenv("PATH", str(tmp_path))  # without ffmpeg
+    result = run("in", "-o", "out")
+    assert result.exit_code == 1
+    assert "5 of 6 recordings done" in result.stdout
+    assert "Failed: in/memo.m4a: is MP4 (M4A), which libsndfile does not read. Install ffmpeg" in result.stderr
+    assert "notes.txt" not in result.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.0002, 0.015])
+def test_a_recording_that_is_too_short_says_how_long_it_is(run, record, seconds):
+    record("short.wav", seconds, channels=2)
+    result = run("short.wav", "-o", "out")
+    assert result.exit_code == 1
+    assert f"Failed: short.wav: lasts {round(16_000 * seconds) / 16:.3g} ms (" in result.stderr
+
+
+def test_many_channels_are_mixed(run, record):
+    record("array.wav", channels=64)
+    assert run("array.wav", "-o", "out").exit_code == 0
+    assert results_in("out")[0]["channel"] == "mix"
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_the_table_has_a_line_for_each_recording_at_any_width(run, record, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = ["a.wav", "日本語の録音.wav", "a_folder_with_a_long_name/" * 3 + "and_a_recording_of_the_14th_of_May.wav"]
+    for name in names:
+        record(name)
+    lines = run(*names, "-o", "out").stdout.splitlines()
+    rows = [line for line in lines if line.startswith("│")]
+    assert len(rows) == 3 and all(cell_len(line) <= width for line in lines if line[0] in "┏┃┡│└")
+    assert len({cell_len(row) for row in rows}) == 1
+    assert "a.wav" in rows[0] and "a_" in rows[2] and "….wav" not in rows[2] and rows[2].count("…") == 1
+    assert "y.wav" in rows[2] and results_in("out")[2]["emotion"] in rows[2]
+
+
+def test_progress_tells_seconds_of_audio(tiny_checkpoint, record, tmp_path):
+    """On a terminal, which `script` provides."""
+    if shutil.which("script") is None:
+        pytest.skip("needs the program `script`")
+    for index in range(4):
+        record(f"in/{index}.wav", seconds=2)
+    arguments = ["enhance", "in", "-o", "out", "--model", str(tiny_checkpoint), "--batch-seconds", "2"]
+    command = shlex.join([*COMMAND, *arguments, "--device", "cpu"])
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "of 0:08 of audio" in done.stdout
 
 
 @pytest.mark.parametrize("batch_seconds", [1, 1.2, 40])
@@ -171,7 +230,7 @@ def test_bad_files_are_reported_and_do_not_stop_the_rest(run, record, batch_seco
     lines = results_in("out")
     assert [line["file"] for line in lines] == ["a.wav", "b.wav", "missing.wav", "c.wav", "d.wav"]
     assert ["error" in line for line in lines] == [False, True, True, False, True]
-    assert list(lines[1]) == ["file", "error"]
+    assert list(lines[1]) == ["file", "error", "schema_version", "model", "settings_hash", "resume"]
     assert "2 of 5 recordings done" in result.stdout
     for name in ("b.wav", "missing.wav", "d.wav"):
         assert f"Failed: {name}: " in result.stderr
@@ -247,8 +306,6 @@ def test_info_says_what_the_checkpoint_is(tiny_checkpoint):
 
 
 def test_info_reads_the_licence_from_the_card(tiny_checkpoint, tmp_path):
-    import shutil
-
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "with_card")
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\n---\n# A model\n")
     assert "cc-by-nc-sa-4.0" in CliRunner().invoke(app, ["info", "--model", str(folder)]).stdout
@@ -273,23 +330,6 @@ def test_evaluate_without_its_configuration_says_so(tmp_path):
 
 COMMAND = [sys.executable, "-c", "from modeling_sparse_merit.cli import app; app()"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a recording that never comes: a named pipe")
-def test_a_run_that_is_killed_leaves_the_lines_of_what_it_did(tiny_checkpoint, record, tmp_path):
-    record("a.wav")
-    os.mkfifo(tmp_path / "b.wav")
-    partial = tmp_path / "out" / "results.jsonl.tmp"
-    arguments = ["enhance", "a.wav", "b.wav", "-o", "out", "--model", str(tiny_checkpoint), "--device", "cpu"]
-
-    with subprocess.Popen(COMMAND + arguments, cwd=tmp_path, env=ENVIRONMENT) as process:
-        while process.poll() is None and not (partial.exists() and partial.stat().st_size):
-            time.sleep(0.1)
-        process.kill()
-
-    (line,) = map(json.loads, partial.read_text().splitlines())
-    assert line["file"] == "a.wav" and (tmp_path / line["enhanced"]).exists()
-    assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
 def test_the_installed_command_runs_as_a_process(tiny_checkpoint, record, tmp_path):

@@ -112,6 +112,45 @@ def test_a_generator_of_recordings_streams(pipe, speech_clip):
     assert [len(result["audio"]) for result in pipe(clips, batch_size=2)] == [8_000] * 3
 
 
+def test_no_recordings_give_no_answers(pipe, emotion_pipe, table):
+    for each in (pipe, emotion_pipe):
+        assert each([]) == each(()) == each(table.select([])["audio"]) == []
+        assert list(each(recording for recording in ())) == []
+
+
+def test_a_list_of_numbers_is_one_recording(pipe, emotion_pipe, speech_clip):
+    clip = speech_clip(seconds=0.5)
+    expected = pipe(clip, sampling_rate=16_000)
+    for numbers in (clip.tolist(), tuple(clip.tolist()), list(clip)):
+        np.testing.assert_array_equal(pipe(numbers, sampling_rate=16_000)["audio"], expected["audio"])
+    assert emotion_pipe(clip.tolist(), sampling_rate=16_000) == expected["emotion"]
+    first, second = pipe([clip.tolist(), clip[:8_000].tolist()], sampling_rate=16_000)
+    assert (len(first["audio"]), len(second["audio"])) == (8_000, 8_000)
+
+
+def test_channels_are_chosen_or_answered_one_by_one(pipe, emotion_pipe, speech_clip):
+    left, right = speech_clip(0.5, seed=1), speech_clip(0.5, seed=2)
+    call = {"array": np.stack([left, right]), "sampling_rate": 16_000}
+    alone = [pipe(clip, sampling_rate=16_000) for clip in (left, right)]
+    np.testing.assert_array_equal(pipe(call, channel="right")["audio"], alone[1]["audio"])
+    answers = pipe(call, channel="each")
+    assert [answer["channel"] for answer in answers] == [1, 2]
+    for answer, expected in zip(answers, alone, strict=True):
+        assert scores_of(answer) == pytest.approx(scores_of(expected), abs=1e-6)
+    both, mono = pipe([call, {"array": left, "sampling_rate": 16_000}], channel="each", top_k=1)
+    assert (len(both), len(mono)) == (2, 1) and len(mono[0]["emotion"]) == 1
+    assert [len(each) for each in pipe((call for _ in range(2)), channel="each")] == [2, 2]
+    assert emotion_pipe(call, channel="each") == [emotion_pipe(call, channel=number) for number in (1, 2)]
+    with pytest.raises(ValueError, match="expected one of mix"):
+        pipe(call, channel="middle")
+
+
+def test_a_recording_that_is_too_short_is_named(pipe, tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(240), 16_000)
+    with pytest.raises(ValueError, match=r"short.wav lasts 15 ms \(240 samples at 16000 Hz\); the model needs 25 ms"):
+        pipe(tmp_path / "short.wav")
+
+
 def test_a_column_of_datasets_is_many_recordings(pipe, emotion_pipe, table):
     alone = [emotion_pipe(row["audio"]) for row in table]
     by_column = emotion_pipe(table["audio"], batch_size=2)
