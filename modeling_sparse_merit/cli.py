@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,7 +52,7 @@ CORPORA = {
 }
 DEMO_RECORDING = Path(__file__).parent / "demo" / "noisy_speech.flac"
 MAX_TABLE_ROWS = 100
-MIN_FILE_WIDTH = 20  # cells for paths beside a column for each emotion
+MIN_FILE_WIDTH = 14  # cells for paths
 INTERRUPTION = "interrupted"
 INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped
 LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
@@ -705,33 +706,38 @@ def _print_done(summary: Summary, output: Path) -> None:
 def results_table(records: list[dict[str, Any]], width: int) -> Table:
     """A table with one line for each record, at most `width` columns wide.
 
-    There is a column for each emotion where they fit, else one for the score of the recognised emotion. Paths are
-    shortened in the middle.
+    There is a column for each emotion where they fit, else one for the score of the recognised emotion; on a narrow
+    terminal other columns go too. Paths are shortened in the middle.
     """
+    columns = {
+        "Seconds": [f"{record['seconds']:.2f}" for record in records],
+        "Channel": [str(record["channel"]) for record in records],
+        "Emotion": [record["emotion"] or "-" for record in records],
+        "Score": [f"{record['scores'].get(record['emotion'], 0):.2f}" for record in records],
+    }
+    columns |= {label: [f"{record['scores'][label]:.2f}" for record in records] for label in records[0]["scores"]}
+    if all(record["channel"] in (1, "mix") for record in records):
+        del columns["Channel"]
     labels = list(records[0]["scores"])
-    several = any(record["channel"] not in (1, "mix") for record in records)
-    fixed = [("Seconds", [f"{record['seconds']:.2f}" for record in records])]
-    if several:
-        fixed.append(("Channel", [str(record["channel"]) for record in records]))
-    fixed.append(("Emotion", [record["emotion"] or "-" for record in records]))
-    wide = [(label, [f"{record['scores'][label]:.2f}" for record in records]) for label in labels]
-    narrow = [("Score", [f"{record['scores'].get(record['emotion'], 0):.2f}" for record in records])] * bool(labels)
-    room = _room_for_files(fixed + wide, width)
-    columns = fixed + wide if room >= MIN_FILE_WIDTH else fixed + narrow
-    room = max(MIN_FILE_WIDTH if room >= MIN_FILE_WIDTH else 8, _room_for_files(columns, width))
-    table = Table()
+    for names in (
+        ["Seconds", "Channel", "Emotion", *labels],
+        ["Seconds", "Channel", "Emotion", "Score"],
+        ["Channel", "Emotion", "Score"],
+        ["Channel", "Emotion"],
+        ["Emotion"],
+    ):
+        shown = {name: columns[name] for name in names if name in columns}
+        room = width - 2 - sum(3 + max(map(cell_len, [name, *cells])) for name, cells in shown.items())
+        if room >= MIN_FILE_WIDTH:
+            break
+    table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("File", no_wrap=True)
-    for name, _ in columns:
+    for name in shown:
         table.add_column(name, no_wrap=True, justify="left" if name == "Emotion" else "right")
     for place, record in enumerate(records):
-        cells = [Text(values[place], style="bold" if name == "Emotion" else "") for name, values in columns]
-        table.add_row(Text(_shortened(_printable(record["file"]), room)), *cells)
+        cells = [Text(values[place], style="bold" if name == "Emotion" else "") for name, values in shown.items()]
+        table.add_row(Text(_shortened(_printable(record["file"]), max(8, room))), *cells)
     return table
-
-
-def _room_for_files(columns: list[tuple[str, list[str]]], width: int) -> int:
-    """Cells that are left for paths beside these columns, each with two blanks and a line."""
-    return width - 4 - sum(3 + max(map(cell_len, [name, *values])) for name, values in columns)
 
 
 def _shortened(path: str, width: int) -> str:

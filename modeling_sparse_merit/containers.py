@@ -366,7 +366,8 @@ def _add_data(
 
 def _check_slip(layout: Layout, missing: int, header: int, sizes: tuple[int, int], byte_rate: int, name: str) -> None:
     """A header that promises a little too much was written wrong; one that promises more is of a longer file."""
-    amount = f" ({missing / byte_rate:.2f} s are missing)" if byte_rate else ""
+    seconds = missing / byte_rate if byte_rate else 0
+    amount = f" ({seconds:.2f} s are missing)" if seconds >= 0.005 else ""
     promise = f"its header promises {sizes[0]} bytes of audio, it holds {sizes[1]}{amount}"
     if missing > HEADER_SLIP and missing not in (header, header - 8):
         raise ValueError(f"{name} is cut short: {promise}. Get the whole file.")

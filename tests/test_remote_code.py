@@ -27,6 +27,8 @@ CODE = {
     "attention.py",
     "audio.py",
     "configuration_sparse_merit.py",
+    "containers.py",
+    "decoding.py",
     "emotion.py",
     "encoder.py",
     "enhancement.py",

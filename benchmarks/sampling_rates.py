@@ -1,0 +1,137 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What the band of a recording costs: emotion and enhancement of test clips that were resampled, as telephones do.
+
+Each clip goes down to a rate and comes back; the model hears what is left. For enhancement the clips are mixed at 5 dB
+with a pool of noise, and clean, noisy and enhanced speech are compared at the lower rate. Writes `sampling_rates.json`
+and `sampling_rates.md` to `benchmarks/results`.
+
+    python -m benchmarks.sampling_rates --speech tables/ravdess --speech tables/emodb --speech tables/nemo \
+        --noise tables/urbansound8k
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline, __version__, load_audio
+from modeling_sparse_merit.audio import resample
+from modeling_sparse_merit.files import replacing, sha256_of_files
+from modeling_sparse_merit.metrics import macro_f1
+from modeling_sparse_merit.metrics.emotion import confusion, recall_from_confusion
+from modeling_sparse_merit.metrics.speech import stoi
+from modeling_sparse_merit.mixing import MixingRecipe
+from modeling_sparse_merit.tables import concatenate_tables, load_table
+
+RATES = (16_000, 11_025, 8_000)
+SNR_DB = 5.0
+RESAMPLES = 2_000
+RESULTS = Path(__file__).parent / "results"
+
+
+def band_limited(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """16 kHz speech (samples,) with the band that a rate holds, of the same length."""
+    back = resample(resample(waveform, 16_000, rate), rate, 16_000)[: len(waveform)]
+    return np.pad(back, (0, len(waveform) - len(back)))
+
+
+def emotion(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[dict[str, Any]], rate: int) -> dict[str, Any]:
+    """Macro-F1 with its 95 % interval over clips, and the recall of each emotion, of clean speech."""
+    classes = sorted(pipe.model.config.label2id)
+    labels = [clip["emotion"] for clip in clips]
+    answers = pipe(
+        ({"array": band_limited(clip["speech"], rate), "sampling_rate": 16_000} for clip in clips),
+        tasks="emotion",
+        top_k=1,
+    )
+    predictions = [answer["emotion"][0]["label"] for answer in answers]
+    generator, draws = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        drawn = generator.integers(len(clips), size=len(clips))
+        draws.append(macro_f1([labels[i] for i in drawn], [predictions[i] for i in drawn], classes))
+    recalls = recall_from_confusion(confusion(labels, predictions, classes))
+    return {
+        "macro_f1": macro_f1(labels, predictions, classes),
+        "interval": np.percentile(draws, [2.5, 97.5]).tolist(),
+        "recall": dict(zip(classes, recalls.tolist(), strict=True)),
+    }
+
+
+def enhancement(
+    pipe: SpeechEnhancementAndEmotionPipeline, clips: list[dict[str, Any]], recipe: MixingRecipe, rate: int
+) -> dict[str, float]:
+    """Mean STOI of noisy and enhanced speech, heard at a rate."""
+    scores: dict[str, list[float]] = {"noisy": [], "enhanced": []}
+    for index, clip in enumerate(clips):
+        mixture = recipe.apply(clip["speech"], recipe.draw(index))
+        noisy = band_limited(mixture.noisy, rate)
+        answer = pipe({"array": noisy, "sampling_rate": 16_000}, tasks="enhancement")
+        clean = resample(mixture.clean, 16_000, rate)
+        for name, waveform in (("noisy", noisy), ("enhanced", answer["audio"])):
+            scores[name].append(stoi(clean, resample(waveform, 16_000, rate), rate))
+    return {name: float(np.nanmean(values)) for name, values in scores.items()}
+
+
+def test_clips(tables: list[str], labels: list[str]) -> Iterator[dict[str, Any]]:
+    """The test clips with one of these emotions, as 16 kHz speech."""
+    for row in concatenate_tables([load_table(table, split="test") for table in tables]):
+        if row["emotion"] in labels:
+            yield {"emotion": row["emotion"], "speech": load_audio(row["audio"])}
+
+
+def render(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    labels = list(results["rates"][0]["recall"])
+    lines = [
+        "# What the band of a recording costs",
+        "",
+        f"`{results['command']}`: {results['model']}, {results['clips']} test clips, resampled to the rate and back. "
+        f"Macro-F1 and recall of clean speech, with 95 % intervals over clips; STOI at {results['snr_db']:g} dB, "
+        "heard at the rate.",
+        "",
+        f"| rate (Hz) | macro-F1 | {' | '.join(f'recall of {label}' for label in labels)} | STOI, noisy → enhanced |",
+        "|---|---|" + "---|" * len(labels) + "---|",
+    ]
+    for row in results["rates"]:
+        low, high = row["interval"]
+        recalls = " | ".join(f"{row['recall'][label]:.2f}" for label in labels)
+        speech = f"{row['stoi']['noisy']:.3f} → {row['stoi']['enhanced']:.3f}"
+        lines.append(f"| {row['rate']} | {row['macro_f1']:.3f} [{low:.3f}, {high:.3f}] | {recalls} | {speech} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    speech: Annotated[list[str], typer.Option(help="Tables of speech with emotions.")],
+    noise: Annotated[str, typer.Option(help="Table of noise.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint.")] = str(DEFAULT_CHECKPOINT),
+) -> None:
+    """Measures every rate and writes the results."""
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model)
+    clips = list(test_clips(speech, list(pipe.model.config.label2id)))
+    recipe = MixingRecipe(load_table(noise, split="test"), snr_db=SNR_DB, level_db=None, seed=0)
+    rates = []
+    for rate in RATES:
+        rates.append({"rate": rate, **emotion(pipe, clips, rate), "stoi": enhancement(pipe, clips, recipe, rate)})
+        print(rates[-1], flush=True)
+    is_default = Path(model) == DEFAULT_CHECKPOINT
+    results = {
+        "command": " ".join(["python -m benchmarks.sampling_rates", *sys.argv[1:]]),
+        "version": __version__,
+        "model": f"sparse-merit-{DEFAULT_CHECKPOINT.name}" if is_default else model,
+        "sha256": sha256_of_files(sorted(Path(model).glob("*.safetensors"))),
+        "clips": len(clips),
+        "snr_db": SNR_DB,
+        "seed": 0,
+        "rates": rates,
+    }
+    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", render(results))):
+        with replacing(RESULTS / f"sampling_rates.{name}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
