@@ -78,9 +78,11 @@ def enhancement(
 
 def test_clips(tables: list[str], labels: list[str]) -> Iterator[dict[str, Any]]:
     """The test clips with one of these emotions, as 16 kHz speech."""
-    for row in concatenate_tables([load_table(table, split="test") for table in tables]):
-        if row["emotion"] in labels:
-            yield {"emotion": row["emotion"], "speech": load_audio(row["audio"])}
+    rows = concatenate_tables(tables, split="test")
+    names = rows.features["emotion"].names
+    for row in rows:
+        if row["emotion"] is not None and names[row["emotion"]] in labels:
+            yield {"emotion": names[row["emotion"]], "speech": load_audio(row["audio"])}
 
 
 def render(results: dict[str, Any]) -> str:

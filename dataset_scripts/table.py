@@ -21,12 +21,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features
 from datasets.table import embed_table_storage
 
 from dataset_scripts.card import class_counts, hours, split_rows, table_card, values
 from dataset_scripts.publish import licence_to_state, push_table
+from modeling_sparse_merit.audio import read_audio
+from modeling_sparse_merit.decoding import audio_seconds
 from modeling_sparse_merit.hub import HubError
 from modeling_sparse_merit.recordings import is_recording
 from modeling_sparse_merit.tables import TableError
@@ -139,7 +140,7 @@ class _RowChecker:
         return {name: values.get(name) for name in self.features}
 
     def _locate(self, file: str, found: list[Problem]) -> tuple[Path, float | None]:
-        """The resolved path and the duration in seconds, the latter from the file's header."""
+        """The resolved path and the duration in seconds."""
         path = (self.folder / file).resolve()
         key = path.name if self.unique_names else path
         if Path(file).is_absolute() or not path.is_relative_to(self.folder):
@@ -165,13 +166,16 @@ class _RowChecker:
 
 def _duration(path: Path, file: str, found: list[Problem]) -> float | None:
     try:
-        header = soundfile.info(str(path))
-    except soundfile.SoundFileError:
-        found.append(Problem("unreadable recordings", file))
+        seconds = audio_seconds(path)
+        if math.isinf(seconds):
+            waveform, rate = read_audio(path)
+            seconds = len(waveform) / rate
+    except (OSError, ValueError) as error:
+        found.append(Problem("unreadable recordings", f"{file} ({error})".replace(f"{path}", "it")))
         return None
-    if header.frames == 0:
+    if seconds == 0:
         found.append(Problem("empty recordings", file))
-    return header.frames / header.samplerate
+    return seconds
 
 
 def _clean(name: str, value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from . import BATCH_SECONDS
 from .audio import Channel, channel_number
-from .decoding import header_seconds
+from .decoding import audio_seconds
 from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from .recordings import Recording, Signal, failure, save_answer
 
@@ -135,10 +135,13 @@ def _batches(
 
 
 def _seconds(recording: Recording) -> float:
-    """What the header says, which may be wrong; infinite where there is none."""
+    """Duration as far as it is known before decoding, else infinite."""
     if recording.error or not recording.path.is_file():  # what is no file, such as a pipe, is there to be read once
         return math.inf
-    return header_seconds(recording.path)
+    try:
+        return audio_seconds(recording.path)
+    except (OSError, ValueError):  # reading it says why
+        return math.inf
 
 
 @contextmanager

@@ -122,15 +122,25 @@ def decode(stream: BinaryIO, name: str) -> Decoded:
     return Decoded(*_joined(decoded, name), layout.warnings)
 
 
-def header_seconds(path: Path) -> float:
-    """Duration that a file's header tells, in seconds, which may be wrong; infinite where it tells none."""
+def audio_seconds(path: str | os.PathLike) -> float:
+    """Duration of a file in seconds, without decoding it; infinite where only decoding tells.
+
+    Raises:
+        ValueError, OSError: as `decode`, as far as the structure of the file tells.
+    """
     require_codecs()
-    try:
-        with _libmpg123.silenced():
-            header = soundfile.info(path)
-    except (OSError, RuntimeError, ValueError):  # the error of reading, if there is one, says more
-        return math.inf
-    seconds = header.frames / header.samplerate
+    with open(path, "rb") as stream:
+        return sum(_part_seconds(part) for part in layout_of(stream, str(path)).parts)
+
+
+def _part_seconds(part: Part) -> float:
+    with _libmpg123.silenced() if part.is_mpeg else nullcontext():
+        try:
+            with _open_forward(part.stream) as file:
+                samples, rate = file.frames - part.skip, file.samplerate
+        except soundfile.LibsndfileError:
+            return math.inf
+    seconds = (samples if part.samples is None else min(samples, part.samples)) / rate
     return seconds if seconds < UNKNOWN_SECONDS else math.inf
 
 

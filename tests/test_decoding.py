@@ -2,6 +2,7 @@
 """Files: whatever the container, all of its audio is read, or the refusal says why and how much is missing."""
 
 import io
+import math
 import os
 import shutil
 import threading
@@ -15,7 +16,7 @@ from benchmarks import file_formats
 from benchmarks.file_formats import KINDS, encoded, id3, mp3, voice, wav, without_header
 from modeling_sparse_merit import load_audio, read_audio
 from modeling_sparse_merit.containers import View
-from modeling_sparse_merit.decoding import _libmpg123, audio_suffixes, decode
+from modeling_sparse_merit.decoding import _libmpg123, audio_seconds, audio_suffixes, decode
 
 RATE = 16_000
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
@@ -119,6 +120,16 @@ def test_memory_is_at_most_four_times_the_samples(file_format, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 4 * samples.nbytes + 1e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.seconds and not kind.needs_ffmpeg])
+def test_durations_are_known_before_decoding(name, tmp_path):
+    path = tmp_path / f"file{KINDS[name].suffix}"
+    path.write_bytes(KINDS[name].make())
+    if "FLAC of unknown length" in name:
+        assert audio_seconds(path) == math.inf
+    else:
+        assert audio_seconds(path) == pytest.approx(KINDS[name].seconds, abs=0.05)
 
 
 def test_what_libsndfile_reads_is_known_by_its_ending():
