@@ -39,6 +39,7 @@ style: $(VENV)/.installed-test
 # The embedded checkpoint ----------------------------------------------------------------------------------------------
 # CORPORA holds the folders named below, each with a metadata.csv. Rooms did not take part.
 TINY := modeling_sparse_merit/checkpoints/tiny
+RECORDS := benchmarks/results/tiny
 SPEECH_TABLE = $(BIN)/python -m dataset_scripts.folder --overwrite
 NOISE_TABLE = $(BIN)/python -m dataset_scripts.noise --overwrite
 
@@ -53,22 +54,23 @@ tables: $(VENV)/.installed-test
 	$(NOISE_TABLE) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
 	$(NOISE_TABLE) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
 	for speech in ravdess emodb nemo picovoice_commands; do \
-	  $(BIN)/python -m dataset_scripts.descriptors --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
+	  $(BIN)/python -m dataset_scripts.acoustic_features --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise --clips 240 --seconds 6 --seed 0 \
 	  --babble tables/ravdess tables/nemo tables/emodb tables/picovoice_commands
 
 # Each run goes on where it was stopped.
 train-tiny: $(VENV)/.installed-test
-	$(BIN)/accelerate launch train_accelerate.py $(TINY)/pretraining.yaml
-	$(BIN)/accelerate launch train_accelerate.py $(TINY)/training.yaml
-	cp runs/tiny/best/model.safetensors runs/tiny/best/*config.json runs/tiny/best/dev_results.json $(TINY)
-	cat runs/pretrained/log.jsonl runs/tiny/log.jsonl > $(TINY)/training_log.jsonl
+	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/pretraining.yaml
+	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/training.yaml
+	cp runs/tiny/best/model.safetensors runs/tiny/best/*config.json $(TINY)
+	cp runs/tiny/best/dev_results.json $(RECORDS)
+	cat runs/pretrained/log.jsonl runs/tiny/log.jsonl > $(RECORDS)/training_log.jsonl
 	chmod 644 $(TINY)/*
 
 evaluate-tiny: $(VENV)/.installed-test
-	$(BIN)/sparse-merit evaluate --config $(TINY)/evaluation.yaml
-	cp runs/tiny_evaluation/results.json $(TINY)/evaluation.json
-	$(BIN)/python -c 'from modeling_sparse_merit.card import render_card; print(render_card("$(TINY)"), end="")' > card.tmp
+	$(BIN)/sparse-merit evaluate --config $(RECORDS)/evaluation.yaml
+	cp runs/tiny_evaluation/results.json $(RECORDS)/evaluation.json
+	$(BIN)/python -c 'from modeling_sparse_merit.hub.model_card import render_card; print(render_card("$(TINY)", "$(RECORDS)"), end="")' > card.tmp
 	mv card.tmp $(TINY)/README.md
 
 LADDER := benchmarks/results/ladder

@@ -22,11 +22,11 @@ from benchmarks.published import PublishedArrangement
 from benchmarks.speed import LARGE, RATE, machine, random_model
 from benchmarks.timing import in_turn, peak_memory, results_folder
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritConfig
-from modeling_sparse_merit.attention import SparseMeritAttention, reversed_key_mask
-from modeling_sparse_merit.encoder import ConvolutionFrontEnd
-from modeling_sparse_merit.enhancement import MAGNITUDE_FLOOR, Spectrogram
-from modeling_sparse_merit.experts import LayerFrames, MixtureOfExperts
-from modeling_sparse_merit.precision import Bf16Linear, Int8Linear, choose_int8, is_bf16_fast
+from modeling_sparse_merit.models.sparse_merit.attention import SparseMeritAttention, reversed_key_mask
+from modeling_sparse_merit.models.sparse_merit.encoder import ConvolutionFrontEnd
+from modeling_sparse_merit.models.sparse_merit.enhancement import MAGNITUDE_FLOOR, Spectrogram
+from modeling_sparse_merit.models.sparse_merit.experts import LayerFrames, MixtureOfExperts
+from modeling_sparse_merit.models.sparse_merit.quantization import Bf16Linear, Int8Linear, choose_int8, is_bf16_fast
 
 FP32, BF16 = torch.float32, torch.bfloat16
 Sides = tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]

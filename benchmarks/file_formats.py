@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from modeling_sparse_merit.audio import read_audio
 from modeling_sparse_merit.files import replacing
+from modeling_sparse_merit.models.sparse_merit.audio import read_audio
 
 RATE = 16_000
 SECONDS = 2.0

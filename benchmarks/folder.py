@@ -30,9 +30,9 @@ from modeling_sparse_merit import (
     load_audio,
     read_audio,
 )
-from modeling_sparse_merit.audio import resample
-from modeling_sparse_merit.cli import DEMO_RECORDING
-from modeling_sparse_merit.recordings import Signal, save_answer
+from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
+from modeling_sparse_merit.inference.files import Signal, save_answer
+from modeling_sparse_merit.models.sparse_merit.audio import resample
 
 from .timing import in_turn, peak_memory, results_folder
 

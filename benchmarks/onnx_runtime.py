@@ -22,8 +22,8 @@ from modeling_sparse_merit import (
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
 )
-from modeling_sparse_merit.audio import load_audio
-from modeling_sparse_merit.onnx_export import GRAPH_FILE, export_onnx
+from modeling_sparse_merit.convert.onnx import GRAPH_FILE, export_onnx
+from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 
 RECORDING = DEFAULT_CHECKPOINT.parents[1] / "demo" / "noisy_speech.flac"
 BASE = {

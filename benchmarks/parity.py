@@ -18,8 +18,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from modeling_sparse_merit import SparseMeritFeatureExtractor, SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.conversion import convert
-from modeling_sparse_merit.experts import load_balancing_loss
+from modeling_sparse_merit.convert.published import convert
+from modeling_sparse_merit.models.sparse_merit.experts import load_balancing_loss
 
 VARIANTS = {
     "sparse": None,

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import WavLMConfig, WavLMModel
 
 from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.modeling_sparse_merit import SparseMeritModelOutput, encoder_fields
+from modeling_sparse_merit.models.sparse_merit.modeling_sparse_merit import SparseMeritModelOutput, encoder_fields
 
 
 class PublishedArrangement(nn.Module):

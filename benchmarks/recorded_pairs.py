@@ -77,7 +77,7 @@ def enhance(pairs: dict[str, dict[str, np.ndarray]], model: str | None) -> tuple
         raise ValueError(f"Files are named after {taken}, which are run here; name them otherwise.")
     enhanced = {}
     for system, reference in running.items():
-        answers = {name: reference.answer([versions["noisy"]])[0].enhanced for name, versions in pairs.items()}
+        answers = {name: reference.predict([versions["noisy"]])[0].enhanced for name, versions in pairs.items()}
         if any(answer is None for answer in answers.values()):
             raise ValueError(f"{reference.name} does not enhance speech; name a checkpoint with the enhancement task.")
         enhanced[system] = answers

@@ -19,13 +19,13 @@ import numpy as np
 import typer
 
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline, __version__, load_audio
-from modeling_sparse_merit.audio import resample
+from modeling_sparse_merit.data.datasets import concatenate_tables, load_table
+from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.files import replacing, sha256_of_files
 from modeling_sparse_merit.metrics import macro_f1
 from modeling_sparse_merit.metrics.emotion import confusion, recall_from_confusion
 from modeling_sparse_merit.metrics.speech import stoi
-from modeling_sparse_merit.mixing import MixingRecipe
-from modeling_sparse_merit.tables import concatenate_tables, load_table
+from modeling_sparse_merit.models.sparse_merit.audio import resample
 
 RATES = (16_000, 11_025, 8_000)
 SNR_DB = 5.0

@@ -22,9 +22,9 @@ from modeling_sparse_merit import (
     SparseMeritForSpeechEnhancementAndEmotion,
     load_audio,
 )
-from modeling_sparse_merit.mixing import MixingRecipe
-from modeling_sparse_merit.precision import choose_int8
-from modeling_sparse_merit.tables import load_table
+from modeling_sparse_merit.data.datasets import load_table
+from modeling_sparse_merit.data.mixing import MixingRecipe
+from modeling_sparse_merit.models.sparse_merit.quantization import choose_int8
 
 GROUPS = {
     "attention": r"\.attention\.(q|k|v|out)_proj$",

@@ -23,7 +23,13 @@ from benchmarks.published import PublishedArrangement, run_heads
 from benchmarks.speed_figures import draw_curves
 from benchmarks.timing import MEBIBYTE, in_turn, peak_memory, results_folder
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.precision import Bf16Linear, choose_int8, is_bf16_fast, lower, plain_dtype
+from modeling_sparse_merit.models.sparse_merit.quantization import (
+    Bf16Linear,
+    choose_int8,
+    is_bf16_fast,
+    lower,
+    plain_dtype,
+)
 
 RATE = 16_000
 TOLERANCE = 1e-4

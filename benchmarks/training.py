@@ -29,15 +29,15 @@ from torch.utils.data import DataLoader
 
 import modeling_sparse_merit
 from benchmarks.timing import Timing, in_turn, results_folder
-from modeling_sparse_merit.audio import write_audio
-from modeling_sparse_merit.training import build, data
-from modeling_sparse_merit.training.features import CachedLoader
+from modeling_sparse_merit.models.sparse_merit.audio import write_audio
+from modeling_sparse_merit.training import build, dataset
+from modeling_sparse_merit.training.feature_cache import CachedLoader
 from modeling_sparse_merit.training.settings import TrainingSettings
 
 RATE = 16_000
 SECONDS = 4.0
-CHECKPOINTS = Path(modeling_sparse_merit.__file__).parent / "checkpoints"
-TINY = yaml.safe_load((CHECKPOINTS / "tiny" / "pretraining.yaml").read_text(encoding="utf-8"))["config"]
+RECORDS = Path(__file__).parent / "results" / "tiny"
+TINY = yaml.safe_load((RECORDS / "pretraining.yaml").read_text(encoding="utf-8"))["config"]
 WAVLM = {
     "hidden_size": 512,
     "num_hidden_layers": 6,
@@ -159,8 +159,8 @@ def train_epoch(step: Callable[[dict[str, Any]], None], batches: list[dict[str, 
 
 
 def make_loader(settings: TrainingSettings) -> DataLoader:
-    clips = data.load_clips(settings, "train")
-    return data.build_loader(clips, build.build_feature_extractor(settings), settings, shuffle=True)
+    clips = dataset.load_clips(settings, "train")
+    return dataset.build_loader(clips, build.build_feature_extractor(settings), settings, shuffle=True)
 
 
 def make_cached_loader(settings: TrainingSettings, folder: Path) -> CachedLoader:

@@ -13,17 +13,17 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
 BATCH_SECONDS = 40.0  # audio that goes through the model at once
 
 _MODULE_OF = {
-    "SparseMeritConfig": "configuration_sparse_merit",
-    "SparseMeritFeatureExtractor": "feature_extraction_sparse_merit",
-    "SparseMeritModel": "modeling_sparse_merit",
-    "SparseMeritForSpeechEnhancementAndEmotion": "modeling_sparse_merit",
-    "SpeechEnhancementAndEmotionPipeline": "pipeline_sparse_merit",
-    "EmotionPipeline": "pipeline_sparse_merit",
-    "enhance_recordings": "batches",
-    "find_recordings": "recordings",
-    "load_audio": "audio",
-    "read_audio": "audio",
-    "write_audio": "audio",
+    "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",
+    "SparseMeritFeatureExtractor": "models.sparse_merit.feature_extraction_sparse_merit",
+    "SparseMeritModel": "models.sparse_merit.modeling_sparse_merit",
+    "SparseMeritForSpeechEnhancementAndEmotion": "models.sparse_merit.modeling_sparse_merit",
+    "SpeechEnhancementAndEmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",
+    "EmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",
+    "enhance_recordings": "inference.batching",
+    "find_recordings": "inference.files",
+    "load_audio": "models.sparse_merit.audio",
+    "read_audio": "models.sparse_merit.audio",
+    "write_audio": "models.sparse_merit.audio",
 }
 
 __all__ = ["DEFAULT_CHECKPOINT", "__version__", *_MODULE_OF]

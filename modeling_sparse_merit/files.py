@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Files that are complete or not there, and digests of weights."""
+"""Files that are complete or not there, digests, and errors as one line."""
 
 import errno
 import hashlib
@@ -77,3 +77,8 @@ def sha256_of_files(paths: list[Path]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

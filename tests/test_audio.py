@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from modeling_sparse_merit.audio import as_float32, load_audio, read_audio, resample, write_audio
+from modeling_sparse_merit.models.sparse_merit.audio import as_float32, load_audio, read_audio, resample, write_audio
 
 RATE = 16_000
 

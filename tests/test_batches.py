@@ -10,8 +10,9 @@ import pytest
 import soundfile
 import torch
 
-from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline, batches, enhance_recordings, find_recordings
-from modeling_sparse_merit.batches import cut_batches
+from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline, enhance_recordings, find_recordings
+from modeling_sparse_merit.inference import batching
+from modeling_sparse_merit.inference.batching import cut_batches
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_the_files_and_emotions_are_those_of_the_pipeline_alone(pipe, folder, tm
 
 def test_a_window_smaller_than_the_folder_changes_nothing(pipe, folder, tmp_path, monkeypatch):
     whole = list(enhance_recordings(pipe, recordings_in(folder, tmp_path / "out")))
-    monkeypatch.setattr(batches, "WINDOW", 2)
+    monkeypatch.setattr(batching, "WINDOW", 2)
     windows = list(enhance_recordings(pipe, recordings_in(folder, tmp_path / "out")))
     assert [record["file"] for record in windows] == [record["file"] for record in whole]
     for one, other in zip(whole, windows, strict=True):
@@ -112,7 +113,10 @@ def test_a_recording_longer_than_a_batch_takes_the_place_of_several(two_threads)
     def short():
         return leave.is_set(), torch.get_num_threads()
 
-    with batches._Passes(torch.device("cpu"), recordings=9, batch_seconds=10) as passes, ThreadPoolExecutor(2) as pool:
+    with (
+        batching._Passes(torch.device("cpu"), recordings=9, batch_seconds=10) as passes,
+        ThreadPoolExecutor(2) as pool,
+    ):
         first = pool.submit(passes.run, 100, long)
         entered.wait(10)
         second = pool.submit(passes.run, 5, short)

@@ -26,8 +26,8 @@ from modeling_sparse_merit import (
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
 )
-from modeling_sparse_merit.card import render_card, write_examples
 from modeling_sparse_merit.evaluation import evaluate
+from modeling_sparse_merit.hub.model_card import render_card, write_examples
 
 REPOSITORY = Path(__file__).parents[1]
 LABELS = ["angry", "sad", "happy", "neutral"]
@@ -338,21 +338,21 @@ def test_examples_become_a_widget_with_the_models_own_answers(checkpoint, speech
 
 
 def test_an_installed_package_renders_the_same_card(full_checkpoint, tmp_path):
-    pytest.importorskip("setuptools", minversion="77", reason="the build of this package needs setuptools 77 or newer")
     source = tmp_path / "source"
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "model_card.md"):
-        (source / name).parent.mkdir(exist_ok=True)
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "model_card.md"):
         shutil.copy(REPOSITORY / name, source)
     ignored = shutil.ignore_patterns("__pycache__", "checkpoints", "demo")
     shutil.copytree(REPOSITORY / "modeling_sparse_merit", source / "modeling_sparse_merit", ignore=ignored)
     # from the source distribution, as an index would serve it
-    build = "from setuptools import build_meta; build_meta.{}('{}')"
+    build = "from hatchling import build; build.{}('{}')"
     run_python(build.format("build_sdist", tmp_path), source)
     shutil.unpack_archive(next(tmp_path.glob("*.tar.gz")), tmp_path / "unpacked", filter="data")
     run_python(build.format("build_wheel", tmp_path), next((tmp_path / "unpacked").iterdir()))
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "installed")
-    show = f"from modeling_sparse_merit import card; print(card.__file__, card.render_card({str(full_checkpoint)!r}))"
+    show = "from modeling_sparse_merit.hub import model_card as card; "
+    show += f"print(card.__file__, card.render_card({str(full_checkpoint)!r}))"
     path, _, card = run_python(show, tmp_path, PYTHONPATH=str(tmp_path / "installed")).partition(" ")
     assert Path(path).is_relative_to(tmp_path / "installed")
     assert card.strip() == render_card(full_checkpoint).strip()

@@ -16,7 +16,8 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from modeling_sparse_merit import __version__
-from modeling_sparse_merit.cli import DEMO_RECORDING, app
+from modeling_sparse_merit.cli import app
+from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
 
 FIELDS = ["file", "seconds", "sampling_rate", "emotion", "scores", "enhanced", "channel", "level_dbfs"]
 FIELDS += ["clipped_ratio", "schema_version", "model", "settings_hash", "resume"]

@@ -22,9 +22,9 @@ from modeling_sparse_merit import (
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
 )
-from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.conversion import convert, measure_statistics, parse_conv_layers, read_statistics
+from modeling_sparse_merit.convert.published import convert, measure_statistics, parse_conv_layers, read_statistics
+from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = ["sparse", "dense", "weighted_sum_sparse", "weighted_sum_dense", "expert_weighted_sum_sparse", "multitask"]

@@ -13,8 +13,16 @@ import pytest
 import soundfile
 from datasets import DatasetInfo
 
-from dataset_scripts import emodb, folder, msp_podcast, nemo, noise, ravdess, table
-from modeling_sparse_merit.tables import EMOTIONS, TableError, load_table
+from modeling_sparse_merit.data import prepare
+from modeling_sparse_merit.data.corpora import corpus as corpus_named
+from modeling_sparse_merit.data.datasets import EMOTIONS, TableError, load_table
+
+emodb = corpus_named("emodb")
+folder = corpus_named("folder")
+msp_podcast = corpus_named("msp_podcast")
+nemo = corpus_named("nemo")
+noise = corpus_named("noise")
+ravdess = corpus_named("ravdess")
 
 ROOT = Path(__file__).parents[1]
 
@@ -256,7 +264,9 @@ def test_noises_are_taken_with_or_without_a_list(tmp_path):
     record(tmp_path, "rain/1.wav", "2.wav")
 
     found = noise.build(tmp_path, split="train")
-    listed = noise.build(list_files(tmp_path, "file_name,split,rt60_s", "2.wav,test,0.4", "rain/1.wav,,"), "train")
+    listed = noise.build(
+        list_files(tmp_path, "file_name,split,rt60_s", "2.wav,test,0.4", "rain/1.wav,,"), split="train"
+    )
 
     assert [(row["category"], row["split"]) for row in found] == [(None, "train"), ("rain", "train")]
     assert [(row["category"], row["split"]) for row in listed] == [(None, "test"), (None, "train")]
@@ -341,30 +351,30 @@ def corpus(tmp_path):
 
 def test_a_table_is_never_replaced_by_accident(tmp_path, corpus):
     dataset = ravdess.build(corpus, dev=(), test=())
-    table.write_table(dataset, tmp_path / "out")
+    prepare.write_table(dataset, tmp_path / "out")
 
     with pytest.raises(TableError, match="--overwrite"):
-        table.write_table(dataset, tmp_path / "out")
-    table.write_table(dataset.select([0]), tmp_path / "out", overwrite=True)
+        prepare.write_table(dataset, tmp_path / "out")
+    prepare.write_table(dataset.select([0]), tmp_path / "out", overwrite=True)
     assert len(load_table(tmp_path / "out")) == 1
     with pytest.raises(TableError, match="it is not a table, it holds Actor_01"):
-        table.write_table(dataset, corpus, overwrite=True)
-    assert len(table.audio_files(corpus)) == 8
+        prepare.write_table(dataset, corpus, overwrite=True)
+    assert len(prepare.audio_files(corpus)) == 8
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, corpus):
     dataset = ravdess.build(corpus, dev=(), test=())
-    table.audio_files(corpus)[-1].unlink()
+    prepare.audio_files(corpus)[-1].unlink()
 
     with pytest.raises(FileNotFoundError):
-        table.write_table(dataset, tmp_path / "out", embed=True)
+        prepare.write_table(dataset, tmp_path / "out", embed=True)
     assert os.listdir(tmp_path) == ["raw"]
 
 
 def test_large_tables_are_written_in_shards(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(table, "SHARD_BYTES", 50_000)  # a clip is 16 kB
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 50_000)  # a clip is 16 kB
 
-    table.write_table(ravdess.build(corpus, dev=(), test=()), tmp_path / "out", embed=True)
+    prepare.write_table(ravdess.build(corpus, dev=(), test=()), tmp_path / "out", embed=True)
 
     assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == [
         f"train-0000{number}-of-00003.parquet" for number in range(3)
@@ -435,7 +445,7 @@ def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips,
     assert len(dataset) == clips
     assert Counter(row["emotion"] for row in rows) == emotions
     assert Counter(row["split"] for row in rows) == splits
-    assert not table.overlap(dataset, "speaker")
+    assert not prepare.overlap(dataset, "speaker")
     assert all(row["speaker"] != "unknown" for row in rows)
 
 

@@ -15,8 +15,8 @@ import soundfile
 from benchmarks import file_formats
 from benchmarks.file_formats import KINDS, encoded, id3, mp3, voice, wav, without_header
 from modeling_sparse_merit import load_audio, read_audio
-from modeling_sparse_merit.containers import View
-from modeling_sparse_merit.decoding import _libmpg123, audio_seconds, audio_suffixes, decode
+from modeling_sparse_merit.models.sparse_merit.decoding import _libmpg123, audio_seconds, audio_suffixes, decode
+from modeling_sparse_merit.models.sparse_merit.views import View
 
 RATE = 16_000
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")

@@ -11,9 +11,9 @@ import soundfile
 import torch
 from datasets import Dataset, DatasetInfo
 
-from dataset_scripts import descriptors, table
-from modeling_sparse_merit.audio import load_audio
-from modeling_sparse_merit.tables import TableError, concatenate_tables, load_table, speech_features
+from modeling_sparse_merit.data import acoustic_features, prepare
+from modeling_sparse_merit.data.datasets import TableError, concatenate_tables, load_table, speech_features
+from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 from modeling_sparse_merit.training.descriptors import (
     DESCRIPTORS,
     TARGETS,
@@ -41,14 +41,14 @@ def speech(tmp_path, speech_clip):
         rows.append({"audio": audio, "emotion": seed, "speaker": f"s{seed}", "split": split, "duration": 0.5})
     info = DatasetInfo(license="CC BY 4.0", description="Four people.", features=speech_features())
     arrow = pa.Table.from_pylist(rows, schema=speech_features().arrow_schema)
-    table.write_table(Dataset(arrow, info=info), tmp_path / "speech", embed=True)
+    prepare.write_table(Dataset(arrow, info=info), tmp_path / "speech", embed=True)
     return tmp_path / "speech"
 
 
 def described(*clips: np.ndarray | None) -> Dataset:
     """A table of given descriptors, (frames, DESCRIPTORS) each."""
     column = {"descriptors": [None if clip is None else clip.tolist() for clip in clips]}
-    feature = descriptors.described_features(speech_features())["descriptors"]
+    feature = acoustic_features.described_features(speech_features())["descriptors"]
     return Dataset.from_dict(column).cast_column("descriptors", feature)
 
 
@@ -57,8 +57,8 @@ def described(*clips: np.ndarray | None) -> Dataset:
 
 def test_train_clips_are_described_at_every_speed_and_test_clips_not_at_all(speech, tmp_path):
     pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed: extra `pretraining`")
-    descriptors.main([str(speech), str(tmp_path / "out"), "--speeds", "1.0", "1.25", "--processes", "2"])
-    one = descriptors.build(speech, tmp_path, speeds=(1.0, 1.25))
+    acoustic_features.main([str(speech), str(tmp_path / "out"), "--speeds", "1.0", "1.25", "--processes", "2"])
+    one = acoustic_features.build(speech, tmp_path, speeds=(1.0, 1.25))
     read = load_table(tmp_path / "out")
 
     assert list(read) == sorted(one, key=lambda row: row["split"])  # any number of processes, any order of the shards
@@ -70,7 +70,7 @@ def test_train_clips_are_described_at_every_speed_and_test_clips_not_at_all(spee
     for row in read:
         assert len(load_audio(row["audio"])) == round(row["duration"] * RATE)
         frames = np.array(row["descriptors"])
-        assert frames.shape[1] == len(descriptors.NAMES) == DESCRIPTORS and np.isfinite(frames).all()
+        assert frames.shape[1] == len(acoustic_features.NAMES) == DESCRIPTORS and np.isfinite(frames).all()
         assert 0 <= row["duration"] * 100 - len(frames) < 1
     both = concatenate_tables([tmp_path / "out", speech], "train")
     assert len(both) == 6 and both["descriptors"][-1] is None
@@ -80,7 +80,7 @@ def test_descriptor_frames_lie_where_they_say():
     pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed: extra `pretraining`")
     click = np.zeros(RATE, np.float32)
     click[8000] = 1  # at 500 ms: the centre of frame 49
-    level = descriptors.describe(click)[:, 0].astype(float)
+    level = acoustic_features.describe(click)[:, 0].astype(float)
     heard = np.flatnonzero(level > level.min() + 20)
     assert heard.mean() == pytest.approx(49, abs=1) and len(heard) < 8
 
@@ -88,13 +88,15 @@ def test_descriptor_frames_lie_where_they_say():
 def test_descriptors_do_not_depend_on_the_level(speech_clip):
     pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed: extra `pretraining`")
     clip = speech_clip(seconds=0.5)
-    np.testing.assert_allclose(descriptors.describe(clip), descriptors.describe(clip / 8), rtol=0.01, atol=0.01)
+    np.testing.assert_allclose(
+        acoustic_features.describe(clip), acoustic_features.describe(clip / 8), rtol=0.01, atol=0.01
+    )
 
 
 def test_what_exceeds_full_scale_is_scaled_down_and_nothing_else():
     samples = np.array([0.5, -0.25, 0.0, 0.125], np.float32)
-    np.testing.assert_array_equal(load_audio(descriptors.flac(samples)), samples)
-    np.testing.assert_allclose(load_audio(descriptors.flac(samples * 4)), samples * 2, atol=2**-15)
+    np.testing.assert_array_equal(load_audio(acoustic_features.flac(samples)), samples)
+    np.testing.assert_allclose(load_audio(acoustic_features.flac(samples * 4)), samples * 2, atol=2**-15)
 
 
 def test_without_praat_the_error_names_the_extra(speech, tmp_path, monkeypatch):
@@ -107,12 +109,12 @@ def test_without_praat_the_error_names_the_extra(speech, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(TableError, match=r"modeling-sparse-merit\[pretraining\]"):
-        descriptors.build(speech, tmp_path)
+        acoustic_features.build(speech, tmp_path)
 
 
 def test_impossible_speeds_are_refused(speech, tmp_path):
     with pytest.raises(TableError, match=r"speeds must be factors from 0.5 to 2.*0.0"):
-        descriptors.build(speech, tmp_path, speeds=(1.0, 0.0))
+        acoustic_features.build(speech, tmp_path, speeds=(1.0, 0.0))
 
 
 # Targets -------------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file
 
 from modeling_sparse_merit import DEFAULT_CHECKPOINT
-from modeling_sparse_merit.card import render_card
+from modeling_sparse_merit.hub.model_card import render_card
 
 WEIGHTS = DEFAULT_CHECKPOINT / "model.safetensors"
+RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "tiny"
 
 
 def test_the_weights_are_small_and_finite():
@@ -19,7 +21,7 @@ def test_the_weights_are_small_and_finite():
 
 
 def test_the_results_were_measured_with_these_weights_and_every_expert_has_work():
-    evaluation = json.loads((DEFAULT_CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((RECORDS / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["model"]["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     use = [list(condition["expert_use"].values()) for condition in evaluation["conditions"]]
     shares = np.mean(use, axis=0)  # (tasks, experts): every condition has the same clips
@@ -28,4 +30,4 @@ def test_the_results_were_measured_with_these_weights_and_every_expert_has_work(
 
 
 def test_the_card_is_the_one_that_the_files_give():
-    assert (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8") == render_card(DEFAULT_CHECKPOINT)
+    assert (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8") == render_card(DEFAULT_CHECKPOINT, RECORDS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.emotion import AttentiveStatisticsPooling, emotion_loss
+from modeling_sparse_merit.models.sparse_merit.emotion import AttentiveStatisticsPooling, emotion_loss
 
 
 def test_pooling_by_hand():

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import WavLMModel
 
-from modeling_sparse_merit import attention
-from modeling_sparse_merit import encoder as encoder_module
-from modeling_sparse_merit.configuration_sparse_merit import SparseMeritConfig
-from modeling_sparse_merit.encoder import LogMelFrontEnd, SparseMeritEncoder
+from modeling_sparse_merit.models.sparse_merit import attention
+from modeling_sparse_merit.models.sparse_merit import encoder as encoder_module
+from modeling_sparse_merit.models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from modeling_sparse_merit.models.sparse_merit.encoder import LogMelFrontEnd, SparseMeritEncoder
 
 SMALL = {
     "hidden_size": 32,

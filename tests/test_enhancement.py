@@ -4,7 +4,12 @@
 import pytest
 import torch
 
-from modeling_sparse_merit.enhancement import BidirectionalLSTM, Spectrogram, enhancement_loss, spectral_loss
+from modeling_sparse_merit.models.sparse_merit.enhancement import (
+    BidirectionalLSTM,
+    Spectrogram,
+    enhancement_loss,
+    spectral_loss,
+)
 
 LENGTHS = torch.tensor([4000, 2345, 401, 1600])
 

@@ -23,7 +23,6 @@ import yaml
 from conftest import TINY_SIZES
 from datasets import Audio, ClassLabel, Dataset, Value
 
-from dataset_scripts import noisy
 from modeling_sparse_merit import (
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
@@ -31,9 +30,9 @@ from modeling_sparse_merit import (
     load_audio,
     metrics,
 )
-from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, test_set
+from modeling_sparse_merit.data.datasets import load_table
+from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, noisy_set, prepare_noisy
 from modeling_sparse_merit.evaluation.systems import Cascade, CheckpointSystem
-from modeling_sparse_merit.tables import load_table
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["angry", "sad", "happy", "neutral"]
@@ -268,9 +267,9 @@ def test_the_emotion_model_of_a_cascade_hears_what_its_front_end_gives_back(corp
     front = CheckpointSystem(tiny_checkpoint(tmp_path / "front", tasks=["enhancement"]))
     back = CheckpointSystem(tiny_checkpoint(tmp_path / "back", tasks=["emotion"]))
     recordings = [speech_like(0.8, 120), speech_like(1.1, 150)]
-    answers = Cascade(front, back).answer(recordings)
-    cleaned = [answer.enhanced for answer in front.answer(recordings)]
-    expected = back.answer(cleaned)
+    answers = Cascade(front, back).predict(recordings)
+    cleaned = [answer.enhanced for answer in front.predict(recordings)]
+    expected = back.predict(cleaned)
     for answer, clean, emotion in zip(answers, cleaned, expected, strict=True):
         np.testing.assert_array_equal(answer.enhanced, clean)
         np.testing.assert_array_equal(answer.probabilities, emotion.probabilities)
@@ -412,7 +411,7 @@ def test_every_choice_of_clips_hears_the_same_mixtures(corpus):
         clips, noise = conditions.Clips(config, LABELS), conditions.load_noise(config)["roar"]
         condition = conditions.Condition("roar", 0.0)
         listener = conditions.Listener(clips, condition, noise, seed=0)
-        heard[name] = {row["row"]: row["sha256"] for row in test_set.frozen_rows(clips, condition, listener)}
+        heard[name] = {row["row"]: row["sha256"] for row in noisy_set.frozen_rows(clips, condition, listener)}
     assert [len(rows) for rows in heard.values()] == [4, 6, 2]
     assert heard["labelled"].items() <= heard["all"].items() and heard["quick"].items() <= heard["labelled"].items()
 
@@ -452,7 +451,7 @@ def frozen(corpus, tmp_path) -> str:
     """The folder of a frozen test set, as `sparse-merit prepare noisy` writes it."""
     noise = ",".join(corpus["noise"].values())
     arguments = [*corpus["speech"], noise, str(tmp_path / "frozen"), "--snr-db", "0", "--pool", "hiss,roar"]
-    noisy.main(arguments)
+    prepare_noisy.main(arguments)
     return str(tmp_path / "frozen")
 
 
@@ -485,7 +484,7 @@ def test_a_table_that_is_no_frozen_test_set_says_so(measure, corpus):
 
 def test_batches_hold_every_clip_once_within_their_budget(corpus, tmp_path):
     config = EvaluationConfig(speech=corpus["speech"], clips="all", output=str(tmp_path))
-    heard = test_set.load_test_set(config, LABELS)
+    heard = noisy_set.load_test_set(config, LABELS)
     batches = list(heard.batches(conditions.Condition(), 2.5))
     assert sorted(row for batch in batches for row in batch) == list(range(6))
     durations = Dataset.from_parquet(corpus["speech"][0])["duration"]

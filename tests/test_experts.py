@@ -4,9 +4,9 @@
 import pytest
 import torch
 
-from modeling_sparse_merit import experts as experts_module
-from modeling_sparse_merit.configuration_sparse_merit import SparseMeritConfig
-from modeling_sparse_merit.experts import (
+from modeling_sparse_merit.models.sparse_merit import experts as experts_module
+from modeling_sparse_merit.models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from modeling_sparse_merit.models.sparse_merit.experts import (
     LayerWeights,
     MixtureOfExperts,
     WeightedSums,

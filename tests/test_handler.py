@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
-from modeling_sparse_merit.hub import export_checkpoint
+from modeling_sparse_merit.hub.export import export_checkpoint
 
 LABELS = {"angry", "sad", "happy", "neutral"}
 

@@ -21,7 +21,9 @@ from modeling_sparse_merit import (
     SpeechEnhancementAndEmotionPipeline,
 )
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.hub import export_checkpoint, hub_errors, push_checkpoint
+from modeling_sparse_merit.hub.client import hub_errors
+from modeling_sparse_merit.hub.export import export_checkpoint
+from modeling_sparse_merit.hub.push import push_checkpoint
 
 ROOT = Path(__file__).parents[1]
 NOTHING = ["initial commit"]

@@ -18,9 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 from typer.testing import CliRunner
 
-import train_accelerate
-from dataset_scripts import folder as folder_script
-from dataset_scripts import noise as noise_script
 from modeling_sparse_merit import (
     DEFAULT_CHECKPOINT,
     SparseMeritConfig,
@@ -28,12 +25,16 @@ from modeling_sparse_merit import (
     SparseMeritForSpeechEnhancementAndEmotion,
     SpeechEnhancementAndEmotionPipeline,
 )
-from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.cli import app
+from modeling_sparse_merit.data.corpora import corpus as corpus_named
+from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.training import build
+from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.balancing import build_balancing
 from modeling_sparse_merit.training.lora import load_adapted
 from modeling_sparse_merit.training.settings import TrainingSettings
+
+folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
 
 PARTS = ["experts", "routers", "emotion", "enhancement"]
 LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"}
@@ -141,8 +142,8 @@ def test_the_base_may_be_loaded_by_its_own_code(tiny_checkpoint, batch, tmp_path
 
 PUSH_AND_COME_BACK = """
 import sys
-from modeling_sparse_merit.conversion import convert
-from modeling_sparse_merit.hub import push_checkpoint
+from modeling_sparse_merit.convert.published import convert
+from modeling_sparse_merit.hub.push import push_checkpoint
 from modeling_sparse_merit.training.lora import load_adapted
 push_checkpoint(sys.argv[1], "someone/adapter", token=sys.argv[2])
 load_adapted("someone/adapter").save_pretrained("back")
@@ -297,9 +298,9 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
     arguments += ["--workers", "0", "--batch_size", "4", "--learning_rate", "0.01", "--average_decay", "0.5"]
     arguments += ["--schedule", "constant"]
 
-    train_accelerate.main([*arguments, "--epochs", "1", "--output_dir", str(run)])
-    train_accelerate.main([*arguments, "--epochs", "2", "--output_dir", str(run)])
-    train_accelerate.main([*arguments, "--epochs", "2", "--output_dir", str(private_folder / "at once")])
+    training_run.main([*arguments, "--epochs", "1", "--output_dir", str(run)])
+    training_run.main([*arguments, "--epochs", "2", "--output_dir", str(run)])
+    training_run.main([*arguments, "--epochs", "2", "--output_dir", str(private_folder / "at once")])
 
     checkpoints = (folder / "checkpoint-2" / "model.safetensors" for folder in (private_folder / "at once", run))
     once, twice = map(load_file, checkpoints)

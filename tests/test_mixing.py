@@ -14,7 +14,7 @@ from audiomentations import Compose, Gain, TimeMask
 from datasets import Audio, Dataset
 from torch.utils.data import DataLoader
 
-from modeling_sparse_merit.mixing import MixingParameters, MixingRecipe
+from modeling_sparse_merit.data.mixing import MixingParameters, MixingRecipe
 
 RATE = 16_000
 

@@ -17,9 +17,9 @@ from modeling_sparse_merit import (
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
 )
-from modeling_sparse_merit import onnx_export as module
-from modeling_sparse_merit.enhancement import Spectrogram
-from modeling_sparse_merit.onnx_export import RealSpectrogram, export_onnx, noise
+from modeling_sparse_merit.convert import onnx as module
+from modeling_sparse_merit.convert.onnx import RealSpectrogram, export_onnx, noise
+from modeling_sparse_merit.models.sparse_merit.enhancement import Spectrogram
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -15,9 +15,9 @@ from modeling_sparse_merit import (
     SparseMeritModel,
     SpeechEnhancementAndEmotionPipeline,
 )
-from modeling_sparse_merit import precision as precision_module
-from modeling_sparse_merit.cli import DEMO_RECORDING, Precision
-from modeling_sparse_merit.precision import (
+from modeling_sparse_merit.cli.enhance import DEMO_RECORDING, Precision
+from modeling_sparse_merit.models.sparse_merit import quantization as precision_module
+from modeling_sparse_merit.models.sparse_merit.quantization import (
     PRECISIONS,
     Bf16Linear,
     Int8Linear,

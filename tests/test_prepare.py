@@ -16,14 +16,20 @@ from hub_server import TOKEN, Cut
 from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
-from dataset_scripts import folder, noise, noisy, table
-from dataset_scripts.card import licence_names, table_card
-from dataset_scripts.publish import licence_to_state, push_table
 from modeling_sparse_merit import load_audio
-from modeling_sparse_merit.cli import CORPORA, app
+from modeling_sparse_merit.cli import app
+from modeling_sparse_merit.cli.prepare import COMMANDS
+from modeling_sparse_merit.data import prepare
+from modeling_sparse_merit.data.corpora import CORPORA
+from modeling_sparse_merit.data.corpora import corpus as corpus_named
+from modeling_sparse_merit.data.dataset_card import licence_names, table_card
+from modeling_sparse_merit.data.datasets import TableError, concatenate_tables, load_table
+from modeling_sparse_merit.evaluation import prepare_noisy
 from modeling_sparse_merit.evaluation.conditions import Clips, Condition, Listener
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig
-from modeling_sparse_merit.tables import TableError, concatenate_tables, load_table
+from modeling_sparse_merit.hub.datasets import licence_to_state, push_table
+
+folder, noise = corpus_named("folder"), corpus_named("noise")
 
 ROOT = Path(__file__).parents[1]
 OPEN = DatasetInfo(license="CC BY 4.0", description="Three people.", citation="Nobody (2026).")
@@ -64,8 +70,8 @@ def noises(tmp_path) -> Path:
     for split in ("train", "test"):
         (raw / split).mkdir(parents=True)
         soundfile.write(raw / split / "hiss.wav", 0.1 * generator.standard_normal(16_000), 16_000)
-        written = noise.build(raw / split, split, DatasetInfo(license="CC0 1.0"))
-        table.write_table(written, tmp_path / f"hiss_{split}")
+        written = noise.build(raw / split, split=split, info=DatasetInfo(license="CC0 1.0"))
+        prepare.write_table(written, tmp_path / f"hiss_{split}")
     return tmp_path / "hiss_test"
 
 
@@ -87,8 +93,8 @@ def test_prepare_writes_what_the_script_writes(corpus, tmp_path):
 
 def test_every_corpus_has_its_help(corpus):
     listed = sparse_merit("prepare", "--help").stdout
-    assert all(name in listed for name in CORPORA)
-    for name in CORPORA:
+    assert all(name in listed for name in (*CORPORA, *COMMANDS))
+    for name in (*CORPORA, *COMMANDS):
         result = sparse_merit("prepare", name, "--help")
         assert result.exit_code == 0 and f"usage: sparse-merit prepare {name}" in result.stdout
         assert "--push" in result.stdout and "--i-may-redistribute" in result.stdout
@@ -107,8 +113,8 @@ import sys, numpy as np
 sys.modules["torchcodec"] = None  # as where it is not installed
 from datasets import load_dataset
 from modeling_sparse_merit import SparseMeritFeatureExtractor, load_audio
-from modeling_sparse_merit.mixing import MixingRecipe
-from modeling_sparse_merit.training.data import Collator
+from modeling_sparse_merit.data.mixing import MixingRecipe
+from modeling_sparse_merit.training.dataset import Collator
 
 recipe = MixingRecipe(load_dataset("someone/hiss", split="train"), snr_db=5.0, seed=0)
 examples, found = [], {}
@@ -165,7 +171,7 @@ def test_a_pushed_table_is_read_by_its_name(hub, corpus, tmp_path, monkeypatch):
         load_table("someone/corpus", "eval")
 
     monkeypatch.chdir(tmp_path)
-    table.write_table(mine.select([0]), Path("someone", "corpus"))
+    prepare.write_table(mine.select([0]), Path("someone", "corpus"))
     assert len(load_table("someone/corpus")) == 1  # what is here wins
 
 
@@ -201,7 +207,7 @@ def test_the_card_counts_what_is_there(hub, corpus):
 
 def test_the_code_on_the_card_runs(corpus, noises, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table.write_table(folder.build(corpus, info=OPEN), tmp_path / "mine", embed=True)
+    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "mine", embed=True)
     card = (tmp_path / "mine" / "README.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)).replace("name/noise", "hiss_train")
 
@@ -212,7 +218,7 @@ def test_the_code_on_the_card_runs(corpus, noises, tmp_path, monkeypatch):
 
 
 def test_a_table_written_to_disk_is_pushed_by_push(hub, corpus, tmp_path):
-    table.write_table(folder.build(corpus, info=OPEN), tmp_path / "table")
+    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "table")
     result = sparse_merit("push", tmp_path / "table", "someone/corpus", "--revision", "v1")
 
     assert result.exit_code == 0 and result.stderr == "", result.output
@@ -268,7 +274,7 @@ def test_a_table_that_may_not_be_passed_on_is_not_even_written(hub, corpus, tmp_
 
 
 def test_msp_podcast_needs_its_own_licence_repeated(hub, corpus, tmp_path):
-    table.write_table(folder.build(corpus, info=DatasetInfo(license=MSP_LICENCE)), tmp_path / "msp")
+    prepare.write_table(folder.build(corpus, info=DatasetInfo(license=MSP_LICENCE)), tmp_path / "msp")
 
     refused = sparse_merit("push", tmp_path / "msp", "someone/msp")
     assert refused.exit_code == 2 and f"--i-may-redistribute '{MSP_LICENCE}'" in refused.stderr
@@ -300,7 +306,7 @@ def test_a_card_of_no_known_licence_says_so(corpus):
 @pytest.fixture
 def frozen(corpus, noises, tmp_path):
     """The command's table of two clips and their clean, -5 dB and 5 dB versions."""
-    table.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
     arguments = ["--snr-db", "-5", "5", "--seed", "3", "--pool", "hiss"]
     result = sparse_merit("prepare", "noisy", tmp_path / "speech", noises, tmp_path / "frozen", *arguments)
     assert result.exit_code == 0, result.output
@@ -346,8 +352,8 @@ def test_it_says_what_was_mixed_and_its_samples_are_those_that_were_hashed(froze
 
 
 def test_several_tables_make_one_set(corpus, noises, tmp_path):
-    table.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
-    table.write_table(folder.build(corpus, info=DatasetInfo()), tmp_path / "more")
+    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    prepare.write_table(folder.build(corpus, info=DatasetInfo()), tmp_path / "more")
     speech, pools = f"{tmp_path / 'speech'},{tmp_path / 'more'}", f"{noises},{noises.with_name('hiss_train')}"
     arguments = ["prepare", "noisy", speech, pools, tmp_path / "frozen", "--snr-db", "0", "--split", "test"]
     result = sparse_merit(*arguments)
@@ -370,8 +376,8 @@ def test_it_is_pushed_as_other_tables_are(hub, frozen, tmp_path):
 
 
 def test_settings_that_cannot_be_used_are_one_line(corpus, noises, tmp_path):
-    table.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
     with pytest.raises(TableError, match="snr_db"):
-        noisy.build(tmp_path / "speech", noises, tmp_path, snr_db=(5, 5))
+        prepare_noisy.build(tmp_path / "speech", noises, tmp_path, snr_db=(5, 5))
     result = sparse_merit("prepare", "noisy", tmp_path / "speech", noises, tmp_path / "out", "--split", "dev")
     assert result.exit_code == 2 and "no row belongs to split 'dev'" in result.stderr

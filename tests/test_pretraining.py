@@ -9,12 +9,12 @@ import torch
 from datasets import Dataset
 from test_training import make_settings, small_tables, write_config  # noqa: F401
 
-import train_accelerate
-from dataset_scripts import descriptors as descriptors_script
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.encoder import receptive_field
-from modeling_sparse_merit.tables import load_table
-from modeling_sparse_merit.training import build, data
+from modeling_sparse_merit.data import acoustic_features as descriptors_script
+from modeling_sparse_merit.data.datasets import load_table
+from modeling_sparse_merit.models.sparse_merit.encoder import receptive_field
+from modeling_sparse_merit.training import build, dataset
+from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.descriptors import descriptor_frames
 
 
@@ -39,7 +39,7 @@ def test_what_an_encoder_frame_sees(kernels, strides, samples):
 
 def test_targets_follow_the_crop(described):
     settings = make_settings(described, max_seconds=0.3, descriptor_weight=1.0)
-    clips = data.load_clips(settings, "train")
+    clips = dataset.load_clips(settings, "train")
     clips.add_descriptors(400)
     row = len(clips) - 1
     example = clips[row]
@@ -49,7 +49,7 @@ def test_targets_follow_the_crop(described):
     centres = example["start"] + 320 * np.arange(14) + 200
     nearest = np.abs(160 * (1 + np.arange(len(frames)))[None] - centres[:, None]).argmin(1)
     np.testing.assert_array_equal(example["descriptors"][:, -1], frames[nearest, 10] > 0)
-    batch = data.Collator(build.build_feature_extractor(settings))([example, clips[0]])
+    batch = dataset.Collator(build.build_feature_extractor(settings))([example, clips[0]])
     assert batch["descriptors"].shape[:2] == (2, (batch["input_values"].shape[1] - 400) // 320 + 1)
 
 
@@ -60,7 +60,7 @@ def load_rows(described: dict[str, str]) -> Dataset:
 def test_a_run_learns_descriptors_resumes_and_leaves_a_plain_model(described, tmp_path):
     changes = {"descriptor_weight": 3.0, "epochs": 3, "learning_rate": 0.003, "average_decay": 0.5, "eval_every": 3}
     config = write_config(tmp_path / "config.yaml", described, **changes)
-    train_accelerate.main([str(config), "--output_dir", str(tmp_path / "whole")])
+    training_run.main([str(config), "--output_dir", str(tmp_path / "whole")])
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     losses = [entry["train/descriptors"] for entry in log if "train/descriptors" in entry]
     assert len(losses) == 3 and losses[-1] < losses[0]
@@ -68,8 +68,8 @@ def test_a_run_learns_descriptors_resumes_and_leaves_a_plain_model(described, tm
     assert not any("descriptor" in name for name, _ in model.named_parameters())
 
     stop = ["--max_steps", str(log[0]["step"])]
-    train_accelerate.main([str(config), "--output_dir", str(tmp_path / "stopped"), *stop])
-    train_accelerate.main([str(config), "--output_dir", str(tmp_path / "stopped")])
+    training_run.main([str(config), "--output_dir", str(tmp_path / "stopped"), *stop])
+    training_run.main([str(config), "--output_dir", str(tmp_path / "stopped")])
     again = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path / "stopped" / "best")
     for (name, weight), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         torch.testing.assert_close(weight, other, atol=0, rtol=0, msg=name)
@@ -85,6 +85,6 @@ def test_what_would_part_speech_and_descriptors_is_refused(described, changes):
 
 
 def test_tables_without_descriptors_are_named(tables):
-    clips = data.load_clips(make_settings(tables, descriptor_weight=1.0), "train")
+    clips = dataset.load_clips(make_settings(tables, descriptor_weight=1.0), "train")
     with pytest.raises(ValueError, match="prepare descriptors"):
         clips.add_descriptors(400)

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from accelerate import PartialState
 
-from modeling_sparse_merit.processes import share_of
-from modeling_sparse_merit.recordings import Recording
+from modeling_sparse_merit.inference.distributed import share_of
+from modeling_sparse_merit.inference.files import Recording
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 ENHANCE = ["-m", "modeling_sparse_merit.cli", "enhance", "in", "--device", "cpu", "--batch-seconds", "4"]

@@ -13,9 +13,9 @@ import soundfile
 from datasets import Audio, ClassLabel, Dataset
 
 from benchmarks import recorded_pairs
+from modeling_sparse_merit.data.datasets import TableError
 from modeling_sparse_merit.evaluation import references
 from modeling_sparse_merit.evaluation.references import build_reference
-from modeling_sparse_merit.tables import TableError
 
 NAMES = ["angry", "sad", "happy", "neutral"]
 
@@ -94,12 +94,12 @@ TEST_CLIPS = [voice(330, 0.2), voice(105, 0.02), voice(185, 0.08)]  # angry, sad
 
 
 def test_the_svm_knows_new_clips_and_keeps_the_order_of_the_labels(egemaps_svm, corpus):
-    answers = egemaps_svm.answer(TEST_CLIPS)
+    answers = egemaps_svm.predict(TEST_CLIPS)
     assert [int(answer.probabilities.argmax()) for answer in answers] == [1, 0, 2]
     assert all(answer.enhanced is None for answer in answers)
     np.testing.assert_allclose([answer.probabilities.sum() for answer in answers], 1)
     two = build_reference("egemaps_svm", corpus, ["angry", "sad"])
-    assert [int(answer.probabilities.argmax()) for answer in two.answer(TEST_CLIPS[:2])] == [0, 1]
+    assert [int(answer.probabilities.argmax()) for answer in two.predict(TEST_CLIPS[:2])] == [0, 1]
 
 
 def test_it_learns_labelled_clips_alone_clean_and_in_noise(egemaps_svm, corpus):
@@ -112,11 +112,11 @@ def test_it_learns_labelled_clips_alone_clean_and_in_noise(egemaps_svm, corpus):
 
 
 def test_the_same_again_computes_no_features(egemaps_svm, corpus, monkeypatch):
-    before = egemaps_svm.answer(TEST_CLIPS)
+    before = egemaps_svm.predict(TEST_CLIPS)
     monkeypatch.setattr(references, "egemaps", lambda recording: pytest.fail("computed again"))
     again = build_reference("egemaps_svm", corpus, egemaps_svm.labels)
     assert again.describe() == egemaps_svm.describe()
-    for first, second in zip(before, again.answer(TEST_CLIPS), strict=True):
+    for first, second in zip(before, again.predict(TEST_CLIPS), strict=True):
         np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
 
@@ -124,13 +124,13 @@ def test_the_same_again_computes_no_features(egemaps_svm, corpus, monkeypatch):
 def test_several_processes_compute_the_same(egemaps_svm, corpus, tmp_path):
     parallel = build_reference("egemaps_svm", {**corpus, "workers": 2, "cache": str(tmp_path)}, egemaps_svm.labels)
     assert parallel.describe() == egemaps_svm.describe()
-    for first, second in zip(egemaps_svm.answer(TEST_CLIPS), parallel.answer(TEST_CLIPS), strict=True):
+    for first, second in zip(egemaps_svm.predict(TEST_CLIPS), parallel.predict(TEST_CLIPS), strict=True):
         np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
 
 def test_a_clip_too_short_for_features_is_answered(egemaps_svm):
     with pytest.warns(UserWarning, match="too short"):
-        (answer,) = egemaps_svm.answer([TEST_CLIPS[0][:500]])
+        (answer,) = egemaps_svm.predict([TEST_CLIPS[0][:500]])
     assert np.isfinite(answer.probabilities).all()
 
 
@@ -158,7 +158,7 @@ def test_spectral_gating_takes_steady_noise_away(stationary):
     gate = build_reference("noisereduce", {"stationary": stationary}, NAMES)
     noise = 0.02 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
     noisy = noise + np.pad(voice(200, 0.3, seconds=1), 8_000)
-    (answer,) = gate.answer([noisy])
+    (answer,) = gate.predict([noisy])
     assert answer.probabilities is None and answer.enhanced.dtype == np.float32
     assert np.std(answer.enhanced[:6_000]) < 0.5 * np.std(noisy[:6_000])  # before the voice
     np.testing.assert_array_equal(answer.enhanced, library.reduce_noise(noisy, 16_000, stationary))
@@ -169,7 +169,7 @@ def test_spectral_gating_takes_steady_noise_away(stationary):
 def test_silence_and_scraps_come_back_as_they_are(stationary):
     pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
     recordings = [np.zeros(8_000, np.float32), voice(200, 0.1)[:200]]
-    answers = build_reference("noisereduce", {"stationary": stationary}, NAMES).answer(recordings)
+    answers = build_reference("noisereduce", {"stationary": stationary}, NAMES).predict(recordings)
     for recording, answer in zip(recordings, answers, strict=True):
         np.testing.assert_array_equal(answer.enhanced, recording)
 
@@ -194,12 +194,12 @@ def processed(tmp_path):
 
 def test_files_are_found_by_what_was_heard(processed):
     heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])  # written as .wav
-    for recording, answer in zip(heard[::-1], system.answer(heard[::-1]), strict=True):
+    for recording, answer in zip(heard[::-1], system.predict(heard[::-1]), strict=True):
         np.testing.assert_array_equal(answer.enhanced, recording / 2)
         assert answer.probabilities is None
     assert system.describe() == processed(["a.clean.wav", "deep/b_-5dB.wav"])[1].describe()
     with pytest.raises(ValueError, match="not in the test set"):
-        system.answer([voice(333, 0.1)])
+        system.predict([voice(333, 0.1)])
 
 
 def test_missing_files_and_other_lengths_are_named(processed, tmp_path):
@@ -208,7 +208,7 @@ def test_missing_files_and_other_lengths_are_named(processed, tmp_path):
     soundfile.write(tmp_path / "outputs/a.clean.wav", np.zeros(100), 16_000)
     heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])
     with pytest.raises(ValueError, match=r"a\.clean\.wav has 100 samples at 16 kHz.*has 9600"):
-        system.answer(heard[:1])
+        system.predict(heard[:1])
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         build_reference("processed", {"folder": "nowhere", "test_set": "x"}, NAMES)
 

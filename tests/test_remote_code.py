@@ -20,7 +20,7 @@ from modeling_sparse_merit import (
     SpeechEnhancementAndEmotionPipeline,
 )
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.hub import REQUIREMENTS, export_checkpoint
+from modeling_sparse_merit.hub.export import REQUIREMENTS, export_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CODE = {
@@ -35,8 +35,10 @@ CODE = {
     "experts.py",
     "feature_extraction_sparse_merit.py",
     "modeling_sparse_merit.py",
+    "mpeg.py",
     "pipeline_sparse_merit.py",
-    "precision.py",
+    "quantization.py",
+    "views.py",
 }
 CHECKPOINT = {"config.json", "preprocessor_config.json", "model.safetensors", *CODE}
 

@@ -19,8 +19,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.recordings import MAX_NAME_BYTES, Recording, find_recordings, target_for
-from modeling_sparse_merit.results import Results, Settings
+from modeling_sparse_merit.inference.files import MAX_NAME_BYTES, Recording, find_recordings, target_for
+from modeling_sparse_merit.inference.results import Results, Settings
 
 COMMAND = [sys.executable, "-c", "from modeling_sparse_merit.cli import app; app()", "enhance", "--device", "cpu"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}

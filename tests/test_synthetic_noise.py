@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from datasets import Dataset, DatasetInfo
 
-from dataset_scripts import synthetic_noise, table
-from dataset_scripts.synthetic_noise import coloured_noise, harmonic_noise, impact_noise, slow_envelope
-from modeling_sparse_merit.audio import load_audio
-from modeling_sparse_merit.mixing import MixingRecipe
-from modeling_sparse_merit.tables import TableError, concatenate_tables, load_table, speech_features
+from modeling_sparse_merit.data import prepare, synthetic_noise
+from modeling_sparse_merit.data.datasets import TableError, concatenate_tables, load_table, speech_features
+from modeling_sparse_merit.data.mixing import MixingRecipe
+from modeling_sparse_merit.data.synthetic_noise import coloured_noise, harmonic_noise, impact_noise, slow_envelope
+from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 
 RATE = 16_000
 
@@ -34,7 +34,7 @@ def speech(tmp_path, speech_clip):
         rows.append({"audio": {"bytes": buffer.getvalue(), "path": f"{name}.wav"}, "split": split, "duration": 1.0})
     info = DatasetInfo(license="CC BY 4.0", citation="Nobody (2026).", features=speech_features())
     arrow = pa.Table.from_pylist(rows, schema=speech_features().arrow_schema)
-    table.write_table(Dataset(arrow, info=info), tmp_path / "one", embed=True)
+    prepare.write_table(Dataset(arrow, info=info), tmp_path / "one", embed=True)
     return tmp_path / "one"
 
 

@@ -7,8 +7,7 @@ import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Value, load_dataset
 
-from dataset_scripts.table import write_table
-from modeling_sparse_merit.tables import (
+from modeling_sparse_merit.data.datasets import (
     EMOTIONS,
     TableError,
     concatenate_tables,
@@ -16,6 +15,7 @@ from modeling_sparse_merit.tables import (
     noise_features,
     speech_features,
 )
+from modeling_sparse_merit.data.prepare import write_table
 
 
 @pytest.fixture(autouse=True)

@@ -22,22 +22,24 @@ from datasets import ClassLabel
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
 
-import train_accelerate
 from benchmarks import ladder
-from dataset_scripts import folder as folder_script
-from dataset_scripts import noise as noise_script
-from dataset_scripts.publish import push_table
 from modeling_sparse_merit import (
     SparseMeritConfig,
     SparseMeritForSpeechEnhancementAndEmotion,
     SpeechEnhancementAndEmotionPipeline,
 )
-from modeling_sparse_merit.audio import write_audio
-from modeling_sparse_merit.tables import TableError, load_table
-from modeling_sparse_merit.training import build, checkpoints, data
-from modeling_sparse_merit.training.front_end import CleanedLoader, FrontEnd
+from modeling_sparse_merit.data import labels
+from modeling_sparse_merit.data.corpora import corpus as corpus_named
+from modeling_sparse_merit.data.datasets import TableError, load_table
+from modeling_sparse_merit.hub.datasets import push_table
+from modeling_sparse_merit.models.sparse_merit.audio import write_audio
+from modeling_sparse_merit.training import build, checkpoints, dataset
+from modeling_sparse_merit.training import run as training_run
+from modeling_sparse_merit.training.cascade import CleanedLoader, FrontEnd
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
-from modeling_sparse_merit.training.spectral import initialize_spectral_front_end
+from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_front_end
+
+folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["angry", "sad"]
@@ -127,10 +129,10 @@ def test_a_small_model_learns_its_clips_by_heart(tables):
     settings = make_settings(tables, snr_db=[40.0, 40.0], learning_rate=1e-2, warmup_ratio=0.05)
     still = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "final_dropout", "feat_proj_dropout")}
     settings.config = {**SMALL_MODEL, **still, "load_balancing_weight": 0.0}
-    clips = data.load_clips(settings, "train")
+    clips = dataset.load_clips(settings, "train")
     model = build.build_model(settings)
     initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
-    batch = data.Collator(build.build_feature_extractor(settings))([clips[i] for i in range(4)])
+    batch = dataset.Collator(build.build_feature_extractor(settings))([clips[i] for i in range(4)])
     optimizer = build.build_optimizer(model.train(), settings)
     schedule = build.build_schedule(optimizer, settings, steps=300)
     losses, norms = [], []
@@ -198,23 +200,25 @@ def test_mixtures_and_order_depend_on_seed_and_epoch_alone(tables):
     loaders = []
     for workers in (0, 2):
         settings.workers = workers
-        clips = data.load_clips(settings, "train")
+        clips = dataset.load_clips(settings, "train")
         clips.set_epoch(3)
-        loader = data.build_loader(clips, feature_extractor, settings, shuffle=True)
+        loader = dataset.build_loader(clips, feature_extractor, settings, shuffle=True)
         loader.sampler.set_epoch(3)
         loaders.append(list(loader))
     for first, second in zip(*loaders, strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
     clips.set_epoch(4)
-    assert not np.array_equal(clips[0]["noisy"], data.load_clips(settings, "train")[0]["noisy"])
-    dev = data.load_clips(settings, "dev")
+    assert not np.array_equal(clips[0]["noisy"], dataset.load_clips(settings, "train")[0]["noisy"])
+    dev = dataset.load_clips(settings, "dev")
     dev.set_epoch(4)
-    assert np.array_equal(dev[0]["noisy"], data.load_clips(settings, "dev")[0]["noisy"])
+    assert np.array_equal(dev[0]["noisy"], dataset.load_clips(settings, "dev")[0]["noisy"])
 
 
 # Tables on the Hub ---------------------------------------------------------------------------------------------------
 
-WITHOUT_TORCHCODEC = "import sys; sys.modules['torchcodec'] = None; import train_accelerate; train_accelerate.main()"
+WITHOUT_TORCHCODEC = (
+    "import sys; sys.modules['torchcodec'] = None; from modeling_sparse_merit.training.run import main; main()"
+)
 
 
 STREAMED = {"streaming": True, "speech": ["someone/speech"], "noise": ["someone/noise"], "shuffle_buffer": 4}
@@ -235,7 +239,7 @@ def hub(tables, tmp_path_factory):
 
 def examples_of(settings: TrainingSettings, epoch: int) -> list[dict]:
     """What one epoch of training gets to hear, clip by clip."""
-    loader = data.build_loader(data.load_clips(settings, "train"), None, settings, shuffle=True)
+    loader = dataset.build_loader(dataset.load_clips(settings, "train"), None, settings, shuffle=True)
     loader.collate_fn = list
     loader.dataset.set_epoch(epoch)
     loader.sampler.set_epoch(epoch)
@@ -281,16 +285,16 @@ def test_a_stream_has_every_clip_of_every_table_once_with_its_class(hub, tables)
     other = table.select(range(3)).remove_columns("emotion").add_column("emotion", [2, 0, 1], feature=own)
     push_table(other, "someone/other", confirmed_licence="CC0 1.0")
     settings = make_settings(tables, **STREAMED | {"speech": ["someone/speech", "someone/other"]})
-    found = [(audio["path"], label) for _, audio, label in data.load_clips(settings, "train").rows]
-    expected = zip(table["audio"], data.class_indices(table, LABELS), strict=True)
+    found = [(audio["path"], label) for _, audio, label in dataset.load_clips(settings, "train").rows]
+    expected = zip(table["audio"], labels.class_indices(table, LABELS), strict=True)
     expected = [*expected, *zip(other["audio"], (0, -100, 1), strict=True)]
     assert sorted(found) == sorted((Path(audio["path"]).name, label) for audio, label in expected)
-    assert len(data.load_clips(settings, "dev")) == len(data.load_clips(make_settings(tables), "dev"))
+    assert len(dataset.load_clips(settings, "dev")) == len(dataset.load_clips(make_settings(tables), "dev"))
 
 
 def test_a_table_on_the_hub_is_downloaded_where_nothing_has_its_path(hub, tables):
-    downloaded = data.load_clips(make_settings(tables, **STREAMED | {"streaming": False}), "train")
-    local = data.load_clips(make_settings(tables), "train")
+    downloaded = dataset.load_clips(make_settings(tables, **STREAMED | {"streaming": False}), "train")
+    local = dataset.load_clips(make_settings(tables), "train")
     assert downloaded.labels == local.labels
     assert all(np.array_equal(downloaded[i]["noisy"], local[i]["noisy"]) for i in range(3))
 
@@ -300,7 +304,7 @@ def test_what_cannot_be_streamed_is_named(hub, tables, speech, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tables" / "speech").mkdir(parents=True)
     with pytest.raises(TableError, match=speech):
-        data.load_clips(make_settings(tables, **STREAMED | {"speech": [speech]}), "train")
+        dataset.load_clips(make_settings(tables, **STREAMED | {"speech": [speech]}), "train")
 
 
 def test_a_silent_stretch_of_good_speech_is_passed_over(tables, tmp_path, speech_clip):
@@ -308,7 +312,7 @@ def test_a_silent_stretch_of_good_speech_is_passed_over(tables, tmp_path, speech
     write_audio(tmp_path / "clip.wav", clip, 16_000)
     write_metadata(tmp_path / "metadata.csv", ("file_name", "emotion", "split"), [("clip.wav", "angry", "train")])
     folder_script.main([str(tmp_path), str(tmp_path / "table")])
-    clips = data.load_clips(make_settings(tables, speech=[str(tmp_path / "table")], max_seconds=1.0), "train")
+    clips = dataset.load_clips(make_settings(tables, speech=[str(tmp_path / "table")], max_seconds=1.0), "train")
     for epoch in range(20):
         clips.set_epoch(epoch)
         assert np.abs(clips[0]["clean"]).max() > 0.01
@@ -323,14 +327,14 @@ def test_enhancement_alone_trains_on_speech_without_labels(tables, tmp_path, spe
     folder_script.main([str(tmp_path), str(tmp_path / "table")])
     model = {**SMALL_MODEL, "tasks": ["enhancement"]}
     changes = {"speech": [str(tmp_path / "table")], "config": model, "epochs": 1, "output_dir": str(tmp_path / "run")}
-    train_accelerate.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
+    training_run.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
     results = json.loads((tmp_path / "run" / "best" / "dev_results.json").read_text())["dev"]
     assert "macro_f1" not in results and np.isfinite(results["si_sdr_gain"])
 
 
 def test_a_task_that_is_not_taught_is_not_scored_either(tables, tmp_path):
     changes = {"tasks": ["emotion"], "epochs": 1, "output_dir": str(tmp_path / "run")}
-    train_accelerate.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
+    training_run.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
     results = json.loads((tmp_path / "run" / "best" / "dev_results.json").read_text())["dev"]
     assert "macro_f1" in results and not any("si_sdr" in name or "enhancement" in name for name in results)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -340,16 +344,16 @@ def test_a_task_that_is_not_taught_is_not_scored_either(tables, tmp_path):
 def test_each_stage_waits_for_itself_and_its_early_end_is_remembered(tables, tmp_path, monkeypatch, caplog):
     """The first validation is the best of all: with a patience of 1, each stage ends as soon as it may."""
     scores = iter([0.9, 0.1, 0.2, 0.3])
-    monkeypatch.setattr(train_accelerate, "validate", lambda *_: {"macro_f1": next(scores)})
+    monkeypatch.setattr(training_run, "validate", lambda *_: {"macro_f1": next(scores)})
     changes = {"frozen_epochs": 5, "epochs": 5, "patience": 1, "output_dir": str(tmp_path / "run")}
     config = str(write_config(tmp_path / "config.yaml", tables, **changes))
-    train_accelerate.main([config])
+    training_run.main([config])
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log if "dev/score" in entry] == [1, 2, 6]
-    train_accelerate.main([config])  # a finished run has nothing left to do
+    training_run.main([config])  # a finished run has nothing left to do
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == len(log)
     with pytest.raises(FileExistsError, match="another output_dir"):
-        train_accelerate.main([config, "--resume", "false"])
+        training_run.main([config, "--resume", "false"])
 
 
 @pytest.mark.slow
@@ -368,16 +372,16 @@ def test_two_processes_share_the_clips_of_an_epoch(tables, tmp_path):
 def test_only_the_named_emotions_are_classes(tables):
     table = load_table(tables["speech"])
     names = table.features["emotion"].names
-    indices = data.class_indices(table, LABELS)
+    indices = labels.class_indices(table, LABELS)
     for emotion, index in zip(table["emotion"], indices, strict=True):
         assert index == {"angry": 0, "sad": 1, "fear": -100}[names[emotion]]
     with pytest.raises(TableError, match="happy"):
-        data.class_weights(indices, [*LABELS, "happy"])
+        labels.class_weights(indices, [*LABELS, "happy"])
 
 
 def test_long_clips_are_cropped_in_training_only(tables):
     settings = make_settings(tables, max_seconds=0.5)
-    train, dev = data.load_clips(settings, "train"), data.load_clips(settings, "dev")
+    train, dev = dataset.load_clips(settings, "train"), dataset.load_clips(settings, "dev")
     assert {len(train[i]["noisy"]) for i in range(len(train))} == {8000}
     assert min(len(dev[i]["noisy"]) for i in range(len(dev))) > 8000
 
@@ -499,20 +503,20 @@ def test_a_file_extends_another_entry_by_entry(tmp_path):
 
 def test_class_weights_by_hand():
     indices = [0, 0, 0, 1, -100, 0, -100]
-    assert data.class_weights(indices, LABELS) == pytest.approx([5 / (2 * 4), 5 / (2 * 1)])
+    assert labels.class_weights(indices, LABELS) == pytest.approx([5 / (2 * 4), 5 / (2 * 1)])
     rare, frequent = 0.5 / (1 - 0.5), 0.5 / (1 - 0.5**4)  # (1 - beta) / (1 - beta ** n) for 1 and 4 clips
     expected = [2 * frequent / (rare + frequent), 2 * rare / (rare + frequent)]
-    assert data.class_weights(indices, LABELS, "effective_number", beta=0.5) == pytest.approx(expected)
-    assert data.class_weights(indices, LABELS, "none") is None
+    assert labels.class_weights(indices, LABELS, "effective_number", beta=0.5) == pytest.approx(expected)
+    assert labels.class_weights(indices, LABELS, "none") is None
 
 
 def test_classes_come_alike_where_they_are_balanced(tables):
     """Of ten training clips six are angry, three are sad, and one has no class."""
-    clips = data.load_clips(make_settings(tables), "train")
-    assert data.clip_frequencies(clips, make_settings(tables)) is None
+    clips = dataset.load_clips(make_settings(tables), "train")
+    assert dataset.clip_frequencies(clips, make_settings(tables)) is None
     settings = make_settings(tables, sampling="class_balanced", class_weights="none")
     expected = [{0: 9 / (2 * 6), 1: 9 / (2 * 3), -100: 1.0}[label] for label in clips.labels]
-    assert data.clip_frequencies(clips, settings) == pytest.approx(expected)
+    assert dataset.clip_frequencies(clips, settings) == pytest.approx(expected)
 
 
 def test_clips_come_as_their_table_and_their_label_weigh(tables, tmp_path):
@@ -520,19 +524,19 @@ def test_clips_come_as_their_table_and_their_label_weigh(tables, tmp_path):
     weights = {str(tmp_path / "other"): 3.0, "sad": 2.0, "unlabelled": 0.0}
     changes = {"speech": [tables["speech"], str(tmp_path / "other")], "sampling_weights": weights}
     settings = make_settings(tables, sampling="weighted", **changes)
-    clips = data.load_clips(settings, "train")
+    clips = dataset.load_clips(settings, "train")
     weight = {0: 1.0, 1: 2.0, -100: 0.0}
     expected = np.array([(1 + 2 * (row >= 10)) * weight[label] for row, label in enumerate(clips.labels)])
-    assert data.clip_frequencies(clips, settings) == pytest.approx(expected * 20 / expected.sum())
+    assert dataset.clip_frequencies(clips, settings) == pytest.approx(expected * 20 / expected.sum())
     settings.tasks = ["emotion"]  # which leaves out what has no class
-    assert len(data.load_clips(settings, "train").sources) == 18
+    assert len(dataset.load_clips(settings, "train").sources) == 18
 
 
 def test_an_epoch_draws_clips_as_often_as_it_should_and_repeats_as_other_mixtures(tables):
     settings = make_settings(tables, sampling="class_balanced", class_weights="none")
-    clips = data.load_clips(settings, "train")
-    sampler = data.build_loader(clips, build.build_feature_extractor(settings), settings, shuffle=True).sampler
-    frequencies = data.clip_frequencies(clips, settings)
+    clips = dataset.load_clips(settings, "train")
+    sampler = dataset.build_loader(clips, build.build_feature_extractor(settings), settings, shuffle=True).sampler
+    frequencies = dataset.clip_frequencies(clips, settings)
     counts = np.zeros(len(clips))
     for epoch in range(200):
         sampler.set_epoch(epoch)
@@ -550,16 +554,16 @@ def test_an_epoch_draws_clips_as_often_as_it_should_and_repeats_as_other_mixture
 
 def test_pitch_is_shifted_as_far_as_it_is_asked_for(tables):
     tone = np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000).astype(np.float32)
-    shift = data.pitch_shift(make_settings(tables, pitch_semitones=[12, 12], pitch_probability=1.0))
+    shift = dataset.pitch_shift(make_settings(tables, pitch_semitones=[12, 12], pitch_probability=1.0))
     spectrum = np.abs(np.fft.rfft(shift(tone, sample_rate=16_000)))
     assert np.argmax(spectrum) == pytest.approx(400, abs=3)  # an octave up, in bins of 1 Hz
-    assert data.pitch_shift(make_settings(tables)) is None
+    assert dataset.pitch_shift(make_settings(tables)) is None
 
 
 def test_pitch_is_drawn_anew_each_epoch_and_alike_when_repeated(tables):
-    plain = data.load_clips(make_settings(tables), "train")
+    plain = dataset.load_clips(make_settings(tables), "train")
     changes = {"pitch_semitones": [-3, 3], "pitch_probability": 0.5}
-    one, other = (data.load_clips(make_settings(tables, **changes), "train") for _ in range(2))
+    one, other = (dataset.load_clips(make_settings(tables, **changes), "train") for _ in range(2))
     changed = [not np.array_equal(one[i]["clean"], plain[i]["clean"]) for i in range(10)]
     assert 0 < sum(changed) < 10
     for i in range(10):
@@ -567,8 +571,8 @@ def test_pitch_is_drawn_anew_each_epoch_and_alike_when_repeated(tables):
     shifted = changed.index(True)
     one.set_epoch(1)
     assert not np.array_equal(one[shifted]["clean"], other[shifted]["clean"])
-    dev = data.load_clips(make_settings(tables, **changes), "dev")
-    assert np.array_equal(dev[0]["clean"], data.load_clips(make_settings(tables), "dev")[0]["clean"])
+    dev = dataset.load_clips(make_settings(tables, **changes), "dev")
+    assert np.array_equal(dev[0]["clean"], dataset.load_clips(make_settings(tables), "dev")[0]["clean"])
 
 
 # What a run starts from, and what its speech passes through ----------------------------------------------------------
@@ -634,8 +638,8 @@ def test_masking_hides_whole_frames_in_place_and_in_training_only(tables, tiny_c
 
 def test_a_front_end_cleans_what_the_model_hears_as_the_pipeline_does(tables, tiny_checkpoint):
     settings = make_settings(tables, cleaned_by=str(tiny_checkpoint))
-    clips, feature_extractor = data.load_clips(settings, "dev"), build.build_feature_extractor(settings)
-    loader = Accelerator(cpu=True).prepare(data.build_loader(clips, feature_extractor, settings, shuffle=False))
+    clips, feature_extractor = dataset.load_clips(settings, "dev"), build.build_feature_extractor(settings)
+    loader = Accelerator(cpu=True).prepare(dataset.build_loader(clips, feature_extractor, settings, shuffle=False))
     cleaned = CleanedLoader(loader, FrontEnd(settings.cleaned_by, torch.device("cpu")), feature_extractor)
     [batch] = cleaned
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(tiny_checkpoint)
@@ -665,11 +669,11 @@ def test_a_front_end_has_to_enhance(tables, tiny_checkpoint, tmp_path):
 def test_a_balanced_run_goes_on_from_its_checkpoint_as_if_never_stopped(tables, tmp_path, balancing):
     changes = {"task_balancing": balancing, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"}
     config = write_config(tmp_path / "config.yaml", tables, epochs=1, frozen_epochs=2, eval_every=3, **changes)
-    train_accelerate.main([str(config), "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "3"])
+    training_run.main([str(config), "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "3"])
     for epoch in (1, 2):  # within a stage and between two of them
         resumed = tmp_path / f"resumed{epoch}"
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{epoch}", resumed / f"checkpoint-{epoch}")
-        train_accelerate.main([str(config), "--output_dir", str(resumed)])
+        training_run.main([str(config), "--output_dir", str(resumed)])
         for file in sorted((tmp_path / "whole" / "checkpoint-3").glob("*.safetensors")):
             weights = load_file(resumed / "checkpoint-3" / file.name)
             for name, weight in load_file(file).items():
@@ -724,7 +728,7 @@ def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
     quick = ["--epochs", "1", "--max_steps", "2", "--batch_size", "4", "--workers", "0"]
     front_end = ["--cleaned_by", start] if system == "ser_enhanced" else []
     run = ["--output_dir", str(tmp_path), "--seed", "1"]
-    train_accelerate.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *front_end, *run])
+    training_run.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *front_end, *run])
     results = json.loads((tmp_path / "best" / "dev_results.json").read_text())["dev"]
     config = SparseMeritConfig.from_pretrained(tmp_path / "best")
     assert ("macro_f1" in results) is ("emotion" in config.tasks)

@@ -24,14 +24,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-import train_accelerate
-from modeling_sparse_merit.audio import write_audio
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.training import build, data
-from modeling_sparse_merit.training.average import MovingAverage
-from modeling_sparse_merit.training.features import CachedLoader
+from modeling_sparse_merit.models.sparse_merit.audio import write_audio
+from modeling_sparse_merit.training import build, dataset
+from modeling_sparse_merit.training import run as training_run
+from modeling_sparse_merit.training.ema import MovingAverage
+from modeling_sparse_merit.training.feature_cache import CachedLoader
 from modeling_sparse_merit.training.settings import TrainingSettings
-from modeling_sparse_merit.training.spectral import initialize_spectral_front_end
+from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_front_end
 
 STILL = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "final_dropout", "feat_proj_dropout")}
 FROZEN, JOINT = build.Stage(0, 1, encoder_frozen=True), build.Stage(0, 1, encoder_frozen=False)
@@ -74,8 +74,8 @@ def write_config(path: Path, tables: dict[str, str], **changes) -> str:
 
 def batch_of(tables: dict[str, str]) -> dict[str, torch.Tensor]:
     settings = make_settings(tables)
-    clips = data.load_clips(settings, "train")
-    return data.Collator(build.build_feature_extractor(settings))([clips[index] for index in range(4)])
+    clips = dataset.load_clips(settings, "train")
+    return dataset.Collator(build.build_feature_extractor(settings))([clips[index] for index in range(4)])
 
 
 # A frozen encoder ----------------------------------------------------------------------------------------------------
@@ -149,7 +149,9 @@ def cached_loader(tables, folder: Path, model=None, split: str = "train", **chan
     AcceleratorState._reset_state(reset_partial_state=True)  # each loader has a precision of its own
     accelerator = Accelerator(cpu=True, mixed_precision=settings.mixed_precision)
     feature_extractor = build.build_feature_extractor(settings)
-    loader = data.build_loader(data.load_clips(settings, split), feature_extractor, settings, shuffle=split == "train")
+    loader = dataset.build_loader(
+        dataset.load_clips(settings, split), feature_extractor, settings, shuffle=split == "train"
+    )
     model = build.build_model(settings) if model is None else model
     return CachedLoader(accelerator.prepare(loader), model.eval(), feature_extractor, folder, accelerator)
 
@@ -203,7 +205,7 @@ def test_a_run_with_kept_features_goes_on_as_if_never_stopped(tables, tmp_path):
     config = {**SMALL_MODEL, **STILL, "final_dropout": 0.5}
     changes = {"frozen_epochs": 3, "epochs": 1, "average_decay": 0.5, "config": config, "max_seconds": 0.7}
     path = write_config(tmp_path / "config.yaml", tables, feature_cache=str(tmp_path / "features"), **changes)
-    train_accelerate.main([path, "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "4"])
+    training_run.main([path, "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "4"])
     features = sorted((tmp_path / "features").rglob("*.safetensors"))
     assert len(features) == 9  # of six training and three dev clips
     for start, kept in ((1, False), (2, True)):
@@ -211,7 +213,7 @@ def test_a_run_with_kept_features_goes_on_as_if_never_stopped(tables, tmp_path):
             shutil.rmtree(tmp_path / "features")
         resumed = tmp_path / f"resumed{start}"
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{start}", resumed / f"checkpoint-{start}")
-        train_accelerate.main([path, "--output_dir", str(resumed)])
+        training_run.main([path, "--output_dir", str(resumed)])
         expected = load_file(tmp_path / "whole" / "checkpoint-4" / "model.safetensors")
         for name, weight in load_file(resumed / "checkpoint-4" / "model.safetensors").items():
             torch.testing.assert_close(weight, expected[name], rtol=0, atol=0 if kept else 1e-5)
@@ -222,8 +224,8 @@ def test_kept_features_teach_what_the_encoder_itself_would(tables, tmp_path):
     changes = {"frozen_epochs": 1, "epochs": 0, "config": SMALL_MODEL}
     plain = write_config(tmp_path / "plain.yaml", tables, **changes)
     cached = write_config(tmp_path / "cached.yaml", tables, feature_cache=str(tmp_path / "features"), **changes)
-    train_accelerate.main([plain, "--output_dir", str(tmp_path / "plain")])
-    train_accelerate.main([cached, "--output_dir", str(tmp_path / "cached")])
+    training_run.main([plain, "--output_dir", str(tmp_path / "plain")])
+    training_run.main([cached, "--output_dir", str(tmp_path / "cached")])
     expected, found = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("plain", "cached"))
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
@@ -246,7 +248,13 @@ def test_two_processes_share_the_features(tables, tmp_path):
     changes = {"frozen_epochs": 2, "epochs": 0, "batch_size": 1, "feature_cache": str(tmp_path / "features")}
     path = write_config(tmp_path / "config.yaml", tables, **changes)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, train_accelerate.__file__, path, "--output_dir", str(tmp_path / "run")]
+    command = [
+        *launcher,
+        str(Path(__file__).parents[1] / "train_accelerate.py"),
+        path,
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(command, env=alone, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -306,7 +314,7 @@ class Waiting(TorchDispatchMode):
 
 
 def is_own(file: Path) -> bool:
-    return "modeling_sparse_merit" in file.parts or file.stem == "train_accelerate"
+    return "modeling_sparse_merit" in file.parts
 
 
 class WatchedBatches(list):
@@ -343,9 +351,9 @@ def test_a_step_asks_the_device_for_nothing(tables, tmp_path, integration, froze
     epochs = {"frozen_epochs": 1, "epochs": 0} if frozen else {"epochs": 1}
     changes = {"average_decay": 0.5, "output_dir": str(tmp_path), "task_balancing": balancing}
     settings = make_settings(tables, config=SMALL_MODEL | sizes, **changes, **epochs)
-    model, accelerator = build.build_model(settings), train_accelerate.start(settings)
+    model, accelerator = build.build_model(settings), training_run.start(settings)
     model.config.class_weights = [1.0, 2.0]
-    run = train_accelerate.Run(settings, accelerator, model, build.build_feature_extractor(settings))
+    run = training_run.Run(settings, accelerator, model, build.build_feature_extractor(settings))
     build.set_trainable(model, *build.stages(settings), train_front_end=True)
     build.set_training_mode(model, frozen)
     optimizer = build.build_optimizer(model, settings)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from ..audio import load_audio
-from ..mixing import MixingParameters, MixingRecipe, Mixture, audible_stretch
-from ..tables import concatenate_tables, load_table
+from ..data.datasets import concatenate_tables, load_table
+from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_stretch
+from ..models.sparse_merit.audio import load_audio
 from .configuration import EvaluationConfig
 
 

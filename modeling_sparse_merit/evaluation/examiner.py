@@ -16,13 +16,14 @@ from accelerate.utils import gather_object
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from ..audio import write_audio
+from ..data.mixing import SAMPLING_RATE
 from ..metrics import speech_scores
-from ..mixing import SAMPLING_RATE
+from ..models.sparse_merit.audio import write_audio
 from .conditions import Condition, Example
 from .configuration import EvaluationConfig
-from .systems import NoisyInput, System, SystemAnswer
-from .test_set import FrozenTestSet
+from .noisy_set import FrozenTestSet
+from .predictions import Prediction, System
+from .systems import NoisyInput
 
 BACKLOG = 256  # clips whose scores are awaited; more would only fill the memory
 
@@ -100,7 +101,7 @@ class Examiner:
         """For each clip of a batch its row so far, and the scores to come."""
         condition = measurement.condition
         examples = [self.test_set.example(condition, row) for row in batch]
-        answers = system.answer([example.noisy for example in examples])
+        answers = system.predict([example.noisy for example in examples])
         answered = []
         for example, answer in zip(examples, answers, strict=True):
             row = self.test_set.describe(condition, example.row) | {"samples": len(example.noisy)}
@@ -112,7 +113,7 @@ class Examiner:
                 write_audio(measurement.example, answer.enhanced, SAMPLING_RATE)
         return answered
 
-    def _answer_row(self, answer: SystemAnswer) -> dict:
+    def _answer_row(self, answer: Prediction) -> dict:
         row = {"predicted": None}
         if answer.probabilities is not None:
             row["predicted"] = self.labels[int(answer.probabilities.argmax())]
@@ -123,7 +124,7 @@ class Examiner:
             row |= {f"expert_{task}_{expert}": float(share) for expert, share in enumerate(shares)}
         return row
 
-    def _submit(self, example: Example, answer: SystemAnswer) -> Future:
+    def _submit(self, example: Example, answer: Prediction) -> Future:
         return self.executor.submit(speech_scores, example.clean, answer.enhanced, self.config.measures)
 
     def _finished(self, row: dict, scores: Future | None, progress: tqdm) -> dict:

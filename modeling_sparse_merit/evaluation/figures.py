@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plotting import draw_spectrogram, require_matplotlib, spectrogram
+from ..inference.plotting import draw_spectrogram, require_matplotlib, spectrogram
 from .configuration import NOISY
 from .markdown import MEASURE_TITLES, condition_score, list_measures
 

@@ -21,13 +21,13 @@ from huggingface_hub import cached_assets_path
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
-from ..audio import load_audio
-from ..decoding import audio_suffixes
+from ..data.datasets import concatenate_tables, load_table
+from ..data.labels import UNLABELLED, class_indices, class_weights
+from ..data.mixing import SAMPLING_RATE, MixingRecipe
 from ..metrics import macro_f1
-from ..mixing import SAMPLING_RATE, MixingRecipe
-from ..tables import concatenate_tables, load_table
-from ..training.data import UNLABELLED, class_indices, class_weights
-from .systems import SystemAnswer
+from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.decoding import audio_suffixes
+from .predictions import Prediction
 
 FUNCTIONALS = 88  # of eGeMAPSv02
 OPENSMILE_LICENCE = (
@@ -94,14 +94,14 @@ class EgemapsSvm:
         identity = {"name": name, "reference": self.name, "licence": OPENSMILE_LICENCE, "versions": packages}
         return {**identity, "training": {**self.training, **self.settings}, **self.choice}
 
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+    def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Answers for recordings of shape (samples,) at 16 kHz. The probabilities are the softmax of the SVM's
         decision values: the largest is its prediction, but they are not calibrated."""
         functionals = np.stack([row for _, row in self._functionals(recordings)])  # (clips, 88)
         decisions = self.classifier.decision_function(functionals)  # (clips, classes), (clips,) of two classes
         if decisions.ndim == 1:
             decisions = np.stack([-decisions, decisions], axis=1)  # (clips, 2)
-        return [SystemAnswer(None, probabilities) for probabilities in softmax(decisions, axis=1)]
+        return [Prediction(None, probabilities) for probabilities in softmax(decisions, axis=1)]
 
     def _examples(self, speech: list[str], noise: list[str], split: str) -> tuple[np.ndarray, np.ndarray, str]:
         """Functionals (examples, 88) and classes (examples,) of a split in all conditions, and the SHA-256 of both."""
@@ -152,13 +152,13 @@ class NoiseReduce:
         name = f"noisereduce {packages['noisereduce']}, {'stationary' if self.stationary else 'non-stationary'}"
         return {"name": name, "reference": self.name, "versions": packages, "stationary": self.stationary}
 
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+    def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Answers for recordings of shape (samples,) at 16 kHz.
 
         Raises:
             ValueError: the output is not finite.
         """
-        return [SystemAnswer(self._gate(recording), None) for recording in recordings]
+        return [Prediction(self._gate(recording), None) for recording in recordings]
 
     def _gate(self, recording: np.ndarray) -> np.ndarray:
         if len(recording) < GATE_SAMPLES or not np.any(recording):
@@ -206,13 +206,13 @@ class ProcessedFiles:
         name = f"the files in {self.folder.name}"
         return {"name": name, "reference": self.name, "files": len(self.files), "sha256": digest.hexdigest()}
 
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+    def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Answers for recordings of shape (samples,) at 16 kHz.
 
         Raises:
             ValueError: a recording is not in the test set, or its file is of another length.
         """
-        return [SystemAnswer(self._read(recording), None) for recording in recordings]
+        return [Prediction(self._read(recording), None) for recording in recordings]
 
     def _find(self, name: str | None) -> Path:
         path = (self.folder / (name or "")).resolve()

@@ -17,15 +17,15 @@ import torch
 from accelerate import PartialState
 
 from .. import __version__
-from ..audio import load_audio
+from ..models.sparse_merit.audio import load_audio
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
 from .figures import spectrogram_triples
 from .fingerprint import check_same_run, fingerprinted_writer
+from .noisy_set import FrozenTestSet, load_test_set
 from .report import build_report, print_report, write_report
 from .systems import System, build_systems
-from .test_set import FrozenTestSet, load_test_set
 
 PACKAGES = (
     *("torch", "transformers", "datasets", "numpy", "scipy", "soundfile", "soxr", "audiomentations"),

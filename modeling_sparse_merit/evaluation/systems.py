@@ -3,51 +3,23 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
-from .. import (
-    DEFAULT_CHECKPOINT,
-    SparseMeritConfig,
-    SparseMeritFeatureExtractor,
-    SparseMeritForSpeechEnhancementAndEmotion,
-)
-from ..experts import count_routed_frames
-from ..pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from .. import DEFAULT_CHECKPOINT
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.experts import count_routed_frames
+from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from .configuration import NOISY, EvaluationConfig
-
-
-@dataclass
-class SystemAnswer:
-    """One clip's result.
-
-    Attributes:
-        enhanced: (samples,) in the recording's level and length; None without the enhancement task.
-        probabilities: (labels,), summing to 1; None without the emotion task.
-        expert_use: `{task: (experts,) share of the clip's frames}`; empty without a sparse router.
-        num_frames: encoder frames of the clip.
-    """
-
-    enhanced: np.ndarray | None
-    probabilities: np.ndarray | None
-    expert_use: dict[str, np.ndarray] = field(default_factory=dict)
-    num_frames: int = 0
-
-
-class System(Protocol):
-    """What can be evaluated."""
-
-    def describe(self) -> dict[str, Any]:
-        """What identifies the system in a report, JSON-able."""
-
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
-        """Answers for recordings of shape (samples,) at 16 kHz."""
+from .predictions import Prediction, System
+from .references import build_reference
 
 
 class NoisyInput:
@@ -57,9 +29,9 @@ class NoisyInput:
         """What identifies the system in a report."""
         return {"name": "the recording as it is"}
 
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+    def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """The recordings themselves."""
-        return [SystemAnswer(recording, None) for recording in recordings]
+        return [Prediction(recording, None) for recording in recordings]
 
 
 class CheckpointSystem:
@@ -125,7 +97,7 @@ class CheckpointSystem:
         return {**identity, "parameters": parameters, **parts, "normalization": self.feature_extractor.normalization}
 
     @torch.inference_mode()
-    def answer(self, recordings: list[np.ndarray], tasks: tuple[str, ...] | None = None) -> list[SystemAnswer]:
+    def predict(self, recordings: list[np.ndarray], tasks: tuple[str, ...] | None = None) -> list[Prediction]:
         """Answers for recordings of shape (samples,) at 16 kHz, computed as one padded batch.
 
         Args:
@@ -141,7 +113,7 @@ class CheckpointSystem:
         outputs = self.model(**inputs, tasks=tasks, output_router_logits=True)
         enhanced = self._enhanced(outputs.enhanced_values, recordings)
         probabilities = self._probabilities(outputs.logits, len(recordings))
-        answers = [SystemAnswer(*pair) for pair in zip(enhanced, probabilities, strict=True)]
+        answers = [Prediction(*pair) for pair in zip(enhanced, probabilities, strict=True)]
         if outputs.router_logits and self.config.router == "sparse":
             self._add_expert_use(answers, outputs.router_logits, inputs["attention_mask"])
         return answers
@@ -161,7 +133,7 @@ class CheckpointSystem:
         return list(logits[:, self._label_ids].float().softmax(-1).cpu().numpy())  # each (labels,)
 
     def _add_expert_use(
-        self, answers: list[SystemAnswer], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
+        self, answers: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
     ):
         for task, logits in router_logits.items():
             frame_mask = self.model._get_feature_vector_attention_mask(logits.shape[1], attention_mask)
@@ -193,12 +165,12 @@ class Cascade:
         parts = {"enhancement": self.enhancement.describe(), "emotion": self.emotion.describe()}
         return {"name": f"{self.enhancement.name} + {self.emotion.name}", **parts}
 
-    def answer(self, recordings: list[np.ndarray]) -> list[SystemAnswer]:
+    def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Answers for recordings of shape (samples,) at 16 kHz: speech by the front end, emotion by what hears it."""
-        cleaned = self.enhancement.answer(recordings, tasks=("enhancement",))
-        heard = self.emotion.answer([answer.enhanced for answer in cleaned], tasks=("emotion",))
+        cleaned = self.enhancement.predict(recordings, tasks=("enhancement",))
+        heard = self.emotion.predict([answer.enhanced for answer in cleaned], tasks=("emotion",))
         return [
-            SystemAnswer(
+            Prediction(
                 first.enhanced,
                 second.probabilities,
                 first.expert_use | second.expert_use,
@@ -234,8 +206,6 @@ def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: st
     if "precision" in member:
         return CheckpointSystem(member["model"], labels, device, member["precision"])
     if "reference" in member:
-        from .references import build_reference  # which imports this module
-
         options = {name: value for name, value in member.items() if name != "reference"}
         return build_reference(member["reference"], options, labels)
     return Cascade(*(CheckpointSystem(member[task], labels, device) for task in ("enhancement", "emotion")))

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_model
 from torch import nn
 
-from ..configuration_sparse_merit import TASKS
+from ..models.sparse_merit.configuration_sparse_merit import TASKS
 from .checkpoints import BALANCING_FILE
 from .settings import TrainingSettings
 

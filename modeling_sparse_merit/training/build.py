@@ -9,12 +9,16 @@ import torch
 from peft import PeftModel
 from transformers import get_scheduler
 
-from ..configuration_sparse_merit import SparseMeritConfig
-from ..feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, SparseMeritModel, encoder_fields
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
+from ..models.sparse_merit.modeling_sparse_merit import (
+    SparseMeritForSpeechEnhancementAndEmotion,
+    SparseMeritModel,
+    encoder_fields,
+)
 from .lora import add_adapters, set_adapters_trainable
 from .settings import TrainingSettings
-from .spectral import initialize_spectral_front_end
+from .spectral_encoder import initialize_spectral_front_end
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
-from ..configuration_sparse_merit import SparseMeritConfig
-from ..modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from .settings import TrainingSettings
 
 # A pattern, for experts have layers of like names.

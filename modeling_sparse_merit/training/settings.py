@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, SchedulerType
 
-from ..configuration_sparse_merit import TASKS, SparseMeritConfig
+from ..models.sparse_merit.configuration_sparse_merit import TASKS, SparseMeritConfig
 
 PRECISIONS = ("no", "bf16", "fp16")
 TASK_BALANCINGS = ("fixed", "uncertainty", "pcgrad")

@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..experts import count_routed_frames
 from ..metrics.emotion import macro_f1, unweighted_average_recall
 from ..metrics.speech import segmental_snr, si_sdr
-from .data import UNLABELLED
+from ..models.sparse_merit.experts import count_routed_frames
+from .dataset import UNLABELLED
 
 EXPERT_USE = "expert_use/"
 

@@ -1,0 +1,261 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""`sparse-merit enhance` and `demo`."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .. import BATCH_SECONDS
+from ..files import OutputError
+from .options import DeviceOption, ModelOption, Precision, RevisionOption, errors_in_one_line, load_pipeline
+from .printing import INTERRUPTED, INTERRUPTION, Summary, print_json, print_results
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from ..inference.files import Recording
+    from ..inference.results import Results
+    from ..models.sparse_merit.audio import Channel
+    from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+
+DEMO_RECORDING = Path(__file__).parents[1] / "demo" / "noisy_speech.flac"
+LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `sparse-merit enhance` treats recordings."""
+
+    rate: int | None = None
+    plot: bool = False
+    channel: "Channel" = "mix"
+    batch_seconds: float = BATCH_SECONDS
+    overwrite: bool = False
+    quiet: bool = False
+
+
+def enhance(
+    recordings: Annotated[
+        list[str],
+        typer.Argument(
+            help="Audio files, folders (searched in depth), quoted globs, and - for standard input. "
+            "M4A, WebM, WMA and others need ffmpeg."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("enhanced"),
+    model: ModelOption = None,
+    channel: Annotated[
+        str, typer.Option(help="mix (mean of the channels), left, right, a number from 1, or each, one by one.")
+    ] = "mix",
+    rate: Annotated[
+        int | None,
+        typer.Option(
+            help="Sampling rate to write, in Hz; each recording's own by default. The model works at 16 kHz: at any "
+            "rate, enhanced speech has nothing above 8 kHz.",
+            min=4_000,
+        ),
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what an earlier run with the same settings has done.")
+    ] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print the records, as in results.jsonl, and nothing else, on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+    batch_seconds: Annotated[
+        float, typer.Option(help="Seconds of audio, padding included, that go through the model at once.", min=1)
+    ] = BATCH_SECONDS,
+    device: DeviceOption = None,
+    precision: Annotated[
+        Precision, typer.Option(help="bf16 and int8 need less memory and answer almost alike.")
+    ] = Precision.FP32,
+    revision: RevisionOption = None,
+) -> None:
+    """Enhance recordings and recognise their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all.
+
+    A second run into a folder goes on where the first one ended: recordings that were done with the same model and
+    settings are skipped.
+
+    On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
+    """
+    with errors_in_one_line():
+        from ..models.sparse_merit.audio import channel_number
+
+        chosen = channel if channel in ("mix", "each") else channel_number(channel)
+        options = Options(rate, plot, chosen, batch_seconds, overwrite, quiet or json_lines)
+        load = partial(load_pipeline, model, precision=precision.value, revision=revision)
+        show = print_json if json_lines else None
+        summary = _enhance_recordings(recordings, output, load, device, options, show)
+    if summary is None:
+        return
+    print_results(summary, output, is_quiet=options.quiet)
+    if summary.stopped == INTERRUPTION:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # at once: threads may still compute, or wait for a pipe
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo_results"),
+    model: ModelOption = None,
+) -> None:
+    """Enhance the recording that comes with the package, and say where the results lie."""
+    recording = output / DEMO_RECORDING.name
+    with errors_in_one_line():
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(DEMO_RECORDING, recording)
+        options = Options(plot=True, overwrite=True)
+        summary = _enhance_recordings([str(recording)], output, partial(load_pipeline, model), None, options)
+    assert summary is not None
+    print_results(summary, output)
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+    enhanced = summary.shown[0]["enhanced"]
+    typer.echo(f"Listen before:  {recording}")
+    if enhanced is not None:
+        typer.echo(f"Listen after:   {enhanced}")
+    typer.echo(f"Look:           {recording.with_suffix('.enhanced.png')}")
+
+
+def _enhance_recordings(
+    arguments: list[str],
+    output: Path,
+    load: "Callable[[str | None], SpeechEnhancementAndEmotionPipeline]",
+    device: str | None,
+    options: Options,
+    show: Callable[[dict[str, Any]], None] | None = None,
+) -> Summary | None:
+    """Runs the model on everything that the arguments name and that is not done yet, and writes all results.
+
+    Args:
+        load: the pipeline, for a device.
+        show: is given the record of every recording at the end, of an earlier run too.
+
+    Returns:
+        what is to be printed; None in the other processes of `accelerate launch`.
+    """
+    found = _find_recordings(arguments, output)
+    if options.plot:
+        from ..inference.plotting import require_matplotlib
+
+        require_matplotlib()
+    state = _join_processes(device) if LAUNCHED else None
+    pipe = load(device or (None if state is None else str(state.device)))
+    from ..inference.results import Results, settings_of
+
+    settings = settings_of(pipe.model, rate=options.rate, channel=options.channel)
+    process = 0 if state is None else state.process_index
+    with Results(output, settings, options.overwrite, process) as results:
+        recordings = results.placed(found) if process == 0 else []
+        left = [recording for recording in recordings if not results.is_done(recording, options.plot)]
+        stopped = _run(pipe, results, left, options, state)
+        if process != 0:
+            return None
+        results.close()
+        summary = Summary(len(recordings), len(recordings) - len(left), stopped=stopped)
+        try:
+            results.sort(recordings)
+        except OutputError:
+            pass  # its lines are there, in the order in which they were made
+        for record in results.records(left):
+            summary.add(record)
+        for record in results.records(recordings) if show is not None else ():
+            show(record)
+    return summary
+
+
+def _run(
+    pipe: "SpeechEnhancementAndEmotionPipeline",
+    results: "Results",
+    left: "list[Recording]",
+    options: Options,
+    state: "PartialState | None",
+) -> str | None:
+    """Does this process's share of what is left; returns why it stopped before the end, None where it did not."""
+    from ..inference.batching import enhance_recordings
+
+    if state is not None:
+        from ..inference.distributed import share_of
+
+        left = share_of(left, state)
+    is_shown = not options.quiet and (state is None or state.is_main_process)
+    chosen = {name: getattr(options, name) for name in ("rate", "plot", "channel", "batch_seconds")}
+    stopped = None
+    try:
+        with _progress(is_shown) as progress:
+            for _ in enhance_recordings(pipe, left, **chosen, results=results, progress=progress):
+                pass  # its line is in the folder
+    except OutputError as error:
+        stopped = str(error)
+    except KeyboardInterrupt:
+        stopped = INTERRUPTION
+    if state is not None:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+    return stopped
+
+
+def _join_processes(device: str | None) -> "PartialState":
+    try:
+        from ..inference.distributed import join_processes
+    except ImportError as error:
+        raise ImportError(f"{error}. Several processes need: pip install 'modeling-sparse-merit[train]'") from error
+    return join_processes(device)
+
+
+@contextmanager
+def _progress(is_shown: bool) -> Iterator[Callable[[float, float], None]]:
+    """A bar on a terminal that counts seconds of audio, and what moves it on.
+
+    It has a file of its own, because decoding MP3 files redirects stderr.
+    """
+    if not (is_shown and Console(stderr=True).is_terminal):
+        yield lambda done, total: None
+        return
+    with open(os.dup(2), "w", encoding="utf-8") as stderr:
+        columns = (TextColumn("Enhancing"), BarColumn(), TextColumn("{task.fields[audio]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(file=stderr), transient=True) as bars:
+            task = bars.add_task("", total=None, audio="")
+
+            def advance(done: float, total: float) -> None:
+                audio = f"{_clock(done)} of {_clock(total)} of audio, left"
+                bars.update(task, completed=done, total=total, audio=audio)
+
+            yield advance
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _find_recordings(arguments: list[str], output: Path) -> "list[Recording]":
+    """Finds the recordings.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    from ..inference.files import ENHANCED_SUFFIX, find_recordings
+
+    recordings, skipped = find_recordings(arguments, output)
+    if all(recording.error for recording in recordings):
+        passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were passed over)" if skipped else ""
+        raise FileNotFoundError(
+            f"No recording found in {', '.join(arguments)}{passed_over}: give audio files, folders that hold some, or "
+            "globs."
+        )
+    return recordings

@@ -1,0 +1,38 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The command `sparse-merit` with all its subcommands.
+
+torch and transformers are imported inside the commands, so that `sparse-merit --help` answers at once. Exit codes:
+0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done, or the disk is
+full, 130 interrupted.
+"""
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .enhance import demo, enhance
+from .experiments import evaluate, train
+from .models import convert, export, info, push
+from .prepare import prepare
+
+app = typer.Typer(
+    name="sparse-merit",
+    help="Clean noisy speech and recognise its emotion.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Clean noisy speech and recognise its emotion."""
+    if version:
+        typer.echo(f"sparse-merit {__version__}")
+        raise typer.Exit()
+
+
+for _command in (enhance, demo, info, evaluate, export, push, convert):
+    app.command()(_command)
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.add_typer(prepare, name="prepare")

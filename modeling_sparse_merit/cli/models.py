@@ -1,0 +1,191 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""`sparse-merit info`, `export`, `push` and `convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .options import (
+    ModelOption,
+    Precision,
+    RevisionOption,
+    errors_in_one_line,
+    load_pipeline,
+    quieten_datasets,
+    quieten_hub_client,
+    resolve_model,
+)
+
+
+def info(model: ModelOption = None, revision: RevisionOption = None) -> None:
+    """Say what a checkpoint is: tasks, labels, experts, size, licence."""
+    with errors_in_one_line():
+        facts = _describe(resolve_model(model, revision), revision)
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(value))
+    Console().print(table)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; made where there is none.")],
+    model: ModelOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is in DIR.")] = False,
+    revision: RevisionOption = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write a graph for onnxruntime, which needs no torch.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Of an ONNX graph: fp32 or int8.")] = Precision.FP32,
+) -> None:
+    """Write a checkpoint with all its code and its card: it runs where this package is not installed."""
+    with errors_in_one_line():
+        if onnx:
+            difference = _export_onnx(model, folder, overwrite, revision, precision.value)
+            what_next = f"see its README.md; largest difference from torch: {difference:.1g}"
+        elif precision != Precision.FP32:
+            raise ValueError(f"--precision {precision.value} is of an ONNX graph: add --onnx, or leave it out.")
+        else:
+            from transformers.utils import logging
+
+            from ..hub.export import export_checkpoint
+
+            logging.disable_progress_bar()
+            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision)
+            what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
+    typer.echo(f"{folder} is ready: {what_next}")
+
+
+def _export_onnx(model: str | None, folder: Path, overwrite: bool, revision: str | None, precision: str) -> float:
+    """Writes an ONNX graph; returns the largest difference of its outputs from the model's."""
+    from ..convert.onnx import export_onnx
+
+    pipe = load_pipeline(model, "cpu", revision=revision)
+    return max(export_onnx(pipe.model, pipe.feature_extractor, folder, overwrite, precision).values())
+
+
+def push(
+    folder: Annotated[
+        Path, typer.Argument(help="A checkpoint (`sparse-merit export`), adapters or a table (`prepare`).")
+    ],
+    repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub; made where there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to, made where there is none.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Token with write access; HF_TOKEN or that of `hf auth login` by default.")
+    ] = None,
+    i_may_redistribute: Annotated[
+        str | None, typer.Option(metavar="LICENCE", help="For a table: the licence under which you may pass it on.")
+    ] = None,
+) -> None:
+    """Publish a checkpoint, adapters or a table, its card included, on the Hugging Face Hub."""
+    with errors_in_one_line():
+        quieten_hub_client()
+        if _is_table(folder):
+            from ..hub.datasets import push_table
+
+            quieten_datasets()
+            commit = push_table(folder, repo_id, private, revision, token, i_may_redistribute)
+        else:
+            from ..hub.push import push_checkpoint
+
+            commit = push_checkpoint(folder, repo_id, private, revision, token)
+    typer.echo(f"Pushed {folder} to {commit.repo_url}, revision {commit.oid}")
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="The published weights: a Hub id (RogerTzeng/Sparse-MERIT) or a folder; or a `transformers` WavLM, "
+            "which becomes the encoder of a fresh model; or adapters, which are merged into their model."
+        ),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new checkpoint.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="The emotions, in the order of the classifier's outputs; angry,sad,happy,neutral by default."
+        ),
+    ] = None,
+    mean: Annotated[float | None, typer.Option(help="Mean of the training corpus' samples.")] = None,
+    std: Annotated[float | None, typer.Option(help="Their standard deviation.")] = None,
+    measure: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Recordings to measure mean and deviation from.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="NAME of variant_NAME_mmoe.pt instead of final_mmoe.pt; or multitask.")
+    ] = None,
+    router: Annotated[str | None, typer.Option(help="sparse or dense, which weights do not tell.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Where final_ssl.pt is within SOURCE, if there are several.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
+) -> None:
+    """Make a checkpoint out of the weights that the authors of the paper published, a WavLM, or adapters."""
+    with errors_in_one_line():
+        from transformers.utils import logging
+
+        from ..convert.published import convert as run_conversion
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        names = None if labels is None else [label.strip() for label in labels.split(",")]
+        statistics = _input_statistics(mean, std, measure)
+        run_conversion(source, target, names, statistics, variant, router, folder, overwrite)
+    typer.echo(f"{target} is ready: sparse-merit info --model {target}")
+
+
+def _describe(source: str, revision: str | None) -> dict[str, str]:
+    """Returns what a checkpoint's configuration and card say, by name; no weights are loaded."""
+    import torch
+
+    from .. import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+
+    config = SparseMeritConfig.from_pretrained(source, **({"revision": revision} if revision else {}))
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in SparseMeritForSpeechEnhancementAndEmotion(config).parameters())
+    facts = {
+        "Model": source,
+        "Tasks": ", ".join(config.tasks),
+        "Emotions": ", ".join(config.id2label[i] for i in sorted(config.id2label))
+        if "emotion" in config.tasks
+        else "-",
+        "Encoder": f"{config.num_hidden_layers} layers of width {config.hidden_size}",
+        "Integration": config.integration,
+        "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
+        "Parameters": f"{parameters / 1e6:.2f} million",
+    }
+    licence = _licence(source, revision)
+    return facts if licence is None else {**facts, "Licence": licence}
+
+
+def _licence(source: str, revision: str | None) -> str | None:
+    """Returns the licence that the model card states, None where there is no card."""
+    from huggingface_hub import ModelCard, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    card = Path(source) / "README.md"
+    try:
+        card = card if Path(source).is_dir() else Path(hf_hub_download(source, "README.md", revision=revision))
+        data = ModelCard(card.read_text(encoding="utf-8")).data
+    except (FileNotFoundError, EntryNotFoundError):
+        return None
+    return data.get("license_name") or data.get("license")
+
+
+def _is_table(folder: Path) -> bool:
+    return (folder / "state.json").exists() or any(folder.glob("*.parquet"))
+
+
+def _input_statistics(mean: float | None, std: float | None, measure: Path | None) -> tuple[float, float] | None:
+    """Returns the mean and deviation that were given or are to be measured; None where nothing was asked."""
+    from ..convert.published import measure_statistics
+    from ..inference.files import expand
+
+    if (mean is None) != (std is None) or (measure is not None and mean is not None):
+        raise ValueError("Give --mean and --std together, or --measure alone.")
+    if measure is None:
+        return None if mean is None or std is None else (mean, std)
+    return measure_statistics(path for path, _ in expand(measure.expanduser()))

@@ -1,0 +1,126 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What the commands share: options, loading of a checkpoint, errors in one line, quiet libraries."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from .. import DEFAULT_CHECKPOINT
+from ..files import one_line
+
+if TYPE_CHECKING:
+    from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Folder or Hub id of a checkpoint; the embedded one by default.")
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a model on the Hub; main by default.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; the fastest there is by default.")
+]
+
+
+class Precision(StrEnum):
+    """What `from_pretrained` takes as `dtype`."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+def load_pipeline(
+    model: str | None, device: str | None, precision: str = "fp32", revision: str | None = None
+) -> "SpeechEnhancementAndEmotionPipeline":
+    """Loads a checkpoint quietly.
+
+    Raises:
+        OSError: there is no such checkpoint. ValueError: it, or the device, is not usable.
+    """
+    source = resolve_model(model, revision)
+    with _no_garbage_collection():
+        import torch
+        from transformers.utils import logging
+
+        from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"Device {device!r} is not usable here: {one_line(error)}") from error
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(
+        source, device=device, dtype=precision, revision=revision
+    )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For imports, which make many objects, all to stay: garbage is not looked for among them, then and at exit, which
+    takes a good part of a short command's time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def resolve_model(model: str | None, revision: str | None) -> str:
+    """Returns a folder that exists, or a Hub id, which alone has revisions."""
+    if revision is not None and (model is None or Path(model).expanduser().is_dir()):
+        raise ValueError(f"--revision {revision} is of a model on the Hub: give its id by --model, or leave it out.")
+    if model is None:
+        if not (DEFAULT_CHECKPOINT / "config.json").exists():
+            raise FileNotFoundError(
+                "This installation lacks the embedded checkpoint: install it anew or give --model."
+            )
+        return str(DEFAULT_CHECKPOINT)
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{model!r} holds no config.json: give a folder written by save_pretrained.")
+    if not folder.is_dir() and (folder.exists() or model[:1] in "./~" or model.count("/") > 1):
+        raise FileNotFoundError(f"{model!r} is no folder: give a checkpoint's folder or a Hub id such as name/model.")
+    return str(folder) if folder.is_dir() else model
+
+
+def quieten_hub_client() -> None:
+    """Leaves it to the one error at the end to say why several attempts to connect failed; bars are for terminals."""
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    logging.set_verbosity_error()
+    if not Console(stderr=True).is_terminal:
+        disable_progress_bars()
+
+
+def quieten_datasets() -> None:
+    """Leaves out hints at options that this command does not have; bars are for terminals."""
+    from datasets import disable_progress_bars
+    from datasets.utils import logging
+
+    logging.set_verbosity_error()
+    if not Console(stderr=True).is_terminal:
+        disable_progress_bars()
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turns an error that the user can mend into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        typer.secho(printable(f"Error: {one_line(error)}"), fg="red", err=True)
+        raise typer.Exit(2) from error
+
+
+def printable(text: str) -> str:
+    """Returns the text with a question mark for bytes of a file name that are no UTF-8, which no terminal takes."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -1,0 +1,138 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What `enhance` prints: a table of results, notes, failures."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .options import printable
+
+MAX_TABLE_ROWS = 100
+MIN_FILE_WIDTH = 14  # cells for paths
+INTERRUPTION = "interrupted"
+INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped
+
+
+@dataclass
+class Summary:
+    """What is printed of a run, however long it was.
+
+    Args:
+        total, skipped: recordings of the run, and those of them that an earlier run had done.
+        done: of the others.
+        shown: the first records of recordings that are done.
+        failed: records of those that failed.
+        warnings: what is unusual in recordings.
+        stopped: why the run ended before all was done; None where it did not.
+    """
+
+    total: int
+    skipped: int = 0
+    done: int = 0
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    stopped: str | None = None
+
+    def add(self, record: dict[str, Any]) -> None:
+        if "error" in record:
+            self.failed.append(record)
+            return
+        self.done += record["resume"]["lines"] == 1 or record["channel"] == 1
+        self.warnings += [warning for warning in record.get("warnings", ()) if warning not in self.warnings[-1:]]
+        if len(self.shown) < MAX_TABLE_ROWS:
+            self.shown.append(record)
+
+    @property
+    def exit_code(self) -> int:
+        if self.stopped is not None:
+            return INTERRUPTED if self.stopped == INTERRUPTION else 2
+        return 1 if self.failed else 0
+
+
+def print_json(record: dict[str, Any]) -> None:
+    typer.echo(json.dumps(record))
+
+
+def print_results(summary: Summary, output: Path, is_quiet: bool = False) -> None:
+    """Prints the table of what succeeded, then what is unusual, and what failed and why."""
+    if not is_quiet:
+        _print_done(summary, output)
+    for record in summary.failed:
+        message = record["error"].removeprefix(f"{record['file']} ")
+        typer.secho(printable(f"Failed: {record['file']}: {message}"), fg="red", err=True)
+    if summary.stopped is not None:
+        done = summary.done + summary.skipped
+        message = (
+            f"Stopped: {summary.stopped}. {done} of {summary.total} recordings are done; the same command goes on."
+        )
+        typer.secho(printable(message), fg="red", err=True)
+
+
+def _print_done(summary: Summary, output: Path) -> None:
+    console = Console()
+    if summary.shown:
+        console.print(results_table(summary.shown, console.width))
+    if summary.done > len(summary.shown):
+        console.print(f"... and {summary.done - len(summary.shown)} more")
+    for warning in summary.warnings:
+        typer.secho(printable(f"Note: {warning}"), fg="yellow", err=True)
+    skipped = f" ({summary.skipped} by an earlier run; --overwrite does them again)" if summary.skipped else ""
+    done = summary.done + summary.skipped
+    typer.echo(f"{done} of {summary.total} recordings done{skipped}: {output / 'results.jsonl'}")
+
+
+def results_table(records: list[dict[str, Any]], width: int) -> Table:
+    """A table with one line for each record, at most `width` columns wide.
+
+    There is a column for each emotion where they fit, else one for the score of the recognised emotion; on a narrow
+    terminal other columns go too. Paths are shortened in the middle.
+    """
+    columns = {
+        "Seconds": [f"{record['seconds']:.2f}" for record in records],
+        "Channel": [str(record["channel"]) for record in records],
+        "Emotion": [record["emotion"] or "-" for record in records],
+        "Score": [f"{record['scores'].get(record['emotion'], 0):.2f}" for record in records],
+    }
+    columns |= {label: [f"{record['scores'][label]:.2f}" for record in records] for label in records[0]["scores"]}
+    if all(record["channel"] in (1, "mix") for record in records):
+        del columns["Channel"]
+    labels = list(records[0]["scores"])
+    for names in (
+        ["Seconds", "Channel", "Emotion", *labels],
+        ["Seconds", "Channel", "Emotion", "Score"],
+        ["Channel", "Emotion", "Score"],
+        ["Channel", "Emotion"],
+        ["Emotion"],
+    ):
+        shown = {name: columns[name] for name in names if name in columns}
+        room = width - 2 - sum(3 + max(map(cell_len, [name, *cells])) for name, cells in shown.items())
+        if room >= MIN_FILE_WIDTH:
+            break
+    table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("File", no_wrap=True)
+    for name in shown:
+        table.add_column(name, no_wrap=True, justify="left" if name == "Emotion" else "right")
+    for place, record in enumerate(records):
+        cells = [Text(values[place], style="bold" if name == "Emotion" else "") for name, values in shown.items()]
+        table.add_row(Text(_shortened(printable(record["file"]), max(8, room))), *cells)
+    return table
+
+
+def _shortened(path: str, width: int) -> str:
+    """A path of at most `width` cells, without its middle."""
+    if cell_len(path) <= width:
+        return path
+    head, tail = (width - 1) // 3, width - 1 - (width - 1) // 3
+    end = len(path)
+    while cell_len(path[end - 1 :]) <= tail:
+        end -= 1
+    return f"{set_cell_size(path, head).rstrip()}…{path[end:]}"

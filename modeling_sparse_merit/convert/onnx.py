@@ -1,0 +1,415 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""A checkpoint to a folder that onnxruntime runs without torch: the graph, what goes in and out, and how to use it."""
+
+import copy
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .. import __version__
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.enhancement import BidirectionalLSTM, Spectrogram
+from ..models.sparse_merit.feature_extraction_sparse_merit import MIN_SAMPLES, SparseMeritFeatureExtractor
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+
+OPSET = 20
+TOLERANCE = 1e-3
+GRAPH_FILE, DESCRIPTION_FILE = "model.onnx", "onnx_config.json"
+OUTPUTS = {"emotion": "logits", "enhancement": "enhanced_values"}
+PRECISIONS = ("fp32", "int8")
+COSTLY_PRODUCTS = re.compile(r"encoder\.layers\.\d+\.(attention\.\w+_proj|feed_forward\.\w+)'|integration\.experts\.")
+"""Modules whose weights are of int8 on request, as torch's exporter names them."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TRACED_LENGTHS = (20_000, 15_000)
+CHECKED_LENGTHS = ((MIN_SAMPLES,), (48_037, MIN_SAMPLES, 7_777), (1_000, 16_000))
+"""Samples of each clip of a batch; those that are checked are others than those that are traced."""
+
+README = """\
+# Sparse MERIT in ONNX
+
+`{{ graph }}` (opset {{ opset }}) runs with onnxruntime, without torch; made by modeling-sparse-merit
+{{ modeling_sparse_merit }}, in {{ precision }}. `onnx_config.json` holds what stands here, for programs.
+
+| | Type | Shape | |
+|---|---|---|---|
+| in: `input_values` | float32 | (batch, samples) | {{ sampling_rate }} Hz, mono, normalised, then 0 as padding |
+| in: `attention_mask` | int64 | (batch, samples) | 1 on the recording, 0 in the padding |
+{% if "logits" in outputs %}
+| out: `logits` | float32 | (batch, {{ labels | length }}) | emotion before the softmax: {{ labels | join(", ") }} |
+{% endif %}
+{% if "enhanced_values" in outputs %}
+| out: `enhanced_values` | float32 | (batch, samples) | clean speech in the scale of `input_values`, 0 in the padding |
+{% endif %}
+
+Batch and samples are free. A recording has {{ min_samples }} samples at least; memory grows with the square of the
+longest one, so cut what is longer than a minute.
+
+{% if normalization.kind == "corpus" %}
+Preprocessing: input = (x - {{ normalization.mean }}) / {{ normalization.std }}, with samples x from -1 to 1.
+{% else %}
+Preprocessing, each recording on its own, before it is padded: input = (x - mean(x)) / sqrt(variance(x) + 1e-7).
+{% endif %}
+{% if "enhanced_values" in outputs %}
+The way back: clean speech = enhanced_values times the same divisor, plus the same mean.
+{% endif %}
+
+`pip install numpy onnxruntime soundfile`, then, in this folder, `python example.py RECORDING.wav ...`, which is
+
+```python
+import sys
+
+import numpy as np
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("{{ graph }}")
+names = sys.argv[1:]
+clips = [soundfile.read(name)[0] for name in names]  # mono, {{ sampling_rate }} Hz
+{% if normalization.kind == "corpus" %}
+scales = [({{ normalization.mean }}, {{ normalization.std }}) for clip in clips]
+{% else %}
+scales = [(clip.mean(), np.sqrt(clip.var() + 1e-7)) for clip in clips]
+{% endif %}
+input_values = np.zeros((len(clips), max(map(len, clips))), np.float32)
+attention_mask = np.zeros(input_values.shape, np.int64)
+for row, (clip, (mean, std)) in enumerate(zip(clips, scales)):
+    input_values[row, : len(clip)] = (clip - mean) / std
+    attention_mask[row, : len(clip)] = 1
+[{{ outputs | join(", ") }}] = session.run(None, {"input_values": input_values, "attention_mask": attention_mask})
+for row, (name, clip, (mean, std)) in enumerate(zip(names, clips, scales)):
+{% if "logits" in outputs %}
+    print(name, {{ labels }}[logits[row].argmax()])
+{% endif %}
+{% if "enhanced_values" in outputs %}
+    soundfile.write(f"{name}.enhanced.wav", enhanced_values[row, : len(clip)] * std + mean, {{ sampling_rate }})
+{% endif %}
+```
+"""
+
+
+def export_onnx(
+    model: SparseMeritForSpeechEnhancementAndEmotion,
+    feature_extractor: SparseMeritFeatureExtractor,
+    folder: str | os.PathLike,
+    overwrite: bool = False,
+    precision: str = "fp32",
+) -> dict[str, float]:
+    """
+    Writes `model.onnx` (weights beyond 2 GB beside it), `onnx_config.json` with its inputs, outputs, preprocessing and
+    labels, and `README.md` with an example. All of it, or nothing: the graph is first compared with the model on clips
+    of other lengths than those it was traced with.
+
+    Args:
+        model: On the CPU, in float32.
+        feature_extractor: Its normalisation is what the folder states; the graph has none.
+        folder: Where to; made where there is none.
+        overwrite: Whether an earlier export in the folder may be replaced.
+        precision: "fp32", or "int8" for the matrix products of the encoder's layers and of the experts.
+
+    Returns:
+        The largest absolute difference of each output from the model's own: {"logits", "enhanced_values"}.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        FileExistsError: The folder is not empty, or holds anything else than an export.
+        ValueError: The precision is unknown, the model is not on the CPU in float32, or an output of the graph, before
+            it is brought to int8, differs by more than 1e-3.
+
+    Example:
+        >>> from modeling_sparse_merit.convert.onnx import export_onnx
+        >>> export_onnx(model, feature_extractor, "tiny-onnx")
+    """
+    folder = Path(folder).expanduser().resolve()
+    _check_packages()
+    _check_target(folder, overwrite)
+    _check_arguments(model, precision)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        result = Path(temporary) / "fp32"
+        result.mkdir()
+        products = write_graph(model, result / GRAPH_FILE)
+        differences = largest_differences(model, result / GRAPH_FILE)
+        _check_differences(differences)
+        if precision == "int8":
+            exact, result = result, Path(temporary) / "int8"
+            result.mkdir()
+            quantize_graph(exact / GRAPH_FILE, result / GRAPH_FILE, products)
+            differences = largest_differences(model, result / GRAPH_FILE)
+        _describe(result, model.config, feature_extractor, precision)
+        if folder.exists():
+            shutil.rmtree(folder)
+        result.rename(folder)
+    return differences
+
+
+def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) -> list[str]:
+    """
+    Writes the graph of `model`, for any number and length of clips, and has `onnx` check it.
+
+    Returns:
+        The names of the matrix products that cost most.
+    """
+    import onnx
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    graph = ExportedModel(model)
+    dimensions = {0: "batch", 1: "samples"}
+    with _quiet():
+        program = torch.onnx.export(
+            graph,
+            kwargs=noise(TRACED_LENGTHS),
+            dynamic_shapes={"input_values": dimensions, "attention_mask": dimensions},
+            output_names=graph.output_names,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    products = [node for node in program.model.graph if node.op_type in ("MatMul", "Gemm")]
+    modules = {node.name: node.metadata_props.get("pkg.torch.onnx.name_scopes", "") for node in products}
+    for output in program.model.graph.outputs:
+        if output.name == OUTPUTS["enhancement"]:
+            output.shape = program.model.graph.inputs[0].shape  # else it is a formula of `samples`
+    ClearMetadataAndDocStringPass()(program.model)  # it names folders of this machine
+    program.save(path)
+    onnx.checker.check_model(path, full_check=True)
+    return [name for name, module in modules.items() if COSTLY_PRODUCTS.search(module)]
+
+
+def quantize_graph(source: Path, target: Path, products: list[str]) -> None:
+    """
+    Writes a graph in which some matrix products are in int8: weights with a scale for each output, and what they
+    multiply with a scale and a zero that are found anew in each run.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(source)
+    del graph.graph.value_info[:]  # shapes of weights, which the quantizer transposes
+    quantize_dynamic(
+        graph,
+        target,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=[*products, *(f"{name}_MatMul" for name in products)],  # what it makes of a Gemm
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        reduce_range=True,
+    )
+
+
+def largest_differences(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) -> dict[str, float]:
+    """The largest absolute difference of each output of a graph from the model's own, on noise of several lengths."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    model = _with_shared_weights(model)
+    names = [output.name for output in session.get_outputs()]
+    maxima = dict.fromkeys(names, 0.0)
+    for lengths in CHECKED_LENGTHS:
+        inputs = noise(lengths)
+        answers = session.run(names, {name: values.numpy() for name, values in inputs.items()})
+        with torch.inference_mode():
+            expected = model(**inputs)
+        for name, answer in zip(names, answers, strict=True):
+            difference = np.abs(answer - expected[name].numpy()).max()
+            maxima[name] = float(np.maximum(maxima[name], difference))  # NaN stays
+    return maxima
+
+
+def noise(lengths: Sequence[int]) -> dict[str, torch.Tensor]:
+    """A padded batch of white noise: `input_values` (B, S) and `attention_mask` (B, S)."""
+    valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, S)
+    values = torch.randn(valid.shape, generator=torch.Generator().manual_seed(0))
+    return {"input_values": values * valid, "attention_mask": valid.long()}
+
+
+class ExportedModel(nn.Module):
+    """
+    A model in operations that ONNX has, with the very weights of `model`: input values and attention mask, (B, S) each
+    -> one output for each task, in the order of `output_names`.
+    """
+
+    def __init__(self, model: SparseMeritForSpeechEnhancementAndEmotion):
+        super().__init__()
+        self.output_names = [name for task, name in OUTPUTS.items() if task in model.config.tasks]
+        self.model = _with_shared_weights(model)
+        self.model.set_attn_implementation("eager")
+        self.model.spectrogram = RealSpectrogram.like(model.spectrogram)
+        if "enhancement" in model.config.tasks:
+            head = self.model.heads["enhancement"]
+            head.lstm = OnnxLSTM(head.lstm)
+
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.model(input_values, attention_mask)
+        return tuple(outputs[name] for name in self.output_names)
+
+
+class RealSpectrogram(Spectrogram):
+    """
+    [`Spectrogram`] by convolutions: windowed frames times the basis of the Fourier transform, and back. ONNX has no
+    inverse, and its transform is, for lengths other than powers of two, slower and less exact in onnxruntime.
+    """
+
+    def __init__(self, n_fft: int, hop_length: int, win_length: int):
+        super().__init__(n_fft, hop_length, win_length)
+        window = F.pad(self._window(torch.device("cpu")), self._window_margin())  # (n_fft,)
+        basis = torch.fft.rfft(window.diag()).T  # (bins, n_fft)
+        self.analysis = torch.cat([basis.real, basis.imag])[:, None]  # (2 * bins, 1, n_fft)
+        bins = torch.eye(len(basis))
+        waves = torch.fft.irfft(torch.cat([bins, 1j * bins]), n_fft)  # (2 * bins, n_fft)
+        self.synthesis = (waves * window)[:, None]  # (2 * bins, 1, n_fft)
+        self.envelope = window.square()[None, None]  # (1, 1, n_fft)
+
+    @classmethod
+    def like(cls, spectrogram: Spectrogram) -> "RealSpectrogram":
+        return cls(spectrogram.n_fft, spectrogram.hop_length, spectrogram.win_length)
+
+    def _analyse(self, padded: torch.Tensor) -> torch.Tensor:
+        spectrum = F.conv1d(padded[:, None], self.analysis, stride=self.hop_length)  # (B, 2 * bins, F)
+        return torch.complex(*spectrum.transpose(1, 2).chunk(2, dim=-1))  # (B, 2 * bins, F) -> (B, F, bins)
+
+    def _synthesise(self, spectrum: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        parts = torch.cat([spectrum.real, spectrum.imag], dim=-1) * valid  # (B, F, 2 * bins)
+        waveform = F.conv_transpose1d(parts.transpose(1, 2), self.synthesis, stride=self.hop_length)
+        envelope = F.conv_transpose1d(valid.float().transpose(1, 2), self.envelope, stride=self.hop_length)
+        return (waveform / envelope.clamp(min=1e-11)).squeeze(1)  # (B, 1, length) -> (B, length)
+
+
+class OnnxLSTM(nn.Module):
+    """[`BidirectionalLSTM`] by the LSTM of ONNX, which begins backward at each clip's own end. Only for an export."""
+
+    def __init__(self, lstm: BidirectionalLSTM):
+        super().__init__()
+        pairs = zip(lstm.forward_layers, lstm.backward_layers, strict=True)
+        self.layers = [[_lstm_weights(pair, kind) for kind in ("weight_ih", "weight_hh", "bias")] for pair in pairs]
+
+    def forward(self, hidden: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """(B, F, H) and the (B,) valid frames -> (B, F, H)."""
+        states = hidden.transpose(0, 1)  # (B, F, H) -> (F, B, H)
+        for layer in self.layers:
+            size = layer[1].shape[-1]
+            directions = torch.onnx.ops.symbolic(
+                "LSTM",
+                (states, *layer, num_frames.int()),
+                {"direction": "bidirectional", "hidden_size": size},
+                dtype=states.dtype,
+                shape=(states.shape[0], 2, states.shape[1], size),
+                version=OPSET,
+            )
+            states = directions.transpose(1, 2).flatten(2)  # (F, 2, B, H) -> (F, B, 2 * H)
+        return directions.sum(1).transpose(0, 1)  # (F, B, H) -> (B, F, H)
+
+
+def _lstm_weights(pair: tuple[nn.LSTM, nn.LSTM], kind: str) -> torch.Tensor:
+    """The weights of both directions, (2, 4 * H, in) or of bias (2, 8 * H), with the gates in the order of ONNX."""
+    if kind == "bias":
+        return torch.cat([_lstm_weights(pair, "bias_ih"), _lstm_weights(pair, "bias_hh")], dim=-1)
+    directions = torch.stack([getattr(lstm, f"{kind}_l0").detach() for lstm in pair])
+    input_gate, forget_gate, cell, output_gate = directions.chunk(4, dim=1)
+    return torch.cat([input_gate, output_gate, forget_gate, cell], dim=1)
+
+
+def _with_shared_weights(
+    model: SparseMeritForSpeechEnhancementAndEmotion,
+) -> SparseMeritForSpeechEnhancementAndEmotion:
+    """A copy, in evaluation mode, of all but the weights."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def _describe(
+    folder: Path, config: SparseMeritConfig, feature_extractor: SparseMeritFeatureExtractor, precision: str
+) -> None:
+    """Writes `onnx_config.json` and the README that says the same."""
+    description = _description(config, feature_extractor) | {"precision": precision}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    text = environment.from_string(README).render(description)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatureExtractor) -> dict[str, Any]:
+    waveform = ["batch", "samples"]
+    outputs = {"logits": ["batch", config.num_labels], "enhanced_values": waveform}
+    normalization = {"kind": feature_extractor.normalization}
+    if feature_extractor.normalization == "corpus":
+        normalization |= {"mean": feature_extractor.corpus_mean, "std": feature_extractor.corpus_std}
+    return {
+        "graph": GRAPH_FILE,
+        "opset": OPSET,
+        "modeling_sparse_merit": __version__,
+        "inputs": {
+            "input_values": {"dtype": "float32", "shape": waveform},
+            "attention_mask": {"dtype": "int64", "shape": waveform},
+        },
+        "outputs": {
+            name: {"dtype": "float32", "shape": outputs[name]}
+            for task, name in OUTPUTS.items()
+            if task in config.tasks
+        },
+        "sampling_rate": feature_extractor.sampling_rate,
+        "min_samples": MIN_SAMPLES,
+        "normalization": normalization,
+        "labels": [config.id2label[index] for index in range(config.num_labels)],
+    }
+
+
+def _check_packages() -> None:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ImportError(f"An export to ONNX needs {', '.join(missing)}: pip install 'modeling-sparse-merit[onnx]'.")
+
+
+def _check_target(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} is there already: give a new folder, or --overwrite.")
+    if not (folder / DESCRIPTION_FILE).exists():
+        raise FileExistsError(f"{folder} is not replaced: it has no {DESCRIPTION_FILE}, so it is no export to ONNX.")
+
+
+def _check_arguments(model: SparseMeritForSpeechEnhancementAndEmotion, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` is {precision!r}; an export to ONNX is in one of {list(PRECISIONS)}.")
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        raise ValueError(
+            f"The model is of {model.dtype} on {model.device}; an export to ONNX needs torch.float32 on cpu: load it "
+            "with dtype=torch.float32."
+        )
+
+
+def _check_differences(differences: dict[str, float]) -> None:
+    if not max(differences.values()) <= TOLERANCE:
+        raise ValueError(
+            f"The graph is not the model: its outputs differ by {differences}, expected {TOLERANCE} at most. Nothing "
+            "was written; other versions of torch, onnxscript or onnxruntime may do better."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what torch's exporter says about its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,29 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Corpora as they are distributed, to datasets: a module with one `Corpus` for each."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Corpus
+
+CORPORA = {
+    "ravdess": "RAVDESS, from its file names.",
+    "emodb": "EmoDB, from its file names.",
+    "nemo": "nEMO, from its list or its file names.",
+    "msp_podcast": "MSP-Podcast, from its consensus labels.",
+    "folder": "Any folder with a metadata.csv, such as a private corpus.",
+    "noise": "A folder of noises or room impulse responses.",
+}
+"""The corpora by the names of their modules, and what help says about them."""
+
+
+def corpus(name: str) -> "Corpus":
+    """The corpus of a module.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"corpus is {name!r}; expected one of {', '.join(CORPORA)}.")
+    return import_module(f".{name}", __name__).CORPUS

@@ -1,0 +1,158 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""MSP-Podcast as its laboratory hands it out (`Labels/labels_consensus.csv` and a folder of audio).
+
+The consensus class becomes the emotion, the mean ratings from 1 to 7 become arousal, valence and dominance, and the
+official splits are kept as train, dev, test1, test2 and test3. Clips of another emotion (O) or without agreement (X)
+stay in the table unlabelled, for their ratings and for enhancement, unless they are asked to be left out.
+"""
+
+import argparse
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetInfo, Features
+
+from ..datasets import EMOTIONS, TableError, speech_features
+from .base import Corpus
+
+EMOTION_OF_LETTER = {
+    "A": "angry",
+    "S": "sad",
+    "H": "happy",
+    "N": "neutral",
+    "F": "fear",
+    "D": "disgust",
+    "U": "surprise",
+    "C": "contempt",
+    "O": "other",
+    "X": None,
+    "NA": None,  # a test set whose labels are kept secret
+}
+SPLIT_OF_SET = {
+    "Train": "train",
+    "Development": "dev",
+    "Test1": "test1",
+    "Test2": "test2",
+    "Test3": "test3",
+    "NA": None,
+}
+COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
+AUDIO_FOLDERS = ("Audios/Audios", "Audios/Audio", "Audio/Audio", "Audios", "Audio")
+
+
+class MspPodcast(Corpus):
+    """MSP-Podcast.
+
+    Options:
+        audio: the folder of the recordings where it cannot be found below the corpus.
+        other: what to do with class O: `"unlabelled"`, `"drop"`, or `"keep"` as a tenth class `other`.
+        no_agreement: what to do with class X: `"unlabelled"` or `"drop"`.
+    """
+
+    description = "MSP-Podcast to a speech table."
+    independent = "speaker"
+    info = DatasetInfo(
+        description="MSP-Podcast: natural speech from podcasts, rated for emotion by several listeners a clip.",
+        license="MSP-Podcast academic licence of the MSP laboratory; not to be passed on.",
+        citation="Lotfian, R., and Busso, C. (2019). Building naturalistic emotionally balanced speech corpus by "
+        "retrieving emotional speech from existing podcast recordings. IEEE Transactions on Affective Computing "
+        "10(4), 471-483.",
+    )
+
+    def rows(
+        self,
+        folder: Path,
+        notes: Counter[str],
+        audio: str | Path | None = None,
+        other: str = "unlabelled",
+        no_agreement: str = "unlabelled",
+    ) -> Iterator[dict[str, Any]]:
+        transcripts = _first_folder(folder, ("Transcripts/Transcripts", "Transcripts"), "*.txt")
+        choices = {"O": ("of another emotion", other), "X": ("without agreement", no_agreement)}
+        for line in _lines(locate_labels(folder)):
+            letter = line["EmoClass"]
+            kind, choice = choices.get(letter, ("", "keep"))
+            if choice == "drop":
+                notes[f"clips {kind} were left out"] += 1
+                continue
+            if choice == "unlabelled":
+                notes[f"clips {kind} were kept unlabelled"] += 1
+            yield {
+                "file": line["FileName"],
+                "emotion": None if choice == "unlabelled" else EMOTION_OF_LETTER.get(letter, letter),
+                "speaker": _speaker(line["SpkrID"]),
+                "split": SPLIT_OF_SET.get(line["Split_Set"], line["Split_Set"]),
+                "gender": line["Gender"],
+                "language": "en",
+                "text": _transcript(transcripts, line["FileName"]),
+                "arousal": line["EmoAct"],
+                "valence": line["EmoVal"],
+                "dominance": line["EmoDom"],
+            }
+
+    def features(self, other: str = "unlabelled", **options: Any) -> Features:
+        return speech_features((*EMOTIONS, "other") if other == "keep" else EMOTIONS)
+
+    def audio_folder(self, folder: Path, audio: str | Path | None = None, **options: Any) -> Path:
+        return Path(audio) if audio else locate_audio(folder)
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--audio", help="the folder of the recordings, where it is not found by itself")
+        parser.add_argument("--other", choices=("unlabelled", "drop", "keep"), default="unlabelled", help="class O")
+        parser.add_argument("--no-agreement", choices=("unlabelled", "drop"), default="unlabelled", help="class X")
+
+
+def _lines(labels: Path) -> Iterator[dict[str, str]]:
+    with open(labels, newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        if missing:
+            raise TableError(f"{labels} lacks {len(missing)} columns: {', '.join(missing)}")
+        for line in reader:
+            yield {name: (line[name] or "").strip() for name in COLUMNS}
+
+
+def _speaker(number: str) -> str | None:
+    """All unknown speakers share a name in the corpus, but they are not one person."""
+    return None if number.lower() in ("", "unknown", "na") else f"msp_podcast_{number}"
+
+
+def _transcript(folder: Path | None, file: str) -> str | None:
+    path = folder and (folder / Path(file).name).with_suffix(".txt")
+    return path.read_text(encoding="utf-8") if path and path.is_file() else None
+
+
+def _first_folder(root: Path, names: Sequence[str], pattern: str) -> Path | None:
+    """The first of some folders that holds files of this kind itself."""
+    return next((root / name for name in names if any((root / name).glob(pattern))), None)
+
+
+def locate_labels(folder: Path) -> Path:
+    """`labels_consensus.csv`, which some releases keep one folder deeper.
+
+    Raises:
+        TableError: it is in none of these places.
+    """
+    places = [folder / name / "labels_consensus.csv" for name in ("Labels", "Labels/Labels")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise TableError(f"labels_consensus.csv is missing; looked for {', '.join(map(str, places))}")
+
+
+def locate_audio(folder: Path) -> Path:
+    """The folder of the recordings, whose name differs between releases.
+
+    Raises:
+        TableError: none of the known folders holds a WAV file.
+    """
+    found = _first_folder(folder, AUDIO_FOLDERS, "*.wav")
+    if found is None:
+        raise TableError(f"no WAV file in {', '.join(AUDIO_FOLDERS)} of {folder}; say where by --audio FOLDER")
+    return found
+
+
+CORPUS = MspPodcast()

@@ -1,0 +1,45 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""A folder of noises, or of room impulse responses.
+
+With a `metadata.csv` its columns `file_name`, `category`, `split`, `source_file`, `freesound_id` and `rt60_s` are
+taken. Without one, every recording below the folder is a row, and its category is the folder that it lies in.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Features
+
+from .. import prepare
+from ..datasets import noise_features
+from .base import Corpus
+from .folder import metadata_rows
+
+
+class NoiseFolder(Corpus):
+    """Noises or room impulse responses; the option `split` is the split of rows that name none."""
+
+    description = "A folder of noises or room impulse responses to a noise table."
+    independent = "freesound_id"
+
+    def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:
+        if (folder / "metadata.csv").is_file():
+            for row in metadata_rows(folder, {}):
+                yield row | {"split": row.get("split") or split}
+            return
+        for path in prepare.audio_files(folder):
+            category = path.parent.name if path.parent != folder else None
+            yield {"file": path.relative_to(folder).as_posix(), "category": category, "split": split}
+
+    def features(self, **options: Any) -> Features:
+        return noise_features()
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        prepare.add_origin(parser)
+        parser.add_argument("--split", help="the split of rows that name none, such as train")
+
+
+CORPUS = NoiseFolder()

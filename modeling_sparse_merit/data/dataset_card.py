@@ -1,0 +1,206 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The card of a table, its README: everything in it is counted from the rows or remembered from the corpus."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from .datasets import TableError
+
+NOT_STATED = "a licence that is not stated"
+HUB_LICENCES = {
+    "cc0-1.0",
+    "cc-by-2.5",
+    *(f"cc-by{terms}-{version}" for terms in ("", "-sa", "-nc", "-nc-sa") for version in ("2.0", "3.0", "4.0")),
+    "mit",
+    "apache-2.0",
+}
+"""The Hub's names of licences that let everybody who has the data pass it on."""
+
+MEANINGS = {
+    "audio": "the recording: `bytes` of an audio file, and its name as `path`",
+    "clean": "what the recording is without the noise, as long and in the same level",
+    "emotion": "the emotion, or none where the clip is unlabelled",
+    "speaker": "who speaks; no name twice, whatever the corpus",
+    "split": "the split of the row",
+    "gender": "of the speaker",
+    "language": "ISO 639 code",
+    "text": "what is said",
+    "source_file": "the recording's name in the corpus",
+    "duration": "seconds",
+    "arousal": "mean rating in the corpus's own scale",
+    "valence": "mean rating in the corpus's own scale",
+    "dominance": "mean rating in the corpus's own scale",
+    "category": "kind of noise",
+    "speed": "speed factor of the clip: 1.1 is faster, and higher in pitch",
+    "descriptors": "acoustic descriptors of the clip, 100 frames a second",
+    "freesound_id": "its number at freesound.org",
+    "rt60_s": "reverberation time of the room in seconds",
+    "condition": "what the clip is heard in",
+    "snr_db": "signal-to-noise ratio over the clip in dB",
+    "mixture": "JSON of all that was drawn for this mixture",
+    "row": "number of the clip, the same in every condition",
+    "pool": "name of the noise table, or none in the clean condition",
+    "noise_file": "the noise's name in its table",
+    "noise_offset": "sample at 16 kHz at which the noise starts; at its end it starts over",
+    "speech_gain": "factor of the speech in the mixture",
+    "noise_gain": "factor of the noise in the mixture",
+    "sha256": "of the samples of `audio`, decoded to little-endian float32",
+    "clean_sha256": "of those of `clean`",
+}
+LOADING = """\
+```python
+from datasets import load_dataset
+from modeling_sparse_merit import load_audio
+
+rows = load_dataset({source!r}, split={split!r}, streaming=True)
+recording = load_audio(next(iter(rows))["audio"])  # mono float32 at 16 kHz; torchcodec is not needed
+```
+"""
+MIXING = """
+Noise is mixed on the fly, reproducibly, from any table of noises:
+
+```python
+from modeling_sparse_merit.data.mixing import MixingRecipe
+
+recipe = MixingRecipe(load_dataset("name/noise", split="train"), snr_db=(-5, 15), seed=0)
+mixture = recipe.apply(recording, recipe.draw(index=0, epoch=0))  # mixture.noisy and mixture.clean
+```
+"""
+
+
+def split_rows(dataset: Dataset) -> dict[str, list[int]]:
+    """The rows of each split, in the order in which the splits are met; rows without one are `unsplit`."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for index, split in enumerate(values(dataset, "split")):
+        rows[split or "unsplit"].append(index)
+    return dict(rows)
+
+
+def values(dataset: Dataset, column: str) -> list[Any]:
+    """A column as a list."""
+    return dataset.data.column(column).to_pylist() if dataset._indices is None else list(dataset[column])
+
+
+def licence_names(licence: str) -> list[str] | None:
+    """The Hub's names of a table's licences, or None where one of them is unknown or does not let everybody pass the
+    data on. `"CC BY 4.0 + CC0 1.0"` are two."""
+    parts = [re.sub(r"[\s_-]+", "-", part.strip().lower()) for part in re.split(r"\+|\n\n", licence)]
+    return parts if set(parts) <= HUB_LICENCES else None
+
+
+def table_card(
+    dataset: Dataset, source: str, configs: Sequence[dict[str, Any]] | None = None, licence: str | None = None
+) -> DatasetCard:
+    """The card of a table.
+
+    Args:
+        dataset: with description, licence and citation in its `info`.
+        source: how `load_dataset` finds it: a repository of the Hub, or a folder.
+        configs: which files belong to which split; the Hub's client adds them by itself when it pushes.
+        licence: what to state, where the table itself remembers none.
+    """
+    licence = dataset.info.license or licence or ""
+    rows, speech = split_rows(dataset), "emotion" in dataset.features
+    licence_metadata = {"license": licence_names(licence) or "other"}
+    if licence_metadata["license"] == "other":
+        licence_metadata["license_name"] = re.sub(r"[^\w.]+", "-", licence.lower()).strip("-")[:60] or "not-stated"
+    data = DatasetCardData(
+        **licence_metadata,
+        language=sorted({name for name in _column(dataset, "language") if name}) or None,
+        pretty_name=source.rstrip("/").split("/")[-1],
+        size_categories=_size_category(len(dataset)),
+        tags=["audio", "sparse-merit", "speech-emotion-recognition" if speech else "noise"],
+        task_categories=["audio-classification", "audio-to-audio"] if speech else ["audio-to-audio"],
+        **({"configs": list(configs)} if configs else {}),
+    )
+    mixable = speech and "clean" not in dataset.features
+    example = "train" if "train" in rows else next(iter(rows))
+    sections = {
+        "": dataset.info.description or "No description was given.",
+        "## Splits": _splits_section(dataset, rows),
+        "## Columns": _columns_section(dataset.features),
+        "## Use": LOADING.format(source=source, split=example) + (MIXING if mixable else ""),
+        "## Licence": licence or "Not stated.",
+        "## Source": dataset.info.citation or "Not stated.",
+    }
+    text = "\n\n".join(f"{title}\n\n{section.strip()}".strip() for title, section in sections.items())
+    return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {data.pretty_name}\n\n{text}\n")
+
+
+def class_counts(dataset: Dataset, rows: Iterable[int]) -> Counter[str]:
+    """How many of some rows are of each emotion or, for noises, of each category."""
+    column = "emotion" if "emotion" in dataset.features else "category"
+    feature, found = dataset.features.get(column), _column(dataset, column)
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    classes = (found[row] if names is None or found[row] is None else names[found[row]] for row in rows)
+    return Counter(name or "without a class" for name in classes)
+
+
+def hours(dataset: Dataset, rows: Iterable[int]) -> float:
+    """How long some rows are together."""
+    durations = _column(dataset, "duration")
+    return sum(durations[row] or 0 for row in rows) / 3600
+
+
+def _splits_section(dataset: Dataset, rows: dict[str, list[int]]) -> str:
+    """A line for each split: clips, hours, speakers and classes."""
+    speakers = _column(dataset, "speaker")
+    lines = ["| split | clips | hours | speakers | classes |", "|---|---:|---:|---:|---|"]
+    for split, indices in rows.items():
+        heard = {speakers[row] for row in indices} - {None}
+        classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset, indices).most_common())
+        length = f"{hours(dataset, indices):.2f}"
+        lines.append(f"| {split} | {len(indices)} | {length} | {len(heard) or ''} | {classes} |")
+    return "\n".join(lines)
+
+
+def _columns_section(features: Features) -> str:
+    """A line for each column: type and meaning."""
+    lines = ["| column | type | meaning |", "|---|---|---|"]
+    for name, feature in features.items():
+        kind = ", ".join(feature.names) if isinstance(feature, ClassLabel) else getattr(feature, "dtype", "list")
+        kind = "audio" if name in ("audio", "clean") else kind
+        lines.append(f"| `{name}` | {kind} | {MEANINGS.get(name, '')} |")
+    return "\n".join(lines)
+
+
+def _column(dataset: Dataset, name: str) -> list[Any]:
+    """A column, or None for each row where there is no such column."""
+    return values(dataset, name) if name in dataset.column_names else [None] * len(dataset)
+
+
+def _size_category(rows: int) -> str:
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for bound, name in bounds if rows < bound), "n>1M")
+
+
+def licence_to_state(licence: str, confirmed: str | None = None) -> str:
+    """The licence that the published table states.
+
+    A table whose licence lets nobody, or not everybody, pass it on is published only where that very licence was
+    repeated; one without a licence, where one was named.
+
+    Raises:
+        TableError: it was not; the message says how.
+    """
+    if licence_names(licence) or (confirmed and _same(confirmed, licence or confirmed)):
+        return licence or confirmed
+    if not licence:
+        raise TableError(
+            "this table states no licence and is not pushed; if you may pass its recordings on, say under which one: "
+            "--i-may-redistribute 'LICENCE'"
+        )
+    raise TableError(
+        "this table is not pushed, since its licence does not let everybody pass it on; if you may, repeat the "
+        f"licence: --i-may-redistribute '{licence}'"
+    )
+
+
+def _same(first: str, second: str) -> bool:
+    """Whether two texts differ in blanks and capitals alone."""
+    return first.split() != [] and first.casefold().split() == second.casefold().split()

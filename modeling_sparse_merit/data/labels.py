@@ -1,0 +1,59 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Emotions of a dataset as class numbers, and the weights of classes."""
+
+from collections import Counter
+
+from datasets import ClassLabel, IterableDataset
+from datasets import Dataset as Table
+
+from .datasets import TableError
+
+UNLABELLED = -100
+"""Class of a clip without an emotion, as in `torch.nn.CrossEntropyLoss`."""
+
+
+def class_indices(table: Table | IterableDataset, labels: list[str]) -> list[int]:
+    """The class of every row: its emotion's place in `labels`, or -100 where it has none or one that is no class."""
+    classes = class_numbers(table, labels)
+    return [classes.get(emotion, UNLABELLED) for emotion in table["emotion"]]
+
+
+def class_numbers(table: Table | IterableDataset, labels: list[str]) -> dict[int, int]:
+    """
+    The place in `labels` of each number in the column `emotion` that stands for one of them.
+
+    Raises:
+        TableError: The column does not say what its numbers stand for.
+    """
+    feature = table.features["emotion"]
+    if not isinstance(feature, ClassLabel):
+        raise TableError(f"The column 'emotion' is {feature}; expected ClassLabel, as dataset scripts write it.")
+    return {feature.names.index(label): index for index, label in enumerate(labels) if label in feature.names}
+
+
+def class_weights(
+    indices: list[int], labels: list[str], kind: str = "inverse_frequency", beta: float = 0.999
+) -> list[float] | None:
+    """
+    Weight of each class in the cross entropy, from the n labelled clips.
+
+    Args:
+        indices: The class of each clip, -100 where it has none.
+        labels: The classes.
+        kind: "inverse_frequency", n / (classes * n_class) (paper, section IV); "effective_number", in proportion to
+            (1 - beta) / (1 - beta ** n_class), 1 on average (Cui et al., CVPR 2019); "none", which gives None.
+        beta: The nearer to 1, the more a rare class counts.
+
+    Raises:
+        TableError: A class has no clip.
+    """
+    counts = Counter(index for index in indices if index != UNLABELLED)
+    missing = [label for index, label in enumerate(labels) if not counts[index]]
+    if missing:
+        raise TableError(f"No training clip has the label {missing}; expected at least one for each of {labels}.")
+    if kind == "none":
+        return None
+    if kind == "inverse_frequency":
+        return [counts.total() / (len(labels) * counts[index]) for index in range(len(labels))]
+    weights = [(1 - beta) / (1 - beta ** counts[index]) for index in range(len(labels))]
+    return [len(labels) * weight / sum(weights) for weight in weights]

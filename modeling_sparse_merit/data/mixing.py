@@ -1,0 +1,351 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Noisy training and test examples: clean speech, a noise, perhaps a room, at a signal-to-noise ratio.
+
+What is random is drawn (`MixingRecipe.draw`) apart from being applied (`MixingRecipe.apply`). Everything drawn comes
+from (seed, epoch, index) alone, so an example is the same for any number of workers, and can be logged, frozen and
+repeated.
+"""
+
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+
+from ..models.sparse_merit.audio import load_audio, resample
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SAMPLING_RATE = 16_000
+SILENT_RMS = 10 ** (-90 / 20)  # -90 dBFS, just above one step of 16-bit dither
+EARLY_SAMPLES = SAMPLING_RATE * 50 // 1000  # reflections within 50 ms of the direct sound help the listener
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MixingParameters:
+    """Everything drawn for one example. `dataclasses.asdict` gives plain JSON; `MixingParameters(**that)` brings it
+    back.
+
+    Attributes:
+        noise_index: row of the noise table.
+        noise_offset: where the noise starts, as a fraction in [0, 1) of the places where it may start.
+        snr_db: signal-to-noise ratio over the whole clip, dB.
+        level_db: RMS level of the speech in the mixture, dBFS; None keeps the recording's level.
+        room_index: row of the room table; None is no room.
+        speed: speed of the speech (1.1 is 10 % faster, and higher in pitch).
+        augment_seed: seed of the transform given as `augment`.
+        noise_speed: speed of the noise, like that of the speech.
+    """
+
+    noise_index: int
+    noise_offset: float
+    snr_db: float
+    level_db: float | None = None
+    room_index: int | None = None
+    speed: float = 1.0
+    augment_seed: int = 0
+    noise_speed: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """One mixed example: float32 arrays (samples,) at 16 kHz, aligned in time and of one length.
+
+    Attributes:
+        noisy: speech at the microphone plus noise.
+        clean: the target of the enhancement.
+        noise: the noise in `noisy`, so `noisy - noise` is the speech at the microphone. Without a room that is
+            `clean`.
+    """
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    noise: np.ndarray
+
+
+class MixingRecipe:
+    """Mixes clean speech with the noises (and rooms) of tables.
+
+    Args:
+        noise: `datasets` table with a column `audio` ({"bytes", "path"}); decoded when a row is needed.
+        rooms: the same, of impulse responses.
+        snr_db: signal-to-noise ratio in dB: a range to draw from uniformly, or one value.
+        level_db: RMS level of the speech in dBFS: a range, one value, or None to keep each recording's level.
+        speed: range of speed factors of the speech, or None.
+        room_probability: share of the examples that are heard in a room.
+        seed: 0 or more; another seed is another set of examples.
+        augment: transform of the clean speech, `augment(samples, sample_rate=16000)`: any of `audiomentations`, one or
+            a `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
+            worker processes but not among threads.
+        cache_seconds: how much decoded noise (and rooms) is kept in memory, in each process; 64 kB a second.
+        noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) makes more noises of few.
+
+    Raises:
+        ValueError: a table is empty or has no `audio` column; a range is not finite or runs backwards;
+            `room_probability` is not in [0, 1], or asks for rooms that are not given.
+    """
+
+    def __init__(
+        self,
+        noise: "Dataset",
+        rooms: "Dataset | None" = None,
+        snr_db: float | Range = (-5.0, 15.0),
+        level_db: float | Range | None = (-35.0, -15.0),
+        speed: Range | None = None,
+        room_probability: float = 0.0,
+        seed: int = 0,
+        augment: Callable[..., np.ndarray] | None = None,
+        cache_seconds: float = 1200.0,
+        noise_speed: Range | None = None,
+    ):
+        if not 0 <= room_probability <= 1 or (room_probability and rooms is None):
+            raise ValueError(
+                f"`room_probability` must be in [0, 1], and 0 where no `rooms` are given; got {room_probability}."
+            )
+        self.snr_db = _checked_range(snr_db, "snr_db")
+        self.level_db = None if level_db is None else _checked_range(level_db, "level_db")
+        self.speed = _checked_speed(speed, "speed")
+        self.noise_speed = _checked_speed(noise_speed, "noise_speed")
+        self.room_probability = room_probability
+        self.seed = seed
+        self.augment = augment
+        self.noise = _DecodedRows(noise, "noise", cache_seconds)
+        self.rooms = None if rooms is None else _DecodedRows(rooms, "rooms", cache_seconds)
+
+    def draw(self, index: int, epoch: int = 0) -> MixingParameters:
+        """Draws the parameters of example `index` in `epoch`; touches no global random state."""
+        generator = np.random.default_rng([self.seed, epoch, index])
+        # One number for each parameter, always and in this order: switching rooms on leaves the noises as they were.
+        noise, offset, snr, level, in_room, room, speed = generator.random(7).tolist()
+        heard_in_room = self.rooms is not None and in_room < self.room_probability
+        return MixingParameters(
+            noise_index=int(noise * len(self.noise)),
+            noise_offset=offset,
+            snr_db=_within(self.snr_db, snr),
+            level_db=None if self.level_db is None else _within(self.level_db, level),
+            room_index=int(room * len(self.rooms)) if heard_in_room else None,
+            speed=_within(self.speed, speed),
+            augment_seed=int(generator.integers(2**32)),
+            noise_speed=_within(self.noise_speed, generator.random()),
+        )
+
+    def apply(self, speech: np.ndarray, parameters: MixingParameters, name: str = "the speech") -> Mixture:
+        """Mixes one recording as `parameters` say; the same arguments give the same samples.
+
+        Speed, `augment`, room, level, noise, in this order. The SNR is that of the speech at the microphone (room and
+        all) to the noise, by energy over the whole clip. Where the mixture or the target would exceed full scale
+        (+-1), all are scaled down together, which keeps the SNR.
+
+        In a room the target is what reaches the microphone directly: the speech convolved with the impulse response up
+        to 50 ms after its peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with
+        each other and with the dry speech.
+
+        Args:
+            speech: float array (samples,) at 16 kHz, full scale +-1.
+            parameters: from `draw`, or made by hand.
+            name: what errors call the speech, such as its file.
+
+        Raises:
+            ValueError: speech, noise or room are silent, empty, not finite or not mono; the message names which.
+        """
+        speech = self._prepared(_checked(speech, name), parameters, name)
+        level = _rms(speech) if parameters.level_db is None else 10 ** (parameters.level_db / 20)
+        heard, clean = self._in_room(speech, parameters.room_index)
+        gain = np.float32(level / _rms(heard))
+        heard, clean = heard * gain, clean * gain
+        noise = self._noise_for(heard, parameters)
+        return _within_full_scale(heard + noise, clean, noise)
+
+    def _prepared(self, speech: np.ndarray, parameters: MixingParameters, name: str) -> np.ndarray:
+        """The speech after speed change and `augment`, (samples,)."""
+        if parameters.speed != 1.0:
+            speech = resample(speech, round(SAMPLING_RATE * parameters.speed), SAMPLING_RATE)
+            speech = _checked(speech, f"{name} at {parameters.speed:.2f} times its speed")
+        if self.augment is None:
+            return speech
+        with _seeded(parameters.augment_seed):
+            augmented = self.augment(speech.copy(), sample_rate=SAMPLING_RATE)
+        return _checked(augmented, f"{name} after the transform `augment`")
+
+    def _in_room(self, speech: np.ndarray, room_index: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Speech at the microphone and its early part, the target; both (samples,)."""
+        if room_index is None:
+            return speech, speech
+        if self.rooms is None:
+            raise ValueError(f"The parameters ask for room {room_index}, but the recipe was made without `rooms`.")
+        response = self.rooms[room_index]
+        direct = int(np.argmax(np.abs(response)))
+        early = np.where(np.arange(len(response)) < direct + EARLY_SAMPLES, response, 0)
+        size = next_fast_len(len(speech) + len(response) - 1, real=True)
+        spectra = rfft(np.stack([response, early]), size) * rfft(speech, size)  # (2, size // 2 + 1)
+        heard, clean = irfft(spectra, size)[:, direct : direct + len(speech)].astype(np.float32)  # (2, samples)
+        return heard, clean
+
+    def _noise_for(self, speech: np.ndarray, parameters: MixingParameters) -> np.ndarray:
+        """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
+        noise = _stretch_at_speed(self.noise[parameters.noise_index], len(speech), parameters)
+        if noise is None:
+            raise ValueError(
+                f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
+                "silent. Leave it out."
+            )
+        level = _rms(speech) / 10 ** (parameters.snr_db / 20)
+        return noise * np.float32(level / _rms(noise))
+
+
+class _DecodedRows:
+    """The audio of a table, decoded when asked for; the last `seconds` of it stay decoded."""
+
+    def __init__(self, table: "Dataset", role: str, seconds: float):
+        if "audio" not in table.column_names or len(table) == 0:
+            raise ValueError(
+                f"`{role}` must be a table with rows and a column `audio`; it has {len(table)} rows of "
+                f"{table.column_names}."
+            )
+        self.table = table.select_columns("audio")
+        self.role = role
+        self.budget = round(seconds * SAMPLING_RATE)
+        self.decoded: OrderedDict[int, np.ndarray] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Row `index`: float32 (samples,) at 16 kHz, checked not to be silent."""
+        if index not in self.decoded:
+            self._keep(index, self._load(index))
+        self.decoded.move_to_end(index)
+        return self.decoded[index]
+
+    def name(self, index: int) -> str:
+        """What errors call row `index`."""
+        audio = self.table[index]["audio"]
+        path = audio.get("path") if isinstance(audio, dict) else None
+        return f"row {index} of `{self.role}`" + (f" ({path})" if path else "")
+
+    def _load(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise ValueError(f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}: is it the same table?")
+        try:
+            waveform = load_audio(self.table[index]["audio"], target_sampling_rate=SAMPLING_RATE)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.name(index)} cannot be read: {error}") from error
+        return _checked(waveform, self.name(index))
+
+    def _keep(self, index: int, waveform: np.ndarray) -> None:
+        """Adds a row; drops those unused for longest until the budget is met, but never the new one."""
+        self.decoded[index] = waveform
+        self.size += len(waveform)
+        while self.size > self.budget and len(self.decoded) > 1:
+            _, dropped = self.decoded.popitem(last=False)
+            self.size -= len(dropped)
+
+
+def _checked_range(value: float | Range, name: str) -> Range:
+    low, high = (value, value) if isinstance(value, int | float) else tuple(value)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"`{name}` must be a number or a range (low, high) of finite numbers; got {value}.")
+    return float(low), float(high)
+
+
+def _checked_speed(value: Range | None, name: str) -> Range:
+    limits = _checked_range((1.0, 1.0) if value is None else value, name)
+    if limits[0] <= 0:
+        raise ValueError(f"`{name}` must be a range of positive factors such as (0.9, 1.1); got {value}.")
+    return limits
+
+
+def _within(limits: Range, fraction: float) -> float:
+    return limits[0] + fraction * (limits[1] - limits[0])
+
+
+def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
+    """The waveform as float32 (samples,), or a ValueError that says what is wrong with `name`."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim != 1 or waveform.dtype.kind != "f" or waveform.size == 0:
+        raise ValueError(
+            f"{name} must be a float array (samples,) that is not empty; got {waveform.dtype} {waveform.shape}. "
+            "`load_audio` makes one of any recording."
+        )
+    waveform = waveform.astype(np.float32, copy=False)
+    level = _rms(waveform)
+    if not math.isfinite(level):
+        raise ValueError(f"{name} holds NaN or infinite samples. Leave it out or repair it.")
+    if level < SILENT_RMS:
+        raise ValueError(f"{name} is silent (RMS below -90 dBFS), so it has no SNR. Leave it out.")
+    return waveform
+
+
+def _stretch_at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -> np.ndarray | None:
+    """`audible_stretch` of a noise at its drawn speed; no more of it is resampled than is heard."""
+    rate = round(SAMPLING_RATE * parameters.noise_speed)
+    if rate == SAMPLING_RATE:
+        return audible_stretch(waveform, length, parameters.noise_offset)
+    needed = math.ceil(length * rate / SAMPLING_RATE) + 1
+    stretch = audible_stretch(waveform, needed, parameters.noise_offset)
+    if stretch is None:
+        return None
+    resampled = resample(stretch, rate, SAMPLING_RATE)[:length]
+    # A high whistle that is sped up leaves the band, all but the clicks at its ends: it stays as it was.
+    if _rms(resampled) < 0.1 * _rms(stretch):
+        return audible_stretch(waveform, length, parameters.noise_offset)
+    return resampled
+
+
+def _rms(waveform: np.ndarray) -> float:
+    """Root mean square, summed in float64, since float32 sums drift on long recordings."""
+    return math.sqrt(np.mean(np.square(waveform, dtype=np.float64)))
+
+
+def audible_stretch(waveform: np.ndarray, length: int, offset: float) -> np.ndarray | None:
+    """`length` samples of a recording: cropped where it is long enough, else looped end to start.
+
+    A recording may fall silent for longer than a clip. Where the drawn stretch is silent, the following ones are tried
+    in turn, round the end, and the first that is not silent is taken; None where there is none.
+
+    Args:
+        waveform: float32 (samples,).
+        length: samples wanted.
+        offset: where to start, as a fraction in [0, 1) of the places where a stretch may start.
+    """
+    if len(waveform) >= length:
+        start = int(offset * (len(waveform) - length + 1))
+        stretch = waveform[start : start + length]
+    else:
+        start = int(offset * len(waveform))
+        stretch = np.resize(np.roll(waveform, -start), length)
+    if _rms(stretch) >= SILENT_RMS:
+        return stretch
+    count = math.ceil(len(waveform) / length)
+    stretches = np.resize(np.roll(waveform, -start), (count, length))  # (count, samples)
+    audible = np.flatnonzero(np.mean(np.square(stretches, dtype=np.float64), axis=1) >= SILENT_RMS**2)
+    return stretches[audible[0]] if audible.size else None
+
+
+def _within_full_scale(noisy: np.ndarray, clean: np.ndarray, noise: np.ndarray) -> Mixture:
+    peak = max(np.abs(noisy).max(), np.abs(clean).max())
+    if peak > 1:
+        noisy, clean, noise = noisy / peak, clean / peak, noise / peak
+    return Mixture(noisy=noisy, clean=clean, noise=noise)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators that `audiomentations` draws from, and puts them back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,465 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What all dataset scripts share: checking the rows of a corpus, making the table, writing it, and the command line.
+
+A script's own part is a generator of rows. A row is a dictionary with the recording's path under `file` (relative to
+the corpus folder) and any columns of the schema; a file that the generator cannot make sense of is a `Problem`.
+"""
+
+import argparse
+import math
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features
+from datasets.table import embed_table_storage
+from huggingface_hub import CommitInfo
+
+from ..models.sparse_merit.audio import read_audio
+from ..models.sparse_merit.decoding import audio_seconds, is_recording
+from .dataset_card import class_counts, hours, licence_to_state, split_rows, table_card, values
+from .datasets import TableError
+
+SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
+SHARD_BYTES = 400_000_000
+EXAMPLES_SHOWN = 5
+CORPUS_SOURCE = {"folder": "the corpus, as it was unpacked"}
+Publish = Callable[..., CommitInfo]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a corpus that cannot become a row: its `kind` is counted, `example` says where it is."""
+
+    kind: str
+    example: str
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """All recordings below a folder, sorted, hidden files apart (macOS leaves `._name.wav` beside each recording)."""
+    return sorted(path for path in folder.rglob("*") if is_recording(path))
+
+
+def corpus_folder(folder: str | Path) -> Path:
+    """The folder as a resolved path.
+
+    Raises:
+        TableError: there is no such folder.
+    """
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        raise TableError(f"{folder} is not a folder; give the folder that the corpus was unpacked into")
+    return path
+
+
+# Rows ----------------------------------------------------------------------------------------------------------------
+
+
+def build_table(
+    rows: Iterable[dict[str, Any] | Problem],
+    folder: Path,
+    features: Features,
+    info: DatasetInfo,
+    notes: Counter[str] | None = None,
+    unique_names: bool = False,
+    skip_bad: bool = False,
+) -> Dataset:
+    """Checks every row and makes the table. All problems are collected before any is reported.
+
+    Args:
+        rows: what a script's generator found, `file` relative to `folder`.
+        folder: no recording may lie outside of it.
+        features: the schema, `tables.speech_features()` or `tables.noise_features()`.
+        info: description, licence and citation of the corpus.
+        notes: what the generator counted on its way (`"songs left out"`); added to the description.
+        unique_names: a file name identifies a recording in this corpus, wherever it lies.
+        skip_bad: leave bad rows out with a warning.
+
+    Raises:
+        TableError: something is wrong with some rows (with counts, and the first examples), or there is no row.
+    """
+    checker = _RowChecker(folder.resolve(), features, unique_names)
+    good = [row for row in map(checker.check, rows) if row is not None]
+    if checker.problems and not skip_bad:
+        raise TableError(f"{checker.report()}\nMend the corpus, or leave these out with --skip-bad (skip_bad=True)")
+    if checker.problems:
+        warnings.warn(f"Left out: {checker.report()}", stacklevel=2)
+    if not good:
+        raise TableError(f"no recording was found in {folder}; is this the folder of this corpus?")
+    table = pa.Table.from_pylist(good, schema=features.arrow_schema)
+    return Dataset(table, info=_describe(info, features, notes or Counter()))
+
+
+def _describe(info: DatasetInfo, features: Features, notes: Counter[str]) -> DatasetInfo:
+    """The corpus's own description, and what became of its rows."""
+    info = info.copy()
+    info.features = features
+    info.description += "".join(f" {count} {note}." for note, count in notes.items())
+    return info
+
+
+class _RowChecker:
+    """Turns one row after another into the schema, and remembers what is wrong with the others."""
+
+    def __init__(self, folder: Path, features: Features, unique_names: bool) -> None:
+        self.folder, self.features, self.unique_names = folder, features, unique_names
+        self.problems: dict[str, list[str]] = defaultdict(list)
+        self.seen: set[str | Path] = set()
+
+    def check(self, row: dict[str, Any] | Problem) -> dict[str, Any] | None:
+        """The row in the schema, or None where it is bad."""
+        found = [row] if isinstance(row, Problem) else []
+        values = None if found else self._convert(row, found)
+        for problem in found:
+            self.problems[problem.kind].append(problem.example)
+        return None if found else values
+
+    def _convert(self, row: dict[str, Any], found: list[Problem]) -> dict[str, Any]:
+        path, duration = self._locate(str(row["file"]), found)
+        values = {name: _clean(name, value) for name, value in row.items()}
+        values["source_file"] = values.get("source_file") or str(row["file"])
+        values |= {"audio": {"bytes": None, "path": str(path)}, "duration": duration}
+        for name, feature in self.features.items():
+            if isinstance(feature, ClassLabel):
+                values[name] = _class_number(feature, values.get(name), row["file"], found)
+            elif name != "duration" and getattr(feature, "dtype", None) == "float32":
+                values[name] = _number(name, values.get(name), row["file"], found)
+        if not re.fullmatch(r"\w+", values.get("split") or "none"):
+            found.append(Problem("split names that are not one word", f"{row['file']}: {values['split']!r}"))
+        return {name: values.get(name) for name in self.features}
+
+    def _locate(self, file: str, found: list[Problem]) -> tuple[Path, float | None]:
+        """The resolved path and the duration in seconds."""
+        path = (self.folder / file).resolve()
+        key = path.name if self.unique_names else path
+        if Path(file).is_absolute() or not path.is_relative_to(self.folder):
+            found.append(Problem("files outside the corpus folder", file))
+        elif not path.is_file():
+            found.append(Problem("missing files", file))
+        elif key in self.seen:
+            found.append(Problem("duplicate files", file))
+        else:
+            self.seen.add(key)
+            return path, _duration(path, file, found)
+        return path, None
+
+    def report(self) -> str:
+        """All kinds of problem with their counts and first examples, a line each."""
+        lines = []
+        for kind, examples in self.problems.items():
+            more = ", ..." if len(examples) > EXAMPLES_SHOWN else ""
+            lines.append(f"  {len(examples)} {kind}: {', '.join(examples[:EXAMPLES_SHOWN])}{more}")
+        total = sum(map(len, self.problems.values()))
+        return f"{total} problems in {self.folder}\n" + "\n".join(lines)
+
+
+def _duration(path: Path, file: str, found: list[Problem]) -> float | None:
+    try:
+        seconds = audio_seconds(path)
+        if math.isinf(seconds):
+            waveform, rate = read_audio(path)
+            seconds = len(waveform) / rate
+    except (OSError, ValueError) as error:
+        found.append(Problem("unreadable recordings", f"{file} ({error})".replace(f"{path}", "it")))
+        return None
+    if seconds == 0:
+        found.append(Problem("empty recordings", file))
+    return seconds
+
+
+def _clean(name: str, value: Any) -> Any:
+    """Stripped text; nothing, and an unknown speaker or gender, is None: `Unknown` is not one person."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not text or (name in ("speaker", "gender") and text.lower() == "unknown"):
+        return None
+    if name == "gender":
+        return text.lower()
+    return SPLIT_NAMES.get(text.lower(), text) if name == "split" else text
+
+
+def _class_number(feature: ClassLabel, label: str | None, file: str, found: list[Problem]) -> int | None:
+    if label is None or label in feature.names:
+        return None if label is None else feature.names.index(label)
+    kind = f"unknown labels (the vocabulary is {', '.join(feature.names)})"
+    found.append(Problem(kind, f"{file}: {label!r}"))
+    return None
+
+
+def _number(name: str, value: Any, file: str, found: list[Problem]) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        found.append(Problem("values that are not numbers", f"{file}: {name} {value!r}"))
+    return number
+
+
+# Splits --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SpeakerSplits:
+    """Which speakers are held out; everybody else trains.
+
+    Raises:
+        TableError: a speaker is in both splits.
+    """
+
+    dev: Sequence[str]
+    test: Sequence[str]
+
+    def __post_init__(self) -> None:
+        shared = sorted(set(self.dev) & set(self.test))
+        if shared:
+            raise TableError(f"speakers {', '.join(shared)} are in both dev and test; name each of them once")
+
+    def split_of(self, speaker: str) -> str:
+        return "dev" if speaker in self.dev else "test" if speaker in self.test else "train"
+
+    def warn_of_absent(self, dataset: Dataset, prefix: str) -> None:
+        """Warns of speakers to hold out who are not in the corpus: a misspelt name would train."""
+        absent = sorted({*self.dev, *self.test} - {str(name).removeprefix(prefix) for name in dataset["speaker"]})
+        if absent:
+            warnings.warn(f"speakers {', '.join(absent)} are to be held out but are not in the corpus", stacklevel=2)
+
+
+def overlap(dataset: Dataset, column: str) -> dict[str, list[str]]:
+    """Values of a column (a speaker, a source recording) that are found in more than one split, and those splits."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for value, split in zip(values(dataset, column), values(dataset, "split"), strict=True):
+        if value is not None and split is not None:
+            splits[value].add(split)
+    return {value: sorted(found) for value, found in sorted(splits.items()) if len(found) > 1}
+
+
+def warn_of_overlap(dataset: Dataset, column: str) -> None:
+    """Warns that training and test are not independent."""
+    shared = overlap(dataset, column)
+    if shared:
+        shown = "; ".join(f"{value} ({', '.join(splits)})" for value, splits in list(shared.items())[:EXAMPLES_SHOWN])
+        more = "; ..." if len(shared) > EXAMPLES_SHOWN else ""
+        warnings.warn(f"{len(shared)} values of {column!r} are in more than one split: {shown}{more}", stacklevel=2)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def write_table(
+    dataset: Dataset, out: str | Path, format: str = "parquet", embed: bool = False, overwrite: bool = False
+) -> None:
+    """Writes a table so that it is either complete or not there at all.
+
+    Args:
+        dataset: as `build_table` made it.
+        out: the folder to make.
+        format: `"parquet"`, shards named after their split, or `"disk"`, `Dataset.save_to_disk`.
+        embed: put the recordings themselves into the table; else it holds their absolute paths. `"disk"` always
+            embeds, since `Dataset.save_to_disk` does.
+        overwrite: replace a table that is there already.
+
+    Raises:
+        TableError: `out` exists and is not to be replaced, or holds something else than a table.
+    """
+    out = Path(out).expanduser().resolve()
+    check_destination(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        if format == "disk":
+            dataset.save_to_disk(str(temporary))
+        else:
+            _write_parquet(dataset, temporary, out.name, embed)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """Refuses to replace anything that no dataset script wrote.
+
+    Raises:
+        TableError: see `write_table`.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise TableError(f"{out} exists; name another folder or replace it with --overwrite (overwrite=True)")
+    ours = {"dataset_info.json", "state.json", "README.md", "LICENSE"}
+    foreign = [out] if not out.is_dir() else sorted(out.iterdir())
+    foreign = [path for path in foreign if path.name not in ours and path.suffix not in (".parquet", ".arrow")]
+    if foreign:
+        raise TableError(f"{out} is not replaced: it is not a table, it holds {foreign[0].name}; name another folder")
+
+
+def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> None:
+    """One set of shards for each split, and beside them what Parquet does not keep."""
+    rows = split_rows(dataset)
+    for split, indices in rows.items():
+        _write_shards(dataset.select(indices), folder, split, embed)
+    dataset.info.write_to_directory(str(folder), pretty_print=True)
+    files = [{"split": split, "path": f"{split}-*.parquet"} for split in rows]
+    card = table_card(dataset, name, [{"config_name": "default", "data_files": files}])
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _write_shards(dataset: Dataset, folder: Path, split: str, embed: bool) -> None:
+    """Streams rows, with their recordings when asked, so that memory holds a hundred of them at most."""
+    size = _recordings_size(dataset, embed)
+    shards = 1 + size // SHARD_BYTES
+    for number in range(shards):
+        shard = dataset.shard(shards, number, contiguous=True).with_format("arrow")
+        path = folder / f"{split}-{number:05d}-of-{shards:05d}.parquet"
+        with pq.ParquetWriter(path, dataset.features.arrow_schema) as writer:
+            for batch in shard.iter(100 if size else 10_000):
+                writer.write_table(embed_table_storage(batch) if embed else batch)
+
+
+def _recordings_size(dataset: Dataset, embed: bool) -> int:
+    """Bytes of the recordings that a table holds itself and, when they are to be embedded, of those that it names."""
+    names, size = [name for name, feature in dataset.features.items() if isinstance(feature, Audio)], 0
+    for batch in dataset.select_columns(names).with_format("arrow").iter(100):
+        for recording in (recording for name in names for recording in batch.column(name)):
+            held = recording["bytes"]
+            if held.is_valid:
+                size += len(held.as_buffer())
+            elif embed:
+                size += os.path.getsize(recording["path"].as_py())
+    return size
+
+
+# Command line --------------------------------------------------------------------------------------------------------
+
+
+def command_line(
+    description: str, prog: str | None = None, sources: Mapping[str, str] = CORPUS_SOURCE
+) -> argparse.ArgumentParser:
+    """The arguments that all scripts take.
+
+    Args:
+        description: what help says first.
+        prog: what help calls the script; its file's name by default.
+        sources: what the table is made from, and help about it.
+    """
+    style = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=style)
+    for name, help in sources.items():
+        parser.add_argument(name, help=help)
+    parser.add_argument("out", type=lambda text: Path(text).expanduser().resolve(), help="the table to write")
+    parser.add_argument("--format", choices=("parquet", "disk"), default="parquet", help="disk always embeds")
+    parser.add_argument("--embed", action="store_true", help="put the recordings into the table, not their paths")
+    parser.add_argument("--overwrite", action="store_true", help="replace a table that is there already")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out with a warning")
+    _add_push(parser)
+    return parser
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    """Adds the way to the Hub."""
+    hub = parser.add_argument_group("Hugging Face Hub")
+    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the table, with its recordings in it")
+    hub.add_argument("--private", action="store_true", help="make the repository private")
+    hub.add_argument("--revision", help="branch to push to")
+    hub.add_argument("--token", help="with write access; that of HF_TOKEN or `hf auth login` by default")
+    hub.add_argument(
+        "--i-may-redistribute",
+        metavar="LICENCE",
+        help="the table's licence, where it does not let all pass it on",
+    )
+
+
+def add_speaker_splits(parser: argparse.ArgumentParser, dev: Sequence[str], test: Sequence[str]) -> None:
+    """Adds the choice of the speakers to hold out."""
+    for name, speakers in (("dev", dev), ("test", test)):
+        parser.add_argument(f"--{name}", type=names, default=",".join(speakers), help=f"speakers of the {name} split")
+
+
+def add_origin(parser: argparse.ArgumentParser) -> None:
+    """Adds what a table of no known corpus should remember."""
+    for name in ("license", "citation", "description"):
+        parser.add_argument(f"--{name}", default="", help=f"the {name} that the table remembers")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`"a,b, c"` as a tuple; the type of a list on the command line."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """On the command line an error of the corpus is a message, not a traceback; warnings are their text alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what libraries say to programmers
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        try:
+            yield
+        except (TableError, OSError) as error:  # of the corpus, the disk, or the Hub
+            sys.exit(f"error: {error}")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    build: Callable[[argparse.Namespace], Dataset],
+    arguments: Sequence[str] | None,
+    publish: Publish | None = None,
+) -> None:
+    """Builds a table, writes it, prints what is in it, and publishes it where that is asked for.
+
+    Args:
+        parser: of `command_line`, with arguments of its own.
+        build: the table of its answers.
+        arguments: those of the process by default.
+        publish: `hub.datasets.push_table`, for `--push`.
+    """
+    options = parser.parse_args(arguments)
+    with messages():
+        check_destination(options.out, options.overwrite)
+        _finish(build(options), options, publish)
+
+
+def _finish(dataset: Dataset, options: argparse.Namespace, publish: Publish | None) -> None:
+    if options.push:
+        licence_to_state(dataset.info.license, options.i_may_redistribute)
+    write_table(dataset, options.out, options.format, options.embed, options.overwrite)
+    print(summary(dataset))
+    print(f"{dataset.info.description}\nLicence: {dataset.info.license or 'not stated'}\nWritten to {options.out}")
+    if options.push and publish is not None:
+        _push(dataset, options, publish)
+
+
+def _push(dataset: Dataset, options: argparse.Namespace, publish: Publish) -> None:
+    """Publishes a table that is written; where that fails it can be pushed later as it is."""
+    target = (options.push, options.private, options.revision, options.token, options.i_may_redistribute)
+    try:
+        commit = publish(dataset, *target)
+    except OSError as error:
+        again = f"sparse-merit push {options.out} {options.push}"
+        raise OSError(f"{error} The table is written all the same; push it later with: {again}") from error
+    print(f"Pushed to {commit.repo_url}, revision {commit.oid}")
+
+
+def summary(dataset: Dataset) -> str:
+    """Clips, hours and classes of each split, as lines of text."""
+    lines = []
+    for split, rows in split_rows(dataset).items():
+        classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset, rows).most_common())
+        lines.append(f"{split:12} {len(rows):7} clips {hours(dataset, rows):8.2f} h   {classes}")
+    return "\n".join(lines)

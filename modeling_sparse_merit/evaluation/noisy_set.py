@@ -1,0 +1,256 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The frozen noisy test set: every clip in every condition, mixed once and for all. It is a speech table whose rows
+hold the samples themselves with their SHA-256, so that every system, today and later, hears identical ones."""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+from datasets import Dataset, Features, Value
+from tqdm.auto import tqdm
+
+from ..data.datasets import AUDIO, concatenate_tables, load_table
+from ..data.mixing import SAMPLING_RATE
+from ..models.sparse_merit.audio import load_audio
+from .conditions import (
+    Clips,
+    Condition,
+    Example,
+    Listener,
+    choose_clips,
+    column_names,
+    list_conditions,
+    load_noise,
+    table_sha256,
+)
+from .configuration import EvaluationConfig
+from .fingerprint import check_same_run, fingerprinted_writer
+
+COLUMNS = {
+    "clean": AUDIO,
+    "row": Value("int64"),
+    "condition": Value("string"),
+    "pool": Value("string"),
+    "snr_db": Value("float64"),
+    "mixture": Value("string"),
+    "noise_file": Value("string"),
+    "noise_offset": Value("int64"),
+    "speech_gain": Value("float64"),
+    "noise_gain": Value("float64"),
+    "sha256": Value("string"),
+    "clean_sha256": Value("string"),
+}
+"""What a frozen test set has besides the columns of its speech tables."""
+
+
+class FrozenTestSet:
+    """The clips of a frozen test set that are evaluated, in each of its conditions.
+
+    Args:
+        table: a table with the columns of `COLUMNS`.
+        config: which of its clips.
+        labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
+        name: what errors call the table.
+
+    Attributes:
+        conditions: clean first, then each pool at rising signal-to-noise ratios.
+        rows: numbers of the clips; a clip has the same one in each condition.
+
+    Raises:
+        ValueError: columns are missing, a clip is missing in a condition or there twice, or no clip is left.
+    """
+
+    def __init__(self, table: Dataset, config: EvaluationConfig, labels: list[str], name: str):
+        missing = sorted({"audio", "duration", *COLUMNS} - set(table.column_names))
+        if missing:
+            raise ValueError(
+                f"{name} is no frozen test set: it lacks the columns {missing}. "
+                "Make one with `sparse-merit prepare noisy SPEECH NOISE OUT`."
+            )
+        self.table, self.name = table, name
+        self._facts = self._read_facts(labels)
+        self._places = self._place_clips()
+        self.conditions = self._sorted_conditions()
+        emotions = {fact["row"]: fact["emotion"] for fact in self._facts}
+        self.rows = choose_clips(emotions, labels, config, name)
+        for condition, places in self._places.items():
+            if missing := sorted(set(self.rows) - set(places)):
+                raise ValueError(f"{name} lacks the clips {missing} in {condition.name}: every condition needs all.")
+
+    def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
+        """What is known about each row of the table, but its sound."""
+        names = {"emotion", "speaker", "source_file", "duration", *COLUMNS} - {"clean"}
+        columns = {name: column_names(self.table, name) for name in names}
+        columns["emotion"] = [emotion if emotion in labels else None for emotion in columns["emotion"]]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _place_clips(self) -> dict[Condition, dict[int, int]]:
+        """Where each clip of a condition is in the table."""
+        places: dict[Condition, dict[int, int]] = {}
+        for index, fact in enumerate(self._facts):
+            clips = places.setdefault(Condition(fact["pool"], fact["snr_db"]), {})
+            if clips.setdefault(fact["row"], index) != index:
+                raise ValueError(f"{self.name} holds clip {fact['row']} twice in {fact['condition']}: leave one out.")
+        return places
+
+    def _sorted_conditions(self) -> list[Condition]:
+        pools = list(dict.fromkeys([None, *(condition.pool for condition in self._places)]))
+        return sorted(self._places, key=lambda condition: (pools.index(condition.pool), condition.snr_db or 0.0))
+
+    @property
+    def shown_clip(self) -> int:
+        """The clip that pictures show, one of middle length."""
+        places = self._places[self.conditions[0]]
+        return sorted(self.rows, key=lambda row: self._facts[places[row]]["duration"])[len(self.rows) // 2]
+
+    @property
+    def shown_conditions(self) -> list[Condition]:
+        """The conditions that pictures show it in: the loudest noise of each pool."""
+        first = {condition.pool: condition for condition in reversed(self.conditions) if condition.pool is not None}
+        return list(reversed(first.values()))
+
+    def describe(self, condition: Condition, row: int) -> dict[str, Any]:
+        """What identifies a clip in the per-clip results."""
+        fact = self._facts[self._places[condition][row]]
+        return {
+            "condition": condition.name,
+            **{name: fact[name] for name in ("pool", "snr_db", "row", "source_file", "speaker", "emotion")},
+            **{name: fact[name] for name in ("mixture", "sha256")},
+        }
+
+    def example(self, condition: Condition, row: int) -> Example:
+        """One clip as it is heard.
+
+        Raises:
+            ValueError: its samples are not those that were frozen.
+        """
+        index = self._places[condition][row]
+        entry, fact = self.table[index], self._facts[index]
+        noisy, clean = load_audio(entry["audio"]), load_audio(entry["clean"])
+        if (samples_sha256(noisy), samples_sha256(clean)) != (fact["sha256"], fact["clean_sha256"]):
+            raise ValueError(
+                f"Clip {row} ({fact['source_file']}) in {condition.name} of {self.name} is not what was frozen: its "
+                "samples have another SHA-256. Get the test set anew, or make it anew."
+            )
+        return Example(row, noisy, clean, fact)
+
+    def batches(self, condition: Condition, seconds: float) -> Iterator[list[int]]:
+        """Clips in batches of like length, each at most `seconds` of audio, padding included, or a single clip. They
+        depend on nothing but the clips."""
+        places, batch = self._places[condition], []
+        durations = {row: self._facts[places[row]]["duration"] for row in self.rows}
+        for row in sorted(durations, key=durations.get):
+            # clips come by rising length, so the newest one sets the padded length of the batch
+            if batch and durations[row] * (len(batch) + 1) > seconds:
+                yield batch
+                batch = []
+            batch.append(row)
+        yield batch
+
+    def sha256(self, condition: Condition) -> str:
+        """SHA-256 of all that a condition's results depend on: samples, emotions and names of its clips."""
+        names = ("row", "sha256", "clean_sha256", "emotion", "speaker", "source_file", "duration")
+        places = self._places[condition]
+        facts = [[self._facts[places[row]][name] for name in names] for row in self.rows]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def count_clips(self, labels: list[str]) -> dict[str, Any]:
+        """What a report says of the clips, and the SHA-256 of the whole test set as far as it is evaluated."""
+        clips = {fact["row"]: fact for fact in self._facts}
+        clips = [clips[row] for row in self.rows]
+        emotions = Counter(clip["emotion"] for clip in clips)
+        digests = [[condition.name, self.sha256(condition)] for condition in self.conditions]
+        return {
+            "evaluated": len(clips),
+            "labelled": {label: emotions[label] for label in labels},
+            "speakers": len({clip["speaker"] for clip in clips} - {None}),
+            "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+        }
+
+    def count_noises(self) -> dict[str, int]:
+        """How many recordings of each pool are heard."""
+        evaluated = set(self.rows)
+        heard = {(fact["pool"], fact["noise_file"]) for fact in self._facts if fact["row"] in evaluated}
+        pools = dict.fromkeys(condition.pool for condition in self.conditions if condition.pool is not None)
+        return {pool: sum(heard_pool == pool for heard_pool, _ in heard) for pool in pools}
+
+
+def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
+    """The test set that the configuration names; or else the one that it describes, which is made in
+    `OUTPUT/test_set`, as far as it is not there yet.
+
+    Raises:
+        ValueError: what is in that folder was made of other tables or with another seed; a recording is unusable.
+        ImportError: a package of the extra `train` is not installed.
+    """
+    if config.test_set is not None:
+        return FrozenTestSet(load_table(config.test_set), config, labels, config.test_set)
+    clips, noise = Clips(config, labels), load_noise(config)
+    speech = {"speech": table_sha256(clips.table), "clips": clips.rows, "seed": config.seed}
+    noise_sha256 = {pool: table_sha256(table) for pool, table in noise.items()}
+    paths = []
+    for condition in list_conditions(config):
+        path = Path(config.output) / "test_set" / f"{condition.name}.parquet"
+        fingerprint = {"condition": condition.name, **speech, "noise": noise_sha256.get(condition.pool)}
+        check_same_run(path, fingerprint)
+        if not path.exists():
+            listener = Listener(clips, condition, noise.get(condition.pool), config.seed)
+            _write_condition(path, frozen_rows(clips, condition, listener), clips.table.features, fingerprint)
+        paths.append(path)
+    return FrozenTestSet(concatenate_tables(paths), config, labels, str(Path(config.output) / "test_set"))
+
+
+def frozen_features(speech: Features) -> Features:
+    """The columns of a frozen test set of speech tables with these."""
+    return Features({**speech, **COLUMNS})
+
+
+def frozen_rows(clips: Clips, condition: Condition, listener: Listener) -> Iterator[dict[str, Any]]:
+    """One row for each clip in one condition: what the speech tables say of it, `audio` and `clean` as 24-bit FLAC,
+    and the facts of `Listener.example`. `sha256` and `clean_sha256` are of the float32 samples that the FLAC gives
+    back."""
+    for row in tqdm(clips.rows, desc=f"mixing {condition.name}", unit="clip", disable=None):
+        example, speech = listener.example(row), clips.table[row]
+        name = f"{row:06d}_{Path(speech.get('source_file') or 'clip').stem}.{condition.name}.flac"
+        noisy, clean = _flac(example.noisy), _flac(example.clean)
+        yield speech | {
+            "audio": {"bytes": noisy, "path": name},
+            "clean": {"bytes": clean, "path": name},
+            "duration": len(example.noisy) / SAMPLING_RATE,
+            "row": row,
+            "condition": condition.name,
+            "pool": condition.pool,
+            "snr_db": condition.snr_db,
+            "sha256": samples_sha256(load_audio(noisy)),
+            "clean_sha256": samples_sha256(load_audio(clean)),
+            **example.facts,
+        }
+
+
+def samples_sha256(waveform: np.ndarray) -> str:
+    """SHA-256 of samples (samples,) as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4")).hexdigest()
+
+
+def _flac(waveform: np.ndarray) -> bytes:
+    """(samples,) at 16 kHz as a FLAC file of 24 bits."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform, SAMPLING_RATE, format="FLAC", subtype="PCM_24")
+    return file.getvalue()
+
+
+def _write_condition(path: Path, rows: Iterator[dict[str, Any]], speech: Features, fingerprint: dict[str, Any]):
+    """Writes a hundred rows at a time, as a condition may not fit into memory."""
+    schema = frozen_features(speech).arrow_schema
+    with fingerprinted_writer(path, schema, fingerprint) as writer:
+        while some := list(islice(rows, 100)):
+            # with the schema of the file, whose metadata the writer compares
+            writer.write_table(pa.Table.from_pylist(some, writer.schema))

@@ -1,0 +1,317 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a checkpoint: the template `model_card.md`, filled from the files beside the weights.
+
+    config.json, preprocessor_config.json, model.safetensors    the checkpoint
+    training_data.yaml    corpora and their licences, written by hand
+    training.yaml         the settings of the training
+    dev_results.json      the scores that the training stored with the weights
+    evaluation.json       the `results.json` of `sparse-merit evaluate`
+    examples.json         answers about example recordings, see `write_examples`
+
+Every number of the results stands in one of these files. A missing file becomes a sentence that says so.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from safetensors import safe_open
+
+from .files import HUB_ID, read_json
+
+WEIGHTS = "model.safetensors"
+TAGS = ["audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts", "wavlm"]
+EMOTION_METRICS = (
+    ("f1", "macro-F1", "macro_f1"),
+    ("recall", "UAR", "unweighted_average_recall"),
+    ("accuracy", "accuracy", "accuracy"),
+)
+"""Identifier on the Hub, title and field of each score of emotion."""
+MEASURES = {
+    "pesq_wb": ("PESQ-WB", "pesq", 2),
+    "stoi": ("STOI", "stoi", 3),
+    "segmental_snr": ("Segmental SNR (dB)", "segmental_snr", 2),
+    "si_sdr": ("SI-SDR (dB)", "si_sdr", 2),
+    "pesq_nb": ("PESQ-NB", "pesq_nb", 2),
+    "estoi": ("ESTOI", "estoi", 3),
+    "csig": ("CSIG", "csig", 2),
+    "cbak": ("CBAK", "cbak", 2),
+    "covl": ("COVL", "covl", 2),
+}
+"""Title, identifier on the Hub and decimals of each measure of speech."""
+DEV_SCORES = ("macro_f1", "uar", "segmental_snr", "segmental_snr_gain", "si_sdr", "si_sdr_gain")
+MEASURED_PACKAGES = ("modeling-sparse-merit", "torch", "transformers", "pesq", "pystoi")
+LANGUAGES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French", "pl": "Polish", "zh": "Chinese"}
+
+
+def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLike | None = None) -> str:
+    """Fills `model_card.md` for a checkpoint from the files in its folder.
+
+    Args:
+        checkpoint_dir: the checkpoint.
+        records_dir: holds the other files, such as `evaluation.json`; the folder of the checkpoint by default.
+
+    Returns:
+        The text of the repository's `README.md`, metadata first.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint in the folder, or the template is missing.
+        ValueError: a file is damaged or lacks a field, or its results were measured with other weights.
+    """
+    folder = Path(checkpoint_dir)
+    try:
+        facts = _facts(folder, folder if records_dir is None else Path(records_dir))
+        # a field that is missing must be an error, never an empty place in a sentence
+        environment = jinja2.Environment(
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        )
+        return environment.from_string(_template().read_text(encoding="utf-8")).render(facts)
+    except (KeyError, TypeError, jinja2.UndefinedError) as error:
+        raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it anew.") from error
+
+
+def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str | os.PathLike]) -> Path:
+    """Asks the model about recordings and writes `examples.json`, which the card shows as its `widget`.
+
+    Args:
+        checkpoint_dir: folder of a checkpoint with the emotion task.
+        recordings: audio files in this folder, so that they are pushed with it.
+
+    Returns:
+        The path of `examples.json`.
+
+    Raises:
+        ValueError: a recording lies elsewhere or cannot be read, or the model has no emotion task.
+    """
+    from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+
+    folder, examples = Path(checkpoint_dir).resolve(), []
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(str(folder))
+    for recording in (Path(path).resolve() for path in recordings):
+        if folder not in recording.parents:
+            raise ValueError(f"{recording} lies outside {folder}: copy it there, so that it is pushed as well.")
+        emotion = pipe(str(recording), tasks=("emotion",))["emotion"]
+        examples.append({"file": recording.relative_to(folder).as_posix(), "emotion": emotion})
+    path = folder / "examples.json"
+    content = {"model": {"sha256": _sha256(folder / WEIGHTS)}, "examples": examples}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _template() -> Path:
+    """At the top of the repository; a built package holds a copy."""
+    places = [Path(__file__).with_name("model_card.md"), Path(__file__).parents[2] / "model_card.md"]
+    if not (found := [path for path in places if path.exists()]):
+        raise FileNotFoundError(f"The template of the model card is not at {places[0]}: install the package anew.")
+    return found[0]
+
+
+def _facts(folder: Path, records: Path) -> dict[str, Any]:
+    """Everything that the template may show."""
+    config, data = read_json(folder / "config.json"), _read_training_data(records / "training_data.yaml")
+    corpora = data.get("corpora") or []
+    training = _read_text(records / "training.yaml")
+    dev_path = records / "dev_results.json"
+    evaluation = _read_measured(records / "evaluation.json", folder)
+    metadata = _metadata(folder, config, data, training, evaluation)
+    return {
+        "metadata": metadata.to_yaml(),
+        "name": metadata.model_name,
+        "repository": f"USER/{metadata.model_name}",
+        "tasks": config["tasks"],
+        "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
+        "config": config,
+        "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
+        "parameters": _count_weights(folder),
+        "data": {"corpora": corpora, "notes": data.get("notes")},
+        "acted": _listed(corpus["name"] for corpus in corpora if corpus.get("acted")),
+        "languages": _listed(LANGUAGES.get(code, code) for code in metadata.language or []),
+        "base_model": metadata.base_model,
+        "training": training,
+        "dev_results": read_json(dev_path) if dev_path.exists() else None,
+        "dev_scores": DEV_SCORES,
+        "evaluation": evaluation,
+        "test_set": evaluation and _test_set(evaluation),
+        "versions": evaluation and _listed(_versions(evaluation)),
+        "measures": _measures(evaluation) if evaluation else {},
+        "score": _score,
+        "heard_in": _heard_in,
+    }
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _read_measured(path: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """Results that name the weights which they belong to; None where there is no such file."""
+    if not path.exists():
+        return None
+    content = read_json(path)
+    measured, found = (content.get("model") or {}).get("sha256"), _sha256(checkpoint / WEIGHTS)
+    if measured != found:
+        raise ValueError(
+            f"{path} was measured with other weights: it names the SHA-256 {measured}, but {checkpoint / WEIGHTS} has "
+            f"{found}. Measure these weights, or remove the file."
+        )
+    return content
+
+
+def _sha256(weights: Path) -> str:
+    if not weights.exists():
+        raise FileNotFoundError(f"There is no {weights}, whose SHA-256 tells which weights were measured.")
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _count_weights(folder: Path) -> int:
+    """Numbers in all weights, which may be in several shards."""
+    total = 0
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    if total == 0:
+        raise FileNotFoundError(f"There is no {WEIGHTS} in {folder}: give a folder written by save_pretrained.")
+    return total
+
+
+def _read_training_data(path: Path) -> dict[str, Any]:
+    """`name`, `license`, `base_model`, `notes`, `corpora`, as far as known; a corpus has name, use and licence."""
+    try:
+        content = yaml.safe_load(_read_text(path) or "{}")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold fields such as `corpora: [...]`, not {content!r}.")
+    for corpus in content.get("corpora") or []:
+        missing = [field for field in ("name", "use", "license") if not corpus.get(field)]
+        if missing:
+            raise ValueError(f"{path}: the corpus {corpus} lacks {missing}.")
+    return content
+
+
+def _metadata(
+    folder: Path, config: dict[str, Any], data: dict[str, Any], training: str | None, evaluation: dict[str, Any] | None
+) -> ModelCardData:
+    """The head of the card; what is not known is left out."""
+    corpora = data.get("corpora") or []
+    results = _eval_results(evaluation) if evaluation else []
+    examples = _read_measured(folder / "examples.json", folder)
+    widget = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
+    return ModelCardData(
+        model_name=data.get("name") or folder.resolve().name,
+        pipeline_tag="audio-classification" if "emotion" in config["tasks"] else "audio-to-audio",
+        library_name="transformers",
+        license=data.get("license"),
+        base_model=data.get("base_model") or _started_from(training),
+        datasets=_distinct(corpus.get("id") for corpus in corpora),
+        language=_distinct(corpus.get("language") for corpus in corpora),
+        metrics=_distinct(result.metric_type for result in results),
+        tags=TAGS,
+        eval_results=results or None,
+        **widget,
+    )
+
+
+def _started_from(training: str | None) -> str | None:
+    """The WavLM that the training started from, where that is a model on the Hub and no folder."""
+    wavlm = str((yaml.safe_load(training or "") or {}).get("wavlm"))
+    return wavlm if HUB_ID.fullmatch(wavlm) and not Path(wavlm).exists() else None
+
+
+def _widget(example: dict[str, Any]) -> dict[str, Any]:
+    return {"src": example["file"], "example_title": Path(example["file"]).stem, "output": example["emotion"]}
+
+
+def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
+    """The means of every condition, exactly as the file has them."""
+    results = []
+    for condition in evaluation["conditions"]:
+        scores = [
+            ("audio-classification", metric, title, condition["emotion"][field])
+            for metric, title, field in EMOTION_METRICS
+            if condition["emotion"]
+        ]
+        scores += [
+            ("audio-to-audio", metric, title, measured["mean"])
+            for name, (title, metric, _) in _measures(evaluation).items()
+            if (measured := condition["enhancement"][name]["enhanced"])
+        ]
+        results += [
+            _eval_result(evaluation, condition["condition"], *score) for score in scores if score[-1] is not None
+        ]
+    return results
+
+
+def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
+    """Those of `MEASURES` that were computed."""
+    return {name: shown for name, shown in MEASURES.items() if name in evaluation["conditions"][0]["enhancement"]}
+
+
+def _eval_result(
+    evaluation: dict[str, Any], condition: str, task: str, metric: str, title: str, value: float
+) -> EvalResult:
+    tables = _table_names(evaluation)
+    return EvalResult(
+        task_type=task,
+        dataset_type="-".join(tables),
+        dataset_name=f"{_listed(tables)}, {condition}",
+        dataset_config=condition,
+        dataset_split=_split(evaluation),
+        metric_type=metric,
+        metric_name=title,
+        metric_value=value,
+    )
+
+
+def _table_names(evaluation: dict[str, Any]) -> list[str]:
+    """Names of the test tables, without the folders of the machine that measured."""
+    config = evaluation["config"]
+    paths = config["speech"] or [config["test_set"]]
+    return [re.split(r"[/\\]", path.rstrip("/\\"))[-1].split(".")[0] for path in paths]
+
+
+def _test_set(evaluation: dict[str, Any]) -> str:
+    split = _split(evaluation)
+    return _listed(_table_names(evaluation)) + ("" if split is None else f", split `{split}`")
+
+
+def _split(evaluation: dict[str, Any]) -> str | None:
+    """Of the speech tables; a frozen test set is taken whole."""
+    return evaluation["config"]["speech_split"] if evaluation["config"]["speech"] else None
+
+
+def _versions(evaluation: dict[str, Any]) -> list[str]:
+    versions = evaluation["versions"]
+    return [f"{name} {versions[name]}" for name in MEASURED_PACKAGES if versions.get(name)]
+
+
+def _heard_in(condition: dict[str, Any]) -> str:
+    """The first two cells of a row: the noise pool and the SNR."""
+    return "none | –" if condition["pool"] is None else f"{condition['pool']} | {condition['snr_db']:g}"
+
+
+def _score(value: float | None, decimals: int, interval: list[float] | None = None) -> str:
+    """ "0.512 [0.430, 0.590]", or a dash where nothing is defined."""
+    if value is None:
+        return "–"
+    bounds = f" [{', '.join(_score(bound, decimals) for bound in interval)}]" if interval else ""
+    return f"{value:z.{decimals}f}{bounds}"  # z: never "-0.00"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *head, last = list(names) or [""]
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def _distinct(values: Iterable[str | None]) -> list[str] | None:
+    return list(dict.fromkeys(value for value in values if value)) or None

@@ -1,0 +1,162 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints and adapters to the Hub: a folder is checked, then published as a single commit, or not at all."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, ModelCard
+
+from .client import hub_errors, open_repository
+from .files import HUB_ID, published_files, read_json
+
+
+def push_checkpoint(
+    folder: str | os.PathLike,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+) -> CommitInfo:
+    """Publishes a checkpoint, or adapters, as one commit: all of it, or nothing.
+
+    Files already in the repository stay, unless the folder holds newer ones. Pushing again after a failure, or
+    unchanged, is safe.
+
+    Args:
+        folder: as `sparse-merit export` or `save_pretrained` writes it, its card included, or `best` of a training
+            with adapters; see `check_checkpoint`.
+        repo_id: `name/model`; the repository is made where there is none.
+        private: make it private. Where there is a public repository already, this is an error.
+        revision: the branch to commit to, made where there is none; `main` by default.
+        token: with write access; the one of HF_TOKEN or `hf auth login` by default.
+
+    Returns:
+        the commit; its hash `oid` pins exactly these files: `from_pretrained(repo_id, revision=commit.oid)`.
+
+    Raises:
+        ValueError: the folder is not fit to be published.
+        HubError: the Hub could not be reached or refuses.
+    """
+    folder = Path(folder).expanduser()
+    check_checkpoint(folder)
+    files = [CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in published_files(folder)]
+    with hub_errors(repo_id):
+        api, repo_id = open_repository(repo_id, "model", private, revision, token)
+        # `HfApi.upload_folder` may commit a large folder in several parts; this is one commit whatever its size
+        return api.create_commit(repo_id, files, commit_message="Upload Sparse MERIT checkpoint", revision=revision)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Checks that a folder is a whole checkpoint which runs at others' without this package, or whole adapters.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is not; the message lists all that is wrong.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: give one that `sparse-merit export` wrote.")
+    are_adapters = (folder / "adapter_config.json").exists()
+    problems = [*_configuration_problems(folder, are_adapters)]
+    problems += _weight_problems(folder, "adapter_model" if are_adapters else "model")
+    problems += _card_problems(folder)
+    if problems:
+        raise ValueError(f"{folder} is not fit to be pushed: {'; '.join(problems)}.")
+
+
+def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
+    """What is wrong with the two configurations and the code that they name; adapters run by that of their base."""
+    from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+
+    config, extractor = (_json_if_whole(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    if config is None:
+        yield "config.json is missing or no JSON"
+    elif config.get("model_type") != SparseMeritConfig.model_type:
+        expected = SparseMeritConfig.model_type
+        yield f"config.json is of a model of type {config.get('model_type')!r}, expected {expected!r}"
+    elif not are_adapters and not config.get("auto_map"):
+        yield "config.json has no auto_map, so others cannot load it: write it anew with `sparse-merit export`"
+    if extractor is None:
+        yield "preprocessor_config.json is missing or no JSON: save the feature extractor too"
+    if are_adapters:
+        if _json_if_whole(folder / "adapter_config.json") is None:
+            yield "adapter_config.json is no JSON"
+        return
+    code = _code_files(folder, config or {}, extractor or {})
+    missing = sorted(name for name in code if not (folder / name).exists())
+    if missing:
+        yield f"the code that its auto_map names is missing: {', '.join(missing)}"
+
+
+def _json_if_whole(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        return read_json(path)
+    return None
+
+
+def _code_files(folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> set[str]:
+    """The Python files that loading needs: those that the configurations name, and what they import in turn."""
+    from transformers.dynamic_module_utils import get_relative_imports
+
+    pipelines = [pipeline["impl"] for pipeline in config.get("custom_pipelines", {}).values()]
+    auto_maps = [*config.get("auto_map", {}).values(), *extractor.get("auto_map", {}).values()]
+    # `name/repository--module.Class` is code of another repository
+    waiting = {f"{name.split('.')[0]}.py" for name in [*auto_maps, *pipelines] if "--" not in name}
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        if (folder / name).exists():
+            waiting |= {f"{module}.py" for module in get_relative_imports(folder / name)} - found
+    return found
+
+
+def _weight_problems(folder: Path, stem: str) -> Iterator[str]:
+    """What is wrong with the weights, which are read one tensor at a time."""
+    from safetensors import SafetensorError, safe_open
+
+    from ..models.sparse_merit.modeling_sparse_merit import damaged_weights
+
+    index = _json_if_whole(folder / f"{stem}.safetensors.index.json") or {}
+    shards = sorted(set(index.get("weight_map", {}).values())) or [f"{stem}.safetensors"]
+    for name in shards:
+        if not (folder / name).is_file():
+            yield f"{name} is missing"
+            continue
+        try:
+            with safe_open(folder / name, "pt") as weights:
+                damaged = damaged_weights((key, weights.get_tensor(key)) for key in weights.keys())
+        except SafetensorError as error:
+            yield f"{name} is damaged ({error})"
+        else:
+            if damaged:
+                yield f"{name} holds NaN or Inf in {', '.join(damaged[:5])}"
+
+
+def _card_problems(folder: Path) -> Iterator[str]:
+    """What is wrong with the model card."""
+    import yaml
+
+    if not (folder / "README.md").is_file():
+        yield "README.md, the model card, is missing"
+        return
+    try:
+        metadata = ModelCard.load(folder / "README.md").data.to_dict()
+    except (ValueError, yaml.YAMLError) as error:
+        yield f"the head of README.md is no YAML ({' '.join(str(error).split())})"
+    else:
+        if not metadata:
+            yield "README.md, the model card, has no metadata at its head: state at least the license"
+        for base in _base_models(metadata):
+            if not HUB_ID.fullmatch(base):
+                yield f"the base_model of README.md is {base!r}: name it as on the Hub, name/model, or leave it out"
+
+
+def _base_models(metadata: dict[str, Any]) -> set[str]:
+    """What a card names in `base_model`, and in the tags that peft adds: `base_model:adapter:NAME`."""
+    named = metadata.get("base_model") or []
+    tagged = (re.match(r"base_model:\w+:(.+)", str(tag)) for tag in metadata.get("tags") or [])
+    return {*([named] if isinstance(named, str) else map(str, named)), *(match[1] for match in tagged if match)}

@@ -1,0 +1,313 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Results of `sparse-merit enhance`: a folder with `results.jsonl`, which later runs continue and never lose.
+
+A line is appended as soon as a recording is done, and the enhanced file gets its name right after it, so that whatever
+stops a run, what is done is known. At the end, the lines are put into the order of the recordings.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from .. import DEFAULT_CHECKPOINT
+from ..files import UNFINISHED, OutputError, append_line, output_errors, replacing, sha256_of_files
+from .files import Recording, free_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SCHEMA_VERSION = 1
+RESULTS = "results.jsonl"
+LOCK, OWNER = ".sparse-merit.lock", ".sparse-merit.owner.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Whatever the records depend on but the recordings.
+
+    Args:
+        model: name of the model, for people.
+        facts: digest of its weights, its dtypes and the options; JSON-clean.
+    """
+
+    model: str
+    facts: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of `facts`."""
+        return hashlib.sha256(json.dumps([SCHEMA_VERSION, self.facts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of `results.jsonl`: where it is, and what tells whether it still holds.
+
+    Args:
+        file, position: the file that it is in, and its first byte there.
+        source: path of the recording; None of a pipe.
+        base: target of the recording as a whole, relative to the folder.
+        target: its enhanced file (of one channel, maybe), relative to the folder; None of a failure.
+        has_audio: whether the enhanced file was written; a model may have another task alone.
+        state: settings, size and modification time of the recording.
+        lines: how many lines the recording has.
+    """
+
+    file: Path
+    position: int
+    source: str | None
+    base: str | None
+    target: str | None
+    has_audio: bool
+    state: tuple[Any, ...]
+    lines: int
+
+
+class Results:
+    """The results of a folder, for one run at a time.
+
+    Args:
+        folder: made where there is none.
+        settings: of this run.
+        overwrite: whether to do again what is done, and to replace files that no line tells of.
+        process: number of this process among those of `accelerate launch`. The first one owns the folder; the others
+            append to files of their own, which the first one joins.
+
+    Raises (on entering):
+        OSError: another run writes to the folder, or it cannot be written.
+
+    Usage:
+        >>> with Results(Path("clean"), settings) as results:
+        ...     recordings = results.placed(recordings)
+        ...     left = [recording for recording in recordings if not results.is_done(recording)]
+        ...     for record in enhance_recordings(pipe, left, results=results): ...
+        ...     results.sort(recordings)
+    """
+
+    def __init__(self, folder: Path, settings: Settings, overwrite: bool = False, process: int = 0):
+        self.folder, self.settings, self.overwrite = folder, settings, overwrite
+        self._process = process
+        self._journal = folder / (f"{RESULTS}.{process}" if process else RESULTS)
+        self._lines: dict[str | None, list[Line]] = {}  # by source, the oldest first
+        self._writing = threading.Lock()
+        self._is_open = True
+        self._lock = FileLock(folder / LOCK, blocking=False)
+
+    def __enter__(self) -> "Results":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._process == 0:
+            self._take()
+            self._read()
+        return self
+
+    def close(self) -> None:
+        """Takes no more records; what threads still do is left out, and done by the next run."""
+        with self._writing:
+            self._is_open = False
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+        if self._process == 0:
+            with suppress(OSError):
+                (self.folder / OWNER).unlink(missing_ok=True)
+            self._lock.release()
+
+    def placed(self, recordings: Sequence[Recording]) -> list[Recording]:
+        """The recordings with targets that no other recording has, of this run or an earlier one.
+
+        A recording that was done before keeps its target.
+        """
+        every = [line for lines in self._lines.values() for line in lines]
+        taken = {name.casefold() for line in every for name in (line.base, line.target) if name is not None}
+        placed = []
+        for recording in recordings:
+            earlier = [line.base for line in self._lines.get(recording.source, ()) if line.base and line.source]
+            name = earlier[-1] if earlier else self._free_name(recording.target, taken)
+            taken.add(name.casefold())
+            placed.append(replace(recording, target=self.folder / name))
+        return placed
+
+    def is_done(self, recording: Recording, plot: bool = False) -> bool:
+        """Whether the folder holds what this run would make: of the same recording, model and settings, all files."""
+        if self.overwrite or recording.source is None:
+            return False
+        state = (self.settings.hash, *recording.stamp())
+        lines = [line for line in self._lines.get(recording.source, ()) if line.state == state]
+        return bool(lines) and len(lines) == lines[0].lines and all(self._is_there(line, plot) for line in lines)
+
+    def add(self, recording: Recording, record: dict[str, Any], target: Path | None = None, lines: int = 1) -> None:
+        """Appends the record of a recording.
+
+        Args:
+            target: file of the enhanced speech; None where the recording failed.
+            lines: how many lines the recording has, one for each of its channels.
+
+        Raises:
+            OutputError: nothing more can be written.
+        """
+        size, modified = recording.stamp()
+        resume = {
+            "path": recording.source,
+            "bytes": size,
+            "modified_ns": modified,
+            "base": self._relative(recording.target),
+            "target": None if target is None else self._relative(target),
+            "lines": lines,
+        }
+        facts = {"schema_version": SCHEMA_VERSION, "model": self.settings.model, "settings_hash": self.settings.hash}
+        with self._writing, output_errors():
+            if not self._is_open:
+                raise OutputError("the run has ended")
+            position = append_line(self._journal, json.dumps({**record, **facts, "resume": resume}))
+            self._keep(self._journal, position, {**record, **facts, "resume": resume})
+
+    def owns(self, recording: Recording, target: Path) -> bool:
+        """Whether a target is this recording's, or nobody's."""
+        name = self._relative(target)
+        with self._writing:
+            lines = [line for line in self._lines.get(recording.source, ()) if line.target == name]
+            return bool(lines) or self.overwrite or not target.exists()
+
+    def records(self, recordings: Iterable[Recording]) -> Iterator[dict[str, Any]]:
+        """Yields the records of recordings, in their order; those that are not done have none."""
+        return self._read_records(line for recording in recordings for line in self._lines_of(recording))
+
+    def sort(self, recordings: Sequence[Recording]) -> None:
+        """Joins the lines of all processes in one file: those of earlier runs, then these recordings', in their order.
+
+        Raises:
+            OutputError: the disk is full; the lines are there, in the order in which they were made.
+        """
+        self._read()
+        ordered = {id(line): line for recording in recordings for line in self._lines_of(recording)}
+        others = [line for lines in self._lines.values() for line in lines if id(line) not in ordered]
+        with output_errors(), replacing(self.folder / RESULTS) as temporary:
+            with temporary.open("w", encoding="utf-8") as file:
+                for record in self._read_records([*others, *ordered.values()]):
+                    file.write(json.dumps(record) + "\n")
+        for journal in self._journals()[1:]:
+            journal.unlink()
+        self._read()
+
+    def _take(self) -> None:
+        """Takes the folder's lock and removes what a killed run left unfinished."""
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise BlockingIOError(f"{self.folder} is in use{_owner(self.folder / OWNER)}: {_WAIT}") from error
+        owner = {"user": _user(), "process": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        with output_errors():
+            (self.folder / OWNER).write_text(json.dumps(owner))
+        for path in self.folder.rglob(".*.partial*"):
+            if UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+    def _journals(self) -> list[Path]:
+        return [self.folder / RESULTS, *sorted(self.folder.glob(f"{RESULTS}.[0-9]*"))]
+
+    def _read(self) -> None:
+        """Reads all lines. One that a killed process did not finish is left out."""
+        self._lines = {}
+        for path in self._journals():
+            content, position = b"\n", 0
+            with path.open("ab+") as file:
+                file.seek(0)
+                for content in file:
+                    with suppress(ValueError):
+                        if isinstance(record := json.loads(content), dict) and "file" in record:
+                            self._keep(path, position, record)
+                    position += len(content)
+                if not content.endswith(b"\n"):  # the next line is to be one of its own
+                    file.write(b"\n")
+
+    def _keep(self, path: Path, position: int, record: dict[str, Any]) -> None:
+        """Takes a line up; it replaces an older one of the same recording and target, and a failure of it."""
+        resume = record.get("resume") or {}
+        source = resume.get("path", os.path.abspath(record["file"]))
+        state = (record.get("settings_hash"), resume.get("bytes"), resume.get("modified_ns"))
+        base, target, lines = resume.get("base"), resume.get("target"), resume.get("lines", 1)
+        line = Line(path, position, source, base, target, record.get("enhanced") is not None, state, lines)
+        self._lines[source] = [other for other in self._lines.get(source, ()) if not _replaces(line, other)]
+        self._lines[source].append(line)
+
+    def _lines_of(self, recording: Recording) -> list[Line]:
+        """Lines of a recording under the settings of this run."""
+        lines = [line for line in self._lines.get(recording.source, ()) if line.state[0] == self.settings.hash]
+        if recording.source is None:
+            lines = [line for line in lines if line.base == self._relative(recording.target)]
+        return [line for line in lines if line.state == lines[-1].state]
+
+    def _read_records(self, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+        with ExitStack() as stack:
+            files = {path: stack.enter_context(path.open("rb")) for path in self._journals() if path.exists()}
+            for line in lines:
+                files[line.file].seek(line.position)
+                yield json.loads(files[line.file].readline())
+
+    def _is_there(self, line: Line, plot: bool) -> bool:
+        if line.target is None:
+            return False
+        target = self.folder / line.target
+        files = [target] * line.has_audio + [target.with_suffix(".png")] * plot
+        return all(file.is_file() for file in files)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _free_name(self, target: Path, taken: set[str]) -> str:
+        """A name that no line and, where nothing may be replaced, no file has."""
+
+        def is_free(path: Path) -> bool:
+            return self._relative(path).casefold() not in taken and (self.overwrite or not path.exists())
+
+        return self._relative(free_target(target, is_free))
+
+
+_WAIT = "wait until it is done, or give another folder by --output."
+
+
+def _replaces(line: Line, other: Line) -> bool:
+    """Whether a line makes an older one of the same recording obsolete; each pipe is a recording of its own."""
+    is_same = line.source is not None or line.base == other.base
+    return is_same and (other.target is None or other.target == line.target)
+
+
+def _owner(path: Path) -> str:
+    """Who has the folder, and for how long; nothing where that cannot be read."""
+    try:
+        owner = json.loads(path.read_text())
+        minutes = (time.time() - owner["started"]) / 60
+        return f" by {owner['user']} (process {owner['process']} on {owner['host']}, for {minutes:.0f} min)"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a system without accounts, or without this one
+        return "unknown"
+
+
+def settings_of(model: "PreTrainedModel", **options: Any) -> Settings:
+    """Settings of a model, told by the digest of its folder or its commit on the Hub, and of options."""
+    source, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
+    folder, weights = Path(source), commit
+    if folder.is_dir():
+        weights = sha256_of_files(sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]))
+    name = f"{source}@{commit[:12]}" if commit else source
+    if folder == DEFAULT_CHECKPOINT:
+        name = f"sparse-merit-{folder.name}"
+    dtypes = sorted({str(values.dtype) for values in model.state_dict().values()})
+    return Settings(name, {"weights": weights or name, "dtypes": dtypes, **options})

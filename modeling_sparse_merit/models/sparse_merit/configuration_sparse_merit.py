@@ -1,0 +1,238 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of Sparse MERIT: every knob of encoder, experts and heads, checked where it is made."""
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import WavLMConfig
+
+TASKS = ("enhancement", "emotion")
+FRONT_ENDS = ("convolution", "log_mel")
+ENHANCEMENT_MASKS = ("log1p", "magnitude")
+INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
+ROUTERS = ("sparse", "dense")
+PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
+ROUTER_GRADIENTS = ("straight_through", "switch", "none")
+
+if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipelines travel with the configuration
+    from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline  # noqa: F401
+
+PIPELINE_TASK = "speech-enhancement-and-emotion"  # what `transformers.pipeline` makes of a checkpoint by itself
+PIPELINES = {
+    PIPELINE_TASK: "pipeline_sparse_merit.SpeechEnhancementAndEmotionPipeline",
+    "audio-classification": "pipeline_sparse_merit.EmotionPipeline",
+}
+"""Class of each pipeline, by its task."""
+
+
+@strict
+class SparseMeritConfig(WavLMConfig):
+    r"""
+    Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
+    (WavLM-Large, three experts; arXiv 2509.08470, section III). All fields of `WavLMConfig` hold for the encoder.
+
+    A clip gives the same answer alone and in any padded batch where `feat_extract_norm` is `"layer"`, as here. With
+    `"group"` (WavLM base) the first convolution is normalised over time, padding included, so answers differ.
+
+    Args:
+        front_end: What the encoder hears with: WavLM's `"convolution"`, or `"log_mel"` bands, for which `conv_kernel`,
+            `conv_stride` and `conv_dim` hold one number each (half the window, hop; bands).
+        tasks: The heads of the model, any non-empty subset of `("enhancement", "emotion")`.
+        integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
+            `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
+            `"weighted_sum_experts"` (experts on one shared weighted sum) or `"expert_weighted_sums"` (each expert is a
+            learned sum of layers); the last two are the ablations of the paper.
+        router: `"sparse"` gives every frame of a task to its top-1 expert, `"dense"` to all, weighted by probability.
+        router_gradient: How the gradient reaches a sparse router. `"straight_through"` keeps the published
+            forward pass, `"switch"` multiplies the expert's output by its probability, `"none"` is the published
+            behaviour, in which the router does not learn from the tasks.
+        num_experts: Number of experts, shared by all tasks.
+        expert_hidden_size: Width of the hidden layer of an expert.
+        emotion_hidden_size: Width of the hidden layer of the emotion classifier.
+        emotion_pooling_heads: Heads of the attentive statistics pooling; the paper has one.
+        enhancement_hidden_size: Width of the mask estimator's input layer and of its LSTM.
+        enhancement_num_layers: Number of bidirectional LSTM layers of the mask estimator.
+        enhancement_mask: What the mask of the enhancement head multiplies. `"log1p"`, the published one, is the log1p
+            of the noisy magnitude, and the loss is the L1 distance there. `"magnitude"` is the noisy spectrum itself,
+            and the loss is that of compressed spectra and of the SNR, see `spectral_loss`.
+        enhancement_weight: Weight of the enhancement loss against the emotion loss.
+        load_balancing_weight: Weight (alpha) of the Switch load-balancing loss of each router.
+        class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`; `None` for none.
+        focal_gamma: Exponent of the focal loss of the emotion (arXiv 1708.02002), 2 by its authors; 0 for none.
+        label_smoothing: Share of the emotion's target that is spread over all classes.
+        n_fft, hop_length, win_length: Short-time Fourier transform of the enhancement head, in samples at 16 kHz.
+        mask_feature_min_masks: Least number of feature masks of SpecAugment, which `WavLMConfig` lacks.
+        final_dropout: Dropout in front of both layers of the emotion classifier.
+
+    Raises:
+        ValueError: A field is outside its range; the message names the field, its value and what would be valid.
+
+    Example:
+        >>> from modeling_sparse_merit import SparseMeritConfig
+        >>> SparseMeritConfig(num_experts=4).router
+        'sparse'
+    """
+
+    model_type = "sparse_merit"
+    # `Trainer` gathers every other output of an evaluation: the logits alone
+    keys_to_ignore_at_inference = [
+        "losses",
+        "enhanced_values",
+        "enhanced_log_magnitude",
+        "router_logits",
+        "hidden_states",
+    ]
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    activation_dropout: float | int = 0.0
+    feat_proj_dropout: float | int = 0.1
+    final_dropout: float | int = 0.5
+    layerdrop: float | int = 0.0
+    feat_extract_norm: str = "layer"
+    do_stable_layer_norm: bool = True
+    apply_spec_augment: bool = False
+    mask_feature_min_masks: int = 0
+    front_end: str = "convolution"
+    tasks: list[str] | tuple[str, ...] = TASKS
+    integration: str = "experts"
+    router: str = "sparse"
+    router_gradient: str = "straight_through"
+    num_experts: int = 3
+    expert_hidden_size: int = 4096
+    emotion_hidden_size: int = 1024
+    emotion_pooling_heads: int = 1
+    enhancement_hidden_size: int = 256
+    enhancement_num_layers: int = 2
+    enhancement_mask: str = "log1p"
+    enhancement_weight: float | int = 1.0
+    load_balancing_weight: float | int = 0.01
+    class_weights: list[float] | None = None
+    focal_gamma: float | int = 0.0
+    label_smoothing: float | int = 0.0
+    n_fft: int = 400
+    hop_length: int = 160
+    win_length: int = 400
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is None and "num_labels" not in kwargs:
+            self.id2label = dict(enumerate(PUBLISHED_LABELS))
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {label: int(index) for index, label in self.id2label.items()}
+        self.tasks = list(self.tasks)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in `PreTrainedConfig`; for `transformers.pipeline`, `custom_pipelines` lists only the task it asked for.
+
+        A checkpoint has two pipelines, and of two `pipeline(model=...)` refuses to choose: unasked, it gets the whole
+        answer, speech and emotion.
+        """
+        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "_from_pipeline" in kwargs and "custom_pipelines" in fields:
+            task = kwargs["_from_pipeline"] or PIPELINE_TASK
+            listed = fields["custom_pipelines"]
+            fields["custom_pipelines"] = {name: listed[name] for name in listed if name == task}
+        return fields, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SparseMeritConfig":
+        """As in `PreTrainedConfig`; with labels of one's own, the checkpoint's `class_weights` no longer hold."""
+        if {"num_labels", "id2label", "label2id"} & kwargs.keys():
+            config_dict = {**config_dict, "class_weights": None}
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in `PreTrainedConfig`, and always with the labels: it omits its own default, which is not ours."""
+        return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
+
+    @property
+    def num_layer_outputs(self) -> int:
+        """L of the paper: the input of the first transformer layer and the output of each layer."""
+        return self.num_hidden_layers + 1
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each of the model's `losses` counts in its `loss`."""
+        return {"emotion": 1.0, "enhancement": self.enhancement_weight, "balance": self.load_balancing_weight}
+
+    def validate_sparse_merit(self):
+        """Part of the validation that `transformers` runs when a configuration is made or saved."""
+        _check_choices(self)
+        _check_sizes(self)
+        _check_encoder(self)
+
+
+def _check_choices(config: SparseMeritConfig) -> None:
+    unknown = [task for task in config.tasks if task not in TASKS]
+    if unknown or not config.tasks or len(set(config.tasks)) != len(config.tasks):
+        raise ValueError(f"`tasks` is {config.tasks}; expected distinct names out of {list(TASKS)}, at least one.")
+    choices = {
+        "front_end": FRONT_ENDS,
+        "integration": INTEGRATIONS,
+        "router": ROUTERS,
+        "router_gradient": ROUTER_GRADIENTS,
+        "enhancement_mask": ENHANCEMENT_MASKS,
+    }
+    for name, valid in choices.items():
+        if getattr(config, name) not in valid:
+            raise ValueError(f"`{name}` is {getattr(config, name)!r}; expected one of {list(valid)}.")
+
+
+def _check_sizes(config: SparseMeritConfig) -> None:
+    sizes = ("num_experts", "expert_hidden_size", "emotion_hidden_size", "emotion_pooling_heads")
+    for name in (*sizes, "enhancement_hidden_size", "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
+    for name in ("enhancement_weight", "load_balancing_weight", "focal_gamma"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
+    if not 0 <= config.label_smoothing < 1:
+        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected a share from 0 up to, but not, 1.")
+    if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
+        raise ValueError(
+            f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
+            "expected win_length <= n_fft, hop_length <= win_length / 2, or the inverse transform is undefined."
+        )
+    weights = config.class_weights
+    if weights is not None and (
+        len(weights) != config.num_labels or not all(0 < weight < math.inf for weight in weights)
+    ):
+        raise ValueError(f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one a label.")
+
+
+def _check_encoder(config: SparseMeritConfig) -> None:
+    if config.layerdrop != 0:
+        raise ValueError(
+            f"`layerdrop` is {config.layerdrop}; expected 0: a skipped layer has no output, "
+            "and all layer outputs are used."
+        )
+    if config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"`hidden_size` is {config.hidden_size}, `num_attention_heads` {config.num_attention_heads}; expected a "
+            "multiple of the number of heads."
+        )
+    if config.front_end == "log_mel" and not all(
+        len(sizes) == 1 for sizes in (config.conv_kernel, config.conv_stride, config.conv_dim)
+    ):
+        raise ValueError(
+            f"`conv_kernel`, `conv_stride`, `conv_dim` are {config.conv_kernel}, {config.conv_stride}, "
+            f"{config.conv_dim}; expected one number each for the front end log_mel: half the window, hop and bands."
+        )
+    if config.add_adapter:
+        raise ValueError("`add_adapter` is True; expected False: the heads are aligned to the encoder's 50 Hz frames.")
+
+
+SparseMeritConfig.register_for_auto_class()
+
+
+def custom_pipelines() -> dict[str, dict[str, Any]]:
+    """What a checkpoint's configuration says of its pipelines, JSON-clean: {task: its class, its model}."""
+    return {task: {"impl": name, "pt": ["AutoModelForAudioClassification"]} for task, name in PIPELINES.items()}

@@ -1,0 +1,340 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Sparse MERIT (arXiv 2509.08470): one recording is heard once; its clean speech and its emotion come out."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, WavLMConfig, WavLMModel
+from transformers import initialization as init
+from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines
+from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
+from .encoder import Implementations, SparseMeritEncoder
+from .enhancement import EnhancementHead, Spectrogram, enhancement_loss, spectral_loss
+from .experts import LayerWeights, build_integration, load_balancing_loss
+from .quantization import PRECISIONS, is_quantized, lower, plain_dtype
+
+EncoderOutputs = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+"""The L layer outputs, each (B, T, D), and the (B, T) mask of the frames that belong to the recording."""
+
+
+@dataclass
+class SparseMeritModelOutput(ModelOutput):
+    """
+    Task features of [`SparseMeritModel`].
+
+    Attributes:
+        features: {task: (B, T, D)}, 0 in the padding.
+        frame_mask: (B, T), true for the frames that belong to the recording.
+        router_logits: {task: (B, T, N)}; empty for the integration "weighted_sum".
+        hidden_states: The L layer outputs, each (B, T, D), when asked for.
+    """
+
+    features: dict[str, torch.FloatTensor] | None = None
+    frame_mask: torch.BoolTensor | None = None
+    router_logits: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SparseMeritOutput(ModelOutput):
+    """
+    Output of [`SparseMeritForSpeechEnhancementAndEmotion`]. What was not asked for is None.
+
+    Attributes:
+        loss: Scalar, the weighted sum of `losses`; None without targets.
+        losses: {"emotion", "enhancement", "balance"}: each unweighted, each only where its target was given.
+        logits: (B, classes).
+        enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding; None in training with the mask
+            "log1p", whose loss does not hear it.
+        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
+        features: {task: (B, T, D)}, what the heads are given, when asked for.
+        router_logits: {task: (B, T, N)}, when asked for.
+        hidden_states: The L layer outputs, each (B, T, D), when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    logits: torch.FloatTensor | None = None
+    enhanced_values: torch.FloatTensor | None = None
+    enhanced_log_magnitude: torch.FloatTensor | None = None
+    features: dict[str, torch.FloatTensor] | None = None
+    router_logits: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
+    """Weight initialisation and the frame arithmetic of WavLM, for all Sparse MERIT models."""
+
+    config_class = SparseMeritConfig
+    base_model_prefix = "model"
+    _can_record_outputs = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, dtype: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (or `torch.int8`): matrix
+        products of the encoder and of the experts in int8, for inference alone. On a CPU where bf16 is slow, "bf16"
+        only keeps weights in it (see `precision.py`); `torch.bfloat16` computes in it everywhere.
+        """
+        dtype = "int8" if dtype == torch.int8 else dtype
+        precision = dtype if isinstance(dtype, str) and dtype in PRECISIONS else None
+        if precision is not None:
+            # "auto" is that of the file, which is mapped: no copy is made before the one that stays
+            dtype = plain_dtype(precision) or "auto"
+        if dtype is not None:
+            kwargs["dtype"] = dtype
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if precision is not None and dtype == "auto":
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # with what `output_loading_info` adds
+            lower(model, precision)
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        As in `PreTrainedModel`.
+
+        Raises:
+            ValueError: The model is in int8, from which its weights do not come back.
+        """
+        if is_quantized(self):
+            raise ValueError(
+                "This model is in int8, whose weights are rounded for good: load it with dtype='fp32' to save it. "
+                "Whoever loads that asks for dtype='int8' again."
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LayerWeights):
+            init.zeros_(module.weight)
+        elif isinstance(module, AttentiveStatisticsPooling):
+            init.normal_(module.score.weight, std=self.config.initializer_range)  # all frames count alike at first
+        elif isinstance(module, nn.LSTM):
+            bound = module.hidden_size**-0.5
+            for parameter in module.parameters():
+                init.uniform_(parameter, -bound, bound)
+
+
+class SparseMeritModel(SparseMeritPreTrainedModel):
+    """The encoder and the integration of its layers: a recording to one sequence of features for each task."""
+
+    def __init__(self, config: SparseMeritConfig):
+        super().__init__(config)
+        self.encoder = SparseMeritEncoder(config)
+        self.integration = build_integration(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        tasks: tuple[str, ...] | None = None,
+        output_hidden_states: bool = False,
+        encoder_outputs: EncoderOutputs | None = None,
+    ) -> SparseMeritModelOutput:
+        """
+        Args:
+            input_values: (B, S) scaled waveform at 16 kHz.
+            attention_mask: (B, S), 1 for samples and 0 for padding.
+            tasks: The tasks to compute; all of `config.tasks` by default.
+            output_hidden_states: Whether to return the encoder's layer outputs.
+            encoder_outputs: What `SparseMeritEncoder` answered about this input before, in any precision; then it does
+                not run.
+
+        Raises:
+            ValueError: A task is not one of the model's, or none is asked for.
+        """
+        tasks = self._check_tasks(tasks)
+        if encoder_outputs is None:
+            layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
+        else:
+            layer_outputs, frame_mask = encoder_outputs
+            layer_outputs = tuple(output.to(self.dtype) for output in layer_outputs)
+        features, router_logits = self.integration(layer_outputs, frame_mask, tasks)
+        return SparseMeritModelOutput(
+            features=features,
+            frame_mask=frame_mask,
+            router_logits=router_logits,
+            hidden_states=layer_outputs if output_hidden_states else None,
+        )
+
+    def _check_tasks(self, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
+        tasks = tuple(self.config.tasks if tasks is None else tasks)
+        unknown = [task for task in tasks if task not in self.config.tasks]
+        if unknown or not tasks:
+            raise ValueError(f"`tasks` is {tasks}; this model has {self.config.tasks}: ask for at least one of these.")
+        return tasks
+
+
+class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
+    """
+    Sparse MERIT with its heads: clean speech (enhancement) and the emotion of one recording, in one pass.
+
+    Example:
+        >>> from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritFeatureExtractor
+        >>> from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+        >>> feature_extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> inputs = feature_extractor(recording, sampling_rate=16_000, return_tensors="pt")
+        >>> outputs = model(**inputs)
+        >>> model.config.id2label[outputs.logits.argmax(-1).item()]
+        >>> clean = feature_extractor.restore(outputs.enhanced_values, recording)[0]
+    """
+
+    def __init__(self, config: SparseMeritConfig):
+        super().__init__(config)
+        heads = {"enhancement": EnhancementHead, "emotion": EmotionHead}
+        self.model = SparseMeritModel(config)
+        self.heads = nn.ModuleDict({task: heads[task](config) for task in config.tasks})
+        self.spectrogram = Spectrogram(config.n_fft, config.hop_length, config.win_length)
+        self.post_init()
+
+    @classmethod
+    def from_wavlm(cls, name_or_path: str, **config_overrides) -> "SparseMeritForSpeechEnhancementAndEmotion":
+        """
+        A model whose encoder has the weights of a WavLM checkpoint; experts, routers and heads are fresh.
+
+        Args:
+            name_or_path: Hub id (such as `microsoft/wavlm-large`) or local folder of a WavLM checkpoint.
+            config_overrides: Fields of [`SparseMeritConfig`] that shall differ from the checkpoint and the defaults.
+        """
+        encoder = WavLMModel.from_pretrained(name_or_path)
+        model = cls(SparseMeritConfig(**{**encoder_fields(encoder.config), **config_overrides}))
+        model.model.encoder.load_state_dict(encoder.state_dict())
+        return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        As in `PreTrainedModel`; the folder holds all code too, and works with `trust_remote_code=True` where this
+        package is not installed: `AutoModel`, `AutoModelForAudioClassification` and `pipeline`.
+        """
+        own_class = f"modeling_sparse_merit.{SparseMeritForSpeechEnhancementAndEmotion.__name__}"
+        auto_models = dict.fromkeys(("AutoModel", "AutoModelForAudioClassification"), own_class)
+        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_models}
+        self.config.custom_pipelines = custom_pipelines()
+        super().save_pretrained(save_directory, **kwargs)
+
+    def freeze_feature_encoder(self) -> None:
+        """Stops the training of the convolutional front end."""
+        self.model.encoder.freeze_feature_encoder()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        clean_values: torch.Tensor | None = None,
+        tasks: tuple[str, ...] | None = None,
+        output_router_logits: bool = False,
+        output_hidden_states: bool = False,
+        output_features: bool = False,
+        encoder_outputs: EncoderOutputs | None = None,
+    ) -> SparseMeritOutput:
+        """
+        Args:
+            input_values: (B, S) noisy waveform at 16 kHz, as the feature extractor scales it.
+            attention_mask: (B, S), 1 for samples and 0 for padding.
+            labels: (B,) emotion classes; -100 for a clip without a label.
+            clean_values: (B, S) clean waveform in the scale of `input_values`.
+            tasks: The tasks to compute; all of `config.tasks` by default. What is not asked for costs nothing.
+            output_router_logits: Whether to return the routers' logits.
+            output_hidden_states: Whether to return the encoder's layer outputs.
+            output_features: Whether to return the features that each task's head is given.
+            encoder_outputs: What `SparseMeritEncoder` answered about this input before; then it does not run.
+
+        Raises:
+            ValueError: A task is not one of the model's, or none is asked for.
+        """
+        outputs = self.model(input_values, attention_mask, tasks, output_hidden_states, encoder_outputs)
+        result, losses = {}, {}
+        if "emotion" in outputs.features:
+            result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
+            if labels is not None:
+                losses["emotion"] = emotion_loss(
+                    result["logits"],
+                    labels,
+                    self.config.class_weights,
+                    self.config.focal_gamma,
+                    self.config.label_smoothing,
+                )
+        if "enhancement" in outputs.features:
+            num_samples = _lengths(input_values, attention_mask)
+            enhanced, loss = self._enhance(input_values, num_samples, outputs, clean_values)
+            result.update(enhanced)
+            losses.update(loss)
+        if losses and outputs.router_logits and self.config.router == "sparse":
+            trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
+            losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
+        return SparseMeritOutput(
+            loss=self._total(losses) if losses else None,
+            losses=losses or None,
+            features=outputs.features if output_features else None,
+            router_logits=outputs.router_logits if output_router_logits else None,
+            hidden_states=outputs.hidden_states,
+            **result,
+        )
+
+    def _enhance(
+        self,
+        input_values: torch.Tensor,
+        num_samples: torch.Tensor,
+        outputs: SparseMeritModelOutput,
+        clean_values: torch.Tensor | None,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        transform, head = self.spectrogram, self.heads["enhancement"]
+        spectrum = transform.transform(input_values, num_samples)  # (B, F, bins)
+        num_frames = transform.num_frames(num_samples)
+        features, num_features = outputs.features["enhancement"], outputs.frame_mask.sum(-1)
+        clean = None if clean_values is None else transform.transform(clean_values, num_samples)
+        result, losses = {}, {}
+        if self.config.enhancement_mask == "log1p":
+            noisy = transform.log_magnitude(spectrum)
+            log_magnitude = head(noisy, features, num_frames, num_features) * noisy
+            result["enhanced_log_magnitude"] = log_magnitude
+            if clean is not None:
+                losses["enhancement"] = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
+                if self.training:
+                    return result, losses
+            enhanced = transform.with_phase(log_magnitude, spectrum.angle())
+        else:
+            enhanced = head(transform.compressed_magnitude(spectrum), features, num_frames, num_features) * spectrum
+        values = transform.inverse(enhanced, num_samples, input_values.shape[1])
+        result["enhanced_values"] = values
+        if clean is not None and self.config.enhancement_mask != "log1p":
+            losses["enhancement"] = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
+        return result, losses
+
+    def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        return sum(self.config.loss_weights[name] * loss for name, loss in losses.items())
+
+
+def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the weights that hold NaN or Inf, which loading does not notice."""
+    return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
+
+
+def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
+    """What the configuration of a WavLM, or of a Sparse MERIT, says of the encoder alone."""
+    own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
+    shared = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
+    return {name: getattr(config, name) for name in (*shared, "front_end") if hasattr(config, name)}
+
+
+def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    if attention_mask is None:
+        batch_size, length = input_values.shape
+        return torch.full((batch_size,), length, device=input_values.device)
+    return attention_mask.sum(-1).long()
+
+
+SparseMeritForSpeechEnhancementAndEmotion.register_for_auto_class("AutoModel")

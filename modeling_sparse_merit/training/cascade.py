@@ -1,0 +1,70 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The front end of a cascade: a frozen enhancement model, through which every mixture passes before it is learned
+from."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+
+from ..data.mixing import SAMPLING_RATE
+from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .dataset import Collator
+
+
+class FrontEnd:
+    """
+    A Sparse MERIT checkpoint that only cleans, as [`SpeechEnhancementAndEmotionPipeline`] does.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        device: Where it runs.
+
+    Raises:
+        ValueError: The checkpoint has no enhancement task.
+    """
+
+    def __init__(self, checkpoint: str, device: torch.device):
+        self.feature_extractor = SparseMeritFeatureExtractor.from_pretrained(checkpoint)
+        self.model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(checkpoint).to(device).eval()
+        if "enhancement" not in self.model.config.tasks:
+            raise ValueError(
+                f"`cleaned_by` is {checkpoint}, which has the tasks {self.model.config.tasks}; expected one with "
+                "enhancement."
+            )
+
+    @torch.inference_mode()
+    def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
+        """Noisy recordings (samples,) at 16 kHz to clean ones, in one batch, each in its own level and length."""
+        inputs = self.feature_extractor(recordings, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        outputs = self.model(**inputs.to(self.model.device), tasks=("enhancement",))
+        return self.feature_extractor.restore(outputs.enhanced_values.float().cpu(), recordings)
+
+
+class CleanedLoader:
+    """
+    Batches whose noisy speech has passed through a front end.
+
+    Args:
+        loader: Lists of examples, as `build_loader` makes them for a run with a front end; prepared by accelerate.
+        front_end: What cleans them.
+        feature_extractor: Of the model in training.
+    """
+
+    def __init__(self, loader: Any, front_end: FrontEnd, feature_extractor: SparseMeritFeatureExtractor):
+        self.loader, self.front_end, self.collate = loader, front_end, Collator(feature_extractor)
+        self.dataset, self.set_epoch = loader.dataset, loader.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for examples in self.loader:
+            cleaned = self.front_end([example["noisy"] for example in examples])
+            batch = self.collate(
+                [example | {"noisy": noisy} for example, noisy in zip(examples, cleaned, strict=True)]
+            )
+            yield send_to_device(batch, self.front_end.model.device)

@@ -1,0 +1,348 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""From tables to batches: clips are decoded, cropped and mixed in worker processes.
+
+The training speech is a table on this machine (`MixedClips`), or is read from the Hub on the way (`StreamedClips`).
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as Table
+from datasets import IterableDataset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+
+from ..data.datasets import concatenate_tables, load_table, stream_tables
+from ..data.labels import UNLABELLED, class_indices, class_numbers
+from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_stretch
+from ..models.sparse_merit.audio import load_audio
+from .descriptors import DescriptorTargets, descriptor_frames
+from .feature_cache import FeatureFolder
+from .settings import UNLABELLED_NAME, TrainingSettings
+
+USED_COLUMNS = ["audio", "emotion", "duration"]
+FRAME_STRIDE = 320  # samples between encoder frames
+
+
+class Clips(Dataset):
+    """
+    Noisy and clean clips, wherever the speech comes from.
+
+    Args:
+        recipe: How noise is mixed.
+        labels: The class of every clip, -100 where it has none.
+        max_seconds: Longer clips are cropped at a place drawn from (seed, epoch, index); None keeps them whole.
+        fixed: Whether every epoch has the same mixtures, as a dev set must; else they are drawn anew.
+
+    Attributes:
+        features: Where features of the mixtures may be; while it is set, every epoch has the same mixtures.
+    """
+
+    def __init__(self, recipe: MixingRecipe, labels: list[int], max_seconds: float | None = None, fixed: bool = False):
+        self.recipe, self.labels, self.max_seconds, self.fixed = recipe, labels, max_seconds, fixed
+        self.epoch = 0
+        self.features: FeatureFolder | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch is another draw of every mixture, unless they are fixed."""
+        self.epoch = 0 if self.fixed or self.features else epoch
+
+    def mix(self, index: int, audio: dict[str, Any], label: int) -> dict[str, Any]:
+        """The example of one recording; `index` is what its mixture is drawn from."""
+        name = str(audio.get("path") or f"clip {index}")
+        speech, start = self._crop(load_audio(audio), index)
+        mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), name)
+        example = {"noisy": mixture.noisy, "clean": mixture.clean, "label": label, "index": index, "start": start}
+        if self.features is not None:
+            file = self.features.file_of(mixture.noisy)
+            example["features"] = (file, self.features.read(file))
+        return example
+
+    def _crop(self, speech: np.ndarray, index: int) -> tuple[np.ndarray, int]:
+        """The speech that is used, and the sample that it starts at."""
+        if self.max_seconds is None or len(speech) <= self.max_seconds * SAMPLING_RATE:
+            return speech, 0
+        offset = np.random.default_rng([self.recipe.seed, self.epoch, index, 1]).random()
+        length = int(self.max_seconds * SAMPLING_RATE)
+        cropped = audible_stretch(speech, length, offset)
+        if cropped is None:
+            return speech, 0  # the recipe names a recording that is all silent
+        return cropped, int(offset * (len(speech) - length + 1))
+
+
+class MixedClips(Clips):
+    """
+    The clips of a speech table. Clip `index + k * len(table)` is another mixture of the speech of clip `index`.
+
+    Args:
+        table: Speech table with `audio`, `emotion` and `duration`.
+        labels: The emotions that are classes, in the order of the model; all others are unlabelled.
+        recipe, max_seconds, fixed: As for [`Clips`].
+        sources: Which of the tables that make up `table` each row is from, where the sampling asks for that.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        recipe: MixingRecipe,
+        labels: list[str],
+        max_seconds: float | None = None,
+        fixed: bool = False,
+        sources: list[str] | None = None,
+    ):
+        super().__init__(recipe, class_indices(table, labels), max_seconds, fixed)
+        self.table, self.sources = table.select_columns(USED_COLUMNS), sources
+        self.described, self.descriptor_targets, self.receptive_field = table, None, 0
+
+    def add_descriptors(self, receptive_field: int) -> None:
+        """From now on an example also holds "descriptors", the targets of [`DescriptorTargets`] (T, 26) for encoder
+        frames that see so many samples."""
+        self.descriptor_targets = DescriptorTargets(self.described, seed=self.recipe.seed)
+        self.receptive_field = receptive_field
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = index % len(self.table)
+        example = self.mix(index, self.table[row]["audio"], self.labels[row])
+        if self.descriptor_targets is not None:
+            num_frames = (len(example["noisy"]) - self.receptive_field) // FRAME_STRIDE + 1
+            example["descriptors"] = self.descriptor_targets.targets(
+                descriptor_frames(self.described, row),
+                num_frames,
+                example["start"],
+                self.receptive_field,
+                FRAME_STRIDE,
+            )
+        return example
+
+    def lengths(self) -> list[float]:
+        """Seconds of each clip, as far as it is used."""
+        durations = np.asarray(self.table["duration"], dtype=np.float64)
+        return np.minimum(durations, self.max_seconds or np.inf).tolist()
+
+
+class StreamedClips(Clips):
+    """
+    The clips of speech that is read on the way: each is asked for together with its recording.
+
+    Args:
+        rows: What is asked for, in the order of the stream.
+        recipe, max_seconds: As for [`Clips`].
+    """
+
+    def __init__(self, rows: "StreamedRows", recipe: MixingRecipe, max_seconds: float | None = None):
+        super().__init__(recipe, [label for labels in rows.labels for label in labels], max_seconds)
+        self.rows = rows
+
+    def __getitem__(self, row: tuple[int, dict[str, Any], int]) -> dict[str, Any]:
+        return self.mix(*row)
+
+
+class StreamedRows(Sampler):
+    """
+    The training rows of tables on the Hub: (place in the stream, recording, class).
+
+    This is a sampler because a loader asks its sampler in one process, whatever the number of its workers, which then
+    decode and mix. So the stream is read once, and a mixture depends on its place in the stream alone. The tables take
+    turns in proportion to their sizes; the order follows from (seed, epoch).
+
+    Args:
+        tables: Names of datasets on the Hub. Their labels are read at once, since they say how much there is to train
+            on, and of what.
+        labels: The emotions that are classes.
+        seed: Another seed is another order.
+        buffer_size: Rows of each table that are held, to draw the next one from.
+    """
+
+    def __init__(self, tables: list[str], labels: list[str], seed: int, buffer_size: int):
+        self.streams = stream_tables(tables, "train", ["audio", "emotion"])
+        self.classes = [class_numbers(stream, labels) for stream in self.streams]
+        self.labels = [class_indices(stream, labels) for stream in stream_tables(tables, "train", ["emotion"])]
+        self.seed, self.buffer_size, self.epoch = seed, buffer_size, 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.labels))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch is another order."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], int]]:
+        generator = np.random.default_rng([self.seed, self.epoch, 0, 2])
+        turns = np.repeat(np.arange(len(self.streams)), [len(labels) for labels in self.labels])  # (rows,)
+        generator.shuffle(turns)
+        rows = [self._shuffled(stream, generator) for stream in self.streams]
+        for index, table in enumerate(turns.tolist()):
+            row = next(rows[table])
+            yield index, row["audio"], self.classes[table].get(row["emotion"], UNLABELLED)
+
+    def _shuffled(self, stream: IterableDataset, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+        """The rows of one table. `IterableDataset.shuffle` would give other orders in other versions of `datasets`."""
+        files = generator.permutation(stream.num_shards).tolist()
+        held = []
+        for row in chain.from_iterable(stream.shard(stream.num_shards, file) for file in files):
+            held.append(row)
+            if len(held) == self.buffer_size:
+                yield held.pop(generator.integers(self.buffer_size))
+        generator.shuffle(held)
+        yield from held
+
+
+class EpochLengthGroupedSampler(LengthGroupedSampler):
+    """
+    Clips of like length share a batch; the choice and the order depend on (seed, epoch) alone, also when resumed.
+
+    Args:
+        batch_size: Clips in a batch.
+        lengths: Of each clip.
+        seed: Another seed is another draw and another order.
+        frequencies: (clips,) how often each is to come in an epoch, on average; their sum is the number of clips. By
+            default each comes once.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[float], seed: int, frequencies: np.ndarray | None = None):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.frequencies = seed, frequencies
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator.manual_seed(self.seed * 1_000_003 + self.epoch)
+        clips = list(range(len(self.lengths))) if self.frequencies is None else self._draw()
+        lengths = [self.lengths[clip % len(self.lengths)] for clip in clips]
+        return iter([clips[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=self.generator)])
+
+    def _draw(self) -> list[int]:
+        """
+        The clips of an epoch by systematic sampling: one that is to come 2.3 times comes twice or three times. Repeats
+        have numbers beyond the number of clips, since they are other mixtures.
+        """
+        generator = np.random.default_rng([self.seed, self.epoch, 0, 3])
+        order = generator.permutation(len(self.lengths))
+        ends = np.cumsum(self.frequencies[order])
+        ends[-1] = len(order)  # whatever was rounded on the way
+        counts = np.diff(np.floor(ends + generator.random()), prepend=0).astype(int)
+        repeats = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... of each clip
+        return (np.repeat(order, counts) + repeats * len(order)).tolist()
+
+
+class Collator:
+    """Examples to the model's arguments; a class of its own so that worker processes can receive it."""
+
+    def __init__(self, feature_extractor: Any):
+        self.feature_extractor = feature_extractor
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.feature_extractor(
+            [example["noisy"] for example in examples],
+            sampling_rate=SAMPLING_RATE,
+            clean_speech=[example["clean"] for example in examples],
+            padding=True,
+            return_tensors="pt",
+        )
+        if "descriptors" in examples[0]:
+            descriptors = [torch.from_numpy(example["descriptors"]) for example in examples]
+            batch["descriptors"] = pad_sequence(descriptors, batch_first=True, padding_value=torch.nan)  # (B, T, 26)
+        if "features" in examples[0]:
+            batch["features"] = [example["features"] for example in examples]
+        return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
+
+
+def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarray | None:
+    """
+    How often each clip is to come in an epoch, as `settings.sampling` says: (clips,), 1 on average; None where each
+    comes once. With "class_balanced" every class has as many of the labelled clips, and unlabelled ones come once.
+
+    Raises:
+        ValueError: `sampling_weights` are 0 for all clips.
+    """
+    if settings.sampling == "natural":
+        return None
+    classes = np.asarray(clips.labels)
+    if settings.sampling == "class_balanced":
+        labelled = classes != UNLABELLED
+        _, places, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
+        frequencies = np.ones(len(classes))
+        frequencies[labelled] = labelled.sum() / (len(counts) * counts[places])
+        return frequencies
+    names = np.asarray([*settings.labels, UNLABELLED_NAME])[np.where(classes == UNLABELLED, -1, classes)]
+    weight_of = settings.sampling_weights.get
+    weights = [weight_of(name, 1.0) * weight_of(table, 1.0) for name, table in zip(names, clips.sources, strict=True)]
+    if not any(weights):
+        raise ValueError(f"`sampling_weights` is {dict(settings.sampling_weights)}, which leaves no clip to draw.")
+    return np.asarray(weights) * len(weights) / sum(weights)
+
+
+def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedClips:
+    """The clips of one split, `train` with all that is drawn and perhaps streamed, any other with fixed mixtures."""
+    train = split == "train"
+    recipe = MixingRecipe(
+        concatenate_tables(settings.noise, split=split),
+        rooms=concatenate_tables(settings.rooms, split="train") if settings.rooms and train else None,
+        snr_db=tuple(settings.snr_db if train else settings.eval_snr_db),
+        level_db=tuple(settings.level_db),
+        speed=tuple(settings.speed) if train else None,
+        noise_speed=tuple(settings.noise_speed) if train else None,
+        augment=pitch_shift(settings) if train else None,
+        room_probability=settings.room_probability if train else 0.0,
+        seed=settings.seed,
+    )
+    if settings.streaming and train:
+        rows = StreamedRows(settings.speech, settings.labels, settings.seed, settings.shuffle_buffer)
+        return StreamedClips(rows, recipe, settings.max_seconds)
+    speech = concatenate_tables(settings.speech, split=split, download_all=not settings.streaming)
+    if not train:
+        return MixedClips(speech, recipe, settings.labels, fixed=True)
+    sources = _sources(settings.speech, split) if settings.sampling == "weighted" else None
+    if (settings.tasks or settings.config.get("tasks")) == ["emotion"]:  # all other clips have nothing to teach
+        indices = class_indices(speech, settings.labels)
+        rows = [row for row, index in enumerate(indices) if index != UNLABELLED]
+        speech, sources = speech.select(rows), sources and [sources[row] for row in rows]
+    return MixedClips(speech, recipe, settings.labels, settings.max_seconds, sources=sources)
+
+
+def _sources(paths: list[str], split: str) -> list[str]:
+    """Which of the tables each row of one split of their concatenation is from."""
+    return [path for path in paths for _ in range(load_table(path)["split"][:].count(split))]
+
+
+def pitch_shift(settings: TrainingSettings) -> Callable[..., np.ndarray] | None:
+    """The transform of the speech that `settings.pitch_semitones` asks for; about 4 ms for a second of speech."""
+    low, high = settings.pitch_semitones
+    if low == high == 0 or not settings.pitch_probability:
+        return None
+    from audiomentations import PitchShift  # slow to import, so only where it is used
+
+    return PitchShift(low, high, p=settings.pitch_probability)
+
+
+def build_loader(
+    clips: MixedClips | StreamedClips, feature_extractor: Any, settings: TrainingSettings, shuffle: bool
+) -> DataLoader:
+    """
+    Batches of clips of like length, drawn anew each epoch when shuffled, else in the order of length; those of a
+    stream as they come. With a front end, which hears them first, they are lists of examples.
+    """
+    if isinstance(clips, StreamedClips):
+        sampler = clips.rows
+    elif shuffle:
+        frequencies = clip_frequencies(clips, settings)
+        sampler = EpochLengthGroupedSampler(settings.batch_size, clips.lengths(), settings.seed, frequencies)
+    else:
+        sampler = np.argsort(clips.lengths(), kind="stable").tolist()
+    return DataLoader(
+        clips,
+        settings.batch_size,
+        sampler=sampler,
+        collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
+        num_workers=settings.workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,218 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""
+Trains Sparse MERIT: `accelerate launch train_accelerate.py CONFIG.yaml [--field value ...]`.
+
+CONFIG.yaml and the command line set the fields of `modeling_sparse_merit.training.settings.TrainingSettings`. The best
+checkpoint, by macro-F1 + si_sdr_weight * SI-SDR gain on the whole dev set, ends up in OUTPUT_DIR/best, ready for
+`from_pretrained`. A run that was stopped goes on from its newest checkpoint when it is started again.
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from tqdm.auto import tqdm
+
+from ..data.labels import class_weights
+from ..models.sparse_merit.encoder import receptive_field
+from . import build, checkpoints, dataset
+from .cascade import CleanedLoader, FrontEnd
+from .ema import MovingAverage
+from .feature_cache import CachedLoader
+from .pretraining import build_objective
+from .settings import TrainingSettings, parse_settings
+from .validation import validate
+
+logger = logging.getLogger("train_accelerate")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    settings = parse_settings(arguments)
+    accelerator = start(settings)
+
+    train_clips, dev_clips = dataset.load_clips(settings, "train"), dataset.load_clips(settings, "dev")
+    feature_extractor = build.build_feature_extractor(settings)
+    model = build.build_model(settings)
+    if "emotion" in (settings.tasks or model.config.tasks):
+        model.config.class_weights = class_weights(
+            train_clips.labels, settings.labels, settings.class_weights, settings.class_weight_beta
+        )
+    if settings.descriptor_weight:
+        train_clips.add_descriptors(receptive_field(model.config))
+    train_loader = accelerator.prepare(dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True))
+    accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
+    dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
+    if settings.cleaned_by:
+        front_end = FrontEnd(settings.cleaned_by, accelerator.device)
+        train_loader = CleanedLoader(train_loader, front_end, feature_extractor)
+        dev_loader = CleanedLoader(dev_loader, front_end, feature_extractor)
+
+    run = Run(settings, accelerator, model, feature_extractor)
+    for stage in build.stages(settings):
+        run.train_stage(stage, train_loader, dev_loader)
+    accelerator.end_training()
+
+
+def start(settings: TrainingSettings) -> Accelerator:
+    """The accelerator, with logs in `output_dir`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        log_with="tensorboard",
+        dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
+        project_config=ProjectConfiguration(settings.output_dir, logging_dir=f"{settings.output_dir}/tensorboard"),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
+    )
+    if accelerator.is_main_process:
+        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(settings.output_dir) / "settings.json").write_text(
+            json.dumps(asdict(settings), indent=2), encoding="utf-8"
+        )
+    accelerator.init_trackers("sparse_merit")
+    set_seed(settings.seed, device_specific=True)
+    return accelerator
+
+
+class Run:
+    """A training run: its model, its progress, and what is written on the way."""
+
+    def __init__(self, settings: TrainingSettings, accelerator: Accelerator, model, feature_extractor):
+        self.settings, self.accelerator = settings, accelerator
+        self.model, self.feature_extractor = model, feature_extractor
+        self.balancing = build_objective(settings, accelerator, model)
+        self.folder = Path(settings.output_dir)
+        self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
+        if checkpoint and not settings.resume:
+            raise FileExistsError(f"{checkpoint} is of another run: give another output_dir, or --resume true.")
+        self.average = None
+        if settings.average_decay:
+            self.average = MovingAverage(model, settings.average_decay).eval().to(accelerator.device)
+        self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
+        if checkpoint:
+            checkpoints.load_weights(checkpoint, model, self.average)
+            self.balancing.load(checkpoint)
+
+    def train_stage(self, stage: build.Stage, train_loader, dev_loader) -> None:
+        """Trains the epochs of one stage that are not done yet."""
+        last_epoch = stage.first_epoch + stage.epochs
+        if self.progress.epoch >= last_epoch or self.stopped:
+            return
+        build.set_trainable(self.model, stage, self.settings.train_front_end)
+        optimizer = build.build_optimizer(self.model, self.settings, self.balancing.parameters())
+        steps = math.ceil(len(train_loader) / self.settings.gradient_accumulation_steps) * stage.epochs
+        schedule = build.build_schedule(optimizer, self.settings, steps * self.accelerator.num_processes)
+        model, optimizer, schedule = self.accelerator.prepare(self.model, optimizer, schedule)
+        self.balancing.prepare()
+        if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
+            self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
+        if stage.encoder_frozen and self.settings.feature_cache:
+            train_loader, dev_loader = self.cached(train_loader), self.cached(dev_loader)
+        if self.progress.epoch == stage.first_epoch:
+            self.progress.waited = 0
+        while self.progress.epoch < last_epoch and not self.stopped:
+            build.set_training_mode(self.model, stage.encoder_frozen)
+            means = self.train_epoch(model, optimizer, schedule, train_loader)
+            self.progress.epoch += 1
+            self.log(means)
+            if (
+                self.progress.epoch % self.settings.eval_every == 0
+                or self.progress.epoch == last_epoch
+                or self.stopped
+            ):
+                self.validate(model, dev_loader)
+            if self.settings.patience and self.progress.waited >= self.settings.patience:
+                logger.info("No better score for %d validations: the stage ends.", self.settings.patience)
+                self.progress.epoch = last_epoch
+            checkpoints.save_checkpoint(
+                self.accelerator, self.folder, self.progress, self.average, self.settings.keep_checkpoints
+            )
+        self.accelerator.free_memory(model, optimizer, schedule)
+        self.resume_from = None
+
+    def cached(self, loader) -> CachedLoader:
+        """The loader, with features of the frozen encoder, whose weights are those of all processes by now."""
+        folder = Path(self.settings.feature_cache)
+        return CachedLoader(loader, self.model, self.feature_extractor, folder, self.accelerator)
+
+    def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
+        """One pass over the training clips. Returns the mean losses and the mean gradient norm."""
+        loader.set_epoch(self.progress.epoch)
+        loader.dataset.set_epoch(self.progress.epoch)  # which accelerate does not do on several processes
+        # What is drawn in an epoch depends on its number alone, so a resumed run draws the same.
+        set_seed(self.settings.seed + 1_000_003 * (self.progress.epoch + 1), device_specific=True)
+        values = defaultdict(list)
+        batches = tqdm(loader, f"epoch {self.progress.epoch + 1}", disable=not self.accelerator.is_main_process)
+        for batch in batches:
+            with self.accelerator.accumulate(model):
+                outputs = self.balancing.through(model)(**batch, tasks=self.settings.tasks)
+                loss = self.balancing.backward(outputs)
+                if self.accelerator.sync_gradients:
+                    self.balancing.finish(self.progress.step)
+                    norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
+                    values["gradient_norm"].append(norm.detach())
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            for name, value in {"total": loss, **outputs.losses, **self.balancing.report()}.items():
+                values[name].append(value.detach())
+            if self.accelerator.sync_gradients:
+                self.progress.step += 1
+                if self.average is not None:
+                    self.average.update_parameters(self.accelerator.unwrap_model(model))
+            if self.stopped:
+                break
+        means = self.accelerator.reduce({name: torch.stack(each).mean() for name, each in values.items()}, "mean")
+        return {f"train/{name}": mean.item() for name, mean in means.items()}
+
+    def validate(self, model, dev_loader) -> None:
+        """Scores the model, or the average of its weights, on the whole dev set, and keeps the best."""
+        model = model if self.average is None else self.average
+        scores = validate(self.accelerator, model, dev_loader, len(self.settings.labels), self.settings.tasks)
+        score = scores.get("macro_f1", 0.0) + self.settings.si_sdr_weight * scores.get("si_sdr_gain", 0.0)
+        self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
+        self.progress.waited += 1
+        if self.progress.best_score is None or score > self.progress.best_score:
+            self.progress.best_score, self.progress.waited = score, 0
+            self.save_best(model, scores)
+
+    def save_best(self, model, scores: dict[str, float]) -> None:
+        """Writes the model that was validated to `best`, whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        partial = self.folder / "best.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        plain = self.accelerator.unwrap_model(model)
+        plain = plain.module if isinstance(plain, MovingAverage) else plain
+        plain.save_pretrained(partial)
+        if self.settings.lora_rank:
+            plain.get_base_model().config.save_pretrained(partial)  # the labels, which adapters do not hold
+        self.feature_extractor.save_pretrained(partial)
+        results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
+        (partial / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+        checkpoints.replace_folder(partial, self.folder / "best")
+
+    def log(self, values: dict[str, float]) -> None:
+        """To the console, TensorBoard and `log.jsonl`."""
+        self.accelerator.log(values, step=self.progress.step)
+        if self.accelerator.is_main_process:
+            entry = {"epoch": self.progress.epoch, "step": self.progress.step}
+            entry |= {name: round(value, 5) for name, value in values.items()}
+            logger.info(json.dumps(entry))
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.settings.max_steps) and self.progress.step >= self.settings.max_steps
+
+
+if __name__ == "__main__":
+    main()
