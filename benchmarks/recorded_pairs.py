@@ -22,16 +22,10 @@ import typer
 from modeling_sparse_merit import __version__, load_audio
 from modeling_sparse_merit.evaluation.references import build_reference
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
-from modeling_sparse_merit.metrics import speech_scores
+from modeling_sparse_merit.metrics import SCORE_TITLES, speech_scores
 
 HEADINGS = {
-    "pesq_wb": "PESQ-WB",
-    "stoi": "STOI",
-    "segmental_snr": "segmental SNR (dB)",
-    "si_sdr": "SI-SDR (dB)",
-    "csig": "CSIG",
-    "cbak": "CBAK",
-    "covl": "COVL",
+    name: SCORE_TITLES[name] for name in ("pesq_wb", "stoi", "segmental_snr", "si_sdr", "csig", "cbak", "covl")
 }
 PACKAGES = ("torch", "transformers", "numpy", "pesq", "pystoi")
 

@@ -5,10 +5,15 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?")
 """Names of files that are being written; a process that is killed leaves them."""
@@ -36,6 +41,57 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` that becomes `path` when the block ends without an error; see `replace_folder`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Gives a finished folder its final name, its files on disk first; what had that name goes afterwards."""
+    replaced = final.with_name(final.name + ".old")
+    for path in [*partial.rglob("*"), partial]:
+        _to_disk(path)
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    partial.rename(final)
+    _to_disk(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, overwrite: bool, why_not: Callable[[Path], str | None]) -> None:
+    """Refuses to write to a folder that holds something else, or something that is not to be replaced.
+
+    Args:
+        why_not: why what a folder holds is nothing to replace, None where it is.
+
+    Raises:
+        FileExistsError: the message says what is there.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} is there already: give a new folder, or --overwrite.")
+    reason = why_not(folder) if folder.is_dir() else "it is a file"
+    if reason is not None:
+        raise FileExistsError(f"{folder} is not replaced: {reason}. Give another folder.")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes, at any depth, the files and folders that a killed process was writing."""
+    for path in sorted(folder.rglob(".*.partial*")):
+        if UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,15 +126,32 @@ def append_line(path: Path, line: str) -> int:
     return position
 
 
+def sha256_of_file(path: str | os.PathLike) -> str:
+    """SHA-256 of the content of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_samples(waveform: "np.ndarray") -> str:
+    """SHA-256 of samples (samples,) as little-endian float32."""
+    return hashlib.sha256(waveform.astype("<f4", order="C")).hexdigest()
+
+
 def sha256_of_files(paths: list[Path]) -> str:
     """SHA-256 over the contents of files, in their order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return hashlib.sha256("".join(map(sha256_of_file, paths)).encode()).hexdigest()
 
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _to_disk(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -329,7 +329,7 @@ def test_an_interrupted_run_goes_on_where_it_was(measure, tmp_path):
     lost = ["clips/noisy/0/roar_0dB.parquet", "clips/model/0/clean.parquet", "test_set/hiss_0dB.parquet"]
     for name in [*lost, "results.json"]:
         (tmp_path / "resumed" / name).unlink()
-    unfinished = tmp_path / "resumed/clips/model/0/clean.tmp"
+    unfinished = tmp_path / f"resumed/clips/model/0/.{'0' * 32}.partial.parquet"
     before = written_files(tmp_path / "resumed")
     unfinished.write_bytes(b"PAR1 and no more")
     measure("resumed")
@@ -388,7 +388,7 @@ def test_a_killed_run_goes_on(corpus, measure, tmp_path):
     assert finished.exists() and not (tmp_path / "killed/results.json").exists()
     measure("killed")
     after = written_files(tmp_path / "killed")
-    kept = {name: written for name, written in before.items() if not name.endswith(".tmp")}
+    kept = {name: written for name, written in before.items() if ".partial" not in name}
     assert kept.items() <= after.items() and len(after) > len(kept)
     measure("whole")
     assert (tmp_path / "killed/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()

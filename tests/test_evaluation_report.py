@@ -423,7 +423,7 @@ def test_the_json_is_strict_and_whole(written, full_report):
     assert found["comparisons"]["by_condition"] == full_report["comparisons"]["by_condition"]
     report.write_json(written / "undefined.json", {"a": [math.nan, 1.5], "b": math.inf})
     assert json.loads((written / "undefined.json").read_text()) == {"a": [None, 1.5], "b": None}
-    assert not list(written.rglob("*.tmp"))
+    assert not list(written.rglob(".*.partial*"))
 
 
 def table_below(text: str, heading: str) -> list[list[str]]:

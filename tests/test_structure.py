@@ -3,9 +3,7 @@
 
 import ast
 import json
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,23 +143,3 @@ def test_fields_of_results_stay(tmp_path):
         (record,) = results.records([recording])
     assert list(record) == ["file", "error", "schema_version", "model", "settings_hash", "resume"]
     assert list(record["resume"]) == ["path", "bytes", "modified_ns", "base", "target", "lines"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    build = f"from hatchling import build; build.build_wheel({str(folder)!r})"
-    done = subprocess.run([sys.executable, "-c", build], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return next(folder.glob("*.whl"))
-
-
-def test_the_wheel_has_one_name_and_no_logs(wheel):
-    with zipfile.ZipFile(wheel) as content:
-        names = content.namelist()
-    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"modeling_sparse_merit"}
-    assert "modeling_sparse_merit/hub/model_card.md" in names and "modeling_sparse_merit/py.typed" in names
-    checkpoint = {name.rpartition("/")[2] for name in names if "/checkpoints/tiny/" in name}
-    assert checkpoint == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
-    assert not [name for name in names if name.endswith((".jsonl", ".log", ".yaml", ".pyc"))]

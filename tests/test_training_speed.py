@@ -172,7 +172,7 @@ def test_features_are_computed_once_and_are_those_of_the_encoder(tables, tmp_pat
             torch.testing.assert_close(kept.logits, model(**batch).logits, atol=1e-5, rtol=1e-5)
             runs.pop()
         assert len(runs) == 2, "two batches of the first epoch, and none of any other"
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 6 and not list(tmp_path.rglob("*.tmp"))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 6 and not list(tmp_path.rglob(".*.partial*"))
 
 
 def test_each_epoch_has_its_own_order_of_the_same_mixtures_and_the_next_stage_has_its_own(tables, tmp_path):

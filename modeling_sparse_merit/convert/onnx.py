@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import __version__
+from ..files import check_replaceable, replace_folder
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.enhancement import BidirectionalLSTM, Spectrogram
 from ..models.sparse_merit.feature_extraction_sparse_merit import MIN_SAMPLES, SparseMeritFeatureExtractor
@@ -136,7 +136,7 @@ def export_onnx(
     """
     folder = Path(folder).expanduser().resolve()
     _check_packages()
-    _check_target(folder, overwrite)
+    check_replaceable(folder, overwrite, _why_kept)
     _check_arguments(model, precision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -151,9 +151,7 @@ def export_onnx(
             quantize_graph(exact / GRAPH_FILE, result / GRAPH_FILE, products)
             differences = largest_differences(model, result / GRAPH_FILE)
         _describe(result, model.config, feature_extractor, precision)
-        if folder.exists():
-            shutil.rmtree(folder)
-        result.rename(folder)
+        replace_folder(result, folder)
     return differences
 
 
@@ -375,13 +373,9 @@ def _check_packages() -> None:
         raise ImportError(f"An export to ONNX needs {', '.join(missing)}: pip install 'modeling-sparse-merit[onnx]'.")
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{folder} is there already: give a new folder, or --overwrite.")
-    if not (folder / DESCRIPTION_FILE).exists():
-        raise FileExistsError(f"{folder} is not replaced: it has no {DESCRIPTION_FILE}, so it is no export to ONNX.")
+def _why_kept(folder: Path) -> str | None:
+    is_ours = (folder / DESCRIPTION_FILE).exists()
+    return None if is_ours else f"it has no {DESCRIPTION_FILE}, so it is no export to ONNX"
 
 
 def _check_arguments(model: SparseMeritForSpeechEnhancementAndEmotion, precision: str) -> None:

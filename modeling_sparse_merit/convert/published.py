@@ -9,18 +9,18 @@ import json
 import math
 import pickle
 import re
-import shutil
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 
+from ..files import check_replaceable, replacing_folder
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.configuration_sparse_merit import PUBLISHED_LABELS, SparseMeritConfig
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
@@ -144,7 +144,7 @@ def convert(
             source; the message lists it.
     """
     root, target = _fetch(source, folder), Path(target).expanduser().resolve()
-    _check_target(target, root, overwrite)
+    check_replaceable(target, overwrite, partial(_why_kept, root))
     names = list(PUBLISHED_LABELS if labels is None else labels)
     if (root / "adapter_config.json").exists():
         from ..training.lora import load_adapted
@@ -481,25 +481,17 @@ def _only_file(root: Path, pattern: str, remedy: str) -> Path:
     return found[0]
 
 
-def _check_target(target: Path, root: Path, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{target} is there already: give a new folder, or --overwrite.")
-    if not (target / "config.json").exists() or root.resolve().is_relative_to(target.resolve()):
-        raise FileExistsError(f"{target} is not replaced: it is no checkpoint of this package, or holds the source.")
-
-
 def _write(
     target: Path,
     model: SparseMeritForSpeechEnhancementAndEmotion,
     feature_extractor: SparseMeritFeatureExtractor,
 ) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        partial = Path(folder) / target.name
-        model.save_pretrained(partial)
-        feature_extractor.save_pretrained(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+    with replacing_folder(target) as folder:
+        model.save_pretrained(folder)
+        feature_extractor.save_pretrained(folder)
+
+
+def _why_kept(root: Path, folder: Path) -> str | None:
+    """Why a folder is not replaced by a checkpoint that is made of the files in `root`."""
+    is_ours = (folder / "config.json").exists() and not root.resolve().is_relative_to(folder.resolve())
+    return None if is_ours else "it is no checkpoint of this package, or holds the source"

@@ -26,11 +26,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.fft import dct
 from transformers.audio_utils import mel_filter_bank
 
-from ..models.sparse_merit.audio import load_audio, resample
+from ..models.sparse_merit.audio import SAMPLING_RATE, as_pcm16, load_audio, resample
 from . import prepare
 from .datasets import TableError, load_table
 
-SAMPLING_RATE = 16_000
 SPEEDS = (1.0, 0.87, 1.07, 1.15)
 LEVEL = 10 ** (-25 / 20)  # RMS of what is described, -25 dBFS: most descriptors depend on the level
 HOP = 160  # samples between frames
@@ -187,7 +186,7 @@ def _mel_filters() -> np.ndarray:
 def flac(waveform: np.ndarray) -> bytes:
     """A recording (samples,) at 16 kHz as a FLAC file of 16 bits, scaled down where it exceeds full scale."""
     waveform = waveform / max(1.0, float(np.abs(waveform).max()))
-    samples = np.clip(np.rint(waveform * 32768), -32768, 32767).astype(np.int16)
+    samples = as_pcm16(waveform)
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLING_RATE, format="FLAC")
     return buffer.getvalue()

@@ -27,10 +27,12 @@ from datasets import (
 )
 from datasets.exceptions import DatasetsError
 
+from ..models.sparse_merit.audio import SAMPLING_RATE
+
 EMOTIONS = ("angry", "sad", "happy", "neutral", "fear", "disgust", "surprise", "calm", "contempt")
 """The emotion vocabulary shared by all corpora, in the order of their class numbers."""
 
-AUDIO = Audio(sampling_rate=16_000, decode=False)
+AUDIO = Audio(sampling_rate=SAMPLING_RATE, decode=False)
 
 
 class TableError(ValueError):

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
-from ..models.sparse_merit.audio import load_audio, resample
+from ..models.sparse_merit.audio import SAMPLING_RATE, load_audio, resample
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SAMPLING_RATE = 16_000
 SILENT_RMS = 10 ** (-90 / 20)  # -90 dBFS, just above one step of 16-bit dither
 EARLY_SAMPLES = SAMPLING_RATE * 50 // 1000  # reflections within 50 ms of the direct sound help the listener
 

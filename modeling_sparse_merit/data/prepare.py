@@ -9,7 +9,6 @@ import argparse
 import math
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections import Counter, defaultdict
@@ -25,6 +24,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features
 from datasets.table import embed_table_storage
 from huggingface_hub import CommitInfo
 
+from ..files import check_replaceable, replacing_folder
 from ..models.sparse_merit.audio import read_audio
 from ..models.sparse_merit.decoding import audio_seconds, is_recording
 from .dataset_card import class_counts, hours, licence_to_state, split_rows, table_card, values
@@ -277,19 +277,11 @@ def write_table(
     """
     out = Path(out).expanduser().resolve()
     check_destination(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
+    with replacing_folder(out) as folder:
         if format == "disk":
-            dataset.save_to_disk(str(temporary))
+            dataset.save_to_disk(str(folder))
         else:
-            _write_parquet(dataset, temporary, out.name, embed)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write_parquet(dataset, folder, out.name, embed)
 
 
 def check_destination(out: Path, overwrite: bool) -> None:
@@ -298,15 +290,18 @@ def check_destination(out: Path, overwrite: bool) -> None:
     Raises:
         TableError: see `write_table`.
     """
-    if not out.exists():
-        return
-    if not overwrite:
-        raise TableError(f"{out} exists; name another folder or replace it with --overwrite (overwrite=True)")
+    try:
+        check_replaceable(out, overwrite, _foreign)
+    except FileExistsError as error:
+        raise TableError(str(error)) from error
+
+
+def _foreign(folder: Path) -> str | None:
+    """What in a folder `write_table` does not write."""
     ours = {"dataset_info.json", "state.json", "README.md", "LICENSE"}
-    foreign = [out] if not out.is_dir() else sorted(out.iterdir())
-    foreign = [path for path in foreign if path.name not in ours and path.suffix not in (".parquet", ".arrow")]
-    if foreign:
-        raise TableError(f"{out} is not replaced: it is not a table, it holds {foreign[0].name}; name another folder")
+    names = (path.name for path in sorted(folder.iterdir()) if path.suffix not in (".parquet", ".arrow"))
+    foreign = next((name for name in names if name not in ours), None)
+    return foreign and f"it is not a table, it holds {foreign}"
 
 
 def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> None:

@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo
 
-from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.audio import SAMPLING_RATE, load_audio
 from . import prepare
 from .acoustic_features import flac
 from .dataset_card import NOT_STATED
 from .datasets import TableError, concatenate_tables, load_table, noise_features
 
-SAMPLING_RATE = 16_000
 LEVEL = 10 ** (-25 / 20)  # RMS of every clip, -25 dBFS
 SHARES = {"coloured": 0.4, "harmonic": 0.2, "impacts": 0.15, "babble": 0.25}
 MODULATED = 0.35

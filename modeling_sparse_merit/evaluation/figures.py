@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import replacing
 from ..inference.plotting import draw_spectrogram, require_matplotlib, spectrogram
+from ..metrics import SCORE_TITLES
 from .configuration import NOISY
-from .markdown import MEASURE_TITLES, condition_score, list_measures
+from .markdown import condition_score, list_measures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,10 +60,9 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
     return paths
 
 
-def _save(figure: "Figure", path: str | os.PathLike):
-    temporary = f"{path}.tmp"
-    figure.savefig(temporary, dpi=DPI, format="png")
-    os.replace(temporary, path)
+def _save(figure: "Figure", path: str | os.PathLike) -> None:
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
 
 
 def score_against_snr(path: str | os.PathLike, results: dict[str, dict], measure: str) -> None:
@@ -93,7 +94,7 @@ def score_against_snr(path: str | os.PathLike, results: dict[str, dict], measure
         axes.set(title=pool, xlabel="SNR (dB)")
         axes.grid(axis="y", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(MEASURE_TITLES[measure])
+    panels[0].set_ylabel(SCORE_TITLES[measure])
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)

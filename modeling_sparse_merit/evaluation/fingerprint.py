@@ -2,7 +2,6 @@
 """Parquet files that remember what they were made of, so that a run that goes on never mixes in results of another."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ..files import replacing
 
 FINGERPRINT_KEY = b"sparse_merit_fingerprint"
 
@@ -35,8 +36,7 @@ def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
 def fingerprinted_writer(path: Path, schema: pa.Schema, fingerprint: dict[str, Any]) -> Iterator[pq.ParquetWriter]:
     """Writes a Parquet file with its fingerprint, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     stamp = {FINGERPRINT_KEY: json.dumps(fingerprint).encode()}
-    with pq.ParquetWriter(temporary, schema.with_metadata({**(schema.metadata or {}), **stamp})) as writer:
-        yield writer
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        with pq.ParquetWriter(temporary, schema.with_metadata({**(schema.metadata or {}), **stamp})) as writer:
+            yield writer

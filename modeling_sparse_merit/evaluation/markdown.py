@@ -7,19 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-MEASURE_TITLES = {
-    "macro_f1": "macro-F1",
-    "segmental_snr": "segmental SNR (dB)",
-    "pesq_wb": "PESQ-WB",
-    "pesq_nb": "PESQ-NB",
-    "stoi": "STOI",
-    "estoi": "ESTOI",
-    "si_sdr": "SI-SDR (dB)",
-    "csig": "CSIG",
-    "cbak": "CBAK",
-    "covl": "COVL",
-}
-"""What a report calls each score, in the order in which it shows them; the first two are the paper's."""
+from ..metrics import SCORE_TITLES
+
 THREE_DECIMALS = ("macro_f1", "stoi", "estoi")
 LEVELS = (0.05, 0.01)  # of significance, an arrow each
 
@@ -28,7 +17,7 @@ def format_score(measure: str, value: float | None, interval: Sequence[float] | 
     """Such as "0.512 [0.430, 0.590]", with the decimals that suit the measure; a dash where nothing is defined.
 
     Args:
-        measure: a name of `MEASURE_TITLES`.
+        measure: a name of `SCORE_TITLES`.
         value: the score.
         interval: its bounds.
         sign: "+" to show the sign of positive numbers too.
@@ -66,7 +55,7 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
 def list_measures(report: dict[str, Any]) -> list[str]:
     """Every score in the order in which it is shown: those of the paper first."""
     measured = next(iter(report["results"].values()))["conditions"][0]["enhancement"]
-    return sorted(["macro_f1", *measured], key=list(MEASURE_TITLES).index)
+    return sorted(["macro_f1", *measured], key=list(SCORE_TITLES).index)
 
 
 def _measured(report: dict[str, Any]) -> str:
@@ -176,7 +165,7 @@ def compact_table(
 
 def _compact_section(report: dict[str, Any], measure: str) -> str:
     header, rows = compact_table(report, measure)
-    return f"{_heading(MEASURE_TITLES[measure])}\n\n{_table(header, rows)}" if rows else ""
+    return f"{_heading(SCORE_TITLES[measure])}\n\n{_table(header, rows)}" if rows else ""
 
 
 def _column_titles(conditions: Sequence[dict]) -> list[str]:
@@ -229,7 +218,7 @@ def _gain_table(pooled: list[dict], measure: str) -> str:
     cells = {(comparison["system"], comparison["snr_db"]): _gain(comparison) for comparison in family}
     systems, levels = (list(dict.fromkeys(values)) for values in zip(*cells, strict=True))
     rows = [[system, *(cells.get((system, level), "–") for level in levels)] for system in systems]
-    return f"### {MEASURE_TITLES[measure]}\n\n" + _table(["system", *(f"{level:g} dB" for level in levels)], rows)
+    return f"### {SCORE_TITLES[measure]}\n\n" + _table(["system", *(f"{level:g} dB" for level in levels)], rows)
 
 
 def _gain(comparison: dict[str, Any]) -> str:
@@ -252,13 +241,13 @@ def _comparison_table(comparisons: list[dict]) -> str:
         "p",
         "p (Holm)",
     ]
-    order, rows = list(MEASURE_TITLES), []
+    order, rows = list(SCORE_TITLES), []
     for comparison in sorted(comparisons, key=lambda one: (order.index(one["measure"]), one["snr_db"])):
         measure, relative = comparison["measure"], comparison["relative_gain_percent"]
         form = partial(format_score, measure)
         rows.append(
             [
-                MEASURE_TITLES[measure],
+                SCORE_TITLES[measure],
                 f"{comparison['snr_db']:g} dB",
                 comparison["system"],
                 form(comparison["score"]),
@@ -368,7 +357,7 @@ def _measure_details(report: dict[str, Any], measure: str) -> str:
         "gain over noisy",
         "over speakers",
     ]
-    return f"{_heading(MEASURE_TITLES[measure])} in detail\n\n{_table(header, rows, text_columns=2)}"
+    return f"{_heading(SCORE_TITLES[measure])} in detail\n\n{_table(header, rows, text_columns=2)}"
 
 
 def _undefined(report: dict[str, Any], measures: Sequence[str]) -> str:
@@ -377,7 +366,7 @@ def _undefined(report: dict[str, Any], measures: Sequence[str]) -> str:
         [
             _heard_in(summary),
             system,
-            MEASURE_TITLES[name],
+            SCORE_TITLES[name],
             f"{score['undefined']} of {summary['clips'] * result['members']}",
         ]
         for system, result in report["results"].items()

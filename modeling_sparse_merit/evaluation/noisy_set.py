@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..data.datasets import AUDIO, concatenate_tables, load_table
 from ..data.mixing import SAMPLING_RATE
+from ..files import sha256_of_samples
 from ..models.sparse_merit.audio import load_audio
 from .conditions import (
     Clips,
@@ -135,7 +136,7 @@ class FrozenTestSet:
         index = self._places[condition][row]
         entry, fact = self.table[index], self._facts[index]
         noisy, clean = load_audio(entry["audio"]), load_audio(entry["clean"])
-        if (samples_sha256(noisy), samples_sha256(clean)) != (fact["sha256"], fact["clean_sha256"]):
+        if (sha256_of_samples(noisy), sha256_of_samples(clean)) != (fact["sha256"], fact["clean_sha256"]):
             raise ValueError(
                 f"Clip {row} ({fact['source_file']}) in {condition.name} of {self.name} is not what was frozen: its "
                 "samples have another SHA-256. Get the test set anew, or make it anew."
@@ -229,15 +230,10 @@ def frozen_rows(clips: Clips, condition: Condition, listener: Listener) -> Itera
             "condition": condition.name,
             "pool": condition.pool,
             "snr_db": condition.snr_db,
-            "sha256": samples_sha256(load_audio(noisy)),
-            "clean_sha256": samples_sha256(load_audio(clean)),
+            "sha256": sha256_of_samples(load_audio(noisy)),
+            "clean_sha256": sha256_of_samples(load_audio(clean)),
             **example.facts,
         }
-
-
-def samples_sha256(waveform: np.ndarray) -> str:
-    """SHA-256 of samples (samples,) as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4")).hexdigest()
 
 
 def _flac(waveform: np.ndarray) -> bytes:

@@ -6,8 +6,6 @@ emotion; spectral gating, and the files that any other system wrote, for enhance
 import hashlib
 import importlib
 import inspect
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -24,6 +22,7 @@ from tqdm.auto import tqdm
 from ..data.datasets import concatenate_tables, load_table
 from ..data.labels import UNLABELLED, class_indices, class_weights
 from ..data.mixing import SAMPLING_RATE, MixingRecipe
+from ..files import replacing, sha256_of_samples
 from ..metrics import macro_f1
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.decoding import audio_suffixes
@@ -196,7 +195,7 @@ class ProcessedFiles:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"`folder`: {folder} is no folder; expected the files of another system in it.")
         heard = [row["audio"] for row in load_table(test_set).select_columns("audio")]
-        self.files = {recording_sha256(load_audio(audio)): self._find(audio["path"]) for audio in heard}
+        self.files = {sha256_of_samples(load_audio(audio)): self._find(audio["path"]) for audio in heard}
 
     def describe(self) -> dict:
         """What identifies the system in a report."""
@@ -231,7 +230,7 @@ class ProcessedFiles:
         return found
 
     def _read(self, recording: np.ndarray) -> np.ndarray:
-        path = self.files.get(recording_sha256(recording))
+        path = self.files.get(sha256_of_samples(recording))
         if path is None:
             raise ValueError(f"A recording is not in the test set that {self.folder} was made of. Name the right one.")
         processed = load_audio(path)
@@ -320,13 +319,12 @@ def choose_classifier(
 def cached_functionals(recording: np.ndarray, cache: str) -> tuple[str, np.ndarray]:
     """SHA-256 of a recording (samples,) at 16 kHz, and its eGeMAPS functionals, float32 (88,), from the folder `cache`
     where they were computed before. A function of the module, so that worker processes can receive it."""
-    sha256 = recording_sha256(recording)
+    sha256 = sha256_of_samples(recording)
     path = Path(cache) / sha256[:2] / f"{sha256}.npy"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{uuid.uuid4().hex}.npy")
-        np.save(partial, egemaps(recording))
-        os.replace(partial, path)
+        with replacing(path) as temporary:
+            np.save(temporary, egemaps(recording))
     return sha256, np.load(path)
 
 
@@ -341,11 +339,6 @@ def egemaps(recording: np.ndarray) -> np.ndarray:
 def _extractor() -> Any:
     opensmile = _import_extra("opensmile")
     return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
-
-
-def recording_sha256(recording: np.ndarray) -> str:
-    """SHA-256 of the float32 samples."""
-    return hashlib.sha256(np.ascontiguousarray(recording, dtype=np.float32)).hexdigest()
 
 
 def _import_extra(name: str) -> ModuleType:

@@ -16,11 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..metrics import UndefinedScoreWarning
+from ..files import replacing
+from ..metrics import SCORE_TITLES, UndefinedScoreWarning
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .figures import draw_figures
-from .markdown import MEASURE_TITLES, compact_table, format_score, list_measures, render_markdown
+from .markdown import compact_table, format_score, list_measures, render_markdown
 from .statistics import (
     Comparison,
     Resampling,
@@ -228,7 +229,7 @@ def _warn_of_undefined(system: str, conditions: list[dict]):
     found = []
     for summary in conditions:
         undefined = [
-            f"{MEASURE_TITLES[name]} of {measure['enhanced']['undefined']} enhanced clips"
+            f"{SCORE_TITLES[name]} of {measure['enhanced']['undefined']} enhanced clips"
             for name, measure in summary["enhancement"].items()
             if measure["enhanced"] and measure["enhanced"]["undefined"]
         ]
@@ -327,9 +328,8 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
 def _write_text(path: Path, text: str):
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f"{path.suffix}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _strict(value: Any) -> Any:
@@ -353,7 +353,7 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
         for pool in list(report["noise"]) or [None]:
             header, rows = compact_table(report, measure, "[bold]{}[/bold]", pool)
             if rows:
-                console.print(_table_of_several(header, rows, f"{MEASURE_TITLES[measure]}: {title}"))
+                console.print(_table_of_several(header, rows, f"{SCORE_TITLES[measure]}: {title}"))
 
 
 def _table_of_several(header: list[str], rows: list[list[str]], title: str) -> Table:
@@ -369,7 +369,7 @@ def _table_of_one(summaries: list[dict], title: str) -> Table:
     measures = list(summaries[0]["enhancement"])
     table = Table(title=title)
     table.add_column("condition", no_wrap=True)
-    for heading in ("macro-F1 [95 %]", "UAR", *(MEASURE_TITLES[name] for name in measures)):
+    for heading in ("macro-F1 [95 %]", "UAR", *(SCORE_TITLES[name] for name in measures)):
         table.add_column(heading, justify="right")
     for summary in summaries:
         cells = [_arrow(name, summary["enhancement"][name]) for name in measures]

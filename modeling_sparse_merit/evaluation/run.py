@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import PartialState
 
 from .. import __version__
+from ..files import remove_unfinished
+from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
@@ -56,7 +56,9 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
         ImportError: a package of the extras `train` (mixing, tables) or `metrics` is not installed.
     """
     config = EvaluationConfig.from_yaml(config_path, output=output, **overrides)
-    state = _join_processes(config)
+    state = join_processes(config.device)
+    if state.is_main_process:
+        remove_unfinished(Path(config.output))
     with _pinned_threads(config.threads):
         with state.main_process_first():  # what it makes or caches is there for the others
             systems, labels = build_systems(config)
@@ -74,12 +76,6 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
             print_report(report)
     state.wait_for_everyone()
     return json.loads((Path(config.output) / "results.json").read_text(encoding="utf-8"))
-
-
-def _join_processes(config: EvaluationConfig) -> PartialState:
-    """The processes of `accelerate launch`, or this one alone. They wait for each other as long as it takes."""
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-    return PartialState(cpu=on_cpu, timeout=timedelta(days=7))
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What is evaluated: systems that hear a batch of recordings and answer with clean speech and emotions."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .. import DEFAULT_CHECKPOINT
+from ..files import sha256_of_file
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
@@ -229,5 +228,4 @@ def weights_sha256(model: str) -> str:
     Raises:
         OSError: there is no such checkpoint, or it has no `model.safetensors`.
     """
-    with Path(cached_file(model, SAFE_WEIGHTS_NAME)).open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
+    return sha256_of_file(cached_file(model, SAFE_WEIGHTS_NAME))

@@ -11,7 +11,6 @@
 Every number of the results stands in one of these files. A missing file becomes a sentence that says so.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -25,6 +24,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
+from ..files import sha256_of_file
+from ..metrics import SCORE_TITLES
 from .files import HUB_ID, read_json
 
 WEIGHTS = "model.safetensors"
@@ -36,17 +37,17 @@ EMOTION_METRICS = (
 )
 """Identifier on the Hub, title and field of each score of emotion."""
 MEASURES = {
-    "pesq_wb": ("PESQ-WB", "pesq", 2),
-    "stoi": ("STOI", "stoi", 3),
-    "segmental_snr": ("Segmental SNR (dB)", "segmental_snr", 2),
-    "si_sdr": ("SI-SDR (dB)", "si_sdr", 2),
-    "pesq_nb": ("PESQ-NB", "pesq_nb", 2),
-    "estoi": ("ESTOI", "estoi", 3),
-    "csig": ("CSIG", "csig", 2),
-    "cbak": ("CBAK", "cbak", 2),
-    "covl": ("COVL", "covl", 2),
+    "pesq_wb": ("pesq", 2),
+    "stoi": ("stoi", 3),
+    "segmental_snr": ("segmental_snr", 2),
+    "si_sdr": ("si_sdr", 2),
+    "pesq_nb": ("pesq_nb", 2),
+    "estoi": ("estoi", 3),
+    "csig": ("csig", 2),
+    "cbak": ("cbak", 2),
+    "covl": ("covl", 2),
 }
-"""Title, identifier on the Hub and decimals of each measure of speech."""
+"""Identifier on the Hub and decimals of each measure of speech."""
 DEV_SCORES = ("macro_f1", "uar", "segmental_snr", "segmental_snr_gain", "si_sdr", "si_sdr_gain")
 MEASURED_PACKAGES = ("modeling-sparse-merit", "torch", "transformers", "pesq", "pystoi")
 LANGUAGES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French", "pl": "Polish", "zh": "Chinese"}
@@ -168,8 +169,7 @@ def _read_measured(path: Path, checkpoint: Path) -> dict[str, Any] | None:
 def _sha256(weights: Path) -> str:
     if not weights.exists():
         raise FileNotFoundError(f"There is no {weights}, whose SHA-256 tells which weights were measured.")
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of_file(weights)
 
 
 def _count_weights(folder: Path) -> int:
@@ -253,7 +253,9 @@ def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
 
 def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
     """Those of `MEASURES` that were computed."""
-    return {name: shown for name, shown in MEASURES.items() if name in evaluation["conditions"][0]["enhancement"]}
+    computed = evaluation["conditions"][0]["enhancement"]
+    titles = {name: SCORE_TITLES[name][0].upper() + SCORE_TITLES[name][1:] for name in MEASURES}
+    return {name: (titles[name], *shown) for name, shown in MEASURES.items() if name in computed}
 
 
 def _eval_result(

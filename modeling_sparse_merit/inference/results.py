@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from .. import DEFAULT_CHECKPOINT
-from ..files import UNFINISHED, OutputError, append_line, output_errors, replacing, sha256_of_files
+from ..files import OutputError, append_line, output_errors, remove_unfinished, replacing, sha256_of_files
 from .files import Recording, free_target
 
 if TYPE_CHECKING:
@@ -209,9 +209,7 @@ class Results:
         owner = {"user": _user(), "process": os.getpid(), "host": socket.gethostname(), "started": time.time()}
         with output_errors():
             (self.folder / OWNER).write_text(json.dumps(owner))
-        for path in self.folder.rglob(".*.partial*"):
-            if UNFINISHED.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        remove_unfinished(self.folder)
 
     def _journals(self) -> list[Path]:
         return [self.folder / RESULTS, *sorted(self.folder.glob(f"{RESULTS}.[0-9]*"))]

@@ -7,11 +7,12 @@ from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unwe
 from .loading import load
 from .quality import composite, log_likelihood_ratio, weighted_spectral_slope
 from .regression import concordance_correlation
-from .scores import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES, score_clips, speech_scores
+from .scores import DEFAULT_SPEECH_MEASURES, SCORE_TITLES, SPEECH_MEASURES, score_clips, speech_scores
 from .speech import pesq, segmental_snr, si_sdr, snr, stoi
 
 __all__ = [
     "DEFAULT_SPEECH_MEASURES",
+    "SCORE_TITLES",
     "SPEECH_MEASURES",
     "UndefinedScoreWarning",
     "accuracy",

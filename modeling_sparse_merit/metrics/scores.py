@@ -28,6 +28,19 @@ SPEECH_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "si_sdr": si_sdr,
     **{name: partial(_composite_measure, name=name) for name in COMPOSITE_MEASURES},
 }
+SCORE_TITLES = {
+    "macro_f1": "macro-F1",
+    "segmental_snr": "segmental SNR (dB)",
+    "pesq_wb": "PESQ-WB",
+    "pesq_nb": "PESQ-NB",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "si_sdr": "SI-SDR (dB)",
+    "csig": "CSIG",
+    "cbak": "CBAK",
+    "covl": "COVL",
+}
+"""What a report calls each score, in the order in which it shows them; the first two are the paper's."""
 DEFAULT_SPEECH_MEASURES = ("pesq_wb", "stoi", "segmental_snr", "si_sdr")
 
 

@@ -2,7 +2,6 @@
 """Checkpoints of a run: written beside and renamed, pruned afterwards, so that a killed run finds a whole one."""
 
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -12,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, load_model, save_file
 from torch.optim.swa_utils import AveragedModel
+
+from ..files import replace_folder
 
 PROGRESS_FILE = "progress.json"
 MODEL_FILE = "model.safetensors"
@@ -73,25 +74,6 @@ def load_weights(checkpoint: Path, model: torch.nn.Module, average: AveragedMode
 def load_progress(checkpoint: Path) -> Progress:
     """Where the run stood when `checkpoint` was written."""
     return Progress(**json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8")))
-
-
-def replace_folder(partial: Path, final: Path) -> None:
-    """Gives a finished folder its final name, its files on disk first; what had that name goes afterwards."""
-    replaced = final.with_name(final.name + ".old")
-    for path in [*partial.rglob("*"), partial]:
-        _to_disk(path)
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    _to_disk(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

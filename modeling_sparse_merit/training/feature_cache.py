@@ -8,8 +8,6 @@ for the 25 layer outputs of WavLM-Large in bf16, 0.1 MB for sparse-merit-tiny in
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import __version__
+from ..files import replacing, sha256_of_samples
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, encoder_fields
 
@@ -41,7 +40,7 @@ class FeatureFolder:
 
     def file_of(self, noisy: np.ndarray) -> Path:
         """Where the features of a mixture, float32 (samples,), are or would be."""
-        return self.path / f"{hashlib.sha256(np.ascontiguousarray(noisy)).hexdigest()}.safetensors"
+        return self.path / f"{sha256_of_samples(noisy)}.safetensors"
 
     def read(self, file: Path) -> torch.Tensor | None:
         """(T, L, D), or None where they were not computed yet."""
@@ -50,9 +49,8 @@ class FeatureFolder:
     def write(self, file: Path, features: torch.Tensor) -> None:
         """Keeps (T, L, D); the file appears whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        save_file({"features": features.contiguous()}, partial)
-        os.replace(partial, file)
+        with replacing(file) as temporary:
+            save_file({"features": features.contiguous()}, temporary)
 
 
 class CachedLoader:

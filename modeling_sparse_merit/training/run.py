@@ -10,7 +10,6 @@ checkpoint, by macro-F1 + si_sdr_weight * SI-SDR gain on the whole dev set, ends
 import json
 import logging
 import math
-import shutil
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from tqdm.auto import tqdm
 
 from ..data.labels import class_weights
+from ..files import replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
 from . import build, checkpoints, dataset
 from .cascade import CleanedLoader, FrontEnd
@@ -187,17 +187,15 @@ class Run:
         """Writes the model that was validated to `best`, whole or not at all."""
         if not self.accelerator.is_main_process:
             return
-        partial = self.folder / "best.tmp"
-        shutil.rmtree(partial, ignore_errors=True)
         plain = self.accelerator.unwrap_model(model)
         plain = plain.module if isinstance(plain, MovingAverage) else plain
-        plain.save_pretrained(partial)
-        if self.settings.lora_rank:
-            plain.get_base_model().config.save_pretrained(partial)  # the labels, which adapters do not hold
-        self.feature_extractor.save_pretrained(partial)
-        results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
-        (partial / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-        checkpoints.replace_folder(partial, self.folder / "best")
+        with replacing_folder(self.folder / "best") as folder:
+            plain.save_pretrained(folder)
+            if self.settings.lora_rank:
+                plain.get_base_model().config.save_pretrained(folder)  # the labels, which adapters do not hold
+            self.feature_extractor.save_pretrained(folder)
+            results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
+            (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
 
     def log(self, values: dict[str, float]) -> None:
         """To the console, TensorBoard and `log.jsonl`."""

@@ -6,7 +6,7 @@ import math
 import torch
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-SAMPLING_RATE = 16_000
+from ..models.sparse_merit.audio import SAMPLING_RATE
 
 
 @torch.no_grad()

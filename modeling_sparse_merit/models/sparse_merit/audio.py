@@ -17,6 +17,7 @@ import numpy as np
 from .decoding import decode, require_codecs, soundfile, soxr
 
 MAX_CHANNELS = 32  # of an array, whose axes are not named
+SAMPLING_RATE = 16_000  # Hz, of the models
 RATES = (1_000, 1_000_000)  # Hz; a few samples at 1 Hz would be hours
 CHANNELS = ("mix", "left", "right", "each")
 CANCELLATION = 0.1  # mixing keeps less than this share of the power that independent channels would keep
@@ -106,7 +107,7 @@ class Audio:
 def load_audio(
     recording: Any,
     sampling_rate: int | None = None,
-    target_sampling_rate: int = 16_000,
+    target_sampling_rate: int = SAMPLING_RATE,
     channel: Channel = "mix",
 ) -> np.ndarray:
     """Reads a recording, whatever its form, as mono float32 (samples,) at `target_sampling_rate` Hz, full scale +-1.
@@ -251,6 +252,11 @@ def as_float32(samples: Any, name: str = "The recording") -> np.ndarray:
     return ((samples - (half if kind == "u" else 0.0)) / half).astype(np.float32)
 
 
+def as_pcm16(waveform: np.ndarray) -> np.ndarray:
+    """Float samples of any shape, full scale +-1, rounded to int16."""
+    return np.clip(np.rint(waveform * 32768), -32768, 32767).astype(np.int16)
+
+
 def name_of(recording: Any) -> str:
     """What messages call a recording: its path where it has one."""
     if isinstance(recording, str | os.PathLike):
@@ -350,7 +356,7 @@ def _encoded(waveform: np.ndarray, path: Path) -> tuple[np.ndarray, str, str]:
     if file_format not in ("WAV", "FLAC"):
         raise ValueError(f"Cannot write {path}: its ending must be .wav, .flac, .ogg or .mp3.")
     if np.abs(waveform).max() <= 1:
-        return np.clip(np.rint(waveform * 32768), -32768, 32767).astype(np.int16), file_format, "PCM_16"
+        return as_pcm16(waveform), file_format, "PCM_16"
     if file_format == "FLAC":
         raise ValueError(f"{path} would be clipped: FLAC ends at full scale (+-1). Write a .wav, or scale it down.")
     return waveform, file_format, "FLOAT"
