@@ -23,7 +23,7 @@ from benchmarks.speed import LARGE, RATE, machine, random_model
 from benchmarks.timing import in_turn, peak_memory, results_folder
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritConfig
 from modeling_sparse_merit.models.sparse_merit.attention import SparseMeritAttention, reversed_key_mask
-from modeling_sparse_merit.models.sparse_merit.encoder import ConvolutionFrontEnd
+from modeling_sparse_merit.models.sparse_merit.encoder import ConvolutionFeatureEncoder
 from modeling_sparse_merit.models.sparse_merit.enhancement import MAGNITUDE_FLOOR, Spectrogram
 from modeling_sparse_merit.models.sparse_merit.experts import LayerFrames, MixtureOfExperts
 from modeling_sparse_merit.models.sparse_merit.quantization import Bf16Linear, Int8Linear, choose_int8, is_bf16_fast
@@ -55,9 +55,9 @@ def frames_of(seconds: float) -> int:
 
 
 def convolutions(seconds: float, dtype: torch.dtype) -> Sides:
-    """WavLM's front end of one recording, and ours, in stretches and with the channels of a frame side by side."""
+    """WavLM's front end of one recording, and ours, in segments and with the channels of a frame side by side."""
     config = SparseMeritConfig(**LARGE)
-    ours = ConvolutionFrontEnd(config).eval()
+    ours = ConvolutionFeatureEncoder(config).eval()
     stock = WavLMFeatureEncoder(config).eval()
     stock.load_state_dict(ours.state_dict())
     waveform = torch.randn(1, round(seconds * RATE)).to(dtype)
@@ -199,8 +199,8 @@ def overlap_add() -> Sides:
 
 
 ALWAYS = [
-    Change("convolutions in stretches, channels last", "front end, 10 s, fp32", partial(convolutions, 10, FP32)),
-    Change("convolutions in stretches, channels last", "front end, 60 s, fp32", partial(convolutions, 60, FP32)),
+    Change("convolutions in segments, channels last", "front end, 10 s, fp32", partial(convolutions, 10, FP32)),
+    Change("convolutions in segments, channels last", "front end, 60 s, fp32", partial(convolutions, 60, FP32)),
     Change("attention: bias as a view, no weights", "one layer, 10 s, fp32", partial(attention, 10, FP32)),
     Change("attention: bias as a view, no weights", "one layer, 60 s, fp32", partial(attention, 60, FP32)),
     Change("experts on the frames that are theirs", "3 experts, 10 s, fp32", partial(experts, "on every frame")),
@@ -214,7 +214,7 @@ ALWAYS = [
     Change("layer norms of all layers as one", "10 s, fp32", layer_norms_together, is_taken=False),
 ]
 WHERE_BF16_IS_FAST = [
-    Change("convolutions in stretches, channels last", "front end, 10 s, bf16", partial(convolutions, 10, BF16), 0.05),
+    Change("convolutions in segments, channels last", "front end, 10 s, bf16", partial(convolutions, 10, BF16), 0.05),
     Change("attention: bias as a view, no weights", "one layer, 10 s, bf16", partial(attention, 10, BF16), 0.05),
     Change("attention: bias as a view, no weights", "one layer, 60 s, bf16", partial(attention, 60, BF16), 0.05),
     Change("attention in three steps, not fused", "one layer, 10 s, bf16", partial(attention_in_steps, 10), 0.05),

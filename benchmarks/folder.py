@@ -47,7 +47,7 @@ IMPORT = "from transformers import PreTrainedModel"
 
 
 def make_folder(folder: Path, number: int, length: Callable[[np.random.Generator], float], seed: int = 0) -> float:
-    """Writes ragged recordings, stretches of the demo's speech in noise, and returns their seconds in all."""
+    """Writes ragged recordings, segments of the demo's speech in noise, and returns their seconds in all."""
     generator = np.random.default_rng(seed)
     speech, seconds = load_audio(DEMO_RECORDING), 0.0
     for index in range(number):

@@ -19,7 +19,7 @@ import numpy as np
 import typer
 
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline, __version__, load_audio
-from modeling_sparse_merit.data.datasets import concatenate_tables, load_table
+from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
 from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.files import replacing, sha256_of_files
 from modeling_sparse_merit.metrics import macro_f1
@@ -78,7 +78,7 @@ def enhancement(
 
 def test_clips(tables: list[str], labels: list[str]) -> Iterator[dict[str, Any]]:
     """The test clips with one of these emotions, as 16 kHz speech."""
-    rows = concatenate_tables(tables, split="test")
+    rows = read_datasets(tables, split="test")
     names = rows.features["emotion"].names
     for row in rows:
         if row["emotion"] is not None and names[row["emotion"]] in labels:
@@ -114,7 +114,7 @@ def main(
     """Measures every rate and writes the results."""
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model)
     clips = list(test_clips(speech, list(pipe.model.config.label2id)))
-    recipe = MixingRecipe(load_table(noise, split="test"), snr_db=SNR_DB, level_db=None, seed=0)
+    recipe = MixingRecipe(read_dataset(noise, split="test"), snr_db=SNR_DB, level_db=None, seed=0)
     rates = []
     for rate in RATES:
         rates.append({"rate": rate, **emotion(pipe, clips, rate), "stoi": enhancement(pipe, clips, recipe, rate)})

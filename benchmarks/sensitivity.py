@@ -22,7 +22,7 @@ from modeling_sparse_merit import (
     SparseMeritForSpeechEnhancementAndEmotion,
     load_audio,
 )
-from modeling_sparse_merit.data.datasets import load_table
+from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.models.sparse_merit.quantization import choose_int8
 
@@ -111,9 +111,9 @@ def render(results: dict[str, Any]) -> str:
 def mix(speech: str, noise: str, number: int, snr_db: float) -> list[Inputs]:
     """Mixtures of two tables, as the model is given them."""
     extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
-    recipe = MixingRecipe(load_table(noise, split="dev"), snr_db=snr_db, seed=0)
+    recipe = MixingRecipe(read_dataset(noise, split="dev"), snr_db=snr_db, seed=0)
     mixtures = []
-    for index, row in enumerate(load_table(speech, split="dev").select(range(number))):
+    for index, row in enumerate(read_dataset(speech, split="dev").select(range(number))):
         noisy = recipe.apply(load_audio(row["audio"]), recipe.draw(index)).noisy
         mixtures.append(dict(extractor(noisy, sampling_rate=16_000, return_tensors="pt")))
     return mixtures

@@ -51,7 +51,7 @@ MIXING = {
     "plain": {},
     "noise at another speed": {"noise_speed": [0.75, 1.3]},
     "speech at another speed": {"speed": [0.85, 1.15]},
-    "in a room": {"room_probability": 1.0},
+    "in an RIR": {"rir_probability": 1.0},
     "pitch shifted": {"pitch_semitones": [-3.0, 3.0], "pitch_probability": 1.0},
 }
 AGAINST = {  # what each side is compared with
@@ -69,13 +69,13 @@ FROZEN, JOINT = build.Stage(0, 1, encoder_frozen=True), build.Stage(0, 1, encode
 
 
 def make_tables(folder: Path) -> dict[str, list[str]]:
-    """Tables of synthetic speech, from 1 to 8 seconds, and of noise and rooms, FLAC as `prepare` writes them."""
+    """Datasets of synthetic speech, from 1 to 8 seconds, and of noise and impulse responses, as `prepare` writes them."""
     generator = np.random.default_rng(0)
     seconds = {
         "speech": generator.uniform(1.0, 8.0, 96),
         "long_speech": np.full(256, 1.5 * SECONDS),
         "noise": np.full(40, 5.0),
-        "rooms": np.full(8, 0.6),
+        "rirs": np.full(8, 0.6),
     }
     for name, durations in seconds.items():
         make_table(folder, name, durations, generator)
@@ -87,7 +87,7 @@ def make_table(folder: Path, name: str, durations: np.ndarray, generator: np.ran
     for index, duration in enumerate(durations):
         time = np.arange(round(duration * RATE)) / RATE
         wave = generator.standard_normal(len(time))
-        wave = wave * np.exp(-time / 0.1) if name == "rooms" else wave * (1.1 + np.sin(2 * np.pi * 3 * time))
+        wave = wave * np.exp(-time / 0.1) if name == "rirs" else wave * (1.1 + np.sin(2 * np.pi * 3 * time))
         path = folder / f"{name}{index}.flac"
         write_audio(path, (0.1 * wave / np.abs(wave).max()).astype(np.float32), RATE)
         audio = {"bytes": path.read_bytes(), "path": path.name}
@@ -97,7 +97,7 @@ def make_table(folder: Path, name: str, durations: np.ndarray, generator: np.ran
 
 
 def make_settings(tables: dict[str, list[str]], speech: str = "long_speech", **changes: Any) -> TrainingSettings:
-    fixed = {"max_seconds": SECONDS, "workers": 1, "noise": tables["noise"], "rooms": tables["rooms"]}
+    fixed = {"max_seconds": SECONDS, "workers": 1, "noise": tables["noise"], "rirs": tables["rirs"]}
     return TrainingSettings(**{"speech": tables[speech], **fixed, **changes})
 
 
@@ -109,7 +109,7 @@ def step_times(tables: dict[str, list[str]], folder: Path, layout: str) -> dict[
     config, batch_size = LAYOUTS[layout]
     settings = make_settings(tables, config=config, batch_size=batch_size, workers=0)
     batch, sides = next(iter(make_loader(settings))), {}
-    if "front_end" not in config:
+    if "feature_encoder" not in config:
         asking = batch | {"input_values": batch["input_values"].clone().requires_grad_()}  # so all that follows does
         sides["frozen encoder within autograd, fp32"] = partial(make_step(settings, FROZEN), asking)
     for name, precision in (("fp32", "no"), ("bf16", "bf16")):
@@ -125,7 +125,7 @@ def make_step(settings: TrainingSettings, stage: build.Stage) -> Callable[[dict[
     """What trains a model on a batch, as `train_accelerate.py` does."""
     torch.manual_seed(0)
     model, precision = build.build_model(settings), settings.mixed_precision
-    build.set_trainable(model, stage, train_front_end=True)
+    build.set_trainable(model, stage, train_feature_encoder=True)
     build.set_training_mode(model, stage.encoder_frozen)
     optimizer = build.build_optimizer(model, settings)
 

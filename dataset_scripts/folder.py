@@ -2,7 +2,7 @@
 """`python -m dataset_scripts.folder FOLDER OUT`: see `modeling_sparse_merit.data.corpora.folder`."""
 
 from modeling_sparse_merit.data.corpora import corpus
-from modeling_sparse_merit.hub.datasets import push_table
+from modeling_sparse_merit.hub.datasets import push_dataset
 
 if __name__ == "__main__":
-    corpus("folder").main(publish=push_table)
+    corpus("folder").main(publish=push_dataset)

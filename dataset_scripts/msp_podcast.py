@@ -2,7 +2,7 @@
 """`python -m dataset_scripts.msp_podcast FOLDER OUT`: see `modeling_sparse_merit.data.corpora.msp_podcast`."""
 
 from modeling_sparse_merit.data.corpora import corpus
-from modeling_sparse_merit.hub.datasets import push_table
+from modeling_sparse_merit.hub.datasets import push_dataset
 
 if __name__ == "__main__":
-    corpus("msp_podcast").main(publish=push_table)
+    corpus("msp_podcast").main(publish=push_dataset)

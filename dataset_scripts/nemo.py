@@ -2,7 +2,7 @@
 """`python -m dataset_scripts.nemo FOLDER OUT`: see `modeling_sparse_merit.data.corpora.nemo`."""
 
 from modeling_sparse_merit.data.corpora import corpus
-from modeling_sparse_merit.hub.datasets import push_table
+from modeling_sparse_merit.hub.datasets import push_dataset
 
 if __name__ == "__main__":
-    corpus("nemo").main(publish=push_table)
+    corpus("nemo").main(publish=push_dataset)

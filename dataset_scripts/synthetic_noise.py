@@ -2,7 +2,7 @@
 """`python -m dataset_scripts.synthetic_noise ... OUT`: see `modeling_sparse_merit.data.synthetic_noise`."""
 
 from modeling_sparse_merit.data.synthetic_noise import main
-from modeling_sparse_merit.hub.datasets import push_table
+from modeling_sparse_merit.hub.datasets import push_dataset
 
 if __name__ == "__main__":
-    main(publish=push_table)
+    main(publish=push_dataset)

@@ -50,7 +50,7 @@ TRAINING = {"wavlm": "microsoft/wavlm-large", "learning_rate": 0.00017}
 DEV_RESULTS = {"epoch": 23, "step": 1471, "dev": {"macro_f1": 0.6127, "si_sdr_gain": -2.345, "loss_emotion": 9.87}}
 
 
-def write_table(path: Path, waveforms: list[np.ndarray], **columns: list) -> str:
+def write_dataset(path: Path, waveforms: list[np.ndarray], **columns: list) -> str:
     audio = []
     for waveform in waveforms:
         buffer = io.BytesIO()
@@ -70,8 +70,8 @@ def tables(tmp_path_factory, speech_clip) -> dict:
     folder = tmp_path_factory.mktemp("tables_of_this_machine")
     clips = [speech_clip(1.0 + 0.1 * seed, seed=seed) for seed in range(5)]
     noise = [0.1 * np.random.default_rng(seed).standard_normal(24_000).astype(np.float32) for seed in range(2)]
-    speech = write_table(folder / "theatre.parquet", clips, emotion=[0, 1, 2, 3, 0], speaker=list("aabbc"))
-    return {"speech": [speech], "noise": {"hiss": write_table(folder / "hiss.parquet", noise)}, "snr_db": [-5, 2.5]}
+    speech = write_dataset(folder / "theatre.parquet", clips, emotion=[0, 1, 2, 3, 0], speaker=list("aabbc"))
+    return {"speech": [speech], "noise": {"hiss": write_dataset(folder / "hiss.parquet", noise)}, "snr_db": [-5, 2.5]}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Dataset scripts: from a corpus as it is distributed to a table that a user can trust."""
+"""Dataset scripts: from a corpus as it is distributed to a dataset that a user can trust."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from datasets import DatasetInfo
 
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
-from modeling_sparse_merit.data.datasets import EMOTIONS, TableError, load_table
+from modeling_sparse_merit.data.datasets import EMOTIONS, DatasetError, read_dataset
 
 emodb = corpus_named("emodb")
 folder = corpus_named("folder")
@@ -90,7 +90,7 @@ def test_ravdess_songs_are_left_out_and_counted_unless_asked_for(tmp_path):
 def test_ravdess_unpacked_twice_is_noticed(tmp_path):
     record(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "copy/Actor_01/03-01-01-01-01-01-01.wav")
 
-    with pytest.raises(TableError, match="1 duplicate files: copy/Actor_01/03-01-01-01-01-01-01.wav"):
+    with pytest.raises(DatasetError, match="1 duplicate files: copy/Actor_01/03-01-01-01-01-01-01.wav"):
         ravdess.build(tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_msp_podcast_is_found_in_the_layout_of_each_release(tmp_path, audio, lab
 def test_msp_podcast_audio_elsewhere_has_to_be_named(tmp_path):
     corpus = make_msp_podcast(tmp_path, audio="elsewhere")
 
-    with pytest.raises(TableError, match="--audio"):
+    with pytest.raises(DatasetError, match="--audio"):
         msp_podcast.build(corpus)
     assert len(msp_podcast.build(corpus, audio=corpus / "elsewhere")) == 11
 
@@ -245,18 +245,18 @@ def test_a_folder_may_have_its_own_classes_and_column_names(tmp_path):
 
     assert dataset.features["emotion"].names == ["calm", "bored"]
     assert (dataset[0]["emotion"], dataset[0]["valence"]) == (1, 0.5)
-    with pytest.raises(TableError, match="lacks 1 columns: label; it has path"):
+    with pytest.raises(DatasetError, match="lacks 1 columns: label; it has path"):
         folder.build(list_files(tmp_path, "path", "1.wav"), columns={"file_name": "path", "emotion": "label"})
-    with pytest.raises(TableError, match="mood=... names no column of a table"):
+    with pytest.raises(DatasetError, match="mood=... names no column of a dataset"):
         folder.build(tmp_path, columns={"mood": "label"})
 
 
 def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
-    with pytest.raises(TableError, match=r"metadata\.csv is missing"):
+    with pytest.raises(DatasetError, match=r"metadata\.csv is missing"):
         folder.build(tmp_path)
-    with pytest.raises(TableError, match="lacks 1 columns: file_name"):
+    with pytest.raises(DatasetError, match="lacks 1 columns: file_name"):
         folder.build(list_files(tmp_path, "name,emotion", "1.wav,sad"))
-    with pytest.raises(TableError, match="is not a folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         folder.build(tmp_path / "absent")
 
 
@@ -291,7 +291,7 @@ def bad_corpus(tmp_path):
 
 
 def test_all_problems_are_told_at_once_with_counts_and_the_first_five(bad_corpus):
-    with pytest.raises(TableError) as error:
+    with pytest.raises(DatasetError) as error:
         folder.build(bad_corpus)
 
     message = str(error.value)
@@ -316,14 +316,14 @@ def test_bad_rows_can_be_left_out_with_the_same_report(bad_corpus):
 def test_a_folder_of_another_corpus_is_refused(tmp_path):
     record(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav")
 
-    with pytest.raises(TableError, match="1 file names that are not of EmoDB: Actor_01"):
+    with pytest.raises(DatasetError, match="1 file names that are not of EmoDB: Actor_01"):
         emodb.build(tmp_path)
-    with pytest.raises(TableError, match="no recording was found"):
+    with pytest.raises(DatasetError, match="no recording was found"):
         ravdess.build(list_files(tmp_path / "empty", "file_name"))
 
 
 def test_a_code_that_the_corpus_does_not_have_is_an_unknown_label(tmp_path):
-    with pytest.raises(TableError, match="1 unknown labels .*03-01-09-01-01-01-01.wav: '09'"):
+    with pytest.raises(DatasetError, match="1 unknown labels .*03-01-09-01-01-01-01.wav: '09'"):
         ravdess.build(record(tmp_path, "03-01-09-01-01-01-01.wav"))
 
 
@@ -337,7 +337,7 @@ def test_speakers_in_two_splits_are_named(tmp_path):
 
 
 def test_a_speaker_cannot_be_held_out_twice(tmp_path):
-    with pytest.raises(TableError, match="speakers 01 are in both dev and test"):
+    with pytest.raises(DatasetError, match="speakers 01 are in both dev and test"):
         ravdess.build(tmp_path, dev=("01",), test=("01", "02"))
 
 
@@ -351,14 +351,14 @@ def corpus(tmp_path):
 
 def test_a_table_is_never_replaced_by_accident(tmp_path, corpus):
     dataset = ravdess.build(corpus, dev=(), test=())
-    prepare.write_table(dataset, tmp_path / "out")
+    prepare.write_dataset(dataset, tmp_path / "out")
 
-    with pytest.raises(TableError, match="--overwrite"):
-        prepare.write_table(dataset, tmp_path / "out")
-    prepare.write_table(dataset.select([0]), tmp_path / "out", overwrite=True)
-    assert len(load_table(tmp_path / "out")) == 1
-    with pytest.raises(TableError, match="it is not a table, it holds Actor_01"):
-        prepare.write_table(dataset, corpus, overwrite=True)
+    with pytest.raises(DatasetError, match="--overwrite"):
+        prepare.write_dataset(dataset, tmp_path / "out")
+    prepare.write_dataset(dataset.select([0]), tmp_path / "out", overwrite=True)
+    assert len(read_dataset(tmp_path / "out")) == 1
+    with pytest.raises(DatasetError, match="it is not a dataset, it holds Actor_01"):
+        prepare.write_dataset(dataset, corpus, overwrite=True)
     assert len(prepare.audio_files(corpus)) == 8
 
 
@@ -367,19 +367,19 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, corpus):
     prepare.audio_files(corpus)[-1].unlink()
 
     with pytest.raises(FileNotFoundError):
-        prepare.write_table(dataset, tmp_path / "out", embed=True)
+        prepare.write_dataset(dataset, tmp_path / "out", embed=True)
     assert os.listdir(tmp_path) == ["raw"]
 
 
 def test_large_tables_are_written_in_shards(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(prepare, "SHARD_BYTES", 50_000)  # a clip is 16 kB
 
-    prepare.write_table(ravdess.build(corpus, dev=(), test=()), tmp_path / "out", embed=True)
+    prepare.write_dataset(ravdess.build(corpus, dev=(), test=()), tmp_path / "out", embed=True)
 
     assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == [
         f"train-0000{number}-of-00003.parquet" for number in range(3)
     ]
-    assert len(load_table(tmp_path / "out")) == 8
+    assert len(read_dataset(tmp_path / "out")) == 8
 
 
 def test_the_command_line_writes_a_table_and_says_what_is_in_it(tmp_path, corpus, capsys):
@@ -387,7 +387,7 @@ def test_the_command_line_writes_a_table_and_says_what_is_in_it(tmp_path, corpus
 
     printed = capsys.readouterr().out
     assert "test               8 clips" in printed and "calm 1" in printed and "CC BY-NC-SA 4.0" in printed
-    assert len(load_table(tmp_path / "out", "test")) == 8
+    assert len(read_dataset(tmp_path / "out", "test")) == 8
 
 
 def test_on_the_command_line_an_error_is_a_message(tmp_path, bad_corpus):
@@ -405,7 +405,7 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
 
     folder.main([str(tmp_path / "raw"), str(tmp_path / "out"), *arguments])
 
-    read = load_table(tmp_path / "out")
+    read = read_dataset(tmp_path / "out")
     assert read.info.license == "private" and read.features["emotion"].names == ["bored", "keen"]
     assert read[0]["audio"]["bytes"] == (tmp_path / "raw" / "1.wav").read_bytes()
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, DatasetInfo
 
 from modeling_sparse_merit.data import acoustic_features, prepare
-from modeling_sparse_merit.data.datasets import TableError, concatenate_tables, load_table, speech_features
+from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets, speech_features
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 from modeling_sparse_merit.training.descriptors import (
     DESCRIPTORS,
@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def speech(tmp_path, speech_clip):
-    """A speech table of two train clips, a dev clip and a test clip, in a folder."""
+    """A speech dataset of two train clips, a dev clip and a test clip, in a folder."""
     rows = []
     for seed, split in enumerate(["train", "dev", "test", "train"]):
         buffer = io.BytesIO()
@@ -41,7 +41,7 @@ def speech(tmp_path, speech_clip):
         rows.append({"audio": audio, "emotion": seed, "speaker": f"s{seed}", "split": split, "duration": 0.5})
     info = DatasetInfo(license="CC BY 4.0", description="Four people.", features=speech_features())
     arrow = pa.Table.from_pylist(rows, schema=speech_features().arrow_schema)
-    prepare.write_table(Dataset(arrow, info=info), tmp_path / "speech", embed=True)
+    prepare.write_dataset(Dataset(arrow, info=info), tmp_path / "speech", embed=True)
     return tmp_path / "speech"
 
 
@@ -59,10 +59,10 @@ def test_train_clips_are_described_at_every_speed_and_test_clips_not_at_all(spee
     pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed: extra `pretraining`")
     acoustic_features.main([str(speech), str(tmp_path / "out"), "--speeds", "1.0", "1.25", "--processes", "2"])
     one = acoustic_features.build(speech, tmp_path, speeds=(1.0, 1.25))
-    read = load_table(tmp_path / "out")
+    read = read_dataset(tmp_path / "out")
 
     assert list(read) == sorted(one, key=lambda row: row["split"])  # any number of processes, any order of the shards
-    train, dev = load_table(tmp_path / "out", "train"), load_table(tmp_path / "out", "dev")
+    train, dev = read_dataset(tmp_path / "out", "train"), read_dataset(tmp_path / "out", "dev")
     assert len(read) == 5 and train["speaker"] == ["s0", "s0", "s3", "s3"] and train["speed"] == [1, 1.25, 1, 1.25]
     assert dev["speaker"] == ["s1"] and dev["speed"] == [1]
     assert train["duration"] == pytest.approx([0.5, 0.4, 0.5, 0.4])
@@ -72,7 +72,7 @@ def test_train_clips_are_described_at_every_speed_and_test_clips_not_at_all(spee
         frames = np.array(row["descriptors"])
         assert frames.shape[1] == len(acoustic_features.NAMES) == DESCRIPTORS and np.isfinite(frames).all()
         assert 0 <= row["duration"] * 100 - len(frames) < 1
-    both = concatenate_tables([tmp_path / "out", speech], "train")
+    both = read_datasets([tmp_path / "out", speech], "train")
     assert len(both) == 6 and both["descriptors"][-1] is None
 
 
@@ -108,12 +108,12 @@ def test_without_praat_the_error_names_the_extra(speech, tmp_path, monkeypatch):
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(TableError, match=r"modeling-sparse-merit\[pretraining\]"):
+    with pytest.raises(DatasetError, match=r"modeling-sparse-merit\[pretraining\]"):
         acoustic_features.build(speech, tmp_path)
 
 
 def test_impossible_speeds_are_refused(speech, tmp_path):
-    with pytest.raises(TableError, match=r"speeds must be factors from 0.5 to 2.*0.0"):
+    with pytest.raises(DatasetError, match=r"speeds must be factors from 0.5 to 2.*0.0"):
         acoustic_features.build(speech, tmp_path, speeds=(1.0, 0.0))
 
 

@@ -8,7 +8,7 @@ from transformers import WavLMModel
 from modeling_sparse_merit.models.sparse_merit import attention
 from modeling_sparse_merit.models.sparse_merit import encoder as encoder_module
 from modeling_sparse_merit.models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
-from modeling_sparse_merit.models.sparse_merit.encoder import LogMelFrontEnd, SparseMeritEncoder
+from modeling_sparse_merit.models.sparse_merit.encoder import LogMelFeatureEncoder, SparseMeritEncoder
 
 SMALL = {
     "hidden_size": 32,
@@ -91,12 +91,12 @@ def test_spec_augment_changes_training_only():
     assert torch.equal(*evaluated)
 
 
-LOG_MEL = {"front_end": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]}
+LOG_MEL = {"feature_encoder": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]}
 
 
 def test_log_mel_bands_are_those_of_librosa():
     librosa = pytest.importorskip("librosa")
-    front_end = LogMelFrontEnd(SparseMeritConfig(**{**SMALL, **LOG_MEL}))
+    feature_encoder = LogMelFeatureEncoder(SparseMeritConfig(**{**SMALL, **LOG_MEL}))
     values = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0))
     # librosa takes frames of n_fft samples with the window in their middle, 112 samples later
     later = torch.nn.functional.pad(values, (312, 312))[0].numpy()
@@ -113,7 +113,7 @@ def test_log_mel_bands_are_those_of_librosa():
         htk=True,
         norm=None,
     )
-    bands = front_end(values)[0].detach()
+    bands = feature_encoder(values)[0].detach()
     expected = (torch.from_numpy(power[:, : bands.shape[1]]) + 0.3).log()
     assert bands.shape == (40, 15)  # floor((5000 - 400) / 320) + 1, as WavLM has
     torch.testing.assert_close(bands * 2.5 + 3.0, expected, atol=0.02, rtol=0.02)
@@ -134,5 +134,5 @@ def test_log_mel_encoder_hears_a_clip_in_a_batch_as_if_alone_and_how_loud_it_is(
 
 def test_log_mel_needs_one_number_each():
     with pytest.raises(Exception, match="validate_sparse_merit") as error:
-        SparseMeritConfig(**SMALL, front_end="log_mel")
+        SparseMeritConfig(**SMALL, feature_encoder="log_mel")
     assert "half the window, hop and bands" in str(error.value)

@@ -30,7 +30,7 @@ from modeling_sparse_merit import (
     load_audio,
     metrics,
 )
-from modeling_sparse_merit.data.datasets import load_table
+from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, noisy_set, prepare_noisy
 from modeling_sparse_merit.evaluation.systems import Cascade, CheckpointSystem
 
@@ -52,7 +52,7 @@ def as_bytes(waveform: np.ndarray) -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def write_table(path: Path, waveforms: list[np.ndarray], **columns: list) -> str:
+def write_dataset(path: Path, waveforms: list[np.ndarray], **columns: list) -> str:
     durations = [len(waveform) / 16_000 for waveform in waveforms]
     audio = [as_bytes(waveform) for waveform in waveforms]
     table = Dataset.from_dict({"audio": audio, "split": ["test"] * len(audio), "duration": durations, **columns})
@@ -83,12 +83,12 @@ def corpus(tmp_path_factory) -> dict:
     clips = [speech_like(0.8 + 0.15 * index, 100 + 20 * index) for index in range(6)]
     noises = [0.1 * generator.standard_normal(20_000 + 5_000 * index).astype(np.float32) for index in range(3)]
     numbers = [None if name is None else EMOTIONS.index(name) for name in EMOTIONS]
-    speech = write_table(folder / "speech.parquet", clips, emotion=numbers, speaker=list("aabbcc"))
+    speech = write_dataset(folder / "speech.parquet", clips, emotion=numbers, speaker=list("aabbcc"))
     return {
         "speech": [speech],
         "noise": {
-            "hiss": write_table(folder / "hiss.parquet", noises),
-            "roar": write_table(folder / "roar.parquet", [np.cumsum(noise) / 50 for noise in noises]),
+            "hiss": write_dataset(folder / "hiss.parquet", noises),
+            "roar": write_dataset(folder / "roar.parquet", [np.cumsum(noise) / 50 for noise in noises]),
         },
         "snr_db": [0],
         "model": tiny_checkpoint(folder / "model"),
@@ -181,7 +181,7 @@ def test_per_clip_rows_agree_with_the_model_used_by_hand(measure, corpus, tmp_pa
     with torch.inference_mode():
         inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
         outputs = model(**inputs, output_router_logits=True)
-    enhanced = extractor.restore(outputs.enhanced_values, waveform)[0]
+    enhanced = extractor.denormalize(outputs.enhanced_values, waveform)[0]
     assert clip["enhanced_si_sdr"] == pytest.approx(metrics.si_sdr(waveform, enhanced), abs=1e-3)
     assert clip["probability_sad"] == pytest.approx(outputs.logits.softmax(-1)[0, 1].item(), abs=1e-5)
     assert clip["emotion"] == "sad" and clip["predicted"] == LABELS[outputs.logits.argmax()]
@@ -235,7 +235,7 @@ def test_undefined_scores_are_counted_and_never_0(measure, tmp_path):
     whisper = np.zeros(16_000, dtype=np.float32)
     whisper[8_000:8_800] = speech_like(0.1, 120)[:800]  # PESQ finds no utterance, STOI too little speech
     clips = [speech_like(1.0, 110), whisper]
-    table = write_table(tmp_path / "short.parquet", clips, emotion=[0, 1], speaker=["a", "a"])
+    table = write_dataset(tmp_path / "short.parquet", clips, emotion=[0, 1], speaker=["a", "a"])
     with pytest.warns(metrics.UndefinedScoreWarning, match="PESQ-WB of 1 enhanced clips.*STOI of 1 enhanced"):
         summary = measure(speech=[table], noise={})["conditions"][0]
     pesq = summary["enhancement"]["pesq_wb"]["enhanced"]
@@ -263,7 +263,7 @@ def test_systems_stand_side_by_side(measure, corpus, tmp_path):
     assert len(heard[0]) == 4 and all(clips == heard[0] for clips in heard)
 
 
-def test_the_emotion_model_of_a_cascade_hears_what_its_front_end_gives_back(corpus, tmp_path):
+def test_the_emotion_model_of_a_cascade_is_given_enhanced_speech(corpus, tmp_path):
     front = CheckpointSystem(tiny_checkpoint(tmp_path / "front", tasks=["enhancement"]))
     back = CheckpointSystem(tiny_checkpoint(tmp_path / "back", tasks=["emotion"]))
     recordings = [speech_like(0.8, 120), speech_like(1.1, 150)]
@@ -466,9 +466,9 @@ def test_a_frozen_test_set_gives_the_numbers_of_the_tables_it_was_made_of(measur
 
 
 def test_samples_that_are_not_those_that_were_frozen_are_refused(measure, frozen, tmp_path):
-    rows = load_table(frozen).data.to_pylist()
+    rows = read_dataset(frozen).data.to_pylist()
     rows[1]["audio"] = as_bytes(load_audio(rows[1]["audio"]) * 0.999)
-    forged = pa.Table.from_pylist(rows, load_table(frozen).features.arrow_schema)
+    forged = pa.Table.from_pylist(rows, read_dataset(frozen).features.arrow_schema)
     pq.write_table(forged, tmp_path / "forged.parquet")
     with pytest.raises(ValueError, match="Clip 1 .*in clean of .*is not what was frozen"):
         measure(test_set=str(tmp_path / "forged.parquet"), speech=None, noise=None, snr_db=None)

@@ -73,7 +73,7 @@ def test_restore_is_the_way_back(arguments):
     extractor = SparseMeritFeatureExtractor(**arguments)
     clips = [recording(1_600, 0.2, 0.05), recording(900, 0.01, seed=1), np.full(700, 0.3, np.float32)]
     values = extractor(clips, RATE, return_tensors="pt")["input_values"]
-    restored = extractor.restore(values, clips)
+    restored = extractor.denormalize(values, clips)
     assert [clip.dtype for clip in restored] == [np.float32] * 3
     for back, clip in zip(restored, clips, strict=True):
         assert back.shape == clip.shape
@@ -84,7 +84,7 @@ def test_restore_brings_clean_speech_to_the_level_it_has_in_the_recording():
     clean, noise = recording(2_000, 0.05), recording(2_000, 0.2, seed=1)
     extractor = SparseMeritFeatureExtractor()
     features = extractor(clean + noise, RATE, clean_speech=clean, return_tensors="pt")
-    np.testing.assert_allclose(extractor.restore(features["clean_values"], clean + noise)[0], clean, atol=1e-5)
+    np.testing.assert_allclose(extractor.denormalize(features["clean_values"], clean + noise)[0], clean, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])
@@ -94,23 +94,23 @@ def test_silence_does_not_explode(value):
     values = extractor(silence, RATE, return_tensors="np")["input_values"]
     assert np.abs(values).max() < 1e-3
     # a model that hallucinates at full scale stays inaudible: sqrt(1e-7) = -70 dBFS
-    assert np.abs(extractor.restore(np.ones((1, 1_000)), silence)[0] - value).max() < 1e-3
+    assert np.abs(extractor.denormalize(np.ones((1, 1_000)), silence)[0] - value).max() < 1e-3
 
 
 def test_restore_takes_longer_output_tensors_of_any_type_and_single_rows():
     clip = recording(1_000)
     extractor = SparseMeritFeatureExtractor()
     output = torch.zeros(1, 1_280, dtype=torch.bfloat16, requires_grad=True)
-    assert extractor.restore(output, clip)[0].shape == (1_000,)
-    assert extractor.restore(output[0], [clip])[0].shape == (1_000,)
+    assert extractor.denormalize(output, clip)[0].shape == (1_000,)
+    assert extractor.denormalize(output[0], [clip])[0].shape == (1_000,)
 
 
 def test_restore_refuses_what_does_not_belong_together():
     extractor = SparseMeritFeatureExtractor()
     with pytest.raises(ValueError, match="2 recordings"):
-        extractor.restore(np.zeros((1, 1_000)), [recording(1_000), recording(1_000)])
+        extractor.denormalize(np.zeros((1, 1_000)), [recording(1_000), recording(1_000)])
     with pytest.raises(ValueError, match="uncut"):
-        extractor.restore(np.zeros((1, 999)), recording(1_000))
+        extractor.denormalize(np.zeros((1, 999)), recording(1_000))
 
 
 def test_every_form_of_input_gives_the_same_values():
@@ -154,7 +154,7 @@ def test_padding_and_truncation_as_in_transformers():
     assert longer["attention_mask"].sum(axis=1).tolist() == [1_000, 700]
     cut = extractor(clips, RATE, clips, max_length=800, truncation=True, return_tensors="np")
     assert cut["input_values"].shape == cut["clean_values"].shape == (2, 800)
-    # the scale is that of the whole recording, so that `restore` finds it again
+    # the scale is that of the whole recording, so that `denormalize` finds it again
     np.testing.assert_array_equal(cut["input_values"], whole["input_values"][:, :800])
     ragged = extractor(clips, RATE, padding=False)
     assert [len(row) for row in ragged["input_values"]] == [1_000, 700]

@@ -97,7 +97,7 @@ def test_the_first_stage_leaves_the_adapters_alone_and_they_learn_at_the_encoder
     model = adapted(tiny_checkpoint)
     settings = TrainingSettings(learning_rate=1e-3, encoder_learning_rate_factor=0.5)
     for frozen in (True, False):
-        build.set_trainable(model, build.Stage(0, 1, encoder_frozen=frozen), train_front_end=False)
+        build.set_trainable(model, build.Stage(0, 1, encoder_frozen=frozen), train_feature_encoder=False)
         rates = {group["lr"] for group in build.build_optimizer(model, settings).param_groups}
         assert rates == ({1e-3} if frozen else {1e-3, 5e-4})
         assert any(p.requires_grad for name, p in model.named_parameters() if "lora_" in name) is not frozen
@@ -254,7 +254,7 @@ def test_every_integration_takes_adapters(tiny_config, batch, tmp_path, integrat
     ("fields", "message"),
     [
         ({"lora_rank": 4}, "need a `model`"),
-        ({"lora_rank": 4, "model": "x", "train_front_end": True}, "front end"),
+        ({"lora_rank": 4, "model": "x", "train_feature_encoder": True}, "front end"),
         ({"lora_rank": -1, "model": "x"}, "lora_rank"),
         ({"lora_rank": 4, "model": "x", "lora_dropout": 1.0}, "lora_dropout"),
         ({"lora_rank": 4, "model": "x", "lora_train_modules": ["head"]}, "'head'"),
@@ -278,15 +278,15 @@ def private_folder(speech_clip, tmp_path) -> Path:
     hiss = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     for split in ("train", "dev"):
         write_audio(tmp_path / "noises" / f"{split}.wav", hiss, 16_000)
-    write_table(tmp_path / "calls" / "metadata.csv", ("file_name", "emotion", "speaker", "split"), rows)
+    write_dataset(tmp_path / "calls" / "metadata.csv", ("file_name", "emotion", "speaker", "split"), rows)
     noises = [(f"{split}.wav", split) for split in ("train", "dev")]
-    write_table(tmp_path / "noises" / "metadata.csv", ("file_name", "split"), noises)
+    write_dataset(tmp_path / "noises" / "metadata.csv", ("file_name", "split"), noises)
     folder_script.main([str(tmp_path / "calls"), str(tmp_path / "tables" / "calls")])
     noise_script.main([str(tmp_path / "noises"), str(tmp_path / "tables" / "noise")])
     return tmp_path
 
 
-def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def write_dataset(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 

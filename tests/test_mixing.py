@@ -56,7 +56,7 @@ def test_achieved_snr_is_the_stated_one(snr_db, speech_samples, noise_samples):
         mixture = recipe.apply(tone(speech_samples), recipe.draw(index))
         assert snr_of(mixture) == pytest.approx(snr_db, abs=0.01)
         difference = 10 * np.log10(np.sum(mixture.clean**2) / np.sum((mixture.noisy - mixture.clean) ** 2))
-        assert difference == pytest.approx(snr_db, abs=0.01)  # without a room, what is not clean is noise
+        assert difference == pytest.approx(snr_db, abs=0.01)  # without an RIR, what is not clean is noise
 
 
 @pytest.mark.parametrize("speech_samples, noise_samples", [(1, 16_000), (16_000, 1), (3, 2), (1, 1)])
@@ -107,7 +107,7 @@ def test_short_noise_is_looped_from_the_drawn_place():
     np.testing.assert_allclose(mixture.noise / mixture.noise[0] * 0.3, [0.3, 0.4, 0.1, 0.2, 0.3, 0.4, 0.1], rtol=1e-5)
 
 
-def test_a_silent_stretch_of_noise_is_passed_over():
+def test_a_silent_segment_of_noise_is_passed_over():
     noise = np.concatenate([np.zeros(3 * RATE), white(RATE)]).astype(np.float32)
     recipe = MixingRecipe(table(noise), level_db=None)
     parameters = MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0)
@@ -132,9 +132,9 @@ class Mixed:
 def full_recipe(seed: int = 0) -> MixingRecipe:
     return MixingRecipe(
         table(*(white(4000 * count, seed=count) for count in (1, 2, 5, 9))),
-        rooms=table(np.array([0, 0, 1, 0.5, 0.25]), np.array([1, 0.1, 0.01])),
+        rirs=table(np.array([0, 0, 1, 0.5, 0.25]), np.array([1, 0.1, 0.01])),
         speed=(0.9, 1.1),
-        room_probability=0.5,
+        rir_probability=0.5,
         seed=seed,
         augment=Compose([Gain(-6, 6, p=0.5), TimeMask(0.05, 0.1, p=0.5)]),
     )
@@ -155,12 +155,12 @@ def test_every_index_epoch_and_seed_is_another_example():
     drawn = [full_recipe(seed).draw(i, epoch) for seed in (0, 1) for epoch in (0, 1) for i in range(20)]
     assert len(set(drawn)) == 80
     assert {one.noise_index for one in drawn} == {0, 1, 2, 3}
-    assert {one.room_index for one in drawn} == {None, 0, 1}
+    assert {one.rir_index for one in drawn} == {None, 0, 1}
 
 
 def test_rooms_and_speed_leave_the_drawn_noises_as_they_were():
     noises = table(white(RATE), white(RATE))
-    plain, full = MixingRecipe(noises), MixingRecipe(noises, rooms=noises, room_probability=1.0, speed=(0.5, 2))
+    plain, full = MixingRecipe(noises), MixingRecipe(noises, rirs=noises, rir_probability=1.0, speed=(0.5, 2))
     for index in range(20):
         one, other = plain.draw(index), full.draw(index)
         assert (one.noise_index, one.noise_offset, one.snr_db) == (other.noise_index, other.noise_offset, other.snr_db)
@@ -252,9 +252,9 @@ def test_room_reverberates_the_mixture_and_the_target_keeps_the_early_part():
     delay, late = 32, 1600  # 2 ms before the direct sound; a late echo after 100 ms
     response = np.zeros(2000, np.float32)
     response[[delay, delay + 400, delay + late]] = [0.8, 0.4, 0.2]  # direct, 25 ms, 100 ms
-    recipe = MixingRecipe(table(white(RATE)), rooms=table(response), level_db=None)
+    recipe = MixingRecipe(table(white(RATE)), rirs=table(response), level_db=None)
     speech = white(RATE, seed=3)
-    mixture = recipe.apply(speech, MixingParameters(noise_index=0, noise_offset=0, snr_db=5.0, room_index=0))
+    mixture = recipe.apply(speech, MixingParameters(noise_index=0, noise_offset=0, snr_db=5.0, rir_index=0))
 
     early = 0.8 * speech
     early[400:] += 0.4 * speech[:-400]
@@ -268,9 +268,9 @@ def test_room_reverberates_the_mixture_and_the_target_keeps_the_early_part():
 
 def test_rooms_are_used_as_often_as_asked():
     noises = table(white(RATE))
-    recipe = MixingRecipe(noises, rooms=noises, room_probability=0.3)
-    in_room = np.mean([recipe.draw(index).room_index is not None for index in range(2000)])
-    assert in_room == pytest.approx(0.3, abs=0.04)
+    recipe = MixingRecipe(noises, rirs=noises, rir_probability=0.3)
+    with_rir = np.mean([recipe.draw(index).rir_index is not None for index in range(2000)])
+    assert with_rir == pytest.approx(0.3, abs=0.04)
 
 
 def test_decoded_noise_is_bounded():
@@ -323,8 +323,8 @@ def test_a_transform_that_silences_the_speech_is_an_error():
         ({"level_db": (-35, float("inf"))}, "level_db"),
         ({"speed": (0.0, 1.0)}, "speed"),
         ({"noise_speed": (0.0, 1.0)}, "noise_speed"),
-        ({"room_probability": 0.5}, "room_probability"),
-        ({"room_probability": 1.5}, "room_probability"),
+        ({"rir_probability": 0.5}, "rir_probability"),
+        ({"rir_probability": 1.5}, "rir_probability"),
     ],
 )
 def test_impossible_recipes_are_refused_early(arguments, field):
@@ -343,8 +343,8 @@ def test_parameters_of_another_recipe_are_refused():
     recipe = MixingRecipe(table(white(RATE)))
     with pytest.raises(ValueError, match="has no row 7"):
         recipe.apply(tone(), MixingParameters(noise_index=7, noise_offset=0.0, snr_db=0.0))
-    with pytest.raises(ValueError, match="without `rooms`"):
-        recipe.apply(tone(), MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0, room_index=0))
+    with pytest.raises(ValueError, match="without `rirs`"):
+        recipe.apply(tone(), MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0, rir_index=0))
 
 
 def test_real_recordings_meet_their_snr(reference_data):
@@ -355,8 +355,8 @@ def test_real_recordings_meet_their_snr(reference_data):
     def from_files(*arguments):
         return Dataset.from_dict({"audio": rows(*arguments)}).cast_column("audio", Audio(RATE, decode=False))
 
-    noise, rooms = from_files("noise/esc10", "*.ogg", 20), from_files("rir", "*.flac", 22)
-    recipe = MixingRecipe(noise, rooms, speed=(0.9, 1.1), room_probability=0.5)
+    noise, rirs = from_files("noise/esc10", "*.ogg", 20), from_files("rir", "*.flac", 22)
+    recipe = MixingRecipe(noise, rirs, speed=(0.9, 1.1), rir_probability=0.5)
     for index, row in enumerate(rows("emotion/ravdess", "*.flac", 20)):
         speech, _ = soundfile.read(row["path"], dtype="float32")
         parameters = recipe.draw(index)

@@ -15,7 +15,7 @@ LENGTHS = (16_000, 9_137, 400, 12_001)
 LAYOUTS = {
     "published": {},
     "log_mel_and_magnitude": {
-        **{"front_end": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]},
+        **{"feature_encoder": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]},
         **{"enhancement_mask": "magnitude", "n_fft": 512, "win_length": 512},
     },
 }

@@ -24,7 +24,7 @@ from modeling_sparse_merit.models.sparse_merit.enhancement import Spectrogram
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-LOG_MEL = {"front_end": "log_mel", "conv_kernel": (400,), "conv_stride": (320,), "conv_dim": (32,)}
+LOG_MEL = {"feature_encoder": "log_mel", "conv_kernel": (400,), "conv_stride": (320,), "conv_dim": (32,)}
 VARIANTS = {
     "log_mel, magnitude": {**LOG_MEL, "enhancement_mask": "magnitude"},
     "log1p": {"enhancement_mask": "log1p", "enhancement_num_layers": 2},
@@ -113,7 +113,7 @@ def test_the_example_of_its_readme_runs_where_torch_is_not_installed(
     labels = [model.config.id2label[index] for index in expected.logits.argmax(-1).tolist()]
     assert [line.split()[-1] for line in done.stdout.splitlines()] == labels
     for name, clean in zip(
-        clips, feature_extractor.restore(expected.enhanced_values, list(clips.values())), strict=True
+        clips, feature_extractor.denormalize(expected.enhanced_values, list(clips.values())), strict=True
     ):
         written, rate = soundfile.read(tmp_path / f"{name}.wav.enhanced.wav")
         assert rate == 16_000

@@ -73,7 +73,7 @@ def test_it_says_what_the_model_and_the_feature_extractor_say_by_hand(pipe, tiny
 
     for index, label in model.config.id2label.items():
         assert scores_of(result)[label] == pytest.approx(exponentials[index] / exponentials.sum(), abs=1e-6)
-    expected = feature_extractor.restore(outputs.enhanced_values, [clip])[0]
+    expected = feature_extractor.denormalize(outputs.enhanced_values, [clip])[0]
     np.testing.assert_allclose(result["audio"], expected, atol=1e-6)
 
 

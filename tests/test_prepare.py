@@ -22,12 +22,12 @@ from modeling_sparse_merit.cli.prepare import COMMANDS
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import CORPORA
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
-from modeling_sparse_merit.data.dataset_card import licence_names, table_card
-from modeling_sparse_merit.data.datasets import TableError, concatenate_tables, load_table
+from modeling_sparse_merit.data.dataset_card import licence_names, render_dataset_card
+from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets
 from modeling_sparse_merit.evaluation import prepare_noisy
 from modeling_sparse_merit.evaluation.conditions import Clips, Condition, Listener
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig
-from modeling_sparse_merit.hub.datasets import licence_to_state, push_table
+from modeling_sparse_merit.hub.datasets import licence_to_state, push_dataset
 
 folder, noise = corpus_named("folder"), corpus_named("noise")
 
@@ -65,13 +65,13 @@ def corpus(tmp_path, speech_clip) -> Path:
 
 @pytest.fixture
 def noises(tmp_path) -> Path:
-    """A noise table, of which each split has a recording."""
+    """A noise dataset, of which each split has a recording."""
     raw, generator = tmp_path / "noises", np.random.default_rng(0)
     for split in ("train", "test"):
         (raw / split).mkdir(parents=True)
         soundfile.write(raw / split / "hiss.wav", 0.1 * generator.standard_normal(16_000), 16_000)
         written = noise.build(raw / split, split=split, info=DatasetInfo(license="CC0 1.0"))
-        prepare.write_table(written, tmp_path / f"hiss_{split}")
+        prepare.write_dataset(written, tmp_path / f"hiss_{split}")
     return tmp_path / "hiss_test"
 
 
@@ -87,7 +87,7 @@ def test_prepare_writes_what_the_script_writes(corpus, tmp_path):
     folder.main([str(corpus), str(tmp_path / "two"), "--license", "CC BY 4.0", "--embed"])
 
     assert result.exit_code == 0 and "train              2 clips" in result.stdout
-    one, two = load_table(tmp_path / "one"), load_table(tmp_path / "two")
+    one, two = read_dataset(tmp_path / "one"), read_dataset(tmp_path / "two")
     assert list(one) == list(two) and one.info.license == "CC BY 4.0"
 
 
@@ -135,7 +135,7 @@ np.savez(sys.argv[1], **rows, **found)
 def test_a_pushed_table_streams_into_training(hub, corpus, noises, tmp_path):
     options = ["--license", "CC BY 4.0", "--push", "someone/corpus", "--private"]
     pushed = sparse_merit("prepare", "folder", corpus, tmp_path / "table", *options)
-    push_table(noises.with_name("hiss_train"), "someone/hiss")
+    push_dataset(noises.with_name("hiss_train"), "someone/hiss")
 
     assert pushed.exit_code == 0, pushed.output
     assert f"Pushed to {hub.url}/datasets/someone/corpus" in pushed.stdout
@@ -160,31 +160,31 @@ def test_a_pushed_table_streams_into_training(hub, corpus, noises, tmp_path):
 
 def test_a_pushed_table_is_read_by_its_name(hub, corpus, tmp_path, monkeypatch):
     mine = folder.build(corpus, info=OPEN)
-    push_table(mine, "someone/corpus")
+    push_dataset(mine, "someone/corpus")
 
-    came_back = load_table("someone/corpus")
+    came_back = read_dataset("someone/corpus")
     for row in came_back:
         expected = soundfile.read(corpus / row["source_file"], dtype="float32")[0]
         np.testing.assert_array_equal(load_audio(row["audio"]), expected)
-    assert len(came_back) == 5 and load_table("someone/corpus", "dev")["speaker"] == ["bea"]
-    with pytest.raises(TableError, match="no row belongs to split 'eval'; the splits are dev, test, train"):
-        load_table("someone/corpus", "eval")
+    assert len(came_back) == 5 and read_dataset("someone/corpus", "dev")["speaker"] == ["bea"]
+    with pytest.raises(DatasetError, match="no row belongs to split 'eval'; the splits are dev, test, train"):
+        read_dataset("someone/corpus", "eval")
 
     monkeypatch.chdir(tmp_path)
-    prepare.write_table(mine.select([0]), Path("someone", "corpus"))
-    assert len(load_table("someone/corpus")) == 1  # what is here wins
+    prepare.write_dataset(mine.select([0]), Path("someone", "corpus"))
+    assert len(read_dataset("someone/corpus")) == 1  # what is here wins
 
 
 def test_the_splits_of_a_dataset_without_such_a_column_are_its_own(hub, corpus):
     plain = folder.build(corpus, info=OPEN).remove_columns("split")
     DatasetDict({"train": plain.select([0, 1]), "dev": plain.select([2])}).push_to_hub("someone/plain")
 
-    assert load_table("someone/plain", "dev")["speaker"] == ["bea"]
-    assert len(concatenate_tables(["someone/plain"], "train", download_all=False)) == 2
+    assert read_dataset("someone/plain", "dev")["speaker"] == ["bea"]
+    assert len(read_datasets(["someone/plain"], "train", download_all=False)) == 2
 
 
 def test_the_recordings_are_in_the_repository_and_no_path_of_this_machine(hub, corpus, tmp_path):
-    push_table(folder.build(corpus, info=OPEN), "someone/corpus")
+    push_dataset(folder.build(corpus, info=OPEN), "someone/corpus")
 
     files = hub.dataset("someone/corpus").files()
     assert {name.split("-")[0] for name in files} == {"README.md", "data/train", "data/dev", "data/test"}
@@ -193,7 +193,7 @@ def test_the_recordings_are_in_the_repository_and_no_path_of_this_machine(hub, c
 
 
 def test_the_card_counts_what_is_there(hub, corpus):
-    push_table(folder.build(corpus, info=OPEN), "someone/corpus")
+    push_dataset(folder.build(corpus, info=OPEN), "someone/corpus")
 
     card = DatasetCard(hub.dataset("someone/corpus").files()["README.md"].decode())
     assert card.data.license == ["cc-by-4.0"] and card.data.size_categories == "n<1K"
@@ -207,7 +207,7 @@ def test_the_card_counts_what_is_there(hub, corpus):
 
 def test_the_code_on_the_card_runs(corpus, noises, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "mine", embed=True)
+    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "mine", embed=True)
     card = (tmp_path / "mine" / "README.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)).replace("name/noise", "hiss_train")
 
@@ -218,7 +218,7 @@ def test_the_code_on_the_card_runs(corpus, noises, tmp_path, monkeypatch):
 
 
 def test_a_table_written_to_disk_is_pushed_by_push(hub, corpus, tmp_path):
-    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "table")
+    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "table")
     result = sparse_merit("push", tmp_path / "table", "someone/corpus", "--revision", "v1")
 
     assert result.exit_code == 0 and result.stderr == "", result.output
@@ -274,7 +274,7 @@ def test_a_table_that_may_not_be_passed_on_is_not_even_written(hub, corpus, tmp_
 
 
 def test_msp_podcast_needs_its_own_licence_repeated(hub, corpus, tmp_path):
-    prepare.write_table(folder.build(corpus, info=DatasetInfo(license=MSP_LICENCE)), tmp_path / "msp")
+    prepare.write_dataset(folder.build(corpus, info=DatasetInfo(license=MSP_LICENCE)), tmp_path / "msp")
 
     refused = sparse_merit("push", tmp_path / "msp", "someone/msp")
     assert refused.exit_code == 2 and f"--i-may-redistribute '{MSP_LICENCE}'" in refused.stderr
@@ -288,15 +288,15 @@ def test_msp_podcast_needs_its_own_licence_repeated(hub, corpus, tmp_path):
 
 
 def test_a_table_without_a_licence_states_the_one_that_was_named(hub, corpus):
-    push_table(folder.build(corpus), "someone/corpus", confirmed_licence="CC0 1.0")
+    push_dataset(folder.build(corpus), "someone/corpus", confirmed_licence="CC0 1.0")
     card = DatasetCard(hub.dataset("someone/corpus").files()["README.md"].decode())
     assert card.data.license == ["cc0-1.0"] and "CC0 1.0" in card.text
-    with pytest.raises(TableError, match="states no licence"):
+    with pytest.raises(DatasetError, match="states no licence"):
         licence_to_state("")
 
 
 def test_a_card_of_no_known_licence_says_so(corpus):
-    card = table_card(folder.build(corpus), "corpus")
+    card = render_dataset_card(folder.build(corpus), "corpus")
     assert card.data.license == "other" and card.data.license_name == "not-stated"
 
 
@@ -306,11 +306,11 @@ def test_a_card_of_no_known_licence_says_so(corpus):
 @pytest.fixture
 def frozen(corpus, noises, tmp_path):
     """The command's table of two clips and their clean, -5 dB and 5 dB versions."""
-    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "speech")
     arguments = ["--snr-db", "-5", "5", "--seed", "3", "--pool", "hiss"]
     result = sparse_merit("prepare", "noisy", tmp_path / "speech", noises, tmp_path / "frozen", *arguments)
     assert result.exit_code == 0, result.output
-    return load_table(tmp_path / "frozen")
+    return read_dataset(tmp_path / "frozen")
 
 
 def test_a_frozen_set_holds_every_clip_in_every_condition(frozen):
@@ -332,7 +332,7 @@ def test_its_mixtures_have_the_ratio_that_they_state(frozen):
 def test_its_mixtures_are_those_of_the_evaluation(frozen, noises, tmp_path):
     config = EvaluationConfig(speech=[str(tmp_path / "speech")], noise={"hiss": str(noises)}, clips="all", seed=3)
     clips = Clips(config, [])
-    listener = Listener(clips, Condition("hiss", -5.0), load_table(noises, "test"), config.seed)
+    listener = Listener(clips, Condition("hiss", -5.0), read_dataset(noises, "test"), config.seed)
     for row, stored in zip(clips.rows, list(frozen)[2:4], strict=True):
         np.testing.assert_allclose(load_audio(stored["audio"]), listener.example(row).noisy, atol=2**-23)
 
@@ -352,15 +352,15 @@ def test_it_says_what_was_mixed_and_its_samples_are_those_that_were_hashed(froze
 
 
 def test_several_tables_make_one_set(corpus, noises, tmp_path):
-    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
-    prepare.write_table(folder.build(corpus, info=DatasetInfo()), tmp_path / "more")
+    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    prepare.write_dataset(folder.build(corpus, info=DatasetInfo()), tmp_path / "more")
     speech, pools = f"{tmp_path / 'speech'},{tmp_path / 'more'}", f"{noises},{noises.with_name('hiss_train')}"
     arguments = ["prepare", "noisy", speech, pools, tmp_path / "frozen", "--snr-db", "0", "--split", "test"]
     result = sparse_merit(*arguments)
-    assert result.exit_code == 2 and "no row belongs to split 'test'" in result.stderr  # of the second noise table
+    assert result.exit_code == 2 and "no row belongs to split 'test'" in result.stderr  # of the second noise dataset
     result = sparse_merit(*arguments[:3], f"{noises},{noises}", *arguments[4:], "--pool", "a,b")
     assert result.exit_code == 0, result.output
-    frozen = load_table(tmp_path / "frozen")
+    frozen = read_dataset(tmp_path / "frozen")
     assert frozen["condition"] == [name for name in ("clean", "a_0dB", "b_0dB") for _ in range(4)]
     assert frozen["row"] == [0, 1, 2, 3] * 3
     assert frozen.info.license == "CC BY 4.0 + a licence that is not stated + CC0 1.0"
@@ -376,8 +376,8 @@ def test_it_is_pushed_as_other_tables_are(hub, frozen, tmp_path):
 
 
 def test_settings_that_cannot_be_used_are_one_line(corpus, noises, tmp_path):
-    prepare.write_table(folder.build(corpus, info=OPEN), tmp_path / "speech")
-    with pytest.raises(TableError, match="snr_db"):
+    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "speech")
+    with pytest.raises(DatasetError, match="snr_db"):
         prepare_noisy.build(tmp_path / "speech", noises, tmp_path, snr_db=(5, 5))
     result = sparse_merit("prepare", "noisy", tmp_path / "speech", noises, tmp_path / "out", "--split", "dev")
     assert result.exit_code == 2 and "no row belongs to split 'dev'" in result.stderr

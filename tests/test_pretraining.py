@@ -11,7 +11,7 @@ from test_training import make_settings, small_tables, write_config  # noqa: F40
 
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
 from modeling_sparse_merit.data import acoustic_features as descriptors_script
-from modeling_sparse_merit.data.datasets import load_table
+from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.models.sparse_merit.encoder import receptive_field
 from modeling_sparse_merit.training import build, dataset
 from modeling_sparse_merit.training import run as training_run
@@ -32,7 +32,7 @@ def described_tables(tables, tmp_path_factory) -> dict[str, str]:
 )
 def test_what_an_encoder_frame_sees(kernels, strides, samples):
     config = SparseMeritConfig(
-        conv_kernel=kernels, conv_stride=strides, conv_dim=(8,) * len(kernels), front_end="convolution"
+        conv_kernel=kernels, conv_stride=strides, conv_dim=(8,) * len(kernels), feature_encoder="convolution"
     )
     assert receptive_field(config) == samples
 
@@ -54,7 +54,7 @@ def test_targets_follow_the_crop(described):
 
 
 def load_rows(described: dict[str, str]) -> Dataset:
-    return load_table(described["speech"], split="train")
+    return read_dataset(described["speech"], split="train")
 
 
 def test_a_run_learns_descriptors_resumes_and_leaves_a_plain_model(described, tmp_path):

@@ -13,7 +13,7 @@ import soundfile
 from datasets import Audio, ClassLabel, Dataset
 
 from benchmarks import recorded_pairs
-from modeling_sparse_merit.data.datasets import TableError
+from modeling_sparse_merit.data.datasets import DatasetError
 from modeling_sparse_merit.evaluation import references
 from modeling_sparse_merit.evaluation.references import build_reference
 
@@ -27,7 +27,7 @@ def voice(pitch: float, level: float, seconds: float = 0.6) -> np.ndarray:
     return (level * tones * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.float32)
 
 
-def write_table(path: Path, recordings: list[np.ndarray], names: list[str] | None = None, **columns: list) -> str:
+def write_dataset(path: Path, recordings: list[np.ndarray], names: list[str] | None = None, **columns: list) -> str:
     audio = []
     for index, recording in enumerate(recordings):
         buffer = io.BytesIO()
@@ -76,8 +76,8 @@ def corpus(tmp_path_factory) -> dict:
     emotions, splits = [*emotions, None, NAMES.index("happy")], [*splits, "train", "train"]
     noise = 0.1 * np.random.default_rng(0).standard_normal((4, 16_000)).astype(np.float32)
     return {
-        "speech": [write_table(folder / "speech.parquet", recordings, emotion=emotions, split=splits)],
-        "noise": write_table(folder / "noise.parquet", list(noise), split=["train", "train", "train", "dev"]),
+        "speech": [write_dataset(folder / "speech.parquet", recordings, emotion=emotions, split=splits)],
+        "noise": write_dataset(folder / "noise.parquet", list(noise), split=["train", "train", "train", "dev"]),
         "cache": str(folder / "cache"),
         "workers": 1,
         "snr_db": [5, 15],
@@ -135,7 +135,7 @@ def test_a_clip_too_short_for_features_is_answered(egemaps_svm):
 
 
 def test_a_class_without_training_clips_is_named(egemaps_svm, corpus):
-    with pytest.raises(TableError, match=r"\['surprise'\]"):
+    with pytest.raises(DatasetError, match=r"\['surprise'\]"):
         build_reference("egemaps_svm", corpus, ["angry", "sad", "surprise"])
 
 
@@ -184,7 +184,7 @@ def processed(tmp_path):
     heard = [voice(200, 0.1), voice(200, 0.1, seconds=0.5)]
 
     def build(names: list[str]):
-        test_set = write_table(tmp_path / "test_set.parquet", heard, names)
+        test_set = write_dataset(tmp_path / "test_set.parquet", heard, names)
         return heard, build_reference("processed", {"folder": tmp_path / "outputs", "test_set": test_set}, NAMES)
 
     for recording, name in zip(heard, ("a.clean.wav", "deep/b_-5dB.wav"), strict=True):

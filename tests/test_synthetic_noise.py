@@ -10,7 +10,7 @@ import soundfile
 from datasets import Dataset, DatasetInfo
 
 from modeling_sparse_merit.data import prepare, synthetic_noise
-from modeling_sparse_merit.data.datasets import TableError, concatenate_tables, load_table, speech_features
+from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets, speech_features
 from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.data.synthetic_noise import coloured_noise, harmonic_noise, impact_noise, slow_envelope
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
@@ -25,7 +25,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def speech(tmp_path, speech_clip):
-    """A speech table: a train clip that speaks, a test clip that is one tone of 1 kHz."""
+    """A speech dataset: a train clip that speaks, a test clip that is one tone of 1 kHz."""
     tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
     rows = []
     for name, wave, split in (("a", speech_clip(seconds=0.7), "train"), ("b", tone, "test")):
@@ -34,7 +34,7 @@ def speech(tmp_path, speech_clip):
         rows.append({"audio": {"bytes": buffer.getvalue(), "path": f"{name}.wav"}, "split": split, "duration": 1.0})
     info = DatasetInfo(license="CC BY 4.0", citation="Nobody (2026).", features=speech_features())
     arrow = pa.Table.from_pylist(rows, schema=speech_features().arrow_schema)
-    prepare.write_table(Dataset(arrow, info=info), tmp_path / "one", embed=True)
+    prepare.write_dataset(Dataset(arrow, info=info), tmp_path / "one", embed=True)
     return tmp_path / "one"
 
 
@@ -46,13 +46,13 @@ def test_the_command_writes_what_the_seed_says(speech, tmp_path, capsys):
     options = ["--clips", "12", "--seconds", "0.5", "--seed", "3", "--babble", str(speech)]
     synthetic_noise.main([str(tmp_path / "noise"), *options])
     again = synthetic_noise.build(12, 0.5, 3, [speech])
-    noises = load_table(tmp_path / "noise", "train")
+    noises = read_dataset(tmp_path / "noise", "train")
 
     assert list(noises) == list(again) and "train             12 clips" in capsys.readouterr().out
     assert list(synthetic_noise.build(5, 0.5, 3, [speech])) == list(again)[:5]
     assert list(synthetic_noise.build(12, 0.5, 4, [speech])) != list(again)
     assert noises.info.license == "CC BY 4.0" and noises.info.citation == "Nobody (2026)."
-    assert len(concatenate_tables([tmp_path / "noise", tmp_path / "noise"], "train")) == 24
+    assert len(read_datasets([tmp_path / "noise", tmp_path / "noise"], "train")) == 24
 
 
 def test_every_kind_is_there_at_one_level_and_length(speech):
@@ -107,5 +107,5 @@ def test_the_envelope_is_slow_and_never_silent():
 
 @pytest.mark.parametrize("arguments", [(0, 1.0, 0), (1, 0.0, 0), (1, float("nan"), 0), (1, 1.0, -1)])
 def test_impossible_numbers_are_refused(arguments):
-    with pytest.raises(TableError, match="`clips` must be 1 or more"):
+    with pytest.raises(DatasetError, match="`clips` must be 1 or more"):
         synthetic_noise.build(*arguments)

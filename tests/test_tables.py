@@ -9,13 +9,13 @@ from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Value, load_datase
 
 from modeling_sparse_merit.data.datasets import (
     EMOTIONS,
-    TableError,
-    concatenate_tables,
-    load_table,
+    DatasetError,
     noise_features,
+    read_dataset,
+    read_datasets,
     speech_features,
 )
-from modeling_sparse_merit.data.prepare import write_table
+from modeling_sparse_merit.data.prepare import write_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +44,9 @@ ROWS = [{"emotion": 1, "split": "train", "arousal": 2.5}, {"emotion": None, "spl
 @pytest.mark.parametrize("format", ["parquet", "disk"])
 @pytest.mark.parametrize("embed", [True, False])
 def test_a_table_comes_back_as_it_was_written(tmp_path, recording, format, embed):
-    write_table(make_table(recording, ROWS), tmp_path / "table", format=format, embed=embed)
+    write_dataset(make_table(recording, ROWS), tmp_path / "table", format=format, embed=embed)
 
-    table = load_table(tmp_path / "table")
+    table = read_dataset(tmp_path / "table")
 
     rows = {row["split"]: row for row in table}
     assert rows["train"]["emotion"] == 1 and rows["train"]["arousal"] == 2.5
@@ -60,15 +60,15 @@ def test_a_table_comes_back_as_it_was_written(tmp_path, recording, format, embed
 
 @pytest.mark.parametrize("format", ["parquet", "disk"])
 def test_licence_and_citation_survive(tmp_path, recording, format):
-    write_table(make_table(recording, ROWS), tmp_path / "table", format=format)
+    write_dataset(make_table(recording, ROWS), tmp_path / "table", format=format)
 
-    info = load_table(tmp_path / "table").info
+    info = read_dataset(tmp_path / "table").info
 
     assert (info.license, info.citation, info.description) == ("CC BY 4.0", "Somebody (2026).", "Two tones.")
 
 
 def test_datasets_reads_the_parquet_folder_by_itself(tmp_path, recording):
-    write_table(make_table(recording, ROWS), tmp_path / "table", embed=True)
+    write_dataset(make_table(recording, ROWS), tmp_path / "table", embed=True)
 
     splits = load_dataset(str(tmp_path / "table"))
     rows = load_dataset("parquet", data_files=str(tmp_path / "table" / "*.parquet"), split="train")
@@ -80,19 +80,19 @@ def test_datasets_reads_the_parquet_folder_by_itself(tmp_path, recording):
 
 
 def test_a_replaced_table_is_read_anew(tmp_path, recording):
-    write_table(make_table(recording, ROWS), tmp_path / "table")
-    load_table(tmp_path / "table")
-    write_table(make_table(recording, [ROWS[0] | {"emotion": 3}]), tmp_path / "table", overwrite=True)
+    write_dataset(make_table(recording, ROWS), tmp_path / "table")
+    read_dataset(tmp_path / "table")
+    write_dataset(make_table(recording, [ROWS[0] | {"emotion": 3}]), tmp_path / "table", overwrite=True)
 
-    assert [row["emotion"] for row in load_table(tmp_path / "table")] == [3]
+    assert [row["emotion"] for row in read_dataset(tmp_path / "table")] == [3]
 
 
 def test_a_split_is_chosen_by_its_name(tmp_path, recording):
-    write_table(make_table(recording, ROWS), tmp_path / "table")
+    write_dataset(make_table(recording, ROWS), tmp_path / "table")
 
-    assert [row["emotion"] for row in load_table(tmp_path / "table", "test")] == [None]
-    with pytest.raises(TableError, match="no row belongs to split 'dev'; the splits are test, train"):
-        load_table(tmp_path / "table", "dev")
+    assert [row["emotion"] for row in read_dataset(tmp_path / "table", "test")] == [None]
+    with pytest.raises(DatasetError, match="no row belongs to split 'dev'; the splits are test, train"):
+        read_dataset(tmp_path / "table", "dev")
 
 
 def test_an_audio_column_that_would_be_decoded_is_not(tmp_path, recording):
@@ -102,39 +102,41 @@ def test_an_audio_column_that_would_be_decoded_is_not(tmp_path, recording):
     table = Dataset(table.data.table.replace_schema_metadata(features.arrow_schema.metadata))
     table.to_parquet(str(tmp_path / "decoded.parquet"))
 
-    assert load_table(tmp_path / "decoded.parquet")[0]["audio"] == {"bytes": None, "path": str(recording)}
+    assert read_dataset(tmp_path / "decoded.parquet")[0]["audio"] == {"bytes": None, "path": str(recording)}
 
 
 def test_a_folder_without_a_table_is_named(tmp_path):
-    with pytest.raises(TableError, match="holds no table"):
-        load_table(tmp_path)
-    with pytest.raises(TableError, match="no table was given"):
-        concatenate_tables([])
+    with pytest.raises(DatasetError, match="holds no dataset"):
+        read_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="no table was given"):
+        read_datasets([])
 
 
 def test_tables_are_joined_with_missing_columns_as_none(tmp_path, recording):
     noise = make_table(recording, [{"category": "rain", "split": "train"}], noise_features())
-    write_table(make_table(recording, ROWS), tmp_path / "speech")
-    write_table(noise, tmp_path / "noise")
+    write_dataset(make_table(recording, ROWS), tmp_path / "speech")
+    write_dataset(noise, tmp_path / "noise")
 
-    joined = concatenate_tables([tmp_path / "speech", tmp_path / "noise"], "train")
+    joined = read_datasets([tmp_path / "speech", tmp_path / "noise"], "train")
 
     assert [(row["emotion"], row["category"]) for row in joined] == [(1, None), (None, "rain")]
 
 
 def test_a_split_may_be_missing_from_some_of_the_tables(tmp_path, recording):
-    write_table(make_table(recording, ROWS), tmp_path / "both")
-    write_table(make_table(recording, ROWS[:1]), tmp_path / "train_only")
+    write_dataset(make_table(recording, ROWS), tmp_path / "both")
+    write_dataset(make_table(recording, ROWS[:1]), tmp_path / "train_only")
 
-    assert len(concatenate_tables([tmp_path / "both", tmp_path / "train_only"], "test")) == 1
+    assert len(read_datasets([tmp_path / "both", tmp_path / "train_only"], "test")) == 1
 
 
 def test_classes_are_matched_by_name(tmp_path, recording):
     private = speech_features(["bored", "neutral"])
-    write_table(make_table(recording, [{"emotion": 0}, {"emotion": 1}, {"emotion": None}], private), tmp_path / "own")
-    write_table(make_table(recording, ROWS[:1]), tmp_path / "shared")
+    write_dataset(
+        make_table(recording, [{"emotion": 0}, {"emotion": 1}, {"emotion": None}], private), tmp_path / "own"
+    )
+    write_dataset(make_table(recording, ROWS[:1]), tmp_path / "shared")
 
-    joined = concatenate_tables([tmp_path / "own", tmp_path / "shared"])
+    joined = read_datasets([tmp_path / "own", tmp_path / "shared"])
 
     assert joined.features["emotion"] == ClassLabel(names=[*EMOTIONS, "bored"])
     names = joined.features["emotion"].names
@@ -149,8 +151,8 @@ def test_the_first_classes_are_those_of_the_published_model():
 def test_columns_of_different_type_are_not_joined(tmp_path, recording):
     features = speech_features()
     features["arousal"] = Value("string")
-    write_table(make_table(recording, [{"arousal": "high"}], features), tmp_path / "words")
-    write_table(make_table(recording, ROWS), tmp_path / "numbers")
+    write_dataset(make_table(recording, [{"arousal": "high"}], features), tmp_path / "words")
+    write_dataset(make_table(recording, ROWS), tmp_path / "numbers")
 
-    with pytest.raises(TableError, match="column 'arousal'"):
-        concatenate_tables([tmp_path / "words", tmp_path / "numbers"])
+    with pytest.raises(DatasetError, match="column 'arousal'"):
+        read_datasets([tmp_path / "words", tmp_path / "numbers"])

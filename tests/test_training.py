@@ -30,14 +30,14 @@ from modeling_sparse_merit import (
 )
 from modeling_sparse_merit.data import labels
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
-from modeling_sparse_merit.data.datasets import TableError, load_table
-from modeling_sparse_merit.hub.datasets import push_table
+from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
+from modeling_sparse_merit.hub.datasets import push_dataset
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
-from modeling_sparse_merit.training.cascade import CleanedLoader, FrontEnd
+from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
-from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_front_end
+from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
 folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
 
@@ -104,7 +104,10 @@ def make_settings(tables: dict[str, str], **changes) -> TrainingSettings:
 
 
 def write_config(path: Path, tables: dict[str, str], **changes) -> Path:
-    settings = asdict(make_settings(tables, **changes)) | {"train_front_end": True, "spectral_front_end": True}
+    settings = asdict(make_settings(tables, **changes)) | {
+        "train_feature_encoder": True,
+        "spectral_feature_encoder": True,
+    }
     path.write_text(yaml.safe_dump(json.loads(json.dumps(settings))), encoding="utf-8")
     return path
 
@@ -131,7 +134,7 @@ def test_a_small_model_learns_its_clips_by_heart(tables):
     settings.config = {**SMALL_MODEL, **still, "load_balancing_weight": 0.0}
     clips = dataset.load_clips(settings, "train")
     model = build.build_model(settings)
-    initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
+    initialize_spectral_feature_encoder(model.model.encoder.feature_extractor.conv_layers[0].conv)
     batch = dataset.Collator(build.build_feature_extractor(settings))([clips[i] for i in range(4)])
     optimizer = build.build_optimizer(model.train(), settings)
     schedule = build.build_schedule(optimizer, settings, steps=300)
@@ -214,7 +217,7 @@ def test_mixtures_and_order_depend_on_seed_and_epoch_alone(tables):
     assert np.array_equal(dev[0]["noisy"], dataset.load_clips(settings, "dev")[0]["noisy"])
 
 
-# Tables on the Hub ---------------------------------------------------------------------------------------------------
+# Datasets on the Hub -------------------------------------------------------------------------------------------------
 
 WITHOUT_TORCHCODEC = (
     "import sys; sys.modules['torchcodec'] = None; from modeling_sparse_merit.training.run import main; main()"
@@ -226,14 +229,14 @@ STREAMED = {"streaming": True, "speech": ["someone/speech"], "noise": ["someone/
 
 @pytest.fixture(scope="module")
 def hub(tables, tmp_path_factory):
-    """A Hub with the tables of speech and noise, which this process's client takes for the real one."""
+    """A Hub with the datasets of speech and noise, which this process's client takes for the real one."""
     home = tmp_path_factory.mktemp("home")
     with HubServer() as running, pytest.MonkeyPatch.context() as patch:
         running.serve_this_process(patch, home)
         patch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
         patch.setenv("HF_TOKEN", TOKEN)
         for name, path in tables.items():
-            push_table(path, f"someone/{name}", private=True, confirmed_licence="CC0 1.0")
+            push_dataset(path, f"someone/{name}", private=True, confirmed_licence="CC0 1.0")
         yield running
 
 
@@ -281,9 +284,9 @@ def test_a_stream_gives_the_same_for_any_number_of_workers_and_on_resuming(hub, 
 
 def test_a_stream_has_every_clip_of_every_table_once_with_its_class(hub, tables):
     own = ClassLabel(names=["bored", "sad", "angry"])  # numbers of its own, and no dev split
-    table = load_table(tables["speech"], "train")
+    table = read_dataset(tables["speech"], "train")
     other = table.select(range(3)).remove_columns("emotion").add_column("emotion", [2, 0, 1], feature=own)
-    push_table(other, "someone/other", confirmed_licence="CC0 1.0")
+    push_dataset(other, "someone/other", confirmed_licence="CC0 1.0")
     settings = make_settings(tables, **STREAMED | {"speech": ["someone/speech", "someone/other"]})
     found = [(audio["path"], label) for _, audio, label in dataset.load_clips(settings, "train").rows]
     expected = zip(table["audio"], labels.class_indices(table, LABELS), strict=True)
@@ -303,11 +306,11 @@ def test_a_table_on_the_hub_is_downloaded_where_nothing_has_its_path(hub, tables
 def test_what_cannot_be_streamed_is_named(hub, tables, speech, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tables" / "speech").mkdir(parents=True)
-    with pytest.raises(TableError, match=speech):
+    with pytest.raises(DatasetError, match=speech):
         dataset.load_clips(make_settings(tables, **STREAMED | {"speech": [speech]}), "train")
 
 
-def test_a_silent_stretch_of_good_speech_is_passed_over(tables, tmp_path, speech_clip):
+def test_a_silent_segment_of_good_speech_is_passed_over(tables, tmp_path, speech_clip):
     clip = np.concatenate([speech_clip(1.0), np.zeros(48_000, np.float32)])
     write_audio(tmp_path / "clip.wav", clip, 16_000)
     write_metadata(tmp_path / "metadata.csv", ("file_name", "emotion", "split"), [("clip.wav", "angry", "train")])
@@ -370,12 +373,12 @@ def test_two_processes_share_the_clips_of_an_epoch(tables, tmp_path):
 
 
 def test_only_the_named_emotions_are_classes(tables):
-    table = load_table(tables["speech"])
+    table = read_dataset(tables["speech"])
     names = table.features["emotion"].names
     indices = labels.class_indices(table, LABELS)
     for emotion, index in zip(table["emotion"], indices, strict=True):
         assert index == {"angry": 0, "sad": 1, "fear": -100}[names[emotion]]
-    with pytest.raises(TableError, match="happy"):
+    with pytest.raises(DatasetError, match="happy"):
         labels.class_weights(indices, [*LABELS, "happy"])
 
 
@@ -391,21 +394,21 @@ def test_stages_train_what_they_should(tables):
     model = build.build_model(settings)
     frozen, joint = build.stages(settings)
     assert (frozen.first_epoch, frozen.epochs, joint.first_epoch, joint.epochs) == (0, 3, 3, 5)
-    build.set_trainable(model, frozen, train_front_end=False)
+    build.set_trainable(model, frozen, train_feature_encoder=False)
     assert not any(parameter.requires_grad for parameter in model.model.encoder.parameters())
     assert all(parameter.requires_grad for parameter in model.heads.parameters())
-    build.set_trainable(model, joint, train_front_end=False)
+    build.set_trainable(model, joint, train_feature_encoder=False)
     trained = {name for name, parameter in model.model.encoder.named_parameters() if parameter.requires_grad}
     assert trained and not any(name.startswith("feature_extractor.") for name in trained)
     groups = build.build_optimizer(model, settings).param_groups
     assert {group["lr"] for group in groups} == {1e-4, 5e-5}
-    build.set_trainable(model, joint, train_front_end=True)
+    build.set_trainable(model, joint, train_feature_encoder=True)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_spectral_front_end_hears_frequencies():
+def test_the_spectral_feature_encoder_resolves_frequencies():
     convolution = torch.nn.Conv1d(1, 64, 400, stride=320, bias=False)
-    initialize_spectral_front_end(convolution)
+    initialize_spectral_feature_encoder(convolution)
     time = torch.arange(1600) / 16_000
     loudest = []
     for frequency in (200.0, 1000.0, 4000.0):
@@ -415,7 +418,7 @@ def test_the_spectral_front_end_hears_frequencies():
         loudest.append(responses.view(16, 4).sum(-1).argmax().item())
     assert loudest == sorted(set(loudest)) and loudest[0] <= 2 and 9 <= loudest[2] <= 13
     with pytest.raises(ValueError, match="4 \\* bands"):
-        initialize_spectral_front_end(torch.nn.Conv1d(1, 30, 400))
+        initialize_spectral_feature_encoder(torch.nn.Conv1d(1, 30, 400))
 
 
 def test_an_unfinished_checkpoint_does_not_count(tmp_path):
@@ -445,7 +448,7 @@ def test_settings_come_from_the_file_and_the_command_line_wins(tmp_path):
         ("schedule: sideways\n", "schedule"),
         ("config: {num_expert: 4}\n", "num_expert"),
         ("labels: [a, a]\n", "labels"),
-        ("room_probability: 0.5\n", "rooms"),
+        ("rir_probability: 0.5\n", "rirs"),
         ("learning_rate: -1.0\n", "learning_rate"),
         ("task_balancing: gradnorm\n", "task_balancing"),
         ("task_balancing: pcgrad\nmixed_precision: fp16\n", "fp16"),
@@ -595,9 +598,9 @@ def test_an_encoder_is_taken_over_and_nothing_else(tables, tiny_checkpoint):
         build.build_model(make_settings(tables, encoder=str(tiny_checkpoint), config={"hidden_size": 64}))
 
 
-def test_an_encoder_keeps_its_front_end(tables, tmp_path):
+def test_an_encoder_keeps_its_feature_encoder(tables, tmp_path):
     sizes = {"conv_dim": [20], "conv_kernel": [800], "conv_stride": [320]}
-    original = build.build_model(make_settings(tables, config={**SMALL_MODEL, "front_end": "log_mel", **sizes}))
+    original = build.build_model(make_settings(tables, config={**SMALL_MODEL, "feature_encoder": "log_mel", **sizes}))
     original.save_pretrained(tmp_path)
     model = build.build_model(make_settings(tables, encoder=str(tmp_path), config={}))
     values = torch.randn(1, 8000)
@@ -636,11 +639,11 @@ def test_masking_hides_whole_frames_in_place_and_in_training_only(tables, tiny_c
     assert all(output.shape[:2] == hidden.shape for output in outputs)
 
 
-def test_a_front_end_cleans_what_the_model_hears_as_the_pipeline_does(tables, tiny_checkpoint):
+def test_an_enhancement_model_cleans_the_input_as_the_pipeline_does(tables, tiny_checkpoint):
     settings = make_settings(tables, cleaned_by=str(tiny_checkpoint))
     clips, feature_extractor = dataset.load_clips(settings, "dev"), build.build_feature_extractor(settings)
     loader = Accelerator(cpu=True).prepare(dataset.build_loader(clips, feature_extractor, settings, shuffle=False))
-    cleaned = CleanedLoader(loader, FrontEnd(settings.cleaned_by, torch.device("cpu")), feature_extractor)
+    cleaned = CleanedLoader(loader, EnhancementModel(settings.cleaned_by, torch.device("cpu")), feature_extractor)
     [batch] = cleaned
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(tiny_checkpoint)
     for row, index in enumerate(loader.batch_sampler.sampler):
@@ -653,13 +656,13 @@ def test_a_front_end_cleans_what_the_model_hears_as_the_pipeline_does(tables, ti
     assert not batch["input_values"].requires_grad and len(cleaned) == 1
 
 
-def test_a_front_end_has_to_enhance(tables, tiny_checkpoint, tmp_path):
+def test_the_model_in_front_of_a_cascade_has_to_enhance(tables, tiny_checkpoint, tmp_path):
     SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, tasks=["emotion"]).save_pretrained(
         tmp_path
     )
     build.build_feature_extractor(make_settings(tables)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cleaned_by"):
-        FrontEnd(str(tmp_path), torch.device("cpu"))
+        EnhancementModel(str(tmp_path), torch.device("cpu"))
 
 
 # Balancing of tasks; the formulas are tested in test_balancing.py ----------------------------------------------------
@@ -726,9 +729,9 @@ SYSTEMS = [pytest.param(system, marks=[pytest.mark.slow] * (system in ALIKE)) fo
 def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
     arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
     quick = ["--epochs", "1", "--max_steps", "2", "--batch_size", "4", "--workers", "0"]
-    front_end = ["--cleaned_by", start] if system == "ser_enhanced" else []
+    feature_encoder = ["--cleaned_by", start] if system == "ser_enhanced" else []
     run = ["--output_dir", str(tmp_path), "--seed", "1"]
-    training_run.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *front_end, *run])
+    training_run.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *feature_encoder, *run])
     results = json.loads((tmp_path / "best" / "dev_results.json").read_text())["dev"]
     config = SparseMeritConfig.from_pretrained(tmp_path / "best")
     assert ("macro_f1" in results) is ("emotion" in config.tasks)

@@ -31,7 +31,7 @@ from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.ema import MovingAverage
 from modeling_sparse_merit.training.feature_cache import CachedLoader
 from modeling_sparse_merit.training.settings import TrainingSettings
-from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_front_end
+from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
 STILL = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "final_dropout", "feat_proj_dropout")}
 FROZEN, JOINT = build.Stage(0, 1, encoder_frozen=True), build.Stage(0, 1, encoder_frozen=False)
@@ -100,8 +100,8 @@ GROUP = SMALL_MODEL | {"feat_extract_norm": "group", "do_stable_layer_norm": Fal
     "changes",
     [
         {},
-        {"train_front_end": True},
-        {"train_front_end": True, "config": GROUP},
+        {"train_feature_encoder": True},
+        {"train_feature_encoder": True, "config": GROUP},
         {"model": "", "config": {}, "lora_rank": 2},
     ],
 )
@@ -110,7 +110,7 @@ def test_a_frozen_encoder_keeps_nothing_and_gets_no_gradient(tables, tiny_checkp
     settings, batch, kept = make_settings(tables, **changes), batch_of(tables), {}
     for stage in (FROZEN, JOINT):
         model = build.build_model(settings)
-        build.set_trainable(model, stage, settings.train_front_end)
+        build.set_trainable(model, stage, settings.train_feature_encoder)
         build.set_training_mode(model, stage.encoder_frozen)
         kept[stage] = kept_by_the_encoder(model, batch)
         reached = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
@@ -119,7 +119,7 @@ def test_a_frozen_encoder_keeps_nothing_and_gets_no_gradient(tables, tiny_checkp
     assert kept[FROZEN] == 0 < kept[JOINT]
 
 
-def test_a_frozen_convolutional_front_end_keeps_nothing_beside_adapters(tables, tmp_path):
+def test_a_frozen_feature_encoder_keeps_nothing_beside_adapters(tables, tmp_path):
     """Its activations are the largest of all."""
     build.build_model(make_settings(tables, config=GROUP)).save_pretrained(tmp_path)
     model = build.build_model(make_settings(tables, model=str(tmp_path), config={}, lora_rank=2))
@@ -273,7 +273,7 @@ def test_bf16_learns_as_fp32_does(tables):
         torch.manual_seed(0)
         settings = make_settings(tables, learning_rate=3e-3, config=SMALL_MODEL | STILL)
         model = build.build_model(settings).train()
-        initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
+        initialize_spectral_feature_encoder(model.model.encoder.feature_extractor.conv_layers[0].conv)
         optimizer = build.build_optimizer(model, settings)
         losses[precision] = []
         for _ in range(60):
@@ -354,7 +354,7 @@ def test_a_step_asks_the_device_for_nothing(tables, tmp_path, integration, froze
     model, accelerator = build.build_model(settings), training_run.start(settings)
     model.config.class_weights = [1.0, 2.0]
     run = training_run.Run(settings, accelerator, model, build.build_feature_extractor(settings))
-    build.set_trainable(model, *build.stages(settings), train_front_end=True)
+    build.set_trainable(model, *build.stages(settings), train_feature_encoder=True)
     build.set_training_mode(model, frozen)
     optimizer = build.build_optimizer(model, settings)
     prepared = accelerator.prepare(model, optimizer, build.build_schedule(optimizer, settings, steps=3))

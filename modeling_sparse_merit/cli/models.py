@@ -67,7 +67,7 @@ def _export_onnx(model: str | None, folder: Path, overwrite: bool, revision: str
 
 def push(
     folder: Annotated[
-        Path, typer.Argument(help="A checkpoint (`sparse-merit export`), adapters or a table (`prepare`).")
+        Path, typer.Argument(help="A checkpoint (`sparse-merit export`), adapters or a dataset (`prepare`).")
     ],
     repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub; made where there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
@@ -76,17 +76,17 @@ def push(
         str | None, typer.Option(help="Token with write access; HF_TOKEN or that of `hf auth login` by default.")
     ] = None,
     i_may_redistribute: Annotated[
-        str | None, typer.Option(metavar="LICENCE", help="For a table: the licence under which you may pass it on.")
+        str | None, typer.Option(metavar="LICENCE", help="For a dataset: the licence under which you may pass it on.")
     ] = None,
 ) -> None:
-    """Publish a checkpoint, adapters or a table, its card included, on the Hugging Face Hub."""
+    """Publish a checkpoint, adapters or a dataset, its card included, on the Hugging Face Hub."""
     with errors_in_one_line():
         quieten_hub_client()
         if _is_table(folder):
-            from ..hub.datasets import push_table
+            from ..hub.datasets import push_dataset
 
             quieten_datasets()
-            commit = push_table(folder, repo_id, private, revision, token, i_may_redistribute)
+            commit = push_dataset(folder, repo_id, private, revision, token, i_may_redistribute)
         else:
             from ..hub.push import push_checkpoint
 

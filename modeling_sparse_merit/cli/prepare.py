@@ -9,13 +9,13 @@ from ..data.corpora import CORPORA, corpus
 from .options import errors_in_one_line, quieten_datasets, quieten_hub_client
 
 COMMANDS = {
-    "noisy": ("evaluation.prepare_noisy", "A frozen noisy test set of speech tables and noise tables."),
-    "descriptors": ("data.acoustic_features", "A speech table with acoustic descriptors, at several speeds."),
-    "synthetic_noise": ("data.synthetic_noise", "Synthetic noises, and babble of speech tables."),
+    "noisy": ("evaluation.prepare_noisy", "A frozen noisy test set of speech datasets and noise datasets."),
+    "descriptors": ("data.acoustic_features", "A speech dataset with acoustic descriptors, at several speeds."),
+    "synthetic_noise": ("data.synthetic_noise", "Synthetic noises, and babble of speech datasets."),
 }
 """Further sources: module and help."""
 
-prepare = typer.Typer(help="Turn a corpus into a table, to train on or to publish.", no_args_is_help=True)
+prepare = typer.Typer(help="Turn a corpus into a dataset, to train on or to publish.", no_args_is_help=True)
 
 
 def _add(name: str, help: str) -> None:
@@ -35,18 +35,18 @@ def _run(name: str, arguments: list[str]) -> None:
     """Runs a command; where it stops with a message, that is the error."""
     with errors_in_one_line():
         try:
-            from ..hub.datasets import push_table
+            from ..hub.datasets import push_dataset
 
             if name in CORPORA:
                 main = corpus(name).main
             else:
                 main = import_module(f"modeling_sparse_merit.{COMMANDS[name][0]}").main
         except ImportError as error:
-            raise ImportError(f"{error}. Tables need: pip install 'modeling-sparse-merit[train]'") from error
+            raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
         quieten_hub_client()
         quieten_datasets()
         try:
-            main(arguments, prog=f"sparse-merit prepare {name}", publish=push_table)
+            main(arguments, prog=f"sparse-merit prepare {name}", publish=push_dataset)
         except SystemExit as stop:
             if isinstance(stop.code, str):
                 typer.secho(stop.code.replace("error", "Error", 1), fg="red", err=True)

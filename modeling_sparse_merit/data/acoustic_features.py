@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A speech table with the acoustic descriptors of each clip, at several speeds: what an encoder is pre-trained on.
+"""A speech dataset with the acoustic descriptors of each clip, at several speeds: what an encoder is pre-trained on.
 
 The descriptors, 100 frames a second, are of the kinds of the Geneva minimalistic set (eGeMAPS; Eyben et al., IEEE
 Transactions on Affective Computing, 2016): loudness and shape of the spectrum in every frame; pitch, harmonicity and
@@ -28,7 +28,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from ..models.sparse_merit.audio import SAMPLING_RATE, as_pcm16, load_audio, resample
 from . import prepare
-from .datasets import TableError, load_table
+from .datasets import DatasetError, read_dataset
 
 SPEEDS = (1.0, 0.87, 1.07, 1.15)
 LEVEL = 10 ** (-25 / 20)  # RMS of what is described, -25 dBFS: most descriptors depend on the level
@@ -44,7 +44,7 @@ VOICED += tuple(
     f"f{number}_{of}" for number in range(1, NUM_FORMANTS + 1) for of in ("frequency", "bandwidth", "level")
 )
 NAMES = SPECTRAL + VOICED
-SOURCE = {"speech": "the speech table"}
+SOURCE = {"speech": "the speech dataset"}
 
 
 def build(
@@ -53,23 +53,23 @@ def build(
     speeds: Sequence[float] = SPEEDS,
     processes: int = 1,
 ) -> Dataset:
-    """The described table of a speech table: its columns, and `speed` and `descriptors`.
+    """The described dataset of a speech dataset: its columns, and `speed` and `descriptors`.
 
     `descriptors` are (frames, 22) float16, frame k centred at (k + 1) * 10 ms of the clip at its speed, as `describe`
     makes them.
 
     Args:
-        speech: the speech table.
-        scratch: a folder that holds the clips for as long as the table is used; they may not fit into memory.
+        speech: the speech dataset.
+        scratch: a folder that holds the clips for as long as the dataset is used; they may not fit into memory.
         speeds: speed factors of the train clips: 1.1 is faster, and higher in pitch.
-        processes: how many processes work on clips; the table is the same for any number.
+        processes: how many processes work on clips; the dataset is the same for any number.
 
     Raises:
-        TableError: Praat's library is not installed, a speed is out of range, or there is no clip of train or dev.
+        DatasetError: Praat's library is not installed, a speed is out of range, or there is no clip of train or dev.
     """
     speeds = _checked_speeds(speeds)
     _praat()
-    source = load_table(speech)
+    source = read_dataset(speech)
     jobs = [
         (row, speed)
         for row, split in enumerate(source.data.column("split").to_pylist())
@@ -77,7 +77,7 @@ def build(
         if split in ("train", "dev")
     ]
     if not jobs:
-        raise TableError(f"{speech} has no row of the splits train and dev, which are all that is described")
+        raise DatasetError(f"{speech} has no row of the splits train and dev, which are all that is described")
     path, features = Path(scratch) / "described.arrow", described_features(source.features)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, features.arrow_schema) as writer:
         rows = _rows(source, jobs, processes)
@@ -87,7 +87,7 @@ def build(
 
 
 def described_features(features: Features) -> Features:
-    """Columns of a described table: those of its speech table, `speed` and `descriptors`."""
+    """Columns of a described dataset: those of its speech dataset, `speed` and `descriptors`."""
     frames = List(List(Value("float16")))
     return Features({**features, "speed": Value("float32"), "descriptors": frames})
 
@@ -99,7 +99,7 @@ def describe(waveform: np.ndarray) -> np.ndarray:
     kHz, their levels those of the nearest harmonic against the first. What only a voice has is 0 where there is none.
 
     Raises:
-        TableError: Praat's library is not installed.
+        DatasetError: Praat's library is not installed.
     """
     waveform = waveform - waveform.mean()
     waveform = waveform * (LEVEL / max(float(np.sqrt(np.mean(waveform**2))), 1e-9))
@@ -222,7 +222,7 @@ def _praat() -> ModuleType:
     try:
         import parselmouth
     except ImportError as error:
-        raise TableError(
+        raise DatasetError(
             'descriptors need the package `praat-parselmouth`: pip install "modeling-sparse-merit[pretraining]"'
         ) from error
     return parselmouth
@@ -231,12 +231,12 @@ def _praat() -> ModuleType:
 def _checked_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
     """Each speed once, in order."""
     if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
-        raise TableError(f"speeds must be factors from 0.5 to 2, at least one, such as 1.0 0.9; got {list(speeds)}")
+        raise DatasetError(f"speeds must be factors from 0.5 to 2, at least one, such as 1.0 0.9; got {list(speeds)}")
     return tuple(dict.fromkeys(float(speed) for speed in speeds))
 
 
 def _origin(speech: DatasetInfo, speeds: Sequence[float]) -> DatasetInfo:
-    """What the speech table remembers, and what was added."""
+    """What the speech dataset remembers, and what was added."""
     added = f"Train clips at the speeds {', '.join(map(str, speeds))}, with acoustic descriptors of all clips."
     return DatasetInfo(
         description=f"{speech.description} {added}".strip(), license=speech.license, citation=speech.citation
@@ -246,7 +246,7 @@ def _origin(speech: DatasetInfo, speeds: Sequence[float]) -> DatasetInfo:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
-    parser = prepare.command_line("A speech table with acoustic descriptors, at several speeds.", prog, SOURCE)
+    parser = prepare.command_line("A speech dataset with acoustic descriptors, at several speeds.", prog, SOURCE)
     parser.add_argument("--speeds", type=float, nargs="+", default=list(SPEEDS), help="speed factors of train clips")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many work at once")
     with tempfile.TemporaryDirectory() as scratch:

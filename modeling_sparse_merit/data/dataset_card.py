@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The card of a table, its README: everything in it is counted from the rows or remembered from the corpus."""
+"""The card of a dataset, its README: everything in it is counted from the rows or remembered from the corpus."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .datasets import TableError
+from .datasets import DatasetError
 
 NOT_STATED = "a licence that is not stated"
 HUB_LICENCES = {
@@ -44,8 +44,8 @@ MEANINGS = {
     "snr_db": "signal-to-noise ratio over the clip in dB",
     "mixture": "JSON of all that was drawn for this mixture",
     "row": "number of the clip, the same in every condition",
-    "pool": "name of the noise table, or none in the clean condition",
-    "noise_file": "the noise's name in its table",
+    "pool": "name of the noise dataset, or none in the clean condition",
+    "noise_file": "the noise's name in its dataset",
     "noise_offset": "sample at 16 kHz at which the noise starts; at its end it starts over",
     "speech_gain": "factor of the speech in the mixture",
     "noise_gain": "factor of the noise in the mixture",
@@ -62,7 +62,7 @@ recording = load_audio(next(iter(rows))["audio"])  # mono float32 at 16 kHz; tor
 ```
 """
 MIXING = """
-Noise is mixed on the fly, reproducibly, from any table of noises:
+Noise is mixed on the fly, reproducibly, from any dataset of noises:
 
 ```python
 from modeling_sparse_merit.data.mixing import MixingRecipe
@@ -87,22 +87,22 @@ def values(dataset: Dataset, column: str) -> list[Any]:
 
 
 def licence_names(licence: str) -> list[str] | None:
-    """The Hub's names of a table's licences, or None where one of them is unknown or does not let everybody pass the
+    """The Hub's names of a dataset's licences, or None where one of them is unknown or does not let everybody pass the
     data on. `"CC BY 4.0 + CC0 1.0"` are two."""
     parts = [re.sub(r"[\s_-]+", "-", part.strip().lower()) for part in re.split(r"\+|\n\n", licence)]
     return parts if set(parts) <= HUB_LICENCES else None
 
 
-def table_card(
+def render_dataset_card(
     dataset: Dataset, source: str, configs: Sequence[dict[str, Any]] | None = None, licence: str | None = None
 ) -> DatasetCard:
-    """The card of a table.
+    """The card of a dataset.
 
     Args:
         dataset: with description, licence and citation in its `info`.
         source: how `load_dataset` finds it: a repository of the Hub, or a folder.
         configs: which files belong to which split; the Hub's client adds them by itself when it pushes.
-        licence: what to state, where the table itself remembers none.
+        licence: what to state, where the dataset itself remembers none.
     """
     licence = dataset.info.license or licence or ""
     rows, speech = split_rows(dataset), "emotion" in dataset.features
@@ -186,16 +186,16 @@ def licence_to_state(licence: str, confirmed: str | None = None) -> str:
     repeated; one without a licence, where one was named.
 
     Raises:
-        TableError: it was not; the message says how.
+        DatasetError: it was not; the message says how.
     """
     if licence_names(licence) or (confirmed and _same(confirmed, licence or confirmed)):
         return licence or confirmed
     if not licence:
-        raise TableError(
+        raise DatasetError(
             "this table states no licence and is not pushed; if you may pass its recordings on, say under which one: "
             "--i-may-redistribute 'LICENCE'"
         )
-    raise TableError(
+    raise DatasetError(
         "this table is not pushed, since its licence does not let everybody pass it on; if you may, repeat the "
         f"licence: --i-may-redistribute '{licence}'"
     )

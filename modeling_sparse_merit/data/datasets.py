@@ -35,12 +35,12 @@ EMOTIONS = ("angry", "sad", "happy", "neutral", "fear", "disgust", "surprise", "
 AUDIO = Audio(sampling_rate=SAMPLING_RATE, decode=False)
 
 
-class TableError(ValueError):
-    """A corpus or a table is not what it has to be; the message says what was found and how to mend it."""
+class DatasetError(ValueError):
+    """A corpus or a dataset is not what it has to be; the message says what was found and how to mend it."""
 
 
 def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:
-    """Columns of a speech table. `duration` is in seconds, ratings are in the corpus's own scale, any value but
+    """Columns of a speech dataset. `duration` is in seconds, ratings are in the corpus's own scale, any value but
     `audio` and `duration` may be None; an emotion of None is an unlabelled clip and never a class."""
     text = ("speaker", "split", "gender", "language", "text", "source_file")
     numbers = ("duration", "arousal", "valence", "dominance")
@@ -52,7 +52,7 @@ def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:
 
 
 def noise_features() -> Features:
-    """Columns of a table of noises or room impulse responses. `duration` and `rt60_s` (the reverberation time of a
+    """Columns of a dataset of noises or room impulse responses. `duration` and `rt60_s` (the reverberation time of a
     room) are in seconds; any value but `audio` and `duration` may be None."""
     text = ("category", "split", "source_file", "freesound_id")
     return Features(
@@ -62,12 +62,12 @@ def noise_features() -> Features:
     )
 
 
-def load_table(path: str | Path, split: str | None = None) -> Dataset:
-    """Reads a table: a folder of Parquet shards, one Parquet file, a folder written by `Dataset.save_to_disk`, or,
+def read_dataset(path: str | Path, split: str | None = None) -> Dataset:
+    """Reads a dataset: a folder of Parquet shards, one Parquet file, a folder written by `Dataset.save_to_disk`, or,
     where nothing has that path, a dataset on the Hub, which is downloaded.
 
     Args:
-        path: the table; `owner/name` on the Hub.
+        path: the dataset; `owner/name` on the Hub.
         split: keep only the rows whose `split` column says so, such as `"train"`; None keeps them all.
 
     Returns:
@@ -75,45 +75,47 @@ def load_table(path: str | Path, split: str | None = None) -> Dataset:
         comes from the Hub, where its card states them.
 
     Raises:
-        TableError: there is no table at `path`, or it has no row of this split.
+        DatasetError: there is no dataset at `path`, or it has no row of this split.
     """
-    return concatenate_tables([path], split)
+    return read_datasets([path], split)
 
 
-def concatenate_tables(paths: Iterable[str | Path], split: str | None = None, download_all: bool = True) -> Dataset:
-    """Reads several tables into one. A column that a table lacks is None in its rows, and emotion classes are matched
-    by name: the shared vocabulary keeps its numbers, further names follow in the order in which they are met.
+def read_datasets(paths: Iterable[str | Path], split: str | None = None, download_all: bool = True) -> Dataset:
+    """Reads several datasets into one.
+
+    A column that a dataset lacks is None in its rows, and emotion classes are matched by name: the shared vocabulary
+    keeps its numbers, further names follow in the order in which they are met.
 
     Args:
-        paths: the tables, each as for `load_table`.
-        split: keep only the rows of this split; a table without any such row adds none.
+        paths: the datasets, each as for `read_dataset`.
+        split: keep only the rows of this split; a dataset without any such row adds none.
         download_all: whether all splits of a dataset on the Hub are downloaded, which are then found offline too, or
             only `split`.
 
     Raises:
-        TableError: a path holds no table, tables disagree about the type of a column, or no row is left.
+        DatasetError: a path holds no dataset, tables disagree about the type of a column, or no row is left.
     """
     tables = [_read(Path(path), None if download_all else split) for path in paths]
     if not tables:
-        raise TableError("no table was given; name at least one folder written by a dataset script")
+        raise DatasetError("no table was given; name at least one folder written by a dataset script")
     features = _common_features(tables)
     table = concatenate_datasets([_conform(table, features) for table in tables])
     return table if split is None else _select_split(table, split)
 
 
-def stream_tables(paths: Iterable[str | Path], split: str, columns: Sequence[str]) -> list[IterableDataset]:
+def stream_datasets(paths: Iterable[str | Path], split: str, columns: Sequence[str]) -> list[IterableDataset]:
     """Opens tables on the Hub for being read row by row, without downloading them.
 
     Args:
         paths: names of datasets on the Hub, `owner/name`.
-        split: the split to read; a table without it adds nothing.
+        split: the split to read; a dataset without it adds nothing.
         columns: the columns to read; nothing else is fetched.
 
     Returns:
-        a stream for each table that has the split, its audio undecoded.
+        a stream for each dataset that has the split, its audio undecoded.
 
     Raises:
-        TableError: a path is no dataset on the Hub that can be streamed, a column is missing, or no table has the
+        DatasetError: a path is no dataset on the Hub that can be streamed, a column is missing, or no dataset has the
             split.
     """
     paths = [Path(path) for path in paths]
@@ -121,15 +123,15 @@ def stream_tables(paths: Iterable[str | Path], split: str, columns: Sequence[str
     found = [stream for stream in streams if stream is not None]
     if not found:
         given = ", ".join(path.as_posix() for path in paths) or "no table"
-        raise TableError(f"no split {split!r} to stream; the tables to look in were: {given}")
+        raise DatasetError(f"no split {split!r} to stream; the datasets to look in were: {given}")
     return found
 
 
 def _stream(path: Path, split: str, columns: list[str]) -> IterableDataset | None:
-    """One split of a table on the Hub, None where the table has no such split."""
+    """One split of a dataset on the Hub, None where the dataset has no such split."""
     name = path.as_posix()
     if not _is_on_hub(path):
-        raise TableError(
+        raise DatasetError(
             f"{name} cannot be streamed, only datasets on the Hub (owner/name) can; push it, or leave out `streaming`"
         )
     files = _split_files(name, split)
@@ -139,7 +141,7 @@ def _stream(path: Path, split: str, columns: list[str]) -> IterableDataset | Non
         stream = load_dataset("parquet", data_files=files, split=split, streaming=True, columns=columns)
     missing = [column for column in columns if column not in stream.features]
     if missing:
-        raise TableError(f"{name} has no column {', '.join(map(repr, missing))}, which a speech table needs")
+        raise DatasetError(f"{name} has no column {', '.join(map(repr, missing))}, which a speech dataset needs")
     return stream.cast_column("audio", AUDIO) if "audio" in columns else stream
 
 
@@ -167,18 +169,18 @@ def _split_files(name: str, split: str) -> dict[str, list[str]]:
     with _hub_errors(name):
         files = load_dataset_builder(name).config.data_files or {}
     if not all(file.endswith(".parquet") for file in files.get(split, [])):
-        raise TableError(f"{name} is not stored in Parquet; push it with `sparse-merit push`, which does so")
+        raise DatasetError(f"{name} is not stored in Parquet; push it with `sparse-merit push`, which does so")
     return {split: files[split]} if split in files else {}
 
 
 @contextmanager
 def _hub_errors(name: str) -> Iterator[None]:
-    """Says which table it was that could not be had."""
+    """Says which dataset it was that could not be had."""
     try:
         yield
     except (OSError, ValueError, DatasetsError) as error:
-        raise TableError(
-            f"{name} is no table on this machine (`python -m dataset_scripts.folder CORPUS_FOLDER {name}` writes "
+        raise DatasetError(
+            f"{name} is no dataset on this machine (`python -m dataset_scripts.folder CORPUS_FOLDER {name}` writes "
             f"one), and it cannot be read from the Hub: {error}"
         ) from error
 
@@ -187,7 +189,7 @@ def _read(path: Path, split: str | None = None) -> Dataset:
     """One table with undecoded audio; of a dataset on the Hub only `split`, where that is given."""
     table = _download(path.as_posix(), split) if _is_on_hub(path) else _read_local(path)
     if "audio" not in table.features:
-        raise TableError(f"{path} has no column 'audio'; its columns are {', '.join(table.column_names)}")
+        raise DatasetError(f"{path} has no column 'audio'; its columns are {', '.join(table.column_names)}")
     return table if table.features["audio"] == AUDIO else table.cast_column("audio", AUDIO)
 
 
@@ -200,8 +202,8 @@ def _read_local(path: Path) -> Dataset:
         table = Dataset.from_parquet([str(shard) for shard in shards])
         _recall_origin(table, shards[0].parent)
     else:
-        raise TableError(
-            f"{path} holds no table: expected Parquet files or a folder written by Dataset.save_to_disk. "
+        raise DatasetError(
+            f"{path} holds no dataset: expected Parquet files or a folder written by Dataset.save_to_disk. "
             "Write one with, for example, `python -m dataset_scripts.folder CORPUS_FOLDER TABLE_FOLDER`"
         )
     return table
@@ -224,7 +226,9 @@ def _common_features(tables: Sequence[Dataset]) -> Features:
             if isinstance(known, ClassLabel) and isinstance(feature, ClassLabel):
                 features[name] = ClassLabel(names=_merge_names(known.names, feature.names))
             elif known != feature:
-                raise TableError(f"column {name!r} is {known} in one table and {feature} in another; write them alike")
+                raise DatasetError(
+                    f"column {name!r} is {known} in one dataset and {feature} in another; write them alike"
+                )
     return Features(features)
 
 
@@ -251,10 +255,12 @@ def _conform(table: Dataset, features: Features) -> Dataset:
 
 def _select_split(table: Dataset, split: str) -> Dataset:
     if "split" not in table.column_names:
-        raise TableError(f"no column 'split' to take {split!r} from; the columns are {', '.join(table.column_names)}")
+        raise DatasetError(
+            f"no column 'split' to take {split!r} from; the columns are {', '.join(table.column_names)}"
+        )
     splits = table.data.column("split").to_pylist()
     chosen = [index for index, name in enumerate(splits) if name == split]
     if not chosen:
-        found = ", ".join(sorted({str(name) for name in splits})) or "none: the table is empty"
-        raise TableError(f"no row belongs to split {split!r}; the splits are {found}")
+        found = ", ".join(sorted({str(name) for name in splits})) or "none: the dataset is empty"
+        raise DatasetError(f"no row belongs to split {split!r}; the splits are {found}")
     return table.select(chosen)

@@ -6,7 +6,7 @@ from collections import Counter
 from datasets import ClassLabel, IterableDataset
 from datasets import Dataset as Table
 
-from .datasets import TableError
+from .datasets import DatasetError
 
 UNLABELLED = -100
 """Class of a clip without an emotion, as in `torch.nn.CrossEntropyLoss`."""
@@ -23,11 +23,11 @@ def class_numbers(table: Table | IterableDataset, labels: list[str]) -> dict[int
     The place in `labels` of each number in the column `emotion` that stands for one of them.
 
     Raises:
-        TableError: The column does not say what its numbers stand for.
+        DatasetError: The column does not say what its numbers stand for.
     """
     feature = table.features["emotion"]
     if not isinstance(feature, ClassLabel):
-        raise TableError(f"The column 'emotion' is {feature}; expected ClassLabel, as dataset scripts write it.")
+        raise DatasetError(f"The column 'emotion' is {feature}; expected ClassLabel, as dataset scripts write it.")
     return {feature.names.index(label): index for index, label in enumerate(labels) if label in feature.names}
 
 
@@ -45,12 +45,12 @@ def class_weights(
         beta: The nearer to 1, the more a rare class counts.
 
     Raises:
-        TableError: A class has no clip.
+        DatasetError: A class has no clip.
     """
     counts = Counter(index for index in indices if index != UNLABELLED)
     missing = [label for index, label in enumerate(labels) if not counts[index]]
     if missing:
-        raise TableError(f"No training clip has the label {missing}; expected at least one for each of {labels}.")
+        raise DatasetError(f"No training clip has the label {missing}; expected at least one for each of {labels}.")
     if kind == "none":
         return None
     if kind == "inverse_frequency":

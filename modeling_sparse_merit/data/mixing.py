@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Noisy training and test examples: clean speech, a noise, perhaps a room, at a signal-to-noise ratio.
+"""Noisy training and test examples: clean speech, a noise, perhaps an RIR, at a signal-to-noise ratio.
 
 What is random is drawn (`MixingRecipe.draw`) apart from being applied (`MixingRecipe.apply`). Everything drawn comes
 from (seed, epoch, index) alone, so an example is the same for any number of workers, and can be logged, frozen and
@@ -34,11 +34,11 @@ class MixingParameters:
     back.
 
     Attributes:
-        noise_index: row of the noise table.
+        noise_index: row of the noise dataset.
         noise_offset: where the noise starts, as a fraction in [0, 1) of the places where it may start.
         snr_db: signal-to-noise ratio over the whole clip, dB.
         level_db: RMS level of the speech in the mixture, dBFS; None keeps the recording's level.
-        room_index: row of the room table; None is no room.
+        rir_index: row of the RIR table; None is no RIR.
         speed: speed of the speech (1.1 is 10 % faster, and higher in pitch).
         augment_seed: seed of the transform given as `augment`.
         noise_speed: speed of the noise, like that of the speech.
@@ -48,7 +48,7 @@ class MixingParameters:
     noise_offset: float
     snr_db: float
     level_db: float | None = None
-    room_index: int | None = None
+    rir_index: int | None = None
     speed: float = 1.0
     augment_seed: int = 0
     noise_speed: float = 1.0
@@ -61,7 +61,7 @@ class Mixture:
     Attributes:
         noisy: speech at the microphone plus noise.
         clean: the target of the enhancement.
-        noise: the noise in `noisy`, so `noisy - noise` is the speech at the microphone. Without a room that is
+        noise: the noise in `noisy`, so `noisy - noise` is the speech at the microphone. Without an RIR that is
             `clean`.
     """
 
@@ -71,66 +71,66 @@ class Mixture:
 
 
 class MixingRecipe:
-    """Mixes clean speech with the noises (and rooms) of tables.
+    """Mixes clean speech with the noises (and RIRs) of datasets.
 
     Args:
         noise: `datasets` table with a column `audio` ({"bytes", "path"}); decoded when a row is needed.
-        rooms: the same, of impulse responses.
+        rirs: the same, of impulse responses.
         snr_db: signal-to-noise ratio in dB: a range to draw from uniformly, or one value.
         level_db: RMS level of the speech in dBFS: a range, one value, or None to keep each recording's level.
         speed: range of speed factors of the speech, or None.
-        room_probability: share of the examples that are heard in a room.
+        rir_probability: share of the examples that are convolved with an RIR.
         seed: 0 or more; another seed is another set of examples.
         augment: transform of the clean speech, `augment(samples, sample_rate=16000)`: any of `audiomentations`, one or
             a `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
             worker processes but not among threads.
-        cache_seconds: how much decoded noise (and rooms) is kept in memory, in each process; 64 kB a second.
+        cache_seconds: how much decoded noise (and RIRs) is kept in memory, in each process; 64 kB a second.
         noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) makes more noises of few.
 
     Raises:
-        ValueError: a table is empty or has no `audio` column; a range is not finite or runs backwards;
-            `room_probability` is not in [0, 1], or asks for rooms that are not given.
+        ValueError: a dataset is empty or has no `audio` column; a range is not finite or runs backwards;
+            `rir_probability` is not in [0, 1], or asks for RIRs that are not given.
     """
 
     def __init__(
         self,
         noise: "Dataset",
-        rooms: "Dataset | None" = None,
+        rirs: "Dataset | None" = None,
         snr_db: float | Range = (-5.0, 15.0),
         level_db: float | Range | None = (-35.0, -15.0),
         speed: Range | None = None,
-        room_probability: float = 0.0,
+        rir_probability: float = 0.0,
         seed: int = 0,
         augment: Callable[..., np.ndarray] | None = None,
         cache_seconds: float = 1200.0,
         noise_speed: Range | None = None,
     ):
-        if not 0 <= room_probability <= 1 or (room_probability and rooms is None):
+        if not 0 <= rir_probability <= 1 or (rir_probability and rirs is None):
             raise ValueError(
-                f"`room_probability` must be in [0, 1], and 0 where no `rooms` are given; got {room_probability}."
+                f"`rir_probability` must be in [0, 1], and 0 where no `rirs` are given; got {rir_probability}."
             )
         self.snr_db = _checked_range(snr_db, "snr_db")
         self.level_db = None if level_db is None else _checked_range(level_db, "level_db")
         self.speed = _checked_speed(speed, "speed")
         self.noise_speed = _checked_speed(noise_speed, "noise_speed")
-        self.room_probability = room_probability
+        self.rir_probability = rir_probability
         self.seed = seed
         self.augment = augment
         self.noise = _DecodedRows(noise, "noise", cache_seconds)
-        self.rooms = None if rooms is None else _DecodedRows(rooms, "rooms", cache_seconds)
+        self.rirs = None if rirs is None else _DecodedRows(rirs, "rirs", cache_seconds)
 
     def draw(self, index: int, epoch: int = 0) -> MixingParameters:
         """Draws the parameters of example `index` in `epoch`; touches no global random state."""
         generator = np.random.default_rng([self.seed, epoch, index])
-        # One number for each parameter, always and in this order: switching rooms on leaves the noises as they were.
-        noise, offset, snr, level, in_room, room, speed = generator.random(7).tolist()
-        heard_in_room = self.rooms is not None and in_room < self.room_probability
+        # One number for each parameter, always and in this order: switching RIRs on leaves the noises as they were.
+        noise, offset, snr, level, with_rir, rir, speed = generator.random(7).tolist()
+        has_rir = self.rirs is not None and with_rir < self.rir_probability
         return MixingParameters(
             noise_index=int(noise * len(self.noise)),
             noise_offset=offset,
             snr_db=_within(self.snr_db, snr),
             level_db=None if self.level_db is None else _within(self.level_db, level),
-            room_index=int(room * len(self.rooms)) if heard_in_room else None,
+            rir_index=int(rir * len(self.rirs)) if has_rir else None,
             speed=_within(self.speed, speed),
             augment_seed=int(generator.integers(2**32)),
             noise_speed=_within(self.noise_speed, generator.random()),
@@ -139,13 +139,13 @@ class MixingRecipe:
     def apply(self, speech: np.ndarray, parameters: MixingParameters, name: str = "the speech") -> Mixture:
         """Mixes one recording as `parameters` say; the same arguments give the same samples.
 
-        Speed, `augment`, room, level, noise, in this order. The SNR is that of the speech at the microphone (room and
+        Speed, `augment`, RIR, level, noise, in this order. The SNR is that of the speech at the microphone (RIR and
         all) to the noise, by energy over the whole clip. Where the mixture or the target would exceed full scale
         (+-1), all are scaled down together, which keeps the SNR.
 
-        In a room the target is what reaches the microphone directly: the speech convolved with the impulse response up
-        to 50 ms after its peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with
-        each other and with the dry speech.
+        With an RIR the target is the direct sound: the speech convolved with the impulse response up to 50 ms after its
+        peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with each other and with
+        the dry speech.
 
         Args:
             speech: float array (samples,) at 16 kHz, full scale +-1.
@@ -153,11 +153,11 @@ class MixingRecipe:
             name: what errors call the speech, such as its file.
 
         Raises:
-            ValueError: speech, noise or room are silent, empty, not finite or not mono; the message names which.
+            ValueError: speech, noise or RIR are silent, empty, not finite or not mono; the message names which.
         """
         speech = self._prepared(_checked(speech, name), parameters, name)
         level = _rms(speech) if parameters.level_db is None else 10 ** (parameters.level_db / 20)
-        heard, clean = self._in_room(speech, parameters.room_index)
+        heard, clean = self._with_rir(speech, parameters.rir_index)
         gain = np.float32(level / _rms(heard))
         heard, clean = heard * gain, clean * gain
         noise = self._noise_for(heard, parameters)
@@ -174,13 +174,13 @@ class MixingRecipe:
             augmented = self.augment(speech.copy(), sample_rate=SAMPLING_RATE)
         return _checked(augmented, f"{name} after the transform `augment`")
 
-    def _in_room(self, speech: np.ndarray, room_index: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _with_rir(self, speech: np.ndarray, rir_index: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Speech at the microphone and its early part, the target; both (samples,)."""
-        if room_index is None:
+        if rir_index is None:
             return speech, speech
-        if self.rooms is None:
-            raise ValueError(f"The parameters ask for room {room_index}, but the recipe was made without `rooms`.")
-        response = self.rooms[room_index]
+        if self.rirs is None:
+            raise ValueError(f"The parameters ask for RIR {rir_index}, but the recipe was made without `rirs`.")
+        response = self.rirs[rir_index]
         direct = int(np.argmax(np.abs(response)))
         early = np.where(np.arange(len(response)) < direct + EARLY_SAMPLES, response, 0)
         size = next_fast_len(len(speech) + len(response) - 1, real=True)
@@ -190,7 +190,7 @@ class MixingRecipe:
 
     def _noise_for(self, speech: np.ndarray, parameters: MixingParameters) -> np.ndarray:
         """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
-        noise = _stretch_at_speed(self.noise[parameters.noise_index], len(speech), parameters)
+        noise = _at_speed(self.noise[parameters.noise_index], len(speech), parameters)
         if noise is None:
             raise ValueError(
                 f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
@@ -201,12 +201,12 @@ class MixingRecipe:
 
 
 class _DecodedRows:
-    """The audio of a table, decoded when asked for; the last `seconds` of it stay decoded."""
+    """The audio of a dataset, decoded when asked for; the last `seconds` of it stay decoded."""
 
     def __init__(self, table: "Dataset", role: str, seconds: float):
         if "audio" not in table.column_names or len(table) == 0:
             raise ValueError(
-                f"`{role}` must be a table with rows and a column `audio`; it has {len(table)} rows of "
+                f"`{role}` must be a dataset with rows and a column `audio`; it has {len(table)} rows of "
                 f"{table.column_names}."
             )
         self.table = table.select_columns("audio")
@@ -233,7 +233,7 @@ class _DecodedRows:
 
     def _load(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
-            raise ValueError(f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}: is it the same table?")
+            raise ValueError(f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}: is it the same dataset?")
         try:
             waveform = load_audio(self.table[index]["audio"], target_sampling_rate=SAMPLING_RATE)
         except (ValueError, OSError) as error:
@@ -284,19 +284,19 @@ def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
     return waveform
 
 
-def _stretch_at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -> np.ndarray | None:
-    """`audible_stretch` of a noise at its drawn speed; no more of it is resampled than is heard."""
+def _at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -> np.ndarray | None:
+    """`audible_segment` of a noise at its drawn speed; no more of it is resampled than is heard."""
     rate = round(SAMPLING_RATE * parameters.noise_speed)
     if rate == SAMPLING_RATE:
-        return audible_stretch(waveform, length, parameters.noise_offset)
+        return audible_segment(waveform, length, parameters.noise_offset)
     needed = math.ceil(length * rate / SAMPLING_RATE) + 1
-    stretch = audible_stretch(waveform, needed, parameters.noise_offset)
-    if stretch is None:
+    segment = audible_segment(waveform, needed, parameters.noise_offset)
+    if segment is None:
         return None
-    resampled = resample(stretch, rate, SAMPLING_RATE)[:length]
+    resampled = resample(segment, rate, SAMPLING_RATE)[:length]
     # A high whistle that is sped up leaves the band, all but the clicks at its ends: it stays as it was.
-    if _rms(resampled) < 0.1 * _rms(stretch):
-        return audible_stretch(waveform, length, parameters.noise_offset)
+    if _rms(resampled) < 0.1 * _rms(segment):
+        return audible_segment(waveform, length, parameters.noise_offset)
     return resampled
 
 
@@ -305,29 +305,29 @@ def _rms(waveform: np.ndarray) -> float:
     return math.sqrt(np.mean(np.square(waveform, dtype=np.float64)))
 
 
-def audible_stretch(waveform: np.ndarray, length: int, offset: float) -> np.ndarray | None:
+def audible_segment(waveform: np.ndarray, length: int, offset: float) -> np.ndarray | None:
     """`length` samples of a recording: cropped where it is long enough, else looped end to start.
 
-    A recording may fall silent for longer than a clip. Where the drawn stretch is silent, the following ones are tried
+    A recording may fall silent for longer than a clip. Where the drawn segment is silent, the following ones are tried
     in turn, round the end, and the first that is not silent is taken; None where there is none.
 
     Args:
         waveform: float32 (samples,).
         length: samples wanted.
-        offset: where to start, as a fraction in [0, 1) of the places where a stretch may start.
+        offset: where to start, as a fraction in [0, 1) of the places where a segment may start.
     """
     if len(waveform) >= length:
         start = int(offset * (len(waveform) - length + 1))
-        stretch = waveform[start : start + length]
+        segment = waveform[start : start + length]
     else:
         start = int(offset * len(waveform))
-        stretch = np.resize(np.roll(waveform, -start), length)
-    if _rms(stretch) >= SILENT_RMS:
-        return stretch
+        segment = np.resize(np.roll(waveform, -start), length)
+    if _rms(segment) >= SILENT_RMS:
+        return segment
     count = math.ceil(len(waveform) / length)
-    stretches = np.resize(np.roll(waveform, -start), (count, length))  # (count, samples)
-    audible = np.flatnonzero(np.mean(np.square(stretches, dtype=np.float64), axis=1) >= SILENT_RMS**2)
-    return stretches[audible[0]] if audible.size else None
+    segments = np.resize(np.roll(waveform, -start), (count, length))  # (count, samples)
+    audible = np.flatnonzero(np.mean(np.square(segments, dtype=np.float64), axis=1) >= SILENT_RMS**2)
+    return segments[audible[0]] if audible.size else None
 
 
 def _within_full_scale(noisy: np.ndarray, clean: np.ndarray, noise: np.ndarray) -> Mixture:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What all dataset scripts share: checking the rows of a corpus, making the table, writing it, and the command line.
+"""What all dataset scripts share: checking the rows of a corpus, making the dataset, writing it, and the command line.
 
 A script's own part is a generator of rows. A row is a dictionary with the recording's path under `file` (relative to
 the corpus folder) and any columns of the schema; a file that the generator cannot make sense of is a `Problem`.
@@ -27,8 +27,8 @@ from huggingface_hub import CommitInfo
 from ..files import check_replaceable, replacing_folder
 from ..models.sparse_merit.audio import read_audio
 from ..models.sparse_merit.decoding import audio_seconds, is_recording
-from .dataset_card import class_counts, hours, licence_to_state, split_rows, table_card, values
-from .datasets import TableError
+from .dataset_card import class_counts, hours, licence_to_state, render_dataset_card, split_rows, values
+from .datasets import DatasetError
 
 SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
 SHARD_BYTES = 400_000_000
@@ -54,18 +54,18 @@ def corpus_folder(folder: str | Path) -> Path:
     """The folder as a resolved path.
 
     Raises:
-        TableError: there is no such folder.
+        DatasetError: there is no such folder.
     """
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
-        raise TableError(f"{folder} is not a folder; give the folder that the corpus was unpacked into")
+        raise DatasetError(f"{folder} is not a folder; give the folder that the corpus was unpacked into")
     return path
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
-def build_table(
+def build_dataset(
     rows: Iterable[dict[str, Any] | Problem],
     folder: Path,
     features: Features,
@@ -74,7 +74,7 @@ def build_table(
     unique_names: bool = False,
     skip_bad: bool = False,
 ) -> Dataset:
-    """Checks every row and makes the table. All problems are collected before any is reported.
+    """Checks every row and makes the dataset. All problems are collected before any is reported.
 
     Args:
         rows: what a script's generator found, `file` relative to `folder`.
@@ -86,16 +86,16 @@ def build_table(
         skip_bad: leave bad rows out with a warning.
 
     Raises:
-        TableError: something is wrong with some rows (with counts, and the first examples), or there is no row.
+        DatasetError: something is wrong with some rows (with counts, and the first examples), or there is no row.
     """
     checker = _RowChecker(folder.resolve(), features, unique_names)
     good = [row for row in map(checker.check, rows) if row is not None]
     if checker.problems and not skip_bad:
-        raise TableError(f"{checker.report()}\nMend the corpus, or leave these out with --skip-bad (skip_bad=True)")
+        raise DatasetError(f"{checker.report()}\nMend the corpus, or leave these out with --skip-bad (skip_bad=True)")
     if checker.problems:
         warnings.warn(f"Left out: {checker.report()}", stacklevel=2)
     if not good:
-        raise TableError(f"no recording was found in {folder}; is this the folder of this corpus?")
+        raise DatasetError(f"no recording was found in {folder}; is this the folder of this corpus?")
     table = pa.Table.from_pylist(good, schema=features.arrow_schema)
     return Dataset(table, info=_describe(info, features, notes or Counter()))
 
@@ -217,7 +217,7 @@ class SpeakerSplits:
     """Which speakers are held out; everybody else trains.
 
     Raises:
-        TableError: a speaker is in both splits.
+        DatasetError: a speaker is in both splits.
     """
 
     dev: Sequence[str]
@@ -226,7 +226,7 @@ class SpeakerSplits:
     def __post_init__(self) -> None:
         shared = sorted(set(self.dev) & set(self.test))
         if shared:
-            raise TableError(f"speakers {', '.join(shared)} are in both dev and test; name each of them once")
+            raise DatasetError(f"speakers {', '.join(shared)} are in both dev and test; name each of them once")
 
     def split_of(self, speaker: str) -> str:
         return "dev" if speaker in self.dev else "test" if speaker in self.test else "train"
@@ -259,21 +259,21 @@ def warn_of_overlap(dataset: Dataset, column: str) -> None:
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def write_table(
+def write_dataset(
     dataset: Dataset, out: str | Path, format: str = "parquet", embed: bool = False, overwrite: bool = False
 ) -> None:
-    """Writes a table so that it is either complete or not there at all.
+    """Writes a dataset so that it is either complete or not there at all.
 
     Args:
-        dataset: as `build_table` made it.
+        dataset: as `build_dataset` made it.
         out: the folder to make.
         format: `"parquet"`, shards named after their split, or `"disk"`, `Dataset.save_to_disk`.
-        embed: put the recordings themselves into the table; else it holds their absolute paths. `"disk"` always
+        embed: put the recordings themselves into the dataset; else it holds their absolute paths. `"disk"` always
             embeds, since `Dataset.save_to_disk` does.
-        overwrite: replace a table that is there already.
+        overwrite: replace a dataset that is there already.
 
     Raises:
-        TableError: `out` exists and is not to be replaced, or holds something else than a table.
+        DatasetError: `out` exists and is not to be replaced, or holds something else than a dataset.
     """
     out = Path(out).expanduser().resolve()
     check_destination(out, overwrite)
@@ -288,20 +288,20 @@ def check_destination(out: Path, overwrite: bool) -> None:
     """Refuses to replace anything that no dataset script wrote.
 
     Raises:
-        TableError: see `write_table`.
+        DatasetError: see `write_dataset`.
     """
     try:
         check_replaceable(out, overwrite, _foreign)
     except FileExistsError as error:
-        raise TableError(str(error)) from error
+        raise DatasetError(str(error)) from error
 
 
 def _foreign(folder: Path) -> str | None:
-    """What in a folder `write_table` does not write."""
+    """What in a folder `write_dataset` does not write."""
     ours = {"dataset_info.json", "state.json", "README.md", "LICENSE"}
     names = (path.name for path in sorted(folder.iterdir()) if path.suffix not in (".parquet", ".arrow"))
     foreign = next((name for name in names if name not in ours), None)
-    return foreign and f"it is not a table, it holds {foreign}"
+    return foreign and f"it is not a dataset, it holds {foreign}"
 
 
 def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> None:
@@ -311,7 +311,7 @@ def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> No
         _write_shards(dataset.select(indices), folder, split, embed)
     dataset.info.write_to_directory(str(folder), pretty_print=True)
     files = [{"split": split, "path": f"{split}-*.parquet"} for split in rows]
-    card = table_card(dataset, name, [{"config_name": "default", "data_files": files}])
+    card = render_dataset_card(dataset, name, [{"config_name": "default", "data_files": files}])
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
@@ -328,7 +328,7 @@ def _write_shards(dataset: Dataset, folder: Path, split: str, embed: bool) -> No
 
 
 def _recordings_size(dataset: Dataset, embed: bool) -> int:
-    """Bytes of the recordings that a table holds itself and, when they are to be embedded, of those that it names."""
+    """Bytes of the recordings that a dataset holds and, when they are to be embedded, of those that it names."""
     names, size = [name for name, feature in dataset.features.items() if isinstance(feature, Audio)], 0
     for batch in dataset.select_columns(names).with_format("arrow").iter(100):
         for recording in (recording for name in names for recording in batch.column(name)):
@@ -351,7 +351,7 @@ def command_line(
     Args:
         description: what help says first.
         prog: what help calls the script; its file's name by default.
-        sources: what the table is made from, and help about it.
+        sources: what the dataset is made from, and help about it.
     """
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=style)
@@ -359,8 +359,8 @@ def command_line(
         parser.add_argument(name, help=help)
     parser.add_argument("out", type=lambda text: Path(text).expanduser().resolve(), help="the table to write")
     parser.add_argument("--format", choices=("parquet", "disk"), default="parquet", help="disk always embeds")
-    parser.add_argument("--embed", action="store_true", help="put the recordings into the table, not their paths")
-    parser.add_argument("--overwrite", action="store_true", help="replace a table that is there already")
+    parser.add_argument("--embed", action="store_true", help="put the recordings into the dataset, not their paths")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out with a warning")
     _add_push(parser)
     return parser
@@ -369,7 +369,7 @@ def command_line(
 def _add_push(parser: argparse.ArgumentParser) -> None:
     """Adds the way to the Hub."""
     hub = parser.add_argument_group("Hugging Face Hub")
-    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the table, with its recordings in it")
+    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the dataset, with its recordings in it")
     hub.add_argument("--private", action="store_true", help="make the repository private")
     hub.add_argument("--revision", help="branch to push to")
     hub.add_argument("--token", help="with write access; that of HF_TOKEN or `hf auth login` by default")
@@ -387,9 +387,9 @@ def add_speaker_splits(parser: argparse.ArgumentParser, dev: Sequence[str], test
 
 
 def add_origin(parser: argparse.ArgumentParser) -> None:
-    """Adds what a table of no known corpus should remember."""
+    """Adds what a dataset of no known corpus should remember."""
     for name in ("license", "citation", "description"):
-        parser.add_argument(f"--{name}", default="", help=f"the {name} that the table remembers")
+        parser.add_argument(f"--{name}", default="", help=f"the {name} that the dataset remembers")
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -406,7 +406,7 @@ def messages() -> Iterator[None]:
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         try:
             yield
-        except (TableError, OSError) as error:  # of the corpus, the disk, or the Hub
+        except (DatasetError, OSError) as error:  # of the corpus, the disk, or the Hub
             sys.exit(f"error: {error}")
 
 
@@ -416,13 +416,13 @@ def run(
     arguments: Sequence[str] | None,
     publish: Publish | None = None,
 ) -> None:
-    """Builds a table, writes it, prints what is in it, and publishes it where that is asked for.
+    """Builds a dataset, writes it, prints what is in it, and publishes it where that is asked for.
 
     Args:
         parser: of `command_line`, with arguments of its own.
-        build: the table of its answers.
+        build: the dataset of its answers.
         arguments: those of the process by default.
-        publish: `hub.datasets.push_table`, for `--push`.
+        publish: `hub.datasets.push_dataset`, for `--push`.
     """
     options = parser.parse_args(arguments)
     with messages():
@@ -433,7 +433,7 @@ def run(
 def _finish(dataset: Dataset, options: argparse.Namespace, publish: Publish | None) -> None:
     if options.push:
         licence_to_state(dataset.info.license, options.i_may_redistribute)
-    write_table(dataset, options.out, options.format, options.embed, options.overwrite)
+    write_dataset(dataset, options.out, options.format, options.embed, options.overwrite)
     print(summary(dataset))
     print(f"{dataset.info.description}\nLicence: {dataset.info.license or 'not stated'}\nWritten to {options.out}")
     if options.push and publish is not None:
@@ -441,7 +441,7 @@ def _finish(dataset: Dataset, options: argparse.Namespace, publish: Publish | No
 
 
 def _push(dataset: Dataset, options: argparse.Namespace, publish: Publish) -> None:
-    """Publishes a table that is written; where that fails it can be pushed later as it is."""
+    """Publishes a dataset that is written; where that fails it can be pushed later as it is."""
     target = (options.push, options.private, options.revision, options.token, options.i_may_redistribute)
     try:
         commit = publish(dataset, *target)

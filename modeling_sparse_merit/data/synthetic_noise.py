@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Noises out of a random number generator, for more kinds of them than recordings offer: a noise table to train on.
+"""Noises out of a random number generator, for more kinds of them than recordings offer: a noise dataset to train on.
 
 `coloured` is noise of a random spectral envelope; `harmonic` tones are those of engines and sirens, with some hiss;
-`impacts` are clicks and blows at random times; `babble` is several people of speech tables at once. A third of the
+`impacts` are clicks and blows at random times; `babble` is several people of speech datasets at once. A third of the
 clips swells and falls (`..., modulated`).
 """
 
@@ -18,7 +18,7 @@ from ..models.sparse_merit.audio import SAMPLING_RATE, load_audio
 from . import prepare
 from .acoustic_features import flac
 from .dataset_card import NOT_STATED
-from .datasets import TableError, concatenate_tables, load_table, noise_features
+from .datasets import DatasetError, noise_features, read_dataset, read_datasets
 
 LEVEL = 10 ** (-25 / 20)  # RMS of every clip, -25 dBFS
 SHARES = {"coloured": 0.4, "harmonic": 0.2, "impacts": 0.15, "babble": 0.25}
@@ -32,20 +32,20 @@ def build(clips: int = 600, seconds: float = 6.0, seed: int = 0, babble: Sequenc
         clips: how many.
         seconds: how long each is.
         seed: 0 or more; another seed is another set of noises. A clip does not depend on how many there are.
-        babble: speech tables of whose train clips babble is made; none, no babble.
+        babble: speech datasets of whose train clips babble is made; none, no babble.
 
     Raises:
-        TableError: the numbers are not positive, or a speech table is missing or has no train clips.
+        DatasetError: the numbers are not positive, or a speech dataset is missing or has no train clips.
     """
     if clips < 1 or not 0 < seconds < 600 or seed < 0:
-        raise TableError(
+        raise DatasetError(
             f"`clips` must be 1 or more, `seconds` above 0 and below 600, `seed` 0 or more; got {clips}, {seconds}, "
             f"{seed}"
         )
-    speech = concatenate_tables(babble, "train").select_columns("audio") if babble else None
+    speech = read_datasets(babble, "train").select_columns("audio") if babble else None
     rows = [_row(index, round(seconds * SAMPLING_RATE), seed, speech) for index in range(clips)]
     features = noise_features()
-    info = _origin([load_table(one).info for one in babble], seed)
+    info = _origin([read_dataset(one).info for one in babble], seed)
     info.features = features
     return Dataset(pa.Table.from_pylist(rows, schema=features.arrow_schema), info=info)
 
@@ -164,7 +164,7 @@ def _origin(speech: Sequence[DatasetInfo], seed: int) -> DatasetInfo:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
-    parser = prepare.command_line("Synthetic noises, and babble of speech tables, to a noise table.", prog, {})
+    parser = prepare.command_line("Synthetic noises, and babble of speech datasets, to a noise dataset.", prog, {})
     parser.add_argument("--clips", type=int, default=600, help="how many")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each is")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another set of noises")

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The test conditions, clean and every noise pool at every SNR, and how clips are put into each. A mixture depends on
-(seed, condition, row of the speech tables) alone, so it is the same whichever clips are evaluated."""
+(seed, condition, row of the speech datasets) alone, so it is the same whichever clips are evaluated."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from ..data.datasets import concatenate_tables, load_table
-from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_stretch
+from ..data.datasets import read_dataset, read_datasets
+from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_segment
 from ..models.sparse_merit.audio import load_audio
 from .configuration import EvaluationConfig
 
@@ -44,10 +44,10 @@ class Example:
 
 
 class Clips:
-    """The clips of the speech tables that are evaluated, by their rows.
+    """The clips of the speech datasets that are evaluated, by their rows.
 
     Args:
-        config: says which tables, split and rows.
+        config: says which datasets, split and rows.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
 
     Raises:
@@ -55,7 +55,7 @@ class Clips:
     """
 
     def __init__(self, config: EvaluationConfig, labels: Sequence[str]):
-        self.table = concatenate_tables(config.speech, split=config.speech_split)
+        self.table = read_datasets(config.speech, split=config.speech_split)
         emotions = dict(enumerate(column_names(self.table, "emotion")))
         source = f"{config.speech} (split {config.speech_split!r})"
         self.rows = choose_clips(emotions, labels, config, source)
@@ -67,7 +67,7 @@ class Clips:
 
     def name(self, row: int) -> str:
         """What errors call a clip."""
-        return f"row {row} of the speech tables ({self._files[row]})"
+        return f"row {row} of the speech datasets ({self._files[row]})"
 
 
 def choose_clips(
@@ -79,7 +79,7 @@ def choose_clips(
         emotions: `{row: emotion}` of all clips.
         labels: the emotion classes.
         config: `clips`, `max_clips` and `seed` choose.
-        source: what an error calls the tables.
+        source: what an error calls the datasets.
 
     Raises:
         ValueError: no clip is left.
@@ -129,22 +129,22 @@ class Listener:
 
     def _facts(self, speech: np.ndarray, parameters: MixingParameters, mixture: Mixture) -> dict[str, Any]:
         noise = self.recipe.noise[parameters.noise_index]  # (noise samples,)
-        stretch = audible_stretch(noise, len(speech), parameters.noise_offset)  # (samples,)
+        segment = audible_segment(noise, len(speech), parameters.noise_offset)  # (samples,)
         return {
             "mixture": json.dumps(asdict(parameters)),
             "noise_file": self.noise_files[parameters.noise_index],
-            "noise_offset": _find_stretch(noise, stretch, parameters.noise_offset),
-            "noise_gain": _rms(mixture.noise) / _rms(stretch),
+            "noise_offset": _find_segment(noise, segment, parameters.noise_offset),
+            "noise_gain": _rms(mixture.noise) / _rms(segment),
             "speech_gain": _rms(mixture.clean) / _rms(speech),
         }
 
 
-def _find_stretch(noise: np.ndarray, stretch: np.ndarray, offset: float) -> int:
-    """The sample at which `audible_stretch` found the stretch: at the drawn one, or a multiple of its length later."""
-    places = len(noise) - len(stretch) + 1 if len(noise) >= len(stretch) else len(noise)
-    starts = int(offset * places) + len(stretch) * np.arange(math.ceil(len(noise) / len(stretch)))
-    samples = np.arange(len(stretch))
-    return next(int(at) for at in starts % len(noise) if np.array_equal(noise[(at + samples) % len(noise)], stretch))
+def _find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:
+    """The sample at which `audible_segment` found the segment: at the drawn one, or a multiple of its length later."""
+    places = len(noise) - len(segment) + 1 if len(noise) >= len(segment) else len(noise)
+    starts = int(offset * places) + len(segment) * np.arange(math.ceil(len(noise) / len(segment)))
+    samples = np.arange(len(segment))
+    return next(int(at) for at in starts % len(noise) if np.array_equal(noise[(at + samples) % len(noise)], segment))
 
 
 def _rms(waveform: np.ndarray) -> float:
@@ -159,11 +159,11 @@ def list_conditions(config: EvaluationConfig) -> list[Condition]:
 
 def load_noise(config: EvaluationConfig) -> dict[str, Dataset]:
     """The rows of each noise pool."""
-    return {pool: load_table(path, split=config.noise_split) for pool, path in config.noise.items()}
+    return {pool: read_dataset(path, split=config.noise_split) for pool, path in config.noise.items()}
 
 
-def table_sha256(table: Dataset) -> str:
-    """SHA-256 of a table's rows, audio included."""
+def dataset_sha256(table: Dataset) -> str:
+    """SHA-256 of a dataset's rows, audio included."""
     digest = hashlib.sha256()
     for row in table:
         audio = row.pop("audio")
@@ -173,7 +173,7 @@ def table_sha256(table: Dataset) -> str:
 
 
 def recording_names(table: Dataset) -> list[str]:
-    """What the recordings of a table are called: by their names in the corpus, or else by their rows."""
+    """What the recordings of a dataset are called: by their names in the corpus, or else by their rows."""
     return [name or f"row {row}" for row, name in enumerate(column_names(table, "source_file"))]
 
 

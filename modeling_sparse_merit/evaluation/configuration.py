@@ -30,10 +30,10 @@ class EvaluationConfig:
     Attributes:
         test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), in all of its conditions; None makes
             one in `OUTPUT/test_set` of the following six.
-        speech: paths of speech tables (columns `audio`, `emotion`, `speaker`, `split`, `duration`).
-        speech_split: the split of the speech tables that is evaluated; None takes every row.
-        noise: `{name of the pool: path of its noise table}`; empty to evaluate clean speech alone.
-        noise_split: the split of the noise tables that noise is drawn from; None takes every row.
+        speech: paths of speech datasets (columns `audio`, `emotion`, `speaker`, `split`, `duration`).
+        speech_split: the split of the speech datasets that is evaluated; None takes every row.
+        noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech alone.
+        noise_split: the split of the noise datasets that noise is drawn from; None takes every row.
         snr_db: signal-to-noise ratios in dB at which every clip is mixed with every pool.
         clean: also evaluate the recordings as they are.
         model: checkpoint folder or Hub id, a system of the name "model"; None is the checkpoint inside the package.

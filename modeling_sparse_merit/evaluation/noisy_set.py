@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The frozen noisy test set: every clip in every condition, mixed once and for all. It is a speech table whose rows
+"""The frozen noisy test set: every clip in every condition, mixed once and for all. It is a speech dataset whose rows
 hold the samples themselves with their SHA-256, so that every system, today and later, hears identical ones."""
 
 import hashlib
@@ -17,7 +17,7 @@ import soundfile
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
-from ..data.datasets import AUDIO, concatenate_tables, load_table
+from ..data.datasets import AUDIO, read_dataset, read_datasets
 from ..data.mixing import SAMPLING_RATE
 from ..files import sha256_of_samples
 from ..models.sparse_merit.audio import load_audio
@@ -28,9 +28,9 @@ from .conditions import (
     Listener,
     choose_clips,
     column_names,
+    dataset_sha256,
     list_conditions,
     load_noise,
-    table_sha256,
 )
 from .configuration import EvaluationConfig
 from .fingerprint import check_same_run, fingerprinted_writer
@@ -49,17 +49,17 @@ COLUMNS = {
     "sha256": Value("string"),
     "clean_sha256": Value("string"),
 }
-"""What a frozen test set has besides the columns of its speech tables."""
+"""What a frozen test set has besides the columns of its speech datasets."""
 
 
 class FrozenTestSet:
     """The clips of a frozen test set that are evaluated, in each of its conditions.
 
     Args:
-        table: a table with the columns of `COLUMNS`.
+        table: a dataset with the columns of `COLUMNS`.
         config: which of its clips.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
-        name: what errors call the table.
+        name: what errors call the dataset.
 
     Attributes:
         conditions: clean first, then each pool at rising signal-to-noise ratios.
@@ -87,14 +87,14 @@ class FrozenTestSet:
                 raise ValueError(f"{name} lacks the clips {missing} in {condition.name}: every condition needs all.")
 
     def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
-        """What is known about each row of the table, but its sound."""
+        """What is known about each row of the dataset, but its sound."""
         names = {"emotion", "speaker", "source_file", "duration", *COLUMNS} - {"clean"}
         columns = {name: column_names(self.table, name) for name in names}
         columns["emotion"] = [emotion if emotion in labels else None for emotion in columns["emotion"]]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _place_clips(self) -> dict[Condition, dict[int, int]]:
-        """Where each clip of a condition is in the table."""
+        """Where each clip of a condition is in the dataset."""
         places: dict[Condition, dict[int, int]] = {}
         for index, fact in enumerate(self._facts):
             clips = places.setdefault(Condition(fact["pool"], fact["snr_db"]), {})
@@ -189,14 +189,14 @@ def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
     `OUTPUT/test_set`, as far as it is not there yet.
 
     Raises:
-        ValueError: what is in that folder was made of other tables or with another seed; a recording is unusable.
+        ValueError: what is in that folder was made of other datasets or with another seed; a recording is unusable.
         ImportError: a package of the extra `train` is not installed.
     """
     if config.test_set is not None:
-        return FrozenTestSet(load_table(config.test_set), config, labels, config.test_set)
+        return FrozenTestSet(read_dataset(config.test_set), config, labels, config.test_set)
     clips, noise = Clips(config, labels), load_noise(config)
-    speech = {"speech": table_sha256(clips.table), "clips": clips.rows, "seed": config.seed}
-    noise_sha256 = {pool: table_sha256(table) for pool, table in noise.items()}
+    speech = {"speech": dataset_sha256(clips.table), "clips": clips.rows, "seed": config.seed}
+    noise_sha256 = {pool: dataset_sha256(table) for pool, table in noise.items()}
     paths = []
     for condition in list_conditions(config):
         path = Path(config.output) / "test_set" / f"{condition.name}.parquet"
@@ -206,16 +206,16 @@ def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
             listener = Listener(clips, condition, noise.get(condition.pool), config.seed)
             _write_condition(path, frozen_rows(clips, condition, listener), clips.table.features, fingerprint)
         paths.append(path)
-    return FrozenTestSet(concatenate_tables(paths), config, labels, str(Path(config.output) / "test_set"))
+    return FrozenTestSet(read_datasets(paths), config, labels, str(Path(config.output) / "test_set"))
 
 
 def frozen_features(speech: Features) -> Features:
-    """The columns of a frozen test set of speech tables with these."""
+    """The columns of a frozen test set of speech datasets with these."""
     return Features({**speech, **COLUMNS})
 
 
 def frozen_rows(clips: Clips, condition: Condition, listener: Listener) -> Iterator[dict[str, Any]]:
-    """One row for each clip in one condition: what the speech tables say of it, `audio` and `clean` as 24-bit FLAC,
+    """One row for each clip in one condition: what the speech datasets say of it, `audio` and `clean` as 24-bit FLAC,
     and the facts of `Listener.example`. `sha256` and `clean_sha256` are of the float32 samples that the FLAC gives
     back."""
     for row in tqdm(clips.rows, desc=f"mixing {condition.name}", unit="clip", disable=None):

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A frozen noisy test set: every clip of speech tables in every condition, with its clean speech, as a speech table.
+"""A frozen noisy test set: every clip of speech datasets in every condition, with its clean speech.
 
-`sparse-merit evaluate` takes it as its `test_set`, and makes the very same mixtures of the same tables with the same
+`sparse-merit evaluate` takes it as its `test_set`, and makes the very same mixtures of the same datasets with the same
 seed and the same names of the noise pools, so others can compare on identical samples. They are kept as 24-bit FLAC at
 16 kHz, each with the noise's file and offset, both gains, and the SHA-256 of the samples.
 """
@@ -17,14 +17,14 @@ from datasets import Dataset, DatasetInfo
 
 from ..data import prepare
 from ..data.dataset_card import NOT_STATED
-from ..data.datasets import TableError, load_table
+from ..data.datasets import DatasetError, read_dataset
 from .conditions import Clips, Listener, list_conditions, load_noise
 from .configuration import EvaluationConfig
 from .noisy_set import frozen_features, frozen_rows
 
 SOURCES = {
-    "speech": "the speech tables, separated by commas",
-    "noise": "the noise tables, separated by commas, each a pool of noise",
+    "speech": "the speech datasets, separated by commas",
+    "noise": "the noise datasets, separated by commas, each a pool of noise",
 }
 
 
@@ -37,20 +37,20 @@ def build(
     split: str = "test",
     clean: bool = True,
 ) -> Dataset:
-    """The noisy table of speech tables and noise tables.
+    """The noisy dataset of speech datasets and noise datasets.
 
     Args:
-        speech: a speech table, or several.
-        noise: `{name: noise table}`, each a pool of noise, with its name in the conditions; or one noise table, whose
-            name is the last part of its path.
-        scratch: a folder that holds the mixtures for as long as the table is used; they may not fit into memory.
+        speech: a speech dataset, or several.
+        noise: `{name: noise dataset}`, each a pool of noise, with its name in the conditions; or one noise dataset,
+            whose name is the last part of its path.
+        scratch: a folder that holds the mixtures for as long as the dataset is used; they may not fit into memory.
         snr_db: signal-to-noise ratios over the whole clip, in dB.
         seed: another seed is another set of mixtures.
-        split: the split of all tables.
+        split: the split of all datasets.
         clean: keep every clip as it is, too.
 
     Raises:
-        TableError: a table is missing, or the settings are not usable.
+        DatasetError: a dataset is missing, or the settings are not usable.
         ValueError: a recording is silent or damaged.
     """
     speech = [speech] if isinstance(speech, str | Path) else list(speech)
@@ -64,19 +64,19 @@ def build(
             rows = frozen_rows(clips, condition, listener)
             while some := list(islice(rows, 100)):
                 writer.write_batch(pa.RecordBatch.from_pylist(some, schema))
-    origins = [load_table(one).info for one in speech], [table.info for table in noises.values()]
+    origins = [read_dataset(one).info for one in speech], [table.info for table in noises.values()]
     return Dataset.from_file(str(path), info=_origin(*origins, ", ".join(noises), seed))
 
 
 def name_pools(tables: Sequence[str | Path], names: Sequence[str] = ()) -> dict[str, str | Path]:
-    """Noise tables by the names of their pools, which are the last parts of their paths where none are given.
+    """Noise datasets by the names of their pools, which are the last parts of their paths where none are given.
 
     Raises:
-        TableError: there are not as many names as tables, or two are alike.
+        DatasetError: there are not as many names as tables, or two are alike.
     """
     names = list(names) or [Path(path).resolve().name for path in tables]
     if len(names) != len(tables) or len(set(names)) != len(names):
-        raise TableError(f"each of the {len(tables)} noise tables needs a name of its own (--pool), not {names}")
+        raise DatasetError(f"each of the {len(tables)} noise datasets needs a name of its own (--pool), not {names}")
     return dict(zip(names, tables, strict=True))
 
 
@@ -100,11 +100,11 @@ def _configuration(
             clips="all",
         )
     except ValueError as error:
-        raise TableError(str(error)) from error
+        raise DatasetError(str(error)) from error
 
 
 def _origin(speech: Sequence[DatasetInfo], noise: Sequence[DatasetInfo], pools: str, seed: int) -> DatasetInfo:
-    """What all tables remember, and how they were mixed."""
+    """What all datasets remember, and how they were mixed."""
     infos = [*speech, *noise]
     mixing = f"Speech in noise ({pools}), mixed once and for all with seed {seed}."
     licences = [info.license or NOT_STATED for info in infos] if any(info.license for info in infos) else []
@@ -123,11 +123,11 @@ def _join(texts: Sequence[str], sign: str) -> str:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
-    parser = prepare.command_line("A frozen noisy test set of speech tables and noise tables.", prog, SOURCES)
+    parser = prepare.command_line("A frozen noisy test set of speech datasets and noise datasets.", prog, SOURCES)
     parser.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10], help="signal-to-noise ratios in dB")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another set of mixtures")
-    parser.add_argument("--split", default="test", help="the split of all tables")
-    parser.add_argument("--pool", help="names of the noise tables; those of their folders by default")
+    parser.add_argument("--split", default="test", help="the split of all datasets")
+    parser.add_argument("--pool", help="names of the noise datasets; those of their folders by default")
     parser.add_argument("--no-clean", action="store_true", help="leave out the clips without noise")
     with tempfile.TemporaryDirectory() as scratch:
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Outside references that answer like a checkpoint, so that they stand in the same tables: eGeMAPS with an SVM for
+"""Outside references that answer like a checkpoint, so that they stand in the same datasets: eGeMAPS with an SVM for
 emotion; spectral gating, and the files that any other system wrote, for enhancement. The first two need the extra
 `benchmark`; openSMILE, which computes eGeMAPS, is licensed for research and other non-commercial use alone."""
 
@@ -19,7 +19,7 @@ from huggingface_hub import cached_assets_path
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
-from ..data.datasets import concatenate_tables, load_table
+from ..data.datasets import read_dataset, read_datasets
 from ..data.labels import UNLABELLED, class_indices, class_weights
 from ..data.mixing import SAMPLING_RATE, MixingRecipe
 from ..files import replacing, sha256_of_samples
@@ -51,8 +51,8 @@ class EgemapsSvm:
 
     Args:
         labels: emotion classes, in the order of the probabilities.
-        speech: speech tables with a train and a dev split.
-        noise: noise tables with a train and a dev split.
+        speech: speech datasets with a train and a dev split.
+        noise: noise datasets with a train and a dev split.
         snr_db: range of the signal-to-noise ratio in dB.
         copies: noisy copies of each clip.
         seed: of the mixtures.
@@ -61,7 +61,7 @@ class EgemapsSvm:
 
     Raises:
         ImportError: opensmile or scikit-learn is not installed.
-        TableError: a table or split is missing, or a class has no training clip.
+        DatasetError: a dataset or split is missing, or a class has no training clip.
     """
 
     name = "egemaps_svm"
@@ -104,11 +104,11 @@ class EgemapsSvm:
 
     def _examples(self, speech: list[str], noise: list[str], split: str) -> tuple[np.ndarray, np.ndarray, str]:
         """Functionals (examples, 88) and classes (examples,) of a split in all conditions, and the SHA-256 of both."""
-        table = concatenate_tables(speech, split)
+        table = read_datasets(speech, split)
         classes = np.array(class_indices(table, self.labels))
         table, classes = table.select(np.flatnonzero(classes != UNLABELLED)), classes[classes != UNLABELLED]
         recipe = MixingRecipe(
-            concatenate_tables(noise, split),
+            read_datasets(noise, split),
             snr_db=tuple(self.settings["snr_db"]),
             level_db=None,
             seed=self.settings["seed"],
@@ -180,11 +180,11 @@ class ProcessedFiles:
     Args:
         labels: not used; every reference takes them.
         folder: the folder of the files, at any sampling rate.
-        test_set: the table of what the other system heard; the path in its column `audio` names the file.
+        test_set: the dataset of what the other system heard; the path in its column `audio` names the file.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing.
-        TableError: there is no such table.
+        DatasetError: there is no such table.
         ValueError: a name leads out of the folder.
     """
 
@@ -194,7 +194,7 @@ class ProcessedFiles:
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"`folder`: {folder} is no folder; expected the files of another system in it.")
-        heard = [row["audio"] for row in load_table(test_set).select_columns("audio")]
+        heard = [row["audio"] for row in read_dataset(test_set).select_columns("audio")]
         self.files = {sha256_of_samples(load_audio(audio)): self._find(audio["path"]) for audio in heard}
 
     def describe(self) -> dict:
@@ -275,7 +275,7 @@ def build_reference(
 
 
 def in_conditions(table: Dataset, recipe: MixingRecipe, copies: int) -> Iterator[np.ndarray]:
-    """Every clip of a table as it is, then `copies` times mixed by the recipe; each (samples,) at 16 kHz."""
+    """Every clip of a dataset as it is, then `copies` times mixed by the recipe; each (samples,) at 16 kHz."""
     for row, audio in enumerate(table["audio"]):
         speech = load_audio(audio)
         yield speech
@@ -297,7 +297,7 @@ def choose_classifier(
         `{"C", "gamma", "dev_macro_f1"}`, and the fitted scikit-learn pipeline.
 
     Raises:
-        TableError: a class has no training clip.
+        DatasetError: a class has no training clip.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline

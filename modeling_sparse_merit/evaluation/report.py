@@ -139,7 +139,7 @@ def build_report(
 
 
 def _by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
-    """In the order in which they come; clips by their row of the speech tables."""
+    """In the order in which they come; clips by their row of the speech datasets."""
     grouped: dict[str, list[dict]] = {}
     for row in rows:
         grouped.setdefault(row["condition"], []).append(row)

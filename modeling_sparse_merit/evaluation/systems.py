@@ -122,7 +122,7 @@ class CheckpointSystem:
             return [None] * len(recordings)
         if not torch.isfinite(values).all():
             raise ValueError(f"The enhanced speech of {self.name} holds NaN or Inf: its weights may have diverged.")
-        return self.feature_extractor.restore(values.float().cpu(), recordings)
+        return self.feature_extractor.denormalize(values.float().cpu(), recordings)
 
     def _probabilities(self, logits: torch.Tensor | None, num_clips: int) -> list[np.ndarray | None]:
         if logits is None:

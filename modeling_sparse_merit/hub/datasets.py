@@ -6,12 +6,12 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitInfo
 
-from ..data.dataset_card import licence_to_state, split_rows, table_card
-from ..data.datasets import load_table
+from ..data.dataset_card import licence_to_state, render_dataset_card, split_rows
+from ..data.datasets import read_dataset
 from .client import hub_errors, open_repository
 
 
-def push_table(
+def push_dataset(
     table: Dataset | str | Path,
     repo_id: str,
     private: bool = False,
@@ -19,27 +19,27 @@ def push_table(
     token: str | None = None,
     confirmed_licence: str | None = None,
 ) -> CommitInfo:
-    """Publishes a table with its recordings in it, so that `load_dataset(repo_id)` gives the same rows and splits.
+    """Publishes a dataset with its recordings in it, so that `load_dataset(repo_id)` gives the same rows and splits.
 
     The card is committed first: recordings are never to be had without their licence. All data is one commit (up to 25
     GB; `datasets` makes several of more), so the repository holds all of it, or nothing. Pushing again is safe.
 
     Args:
-        table: a table, or where one is.
+        table: a dataset, or where one is.
         repo_id, private, revision, token: as for `modeling_sparse_merit.hub.push.push_checkpoint`.
-        confirmed_licence: the table's licence, repeated by somebody who may pass it on; see `licence_to_state`.
+        confirmed_licence: the dataset's licence, repeated by somebody who may pass it on; see `licence_to_state`.
 
     Raises:
-        TableError: there is no such table, or its licence forbids it.
+        DatasetError: there is no such table, or its licence forbids it.
         HubError: the Hub could not be reached or refuses.
     """
-    dataset = table if isinstance(table, Dataset) else load_table(table)
+    dataset = table if isinstance(table, Dataset) else read_dataset(table)
     licence = licence_to_state(dataset.info.license, confirmed_licence)
     splits = DatasetDict({name: dataset.select(rows) for name, rows in split_rows(dataset).items()})
     with hub_errors(repo_id):
         api, repo_id = open_repository(repo_id, "dataset", private, revision, token)
         api.upload_file(
-            path_or_fileobj=str(table_card(dataset, repo_id, licence=licence)).encode(),
+            path_or_fileobj=str(render_dataset_card(dataset, repo_id, licence=licence)).encode(),
             path_in_repo="README.md",
             repo_id=repo_id,
             repo_type="dataset",

@@ -287,7 +287,7 @@ def _test_set(evaluation: dict[str, Any]) -> str:
 
 
 def _split(evaluation: dict[str, Any]) -> str | None:
-    """Of the speech tables; a frozen test set is taken whole."""
+    """Of the speech datasets; a frozen test set is taken whole."""
     return evaluation["config"]["speech_split"] if evaluation["config"]["speech"] else None
 
 

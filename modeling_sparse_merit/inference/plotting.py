@@ -79,11 +79,11 @@ def spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 
 def envelope(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the lowest and the highest sample of each of at most MAX_COLUMNS stretches: (columns,) each."""
+    """Returns the lowest and the highest sample of each of at most MAX_COLUMNS segments: (columns,) each."""
     length = -(-len(waveform) // MAX_COLUMNS)
     padded = np.pad(waveform, (0, -len(waveform) % length), mode="edge")
-    stretches = padded.reshape(-1, length)  # (columns, length)
-    return stretches.min(axis=1), stretches.max(axis=1)
+    segments = padded.reshape(-1, length)  # (columns, length)
+    return segments.min(axis=1), segments.max(axis=1)
 
 
 def _draw_sides(figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.ndarray, str]], rate: int) -> None:

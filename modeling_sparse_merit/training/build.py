@@ -18,7 +18,7 @@ from ..models.sparse_merit.modeling_sparse_merit import (
 )
 from .lora import add_adapters, set_adapters_trainable
 from .settings import TrainingSettings
-from .spectral_encoder import initialize_spectral_front_end
+from .spectral_encoder import initialize_spectral_feature_encoder
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
         model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(settings.wavlm, **changes)
     else:
         model = SparseMeritForSpeechEnhancementAndEmotion(SparseMeritConfig(**changes))
-        if settings.spectral_front_end:
-            initialize_spectral_front_end(model.model.encoder.feature_extractor.conv_layers[0].conv)
+        if settings.spectral_feature_encoder:
+            initialize_spectral_feature_encoder(model.model.encoder.feature_extractor.conv_layers[0].conv)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return add_adapters(model, settings) if settings.lora_rank else model
@@ -100,7 +100,7 @@ def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForS
 
 
 def set_trainable(
-    model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, stage: Stage, train_front_end: bool
+    model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, stage: Stage, train_feature_encoder: bool
 ) -> None:
     """
     Freezes the encoder, or its adapters, in the first stage and, unless it is to learn, the convolutional front end in
@@ -110,7 +110,7 @@ def set_trainable(
         set_adapters_trainable(model, not stage.encoder_frozen)
         return
     model.model.encoder.requires_grad_(not stage.encoder_frozen)
-    if not train_front_end:
+    if not train_feature_encoder:
         model.freeze_feature_encoder()
 
 

@@ -15,7 +15,7 @@ from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnha
 from .dataset import Collator
 
 
-class FrontEnd:
+class EnhancementModel:
     """
     A Sparse MERIT checkpoint that only cleans, as [`SpeechEnhancementAndEmotionPipeline`] does.
 
@@ -41,7 +41,7 @@ class FrontEnd:
         """Noisy recordings (samples,) at 16 kHz to clean ones, in one batch, each in its own level and length."""
         inputs = self.feature_extractor(recordings, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         outputs = self.model(**inputs.to(self.model.device), tasks=("enhancement",))
-        return self.feature_extractor.restore(outputs.enhanced_values.float().cpu(), recordings)
+        return self.feature_extractor.denormalize(outputs.enhanced_values.float().cpu(), recordings)
 
 
 class CleanedLoader:
@@ -50,12 +50,12 @@ class CleanedLoader:
 
     Args:
         loader: Lists of examples, as `build_loader` makes them for a run with a front end; prepared by accelerate.
-        front_end: What cleans them.
+        enhancer: What cleans them.
         feature_extractor: Of the model in training.
     """
 
-    def __init__(self, loader: Any, front_end: FrontEnd, feature_extractor: SparseMeritFeatureExtractor):
-        self.loader, self.front_end, self.collate = loader, front_end, Collator(feature_extractor)
+    def __init__(self, loader: Any, enhancer: EnhancementModel, feature_extractor: SparseMeritFeatureExtractor):
+        self.loader, self.enhancer, self.collate = loader, enhancer, Collator(feature_extractor)
         self.dataset, self.set_epoch = loader.dataset, loader.set_epoch
 
     def __len__(self) -> int:
@@ -63,8 +63,8 @@ class CleanedLoader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for examples in self.loader:
-            cleaned = self.front_end([example["noisy"] for example in examples])
+            cleaned = self.enhancer([example["noisy"] for example in examples])
             batch = self.collate(
                 [example | {"noisy": noisy} for example, noisy in zip(examples, cleaned, strict=True)]
             )
-            yield send_to_device(batch, self.front_end.model.device)
+            yield send_to_device(batch, self.enhancer.model.device)

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """From tables to batches: clips are decoded, cropped and mixed in worker processes.
 
-The training speech is a table on this machine (`MixedClips`), or is read from the Hub on the way (`StreamedClips`).
+The training speech is a dataset on this machine (`MixedClips`), or is read from the Hub on the way (`StreamedClips`).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
-from ..data.datasets import concatenate_tables, load_table, stream_tables
+from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.labels import UNLABELLED, class_indices, class_numbers
-from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_stretch
+from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_segment
 from ..models.sparse_merit.audio import load_audio
 from .descriptors import DescriptorTargets, descriptor_frames
 from .feature_cache import FeatureFolder
@@ -71,7 +71,7 @@ class Clips(Dataset):
             return speech, 0
         offset = np.random.default_rng([self.recipe.seed, self.epoch, index, 1]).random()
         length = int(self.max_seconds * SAMPLING_RATE)
-        cropped = audible_stretch(speech, length, offset)
+        cropped = audible_segment(speech, length, offset)
         if cropped is None:
             return speech, 0  # the recipe names a recording that is all silent
         return cropped, int(offset * (len(speech) - length + 1))
@@ -79,13 +79,13 @@ class Clips(Dataset):
 
 class MixedClips(Clips):
     """
-    The clips of a speech table. Clip `index + k * len(table)` is another mixture of the speech of clip `index`.
+    The clips of a speech dataset. Clip `index + k * len(table)` is another mixture of the speech of clip `index`.
 
     Args:
-        table: Speech table with `audio`, `emotion` and `duration`.
+        table: Speech dataset with `audio`, `emotion` and `duration`.
         labels: The emotions that are classes, in the order of the model; all others are unlabelled.
         recipe, max_seconds, fixed: As for [`Clips`].
-        sources: Which of the tables that make up `table` each row is from, where the sampling asks for that.
+        sources: Which of the datasets that make up `table` each row is from, where the sampling asks for that.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class StreamedClips(Clips):
 
 class StreamedRows(Sampler):
     """
-    The training rows of tables on the Hub: (place in the stream, recording, class).
+    The training rows of datasets on the Hub: (place in the stream, recording, class).
 
     This is a sampler because a loader asks its sampler in one process, whatever the number of its workers, which then
     decode and mix. So the stream is read once, and a mixture depends on its place in the stream alone. The tables take
@@ -157,13 +157,13 @@ class StreamedRows(Sampler):
             on, and of what.
         labels: The emotions that are classes.
         seed: Another seed is another order.
-        buffer_size: Rows of each table that are held, to draw the next one from.
+        buffer_size: Rows of each dataset that are held, to draw the next one from.
     """
 
     def __init__(self, tables: list[str], labels: list[str], seed: int, buffer_size: int):
-        self.streams = stream_tables(tables, "train", ["audio", "emotion"])
+        self.streams = stream_datasets(tables, "train", ["audio", "emotion"])
         self.classes = [class_numbers(stream, labels) for stream in self.streams]
-        self.labels = [class_indices(stream, labels) for stream in stream_tables(tables, "train", ["emotion"])]
+        self.labels = [class_indices(stream, labels) for stream in stream_datasets(tables, "train", ["emotion"])]
         self.seed, self.buffer_size, self.epoch = seed, buffer_size, 0
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class StreamedRows(Sampler):
             yield index, row["audio"], self.classes[table].get(row["emotion"], UNLABELLED)
 
     def _shuffled(self, stream: IterableDataset, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-        """The rows of one table. `IterableDataset.shuffle` would give other orders in other versions of `datasets`."""
+        """The rows of one dataset; the order of `IterableDataset.shuffle` depends on the version of `datasets`."""
         files = generator.permutation(stream.num_shards).tolist()
         held = []
         for row in chain.from_iterable(stream.shard(stream.num_shards, file) for file in files):
@@ -285,20 +285,20 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedC
     """The clips of one split, `train` with all that is drawn and perhaps streamed, any other with fixed mixtures."""
     train = split == "train"
     recipe = MixingRecipe(
-        concatenate_tables(settings.noise, split=split),
-        rooms=concatenate_tables(settings.rooms, split="train") if settings.rooms and train else None,
+        read_datasets(settings.noise, split=split),
+        rirs=read_datasets(settings.rirs, split="train") if settings.rirs and train else None,
         snr_db=tuple(settings.snr_db if train else settings.eval_snr_db),
         level_db=tuple(settings.level_db),
         speed=tuple(settings.speed) if train else None,
         noise_speed=tuple(settings.noise_speed) if train else None,
         augment=pitch_shift(settings) if train else None,
-        room_probability=settings.room_probability if train else 0.0,
+        rir_probability=settings.rir_probability if train else 0.0,
         seed=settings.seed,
     )
     if settings.streaming and train:
         rows = StreamedRows(settings.speech, settings.labels, settings.seed, settings.shuffle_buffer)
         return StreamedClips(rows, recipe, settings.max_seconds)
-    speech = concatenate_tables(settings.speech, split=split, download_all=not settings.streaming)
+    speech = read_datasets(settings.speech, split=split, download_all=not settings.streaming)
     if not train:
         return MixedClips(speech, recipe, settings.labels, fixed=True)
     sources = _sources(settings.speech, split) if settings.sampling == "weighted" else None
@@ -310,8 +310,8 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedC
 
 
 def _sources(paths: list[str], split: str) -> list[str]:
-    """Which of the tables each row of one split of their concatenation is from."""
-    return [path for path in paths for _ in range(load_table(path)["split"][:].count(split))]
+    """Which of the datasets each row of one split of their concatenation is from."""
+    return [path for path in paths for _ in range(read_dataset(path)["split"][:].count(split))]
 
 
 def pitch_shift(settings: TrainingSettings) -> Callable[..., np.ndarray] | None:

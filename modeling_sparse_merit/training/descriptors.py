@@ -90,10 +90,10 @@ class DescriptorTargets:
 
 def descriptor_frames(table: Dataset, row: int) -> np.ndarray | None:
     """
-    The descriptors of a row of a table: float16 (K, 22), or None where it has none.
+    The descriptors of a row of a dataset: float16 (K, 22), or None where it has none.
 
     Raises:
-        ValueError: a frame holds another number of them, as in a table of another version.
+        ValueError: a frame holds another number of them, as in a dataset of another version.
     """
     cell = table.with_format("arrow")[row]["descriptors"].combine_chunks()
     if cell.null_count:

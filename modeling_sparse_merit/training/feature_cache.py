@@ -58,7 +58,7 @@ class CachedLoader:
     Batches whose "encoder_outputs" are read, or else computed and written, so that the model need not run its encoder.
 
     Args:
-        loader: As `build_loader` makes it, of a table, prepared by accelerate. Its mixtures will be those of epoch 0.
+        loader: As `build_loader` makes it of a dataset, prepared by accelerate. Its mixtures are those of epoch 0.
         model: Its encoder is frozen, and does not mask (SpecAugment).
         feature_extractor: That of `loader`.
         folder: Features of other encoders, precisions and scales are in other folders within.

@@ -23,7 +23,7 @@ from ..data.labels import class_weights
 from ..files import replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
 from . import build, checkpoints, dataset
-from .cascade import CleanedLoader, FrontEnd
+from .cascade import CleanedLoader, EnhancementModel
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
 from .pretraining import build_objective
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
     if settings.cleaned_by:
-        front_end = FrontEnd(settings.cleaned_by, accelerator.device)
-        train_loader = CleanedLoader(train_loader, front_end, feature_extractor)
-        dev_loader = CleanedLoader(dev_loader, front_end, feature_extractor)
+        enhancer = EnhancementModel(settings.cleaned_by, accelerator.device)
+        train_loader = CleanedLoader(train_loader, enhancer, feature_extractor)
+        dev_loader = CleanedLoader(dev_loader, enhancer, feature_extractor)
 
     run = Run(settings, accelerator, model, feature_extractor)
     for stage in build.stages(settings):
@@ -105,7 +105,7 @@ class Run:
         last_epoch = stage.first_epoch + stage.epochs
         if self.progress.epoch >= last_epoch or self.stopped:
             return
-        build.set_trainable(self.model, stage, self.settings.train_front_end)
+        build.set_trainable(self.model, stage, self.settings.train_feature_encoder)
         optimizer = build.build_optimizer(self.model, self.settings, self.balancing.parameters())
         steps = math.ceil(len(train_loader) / self.settings.gradient_accumulation_steps) * stage.epochs
         schedule = build.build_schedule(optimizer, self.settings, steps * self.accelerator.num_processes)

@@ -111,27 +111,27 @@ class TrainingSettings:
     sampling_weights: YamlMapping = field(
         default_factory=YamlMapping,
         metadata={
-            "help": "How often a clip is drawn, 1 by default, by its table times by its label: {tables/emodb: 3, "
+            "help": "How often a clip is drawn, 1 by default, by its dataset times by its label: {tables/emodb: 3, "
             "happy: 2, unlabelled: 0.5}."
         },
     )
     normalization: str = field(default="recording", metadata={"help": "Scale of the input: recording or corpus."})
     corpus_mean: float | None = None
     corpus_std: float | None = None
-    spectral_front_end: bool = field(
+    spectral_feature_encoder: bool = field(
         default=False,
         metadata={"help": "Start a fresh first convolution as a bank of windowed sines (see spectral.py)."},
     )
 
     speech: list[str] = field(
         default_factory=list,
-        metadata={"help": "Speech tables, here or on the Hub (owner/name); splits 'train' and 'dev' are used."},
+        metadata={"help": "Speech datasets, here or on the Hub (owner/name); splits 'train' and 'dev' are used."},
     )
     noise: list[str] = field(
         default_factory=list,
-        metadata={"help": "Noise tables, here or on the Hub; splits 'train' and 'dev' are used."},
+        metadata={"help": "Noise datasets, here or on the Hub; splits 'train' and 'dev' are used."},
     )
-    rooms: list[str] = field(default_factory=list, metadata={"help": "Tables of room impulse responses, if any."})
+    rirs: list[str] = field(default_factory=list, metadata={"help": "Datasets of room impulse responses, if any."})
     streaming: bool = field(
         default=False,
         metadata={
@@ -140,7 +140,7 @@ class TrainingSettings:
         },
     )
     shuffle_buffer: int = field(
-        default=1000, metadata={"help": "When streaming: clips of each table in memory, among which one is drawn."}
+        default=1000, metadata={"help": "When streaming: clips of each dataset in memory, among which one is drawn."}
     )
     snr_db: list[float] = field(default_factory=lambda: [5.0, 5.0], metadata={"help": "Range of the drawn SNR in dB."})
     level_db: list[float] = field(default_factory=lambda: [-35.0, -15.0], metadata={"help": "Speech level, dBFS RMS."})
@@ -152,7 +152,7 @@ class TrainingSettings:
     noise_speed: list[float] = field(
         default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors of the noise."}
     )
-    room_probability: float = 0.0
+    rir_probability: float = 0.0
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training clips are cropped at a drawn place."})
     workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
 
@@ -165,8 +165,8 @@ class TrainingSettings:
             "first of them runs the encoder."
         },
     )
-    epochs: int = field(default=20, metadata={"help": "Second stage: all is trained, but see train_front_end."})
-    train_front_end: bool = field(default=False, metadata={"help": "Train the convolutional front end as well."})
+    epochs: int = field(default=20, metadata={"help": "Second stage: all is trained, but see train_feature_encoder."})
+    train_feature_encoder: bool = field(default=False, metadata={"help": "Train the convolutional front end as well."})
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-5
@@ -216,10 +216,10 @@ class TrainingSettings:
         positive = ("learning_rate", "uncertainty_learning_rate", "encoder_learning_rate_factor")
         for name in (*positive, "max_seconds", "max_grad_norm"):
             self._require(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("room_probability", "pitch_probability", "warmup_ratio"):
+        for name in ("rir_probability", "pitch_probability", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
-        self._require("room_probability", self.rooms or not self.room_probability, "0, as there are no `rooms`")
+        self._require("rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
         self._require("labels", len(set(self.labels)) == len(self.labels) > 0, "distinct names, at least one")
         choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
         schedules = [str(schedule.value) for schedule in SchedulerType]
@@ -281,7 +281,7 @@ class TrainingSettings:
         if self.descriptor_weight and (found != needed or "emotion" not in (self.tasks or TASKS)):
             raise ValueError(
                 f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of the speech as it "
-                f"is in the table, and are told from the features of the emotion: expected {needed} and the task "
+                f"is in the dataset, and are told from the features of the emotion: expected {needed} and the task "
                 f"emotion; got {found} and {self.tasks or 'all'} tasks."
             )
 
@@ -294,10 +294,10 @@ class TrainingSettings:
                 f"`lora_rank`, `lora_dropout` are {self.lora_rank}, {self.lora_dropout}; expected a rank of at least "
                 "0 and a dropout from 0 up to, but not, 1."
             )
-        if self.lora_rank and (self.model is None or self.train_front_end):
+        if self.lora_rank and (self.model is None or self.train_feature_encoder):
             raise ValueError(
                 f"`lora_rank` is {self.lora_rank}: adapters need a `model` to go on and leave its front end alone; "
-                f"but `model` is {self.model} and `train_front_end` is {self.train_front_end}."
+                f"but `model` is {self.model} and `train_feature_encoder` is {self.train_feature_encoder}."
             )
 
 

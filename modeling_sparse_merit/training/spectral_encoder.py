@@ -10,7 +10,9 @@ from ..models.sparse_merit.audio import SAMPLING_RATE
 
 
 @torch.no_grad()
-def initialize_spectral_front_end(convolution: torch.nn.Conv1d, lowest: float = 60.0, highest: float = 7600.0) -> None:
+def initialize_spectral_feature_encoder(
+    convolution: torch.nn.Conv1d, lowest: float = 60.0, highest: float = 7600.0
+) -> None:
     """
     Fills a Conv1d(1, 4 * bands, kernel) with Hann-windowed cosines and sines, each with both signs, on a mel scale.
 

@@ -67,13 +67,13 @@ class Corpus(ABC):
             options: of this corpus.
 
         Raises:
-            TableError: the folder or some of its rows are not as they have to be.
+            DatasetError: the folder or some of its rows are not as they have to be.
         """
         path, notes = prepare.corpus_folder(folder), Counter()
         audio = prepare.corpus_folder(self.audio_folder(path, **options))
         found = self.rows(path, notes, **options)
         features = self.features(**options)
-        dataset = prepare.build_table(found, audio, features, info or self.info, notes, self.unique_names, skip_bad)
+        dataset = prepare.build_dataset(found, audio, features, info or self.info, notes, self.unique_names, skip_bad)
         if self.independent is not None:
             prepare.warn_of_overlap(dataset, self.independent)
         self.check(dataset, **options)

@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Features
 
 from .. import prepare
-from ..datasets import EMOTIONS, TableError, speech_features
+from ..datasets import EMOTIONS, DatasetError, speech_features
 from .base import Corpus
 
 
@@ -28,7 +28,7 @@ class MetadataFolder(Corpus):
         columns: `{"emotion": "label"}` where `metadata.csv` calls the emotion `label`.
     """
 
-    description = "A folder with metadata.csv to a speech table."
+    description = "A folder with metadata.csv to a speech dataset."
     independent = "speaker"
 
     def rows(
@@ -42,7 +42,7 @@ class MetadataFolder(Corpus):
         unknown = sorted(set(columns) - {"file_name", *self.features(labels)})
         if unknown:
             known = ", ".join(self.features(labels))
-            raise TableError(f"--column {unknown[0]}=... names no column of a table; those are {known}")
+            raise DatasetError(f"--column {unknown[0]}=... names no column of a dataset; those are {known}")
         yield from metadata_rows(folder, columns)
 
     def features(self, labels: Sequence[str] = EMOTIONS, **options: Any) -> Features:
@@ -65,13 +65,13 @@ def metadata_rows(folder: Path, columns: Mapping[str, str]) -> Iterator[dict[str
     """The lines of `metadata.csv`; `columns` gives the file's own name of a column where it differs."""
     metadata = folder / "metadata.csv"
     if not metadata.is_file():
-        raise TableError(f"{metadata} is missing; it lists the recordings, one in a line, under 'file_name'")
+        raise DatasetError(f"{metadata} is missing; it lists the recordings, one in a line, under 'file_name'")
     with open(metadata, newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         found = reader.fieldnames or []
         missing = [name for name in (columns.get("file_name", "file_name"), *columns.values()) if name not in found]
         if missing:
-            raise TableError(
+            raise DatasetError(
                 f"{metadata} lacks {len(set(missing))} columns: {', '.join(dict.fromkeys(missing))}; it has "
                 f"{', '.join(found)}. Say which column is meant by --column file_name=NAME"
             )

@@ -3,7 +3,7 @@
 
 The consensus class becomes the emotion, the mean ratings from 1 to 7 become arousal, valence and dominance, and the
 official splits are kept as train, dev, test1, test2 and test3. Clips of another emotion (O) or without agreement (X)
-stay in the table unlabelled, for their ratings and for enhancement, unless they are asked to be left out.
+stay in the dataset unlabelled, for their ratings and for enhancement, unless they are asked to be left out.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets import DatasetInfo, Features
 
-from ..datasets import EMOTIONS, TableError, speech_features
+from ..datasets import EMOTIONS, DatasetError, speech_features
 from .base import Corpus
 
 EMOTION_OF_LETTER = {
@@ -52,7 +52,7 @@ class MspPodcast(Corpus):
         no_agreement: what to do with class X: `"unlabelled"` or `"drop"`.
     """
 
-    description = "MSP-Podcast to a speech table."
+    description = "MSP-Podcast to a speech dataset."
     independent = "speaker"
     info = DatasetInfo(
         description="MSP-Podcast: natural speech from podcasts, rated for emotion by several listeners a clip.",
@@ -110,7 +110,7 @@ def _lines(labels: Path) -> Iterator[dict[str, str]]:
         reader = csv.DictReader(lines)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
         if missing:
-            raise TableError(f"{labels} lacks {len(missing)} columns: {', '.join(missing)}")
+            raise DatasetError(f"{labels} lacks {len(missing)} columns: {', '.join(missing)}")
         for line in reader:
             yield {name: (line[name] or "").strip() for name in COLUMNS}
 
@@ -134,24 +134,24 @@ def locate_labels(folder: Path) -> Path:
     """`labels_consensus.csv`, which some releases keep one folder deeper.
 
     Raises:
-        TableError: it is in none of these places.
+        DatasetError: it is in none of these places.
     """
     places = [folder / name / "labels_consensus.csv" for name in ("Labels", "Labels/Labels")]
     for place in places:
         if place.is_file():
             return place
-    raise TableError(f"labels_consensus.csv is missing; looked for {', '.join(map(str, places))}")
+    raise DatasetError(f"labels_consensus.csv is missing; looked for {', '.join(map(str, places))}")
 
 
 def locate_audio(folder: Path) -> Path:
     """The folder of the recordings, whose name differs between releases.
 
     Raises:
-        TableError: none of the known folders holds a WAV file.
+        DatasetError: none of the known folders holds a WAV file.
     """
     found = _first_folder(folder, AUDIO_FOLDERS, "*.wav")
     if found is None:
-        raise TableError(f"no WAV file in {', '.join(AUDIO_FOLDERS)} of {folder}; say where by --audio FOLDER")
+        raise DatasetError(f"no WAV file in {', '.join(AUDIO_FOLDERS)} of {folder}; say where by --audio FOLDER")
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from datasets import DatasetInfo
 
 from .. import prepare
-from ..datasets import TableError
+from ..datasets import DatasetError
 from .base import ActedCorpus, Row
 
 EMOTION_OF_WORD = {"anger": "angry", "sadness": "sad", "happiness": "happy", "surprised": "surprise"}
@@ -27,7 +27,7 @@ COLUMNS = ("file_id", "emotion", "raw_text", "speaker_id", "gender")
 class Nemo(ActedCorpus):
     """nEMO."""
 
-    name, description = "nemo", "nEMO to a speech table."
+    name, description = "nemo", "nEMO to a speech dataset."
     file_name = re.compile(r"([A-Z0-9]+)_([a-z]+)_\d+")
     dev, test = ("MP0",), ("KD0",)
     info = DatasetInfo(
@@ -55,7 +55,7 @@ def _listed(folder: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]:
         reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
         if missing:
-            raise TableError(f"{folder / 'data.tsv'} lacks {len(missing)} columns: {', '.join(missing)}")
+            raise DatasetError(f"{folder / 'data.tsv'} lacks {len(missing)} columns: {', '.join(missing)}")
         for line in reader:
             # The distributed file pads its speakers with blanks.
             file, emotion, text, speaker, gender = ((line[name] or "").strip() for name in COLUMNS)

@@ -22,7 +22,7 @@ from .folder import metadata_rows
 class NoiseFolder(Corpus):
     """Noises or room impulse responses; the option `split` is the split of rows that name none."""
 
-    description = "A folder of noises or room impulse responses to a noise table."
+    description = "A folder of noises or room impulse responses to a noise dataset."
     independent = "freesound_id"
 
     def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:

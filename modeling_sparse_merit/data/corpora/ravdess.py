@@ -23,7 +23,7 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 class Ravdess(ActedCorpus):
     """RAVDESS; the option `songs` takes the sung recordings too."""
 
-    name, description = "ravdess", "RAVDESS to a speech table."
+    name, description = "ravdess", "RAVDESS to a speech dataset."
     file_name = re.compile(r"\d\d-(\d\d)-(\d\d)-\d\d-(\d\d)-\d\d-(\d\d)")
     dev, test = ("15", "16"), ("17", "18", "19", "20")
     info = DatasetInfo(

@@ -37,8 +37,8 @@ class SparseMeritConfig(WavLMConfig):
     `"group"` (WavLM base) the first convolution is normalised over time, padding included, so answers differ.
 
     Args:
-        front_end: What the encoder hears with: WavLM's `"convolution"`, or `"log_mel"` bands, for which `conv_kernel`,
-            `conv_stride` and `conv_dim` hold one number each (half the window, hop; bands).
+        feature_encoder: WavLM's `"convolution"`, or `"log_mel"` bands, for which `conv_kernel`, `conv_stride` and
+            `conv_dim` hold one number each (half the window, hop; bands).
         tasks: The heads of the model, any non-empty subset of `("enhancement", "emotion")`.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
             `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
@@ -97,7 +97,7 @@ class SparseMeritConfig(WavLMConfig):
     do_stable_layer_norm: bool = True
     apply_spec_augment: bool = False
     mask_feature_min_masks: int = 0
-    front_end: str = "convolution"
+    feature_encoder: str = "convolution"
     tasks: list[str] | tuple[str, ...] = TASKS
     integration: str = "experts"
     router: str = "sparse"
@@ -175,7 +175,7 @@ def _check_choices(config: SparseMeritConfig) -> None:
     if unknown or not config.tasks or len(set(config.tasks)) != len(config.tasks):
         raise ValueError(f"`tasks` is {config.tasks}; expected distinct names out of {list(TASKS)}, at least one.")
     choices = {
-        "front_end": FRONT_ENDS,
+        "feature_encoder": FRONT_ENDS,
         "integration": INTEGRATIONS,
         "router": ROUTERS,
         "router_gradient": ROUTER_GRADIENTS,
@@ -219,7 +219,7 @@ def _check_encoder(config: SparseMeritConfig) -> None:
             f"`hidden_size` is {config.hidden_size}, `num_attention_heads` {config.num_attention_heads}; expected a "
             "multiple of the number of heads."
         )
-    if config.front_end == "log_mel" and not all(
+    if config.feature_encoder == "log_mel" and not all(
         len(sizes) == 1 for sizes in (config.conv_kernel, config.conv_stride, config.conv_dim)
     ):
         raise ValueError(

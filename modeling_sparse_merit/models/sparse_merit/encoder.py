@@ -20,7 +20,7 @@ SAMPLING_RATE = 16_000
 LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 50.0, 7600.0  # Hz, of the mel bands
 
 
-class LogMelFrontEnd(nn.Module):
+class LogMelFeatureEncoder(nn.Module):
     """
     Log-mel bands in place of WavLM's convolutions, for encoders that learn from scratch on little speech.
 
@@ -65,11 +65,11 @@ class LogMelFrontEnd(nn.Module):
         self.requires_grad_(False)
 
 
-class ConvolutionFrontEnd(WavLMFeatureEncoder):
+class ConvolutionFeatureEncoder(WavLMFeatureEncoder):
     """
-    WavLM's convolutions, on stretches of a recording, so that what they hold does not grow with its length.
+    WavLM's convolutions, on segments of a recording, so that what they hold does not grow with its length.
 
-    Each stretch reaches as far as its frames hear: the frames are the same. The channels of a frame lie side by side,
+    Each segment reaches as far as its frames hear: the frames are the same. The channels of a frame lie side by side,
     as its layer norm wants them. Where the first layer is normalised over time (`feat_extract_norm="group"`), this is
     WavLM's own.
     """
@@ -87,11 +87,11 @@ class ConvolutionFrontEnd(WavLMFeatureEncoder):
             return self._convolve(input_values).transpose(1, 2)
         length = (input_values.shape[1] - self.reach) // self.stride + 1
         size = max(1, FRAMES_AT_ONCE // len(input_values))
-        stretches = (
+        segments = (
             input_values[:, start * self.stride : (min(start + size, length) - 1) * self.stride + self.reach]
             for start in range(0, length, size)
         )
-        return torch.cat([self._convolve(stretch) for stretch in stretches], dim=1).transpose(1, 2)
+        return torch.cat([self._convolve(segment) for segment in segments], dim=1).transpose(1, 2)
 
     def _convolve(self, waveform: torch.Tensor) -> torch.Tensor:
         """(B, S) -> (B, T, C)."""
@@ -129,16 +129,16 @@ class Implementations:
 class SparseMeritEncoder(Implementations, WavLMModel):
     """
     WavLM (arXiv 2110.13900) that returns all layer outputs. Its parameters have the names of `WavLMModel`, apart from
-    those of a `front_end` of its own.
+    those of a `feature_encoder` of its own.
     """
 
     def __init__(self, config):
         super().__init__(config)
-        if config.front_end == "log_mel":
-            self.feature_extractor = LogMelFrontEnd(config)
+        if config.feature_encoder == "log_mel":
+            self.feature_extractor = LogMelFeatureEncoder(config)
             self.feature_projection.layer_norm = nn.Identity()  # how loud a frame is tells of the emotion
         else:
-            self.feature_extractor = ConvolutionFrontEnd(config)
+            self.feature_extractor = ConvolutionFeatureEncoder(config)
         for index, layer in enumerate(self.encoder.layers):
             layer.attention = SparseMeritAttention(config, has_relative_position_bias=index == 0)
         self.post_init()
@@ -157,7 +157,7 @@ class SparseMeritEncoder(Implementations, WavLMModel):
             mask of the frames that belong to the recording.
         """
         dtype = self.feature_projection.projection.weight.dtype
-        if attention_mask is not None and self.config.front_end == "log_mel":
+        if attention_mask is not None and self.config.feature_encoder == "log_mel":
             input_values = input_values * attention_mask  # its windows reach into the padding
         convolved = self.feature_extractor(input_values.to(dtype)).to(dtype).transpose(1, 2)  # (B, C, T) -> (B, T, C)
         batch_size, length, _ = convolved.shape

@@ -109,7 +109,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
             features["clean_values"] = self._padded(clean, scales, pad_arguments)["input_values"]
         return features.convert_to_tensors(return_tensors)
 
-    def restore(self, enhanced_values: Any, raw_speech: Any) -> list[np.ndarray]:
+    def denormalize(self, enhanced_values: Any, raw_speech: Any) -> list[np.ndarray]:
         """Enhanced speech in the level and the length of its recording.
 
         Args:

@@ -188,7 +188,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         >>> inputs = feature_extractor(recording, sampling_rate=16_000, return_tensors="pt")
         >>> outputs = model(**inputs)
         >>> model.config.id2label[outputs.logits.argmax(-1).item()]
-        >>> clean = feature_extractor.restore(outputs.enhanced_values, recording)[0]
+        >>> clean = feature_extractor.denormalize(outputs.enhanced_values, recording)[0]
     """
 
     def __init__(self, config: SparseMeritConfig):
@@ -327,7 +327,7 @@ def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
     """What the configuration of a WavLM, or of a Sparse MERIT, says of the encoder alone."""
     own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
     shared = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
-    return {name: getattr(config, name) for name in (*shared, "front_end") if hasattr(config, name)}
+    return {name: getattr(config, name) for name in (*shared, "feature_encoder") if hasattr(config, name)}
 
 
 def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

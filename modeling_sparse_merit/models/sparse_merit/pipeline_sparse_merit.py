@@ -159,7 +159,9 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             result["emotion"] = self._ranked(model_outputs["logits"], "softmax")[:top_k]
         if "enhanced_values" in model_outputs:
             waveform = model_outputs["waveform"].reshape(-1)  # (samples,) or, out of a batch, (1, samples)
-            result["audio"] = self.feature_extractor.restore(model_outputs["enhanced_values"].float(), [waveform])[0]
+            result["audio"] = self.feature_extractor.denormalize(model_outputs["enhanced_values"].float(), [waveform])[
+                0
+            ]
             result["sampling_rate"] = self.feature_extractor.sampling_rate
         return result
 
