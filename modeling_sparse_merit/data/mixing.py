@@ -143,9 +143,9 @@ class MixingRecipe:
         all) to the noise, by energy over the whole clip. Where the mixture or the target would exceed full scale
         (+-1), all are scaled down together, which keeps the SNR.
 
-        With an RIR the target is the direct sound: the speech convolved with the impulse response up to 50 ms after its
-        peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with each other and with
-        the dry speech.
+        With an RIR the target is the direct sound: the speech convolved with the impulse response up to 50 ms after
+        its peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with each other and
+        with the dry speech.
 
         Args:
             speech: float array (samples,) at 16 kHz, full scale +-1.

@@ -80,7 +80,7 @@ class Examiner:
             title: what the progress bar calls the system.
         """
         condition = measurement.condition
-        batches = list(self.test_set.batches(condition, self.config.batch_seconds))
+        batches = self.test_set.batches(condition, self.config.batch_seconds)
         # whole batches: a clip's answer depends, in its last bits, on what it is padded with
         mine = batches[self.state.process_index :: self.state.num_processes]
         rows, pending = [], deque()

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..data.datasets import AUDIO, read_dataset, read_datasets
 from ..data.mixing import SAMPLING_RATE
 from ..files import sha256_of_samples
+from ..inference.batching import cut_batches
 from ..models.sparse_merit.audio import load_audio
 from .conditions import (
     Clips,
@@ -143,18 +144,12 @@ class FrozenTestSet:
             )
         return Example(row, noisy, clean, fact)
 
-    def batches(self, condition: Condition, seconds: float) -> Iterator[list[int]]:
-        """Clips in batches of like length, each at most `seconds` of audio, padding included, or a single clip. They
+    def batches(self, condition: Condition, seconds: float) -> list[list[int]]:
+        """Clips batched by length, each batch at most `seconds` of audio, padding included, or a single clip. They
         depend on nothing but the clips."""
-        places, batch = self._places[condition], []
-        durations = {row: self._facts[places[row]]["duration"] for row in self.rows}
-        for row in sorted(durations, key=durations.get):
-            # clips come by rising length, so the newest one sets the padded length of the batch
-            if batch and durations[row] * (len(batch) + 1) > seconds:
-                yield batch
-                batch = []
-            batch.append(row)
-        yield batch
+        places = self._places[condition]
+        durations = [self._facts[places[row]]["duration"] for row in self.rows]
+        return [[self.rows[place] for place in batch] for batch in cut_batches(durations, seconds)]
 
     def sha256(self, condition: Condition) -> str:
         """SHA-256 of all that a condition's results depend on: samples, emotions and names of its clips."""

@@ -78,7 +78,7 @@ def enhance_recordings(
 
 
 def cut_batches(seconds: Sequence[float], batch_seconds: float) -> list[list[int]]:
-    """Cuts recordings into batches of like length, the longest first.
+    """Batches recordings by length, the longest first.
 
     Args:
         seconds: length of each recording; infinite where it is not known, so that this one is alone.
@@ -87,13 +87,13 @@ def cut_batches(seconds: Sequence[float], batch_seconds: float) -> list[list[int
     Returns:
         the places in `seconds` of each batch.
     """
-    batches, room = [], 0
+    batches, places_left = [], 0
     for place in sorted(range(len(seconds)), key=lambda place: -seconds[place]):
-        if room == 0:
+        if places_left == 0:
             batches.append([])
-            room = max(1, int(batch_seconds // max(seconds[place], 1e-3)))
+            places_left = max(1, int(batch_seconds // max(seconds[place], 1e-3)))
         batches[-1].append(place)
-        room -= 1
+        places_left -= 1
     return batches
 
 

@@ -81,22 +81,28 @@ class UncertaintyLoss(nn.Module):
         return total
 
 
-class UncertaintyWeighting(FixedWeights):
+class LearnedWeights(FixedWeights):
+    """A part that is learned with the model, and saved with the run, but is not part of the model."""
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, part: nn.Module):
+        super().__init__(accelerator, model)
+        self.part = self.prepared = part.to(accelerator.device)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.part.parameters())
+
+    def prepare(self) -> None:
+        self.prepared = self.accelerator.prepare(self.part)
+
+    def load(self, checkpoint: Path) -> None:
+        load_model(self.part, checkpoint / BALANCING_FILE)
+
+
+class UncertaintyWeighting(LearnedWeights):
     """`task_balancing: uncertainty`: [`UncertaintyLoss`], whose log variances are learned and saved with the run."""
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, tasks: list[str]):
-        super().__init__(accelerator, model)
-        self.loss = UncertaintyLoss(tasks, model.config.loss_weights).to(accelerator.device)
-        self.prepared = self.loss
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.loss.parameters())
-
-    def prepare(self) -> None:
-        self.prepared = self.accelerator.prepare(self.loss)
-
-    def load(self, checkpoint: Path) -> None:
-        load_model(self.loss, checkpoint / BALANCING_FILE)
+        super().__init__(accelerator, model, UncertaintyLoss(tasks, model.config.loss_weights))
 
     def backward(self, outputs) -> torch.Tensor:
         loss = self.prepared(outputs.losses)
@@ -104,7 +110,7 @@ class UncertaintyWeighting(FixedWeights):
         return loss
 
     def report(self) -> dict[str, torch.Tensor]:
-        return {f"log_variance/{task}": value.detach().clone() for task, value in self.loss.log_variances.items()}
+        return {f"log_variance/{task}": value.detach().clone() for task, value in self.part.log_variances.items()}
 
 
 class ProjectedGradients(FixedWeights):

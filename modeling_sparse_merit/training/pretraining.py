@@ -2,21 +2,18 @@
 """Pre-training: beside its tasks, a model learns to tell the acoustic descriptors of the clean speech."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_model
 from torch import nn
 
-from .balancing import FixedWeights, build_balancing
-from .checkpoints import BALANCING_FILE
+from .balancing import FixedWeights, LearnedWeights, build_balancing
 from .descriptors import DescriptorHead, descriptor_loss
 from .settings import TrainingSettings
 
 
-class DescriptorObjective(FixedWeights):
+class DescriptorObjective(LearnedWeights):
     """
     `descriptor_weight`: the fixed sum of the tasks' losses, plus that weight times the descriptor loss.
 
@@ -25,19 +22,8 @@ class DescriptorObjective(FixedWeights):
     """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, weight: float):
-        super().__init__(accelerator, model)
+        super().__init__(accelerator, model, DescriptorHead(model.config.hidden_size))
         self.weight = weight
-        self.head = DescriptorHead(model.config.hidden_size).to(accelerator.device)
-        self.prepared = self.head
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.head.parameters())
-
-    def prepare(self) -> None:
-        self.prepared = self.accelerator.prepare(self.head)
-
-    def load(self, checkpoint: Path) -> None:
-        load_model(self.head, checkpoint / BALANCING_FILE)
 
     def through(self, model: nn.Module) -> Any:
         return partial(self._forward, model)
