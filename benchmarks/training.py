@@ -69,7 +69,7 @@ FROZEN, JOINT = build.Stage(0, 1, encoder_frozen=True), build.Stage(0, 1, encode
 
 
 def make_tables(folder: Path) -> dict[str, list[str]]:
-    """Datasets of synthetic speech, from 1 to 8 seconds, of noise and of impulse responses, as `prepare` writes them."""
+    """Datasets of synthetic speech of 1 to 8 seconds, of noise and of impulse responses, as `prepare` writes them."""
     generator = np.random.default_rng(0)
     seconds = {
         "speech": generator.uniform(1.0, 8.0, 96),
