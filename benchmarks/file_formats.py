@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Durations of generated audio files of many kinds: what `load_audio` reads, beside the truth and ffmpeg.
+"""Durations of generated audio files of many kinds: what `load_audio` reads, next to the truth and ffmpeg.
 
 Each kind is a function that makes the bytes of a file of about two seconds: containers, codecs, headers that were
 written before the length was known or that promise too much, tags, padding, files that were put together, files that

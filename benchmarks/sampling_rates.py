@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What the band of a recording costs: emotion and enhancement of test clips that were resampled, as telephones do.
 
-Each clip goes down to a rate and comes back; the model hears what is left. For enhancement the clips are mixed at 5 dB
-with a pool of noise, and clean, noisy and enhanced speech are compared at the lower rate. Writes `sampling_rates.json`
-and `sampling_rates.md` to `benchmarks/results`.
+Each clip goes down to a rate and comes back; the model is given what is left. For enhancement the clips are mixed at
+5 dB with a pool of noise, and clean, noisy and enhanced speech are compared at the lower rate. Writes
+`sampling_rates.json` and `sampling_rates.md` to `benchmarks/results`.
 
     python -m benchmarks.sampling_rates --speech tables/ravdess --speech tables/emodb --speech tables/nemo \
         --noise tables/urbansound8k
@@ -64,7 +64,7 @@ def emotion(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[dict[str, Any
 def enhancement(
     pipe: SpeechEnhancementAndEmotionPipeline, clips: list[dict[str, Any]], recipe: MixingRecipe, rate: int
 ) -> dict[str, float]:
-    """Mean STOI of noisy and enhanced speech, heard at a rate."""
+    """Mean STOI of noisy and enhanced speech at a rate."""
     scores: dict[str, list[float]] = {"noisy": [], "enhanced": []}
     for index, clip in enumerate(clips):
         mixture = recipe.apply(clip["speech"], recipe.draw(index))
@@ -93,7 +93,7 @@ def render(results: dict[str, Any]) -> str:
         "",
         f"`{results['command']}`: {results['model']}, {results['clips']} test clips, resampled to the rate and back. "
         f"Macro-F1 and recall of clean speech, with 95 % intervals over clips; STOI at {results['snr_db']:g} dB, "
-        "heard at the rate.",
+        "at the rate.",
         "",
         f"| rate (Hz) | macro-F1 | {' | '.join(f'recall of {label}' for label in labels)} | STOI, noisy → enhanced |",
         "|---|---|" + "---|" * len(labels) + "---|",

@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that becomes `path` when the block ends without an error; see `replace_folder`."""
+    """A new folder next to `path` that becomes `path` when the block ends without an error; see `replace_folder`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     temporary.mkdir()

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What the gate promises: any recording becomes mono float32, or an error says what is wrong and how to mend it."""
+"""What the gate promises: any recording becomes mono float32, or an error says what is wrong and how to fix it."""
 
 import io
 import os

@@ -80,9 +80,7 @@ def resolve_model(model: str | None, revision: str | None) -> str:
         raise ValueError(f"--revision {revision} is of a model on the Hub: give its id by --model, or leave it out.")
     if model is None:
         if not (DEFAULT_CHECKPOINT / "config.json").exists():
-            raise FileNotFoundError(
-                "This installation lacks the embedded checkpoint: install it anew or give --model."
-            )
+            raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
         return str(DEFAULT_CHECKPOINT)
     folder = Path(model).expanduser()
     if folder.is_dir() and not (folder / "config.json").exists():
@@ -113,7 +111,7 @@ def quieten_datasets() -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turns an error that the user can mend into one line on stderr and exit code 2."""
+    """Turns an error that the user can fix into one line on stderr and exit code 2."""
     try:
         yield
     except (OSError, ValueError, ImportError) as error:

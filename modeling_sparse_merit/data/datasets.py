@@ -36,7 +36,7 @@ AUDIO = Audio(sampling_rate=SAMPLING_RATE, decode=False)
 
 
 class DatasetError(ValueError):
-    """A corpus or a dataset is not what it has to be; the message says what was found and how to mend it."""
+    """A corpus or a dataset is not what it has to be; the message says what was found and how to fix it."""
 
 
 def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:

@@ -11,7 +11,7 @@ from .. import __version__
 
 
 class HubError(OSError):
-    """The Hub could not be reached or said no; the message says which, and how to mend it."""
+    """The Hub could not be reached or said no; the message says which, and how to fix it."""
 
 
 def open_repository(
@@ -55,7 +55,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 
 
 def _explain(error: BaseException, repo_id: str) -> str:
-    """What went wrong and how to mend it, in one line."""
+    """What went wrong and how to fix it, in one line."""
     if not isinstance(error, HfHubHTTPError):
         reason = " ".join(str(error).split()) or type(error).__name__
         return (

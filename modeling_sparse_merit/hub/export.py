@@ -79,9 +79,7 @@ def _copy_companions(source: Path, target: Path) -> None:
     for name in ("model.safetensors", *COMPANIONS, "examples.json", *_example_recordings(source, target)):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).unlink(
-                missing_ok=True
-            )  # a file made anew can be read by all; safetensors' only by its owner
+            (target / name).unlink(missing_ok=True)  # a new file can be read by all; safetensors' only by its owner
             shutil.copyfile(source / name, target / name)
 
 

@@ -81,7 +81,7 @@ def save_answer(
     Args:
         answer: as `SpeechEnhancementAndEmotionPipeline` gives it.
         rate: of the enhanced speech, in Hz; the recording's own by default.
-        plot: whether to draw a picture beside it.
+        plot: whether to draw a picture next to it.
         results: where its record is kept; its line is written right before the enhanced file gets its name.
         lines: how many records the recording has.
 

@@ -184,7 +184,7 @@ class Run:
             self.save_best(model, scores)
 
     def save_best(self, model, scores: dict[str, float]) -> None:
-        """Writes the model that was validated to `best`, whole or not at all."""
+        """Writes the model that was validated to `best`, atomically."""
         if not self.accelerator.is_main_process:
             return
         plain = self.accelerator.unwrap_model(model)

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The one gate for every recording: whatever its form, it becomes mono float32 at the rate that is asked for, or an
-error says what is wrong and how to mend it.
+error says what is wrong and how to fix it.
 """
 
 import io
@@ -202,7 +202,7 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: in
     """Writes mono (samples,) to `path`; its ending names the format (.wav, .flac, .ogg, .mp3).
 
     WAV and FLAC hold 16 bits. A WAV that exceeds full scale (+-1) is written in 32-bit float, so nothing is clipped.
-    The file appears whole or not at all: it is written under another name in the same folder, then renamed.
+    The write is atomic: the file is written under another name in the same folder, then renamed.
 
     Raises:
         FileNotFoundError: the folder does not exist.

@@ -168,7 +168,7 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
         elif chunk.name == dialect.data:
             raise ValueError(
                 f"{name} holds two chunks of audio, at bytes {data.start} and {chunk.start}, where the format allows "
-                "one. Write it anew from its source."
+                "one. Write it again from its source."
             )
         following = chunk.start + max(0, chunk.size) + chunk.size % dialect.alignment
     if data is None:

@@ -102,7 +102,7 @@ def audio_suffixes() -> tuple[str, ...]:
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a file is audio by its ending; hidden files (macOS leaves `._x.wav` beside each `x.wav`) are not."""
+    """Whether a file is audio by its ending; hidden files (macOS leaves `._x.wav` next to each `x.wav`) are not."""
     known = path.suffix.lower() in (*audio_suffixes(), *FFMPEG_SUFFIXES)
     return known and not path.name.startswith(".") and path.is_file()
 
