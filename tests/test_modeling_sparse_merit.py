@@ -126,7 +126,7 @@ def test_gradients_reach_every_parameter(model, batch):
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     unused = {"model.encoder.masked_spec_embed"}  # SpecAugment is off
     unused |= {f"model.encoder.encoder.layer_norm.{name}" for name in ("weight", "bias")}  # only after the last layer
-    assert set(missing) == unused
+    assert set(missing) == unused == {name for name, p in model.named_parameters() if not p.requires_grad}
     for task in ("enhancement", "emotion"):
         assert model.model.integration.routers[task].weight.grad.abs().max() > 0
 

@@ -17,8 +17,8 @@ from modeling_sparse_merit import (
 )
 from modeling_sparse_merit.cli.enhance import DEMO_RECORDING, Precision
 from modeling_sparse_merit.models.sparse_merit import quantization as precision_module
+from modeling_sparse_merit.models.sparse_merit.configuration_sparse_merit import PRECISIONS
 from modeling_sparse_merit.models.sparse_merit.quantization import (
-    PRECISIONS,
     Bf16Linear,
     Int8Linear,
     PackedInt8Linear,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
-from ..models.sparse_merit.quantization import PRECISIONS
+from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
 
 NOISY = "noisy"
 """The system that leaves its input as it is: what every gain is measured against."""

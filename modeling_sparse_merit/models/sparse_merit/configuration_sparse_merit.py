@@ -9,12 +9,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
 
 TASKS = ("enhancement", "emotion")
-FRONT_ENDS = ("convolution", "log_mel")
+FEATURE_ENCODERS = ("convolution", "log_mel")
 ENHANCEMENT_MASKS = ("log1p", "magnitude")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
 ROUTERS = ("sparse", "dense")
 PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
 ROUTER_GRADIENTS = ("straight_through", "switch", "none")
+PRECISIONS = ("fp32", "bf16", "int8")
+"""What `dtype` of `from_pretrained` may name besides the dtypes of torch."""
 
 if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipelines travel with the configuration
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline  # noqa: F401
@@ -143,11 +145,34 @@ class SparseMeritConfig(WavLMConfig):
         return fields, unused
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SparseMeritConfig":
-        """As in `PreTrainedConfig`; with labels of one's own, the checkpoint's `class_weights` no longer hold."""
-        if {"num_labels", "id2label", "label2id"} & kwargs.keys():
-            config_dict = {**config_dict, "class_weights": None}
-        return super().from_dict(config_dict, **kwargs)
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in `PreTrainedConfig`.
+
+        `dtype` may name a precision ("fp32", "bf16" or "int8"), which `from_pretrained` of the model applies. Weights
+        of classes that are given with labels hold for these labels.
+        """
+        precision = precision_of(kwargs.get("dtype"))
+        if precision is not None:
+            del kwargs["dtype"]
+        if "class_weights" in kwargs:  # after the labels, which discard those of other labels
+            kwargs["class_weights"] = kwargs.pop("class_weights")
+        made = super().from_dict(config_dict, **kwargs)
+        if precision is not None:
+            (made[0] if isinstance(made, tuple) else made)._precision = precision
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in `PreTrainedConfig`; a precision is asked for at each loading, and is not part of a checkpoint."""
+        return {name: value for name, value in super().to_dict().items() if name != "_precision"}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Labels have whole numbers as keys, whatever they are given with, and discard the weights of other labels."""
+        if name == "id2label" and value is not None:
+            value = {int(index): label for index, label in value.items()}
+            before = self.__dict__.get("id2label")
+            if before is not None and before != value and self.__dict__.get("class_weights") is not None:
+                super().__setattr__("class_weights", None)
+        super().__setattr__(name, value)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """As in `PreTrainedConfig`, and always with the labels: it omits its own default, which is not ours."""
@@ -175,7 +200,7 @@ def _check_choices(config: SparseMeritConfig) -> None:
     if unknown or not config.tasks or len(set(config.tasks)) != len(config.tasks):
         raise ValueError(f"`tasks` is {config.tasks}; expected distinct names out of {list(TASKS)}, at least one.")
     choices = {
-        "feature_encoder": FRONT_ENDS,
+        "feature_encoder": FEATURE_ENCODERS,
         "integration": INTEGRATIONS,
         "router": ROUTERS,
         "router_gradient": ROUTER_GRADIENTS,
@@ -196,6 +221,11 @@ def _check_sizes(config: SparseMeritConfig) -> None:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected a share from 0 up to, but not, 1.")
+    if config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            f"`problem_type` is {config.problem_type!r}; expected 'single_label_classification': the emotion head "
+            "learns one class a clip by cross entropy. Leave the field out."
+        )
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
@@ -224,10 +254,17 @@ def _check_encoder(config: SparseMeritConfig) -> None:
     ):
         raise ValueError(
             f"`conv_kernel`, `conv_stride`, `conv_dim` are {config.conv_kernel}, {config.conv_stride}, "
-            f"{config.conv_dim}; expected one number each for the front end log_mel: half the window, hop and bands."
+            f"{config.conv_dim}; expected one number each for the feature encoder log_mel: half the window, hop and "
+            "bands."
         )
     if config.add_adapter:
         raise ValueError("`add_adapter` is True; expected False: the heads are aligned to the encoder's 50 Hz frames.")
+
+
+def precision_of(dtype: Any) -> str | None:
+    """The precision that a `dtype` names, such as "int8" or `torch.int8`; None of the dtypes of torch and of None."""
+    name = str(dtype).removeprefix("torch.")
+    return name if name in PRECISIONS else None
 
 
 SparseMeritConfig.register_for_auto_class()

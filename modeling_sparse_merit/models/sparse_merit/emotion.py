@@ -61,15 +61,28 @@ def emotion_loss(
 
     Args:
         logits: (B, classes).
-        labels: (B,) class indices, -100 for a clip without a label.
+        labels: (B,) or (B, 1) class indices, -100 for a clip without a label.
         class_weights: One weight a class, n / (classes * n_class) in the paper; None for equal weights.
         focal_gamma: The higher, the less a clip counts that is recognised already; 0 for plain cross entropy.
         label_smoothing: Share of the target that is spread over all classes.
 
     Returns:
         A scalar in fp32; 0 where no clip has a label, with a gradient of 0.
+
+    Raises:
+        ValueError: The labels are no class indices, or there is a single class, from which nothing can be learned.
     """
-    logits, labels = logits.float(), labels.long()
+    if labels.is_floating_point() or labels.numel() != len(logits):
+        raise ValueError(
+            f"`labels` has the type {labels.dtype} and the shape {tuple(labels.shape)}; expected whole numbers of the "
+            f"shape ({len(logits)},): the class of each clip, or -100. Ratings and several labels a clip are not "
+            "learned by this head."
+        )
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            "The model has a single class, from which nothing can be learned; expected `num_labels` >= 2."
+        )
+    logits, labels = logits.float(), labels.reshape(-1).long()  # (B, classes), (B,)
     labelled = labels != -100
     known = labels.where(labelled, 0)  # (B,), a class for every clip
     # Nothing here asks which clips have a label, nor copies from the host: a GPU would have to be waited for.

@@ -69,9 +69,9 @@ class ConvolutionFeatureEncoder(WavLMFeatureEncoder):
     """
     WavLM's convolutions, on segments of a recording, so that what they hold does not grow with its length.
 
-    Each segment reaches as far as its frames hear: the frames are the same. The channels of a frame lie side by side,
-    as its layer norm wants them. Where the first layer is normalised over time (`feat_extract_norm="group"`), this is
-    WavLM's own.
+    Each segment covers the receptive field of its frames, so frames are the same. The channels of a frame are
+    adjacent, as its layer norm wants them. Where the first layer is normalised over time
+    (`feat_extract_norm="group"`), this is WavLM's own.
     """
 
     def __init__(self, config):
@@ -142,6 +142,14 @@ class SparseMeritEncoder(Implementations, WavLMModel):
         for index, layer in enumerate(self.encoder.layers):
             layer.attention = SparseMeritAttention(config, has_relative_position_bias=index == 0)
         self.post_init()
+        self.freeze_unused()
+
+    def freeze_unused(self) -> None:
+        """Stops the training of what takes no part: distributed training waits for the gradients of all parameters."""
+        if self.config.do_stable_layer_norm:
+            self.encoder.layer_norm.requires_grad_(False)  # the last layer output is taken before it
+        if hasattr(self, "masked_spec_embed") and not self.config.apply_spec_augment:
+            self.masked_spec_embed.requires_grad_(False)
 
     def forward(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -178,7 +186,8 @@ class SparseMeritEncoder(Implementations, WavLMModel):
         outputs, position_bias = [hidden_states], None
         mask = reversed_key_mask(frame_mask, hidden_states.dtype)
         for layer in self.encoder.layers:
-            hidden_states, position_bias = layer(hidden_states, attention_mask=mask, position_bias=position_bias)
+            # by position: gradient checkpointing with `use_reentrant` sees the tensors among these alone
+            hidden_states, position_bias = layer(hidden_states, mask, position_bias)
             outputs.append(hidden_states)
         return tuple(outputs)
 

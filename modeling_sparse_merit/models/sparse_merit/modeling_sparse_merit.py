@@ -11,14 +11,14 @@ from torch import nn
 from transformers import PreTrainedConfig, WavLMConfig, WavLMModel
 from transformers import initialization as init
 from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines
+from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
 from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
 from .encoder import Implementations, SparseMeritEncoder
 from .enhancement import EnhancementHead, Spectrogram, enhancement_loss, spectral_loss
 from .experts import LayerWeights, build_integration, load_balancing_loss
-from .quantization import PRECISIONS, is_quantized, lower, plain_dtype
+from .quantization import is_quantized, lower, plain_dtype
 
 EncoderOutputs = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 """The L layer outputs, each (B, T, D), and the (B, T) mask of the frames that belong to the recording."""
@@ -75,6 +75,7 @@ class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
     config_class = SparseMeritConfig
     base_model_prefix = "model"
     _can_record_outputs = {}
+    accepts_loss_kwargs = False  # `Trainer`: losses are means over a batch, whatever `num_items_in_batch` is
 
     @classmethod
     def from_pretrained(
@@ -83,18 +84,23 @@ class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
         """
         As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (or `torch.int8`): matrix
         products of the encoder and of the experts in int8, for inference alone. On a CPU where bf16 is slow, "bf16"
-        only keeps weights in it (see `precision.py`); `torch.bfloat16` computes in it everywhere.
+        only keeps weights in it (see `quantization.py`); `torch.bfloat16` computes in it everywhere.
         """
-        dtype = "int8" if dtype == torch.int8 else dtype
-        precision = dtype if isinstance(dtype, str) and dtype in PRECISIONS else None
+        config = kwargs.get("config")
+        precision = precision_of(dtype)
+        if precision is None and isinstance(config, SparseMeritConfig):  # which an Auto class gave the dtype
+            precision = config.__dict__.pop("_precision", None)
         if precision is not None:
             # "auto" is that of the file, which is mapped: no copy is made before the one that stays
             dtype = plain_dtype(precision) or "auto"
         if dtype is not None:
             kwargs["dtype"] = dtype
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with what `output_loading_info` adds
+        for part in model.modules():
+            if isinstance(part, SparseMeritEncoder):
+                part.freeze_unused()  # loading makes parameters that are trainable
         if precision is not None and dtype == "auto":
-            model = loaded[0] if isinstance(loaded, tuple) else loaded  # with what `output_loading_info` adds
             lower(model, precision)
         return loaded
 
@@ -134,27 +140,35 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         self.integration = build_integration(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         tasks: tuple[str, ...] | None = None,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | None = None,
         encoder_outputs: EncoderOutputs | None = None,
+        **kwargs: Any,
     ) -> SparseMeritModelOutput:
         """
         Args:
             input_values: (B, S) scaled waveform at 16 kHz.
             attention_mask: (B, S), 1 for samples and 0 for padding.
             tasks: The tasks to compute; all of `config.tasks` by default.
-            output_hidden_states: Whether to return the encoder's layer outputs.
-            encoder_outputs: What `SparseMeritEncoder` answered about this input before, in any precision; then it does
+            output_hidden_states: Whether to return the encoder's layer outputs; `config.output_hidden_states` by
+                default.
+            encoder_outputs: What `SparseMeritEncoder` returned for this input before, in any precision; then it does
                 not run.
+            kwargs: `return_dict` and, unused, what callers such as peft give to every model: None.
 
         Raises:
             ValueError: A task is not one of the model's, or none is asked for.
+            TypeError: An argument that this model does not know.
         """
+        _check_unused(kwargs)
         tasks = self._check_tasks(tasks)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         if encoder_outputs is None:
             layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
         else:
@@ -193,6 +207,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
     def __init__(self, config: SparseMeritConfig):
         super().__init__(config)
+        config.validate_sparse_merit()  # `from_pretrained` may have changed it
         heads = {"enhancement": EnhancementHead, "emotion": EmotionHead}
         self.model = SparseMeritModel(config)
         self.heads = nn.ModuleDict({task: heads[task](config) for task in config.tasks})
@@ -225,9 +240,14 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
 
     def freeze_feature_encoder(self) -> None:
-        """Stops the training of the convolutional front end."""
+        """Stops the training of the feature encoder."""
         self.model.encoder.freeze_feature_encoder()
 
+    def freeze_base_model(self) -> None:
+        """Stops the training of everything but the heads."""
+        self.model.requires_grad_(False)
+
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
@@ -236,26 +256,33 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         clean_values: torch.Tensor | None = None,
         tasks: tuple[str, ...] | None = None,
         output_router_logits: bool = False,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | None = None,
         output_features: bool = False,
         encoder_outputs: EncoderOutputs | None = None,
+        **kwargs: Any,
     ) -> SparseMeritOutput:
         """
         Args:
             input_values: (B, S) noisy waveform at 16 kHz, as the feature extractor scales it.
             attention_mask: (B, S), 1 for samples and 0 for padding.
-            labels: (B,) emotion classes; -100 for a clip without a label.
+            labels: (B,) or (B, 1) emotion classes; -100 for a clip without a label.
             clean_values: (B, S) clean waveform in the scale of `input_values`.
             tasks: The tasks to compute; all of `config.tasks` by default. What is not asked for costs nothing.
             output_router_logits: Whether to return the routers' logits.
-            output_hidden_states: Whether to return the encoder's layer outputs.
+            output_hidden_states: Whether to return the encoder's layer outputs; `config.output_hidden_states` by
+                default.
             output_features: Whether to return the features that each task's head is given.
-            encoder_outputs: What `SparseMeritEncoder` answered about this input before; then it does not run.
+            encoder_outputs: What `SparseMeritEncoder` returned for this input before; then it does not run.
+            kwargs: `return_dict` and, unused, what callers such as peft give to every model: None.
 
         Raises:
-            ValueError: A task is not one of the model's, or none is asked for.
+            ValueError: A task is not one of the model's, or none is asked for, or `labels` are no classes.
+            TypeError: An argument that this model does not know.
         """
-        outputs = self.model(input_values, attention_mask, tasks, output_hidden_states, encoder_outputs)
+        _check_unused(kwargs)
+        outputs = self.model(
+            input_values, attention_mask, tasks, output_hidden_states, encoder_outputs, return_dict=True
+        )
         result, losses = {}, {}
         if "emotion" in outputs.features:
             result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
@@ -328,6 +355,17 @@ def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
     own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
     shared = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
     return {name: getattr(config, name) for name in (*shared, "feature_encoder") if hasattr(config, name)}
+
+
+def _check_unused(arguments: dict[str, Any]) -> None:
+    """Refuses arguments that would be ignored."""
+    given = [name for name, value in arguments.items() if value is not None and value is not False]
+    if "output_attentions" in given:
+        raise TypeError(
+            "`output_attentions` is not supported: attention is computed in blocks, without its weights. Leave it out."
+        )
+    if given:
+        raise TypeError(f"Unknown arguments {given} of `forward`.")
 
 
 def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-PRECISIONS = ("fp32", "bf16", "int8")
 ROWS_AT_ONCE = 64  # of weights: what is freed between weights that stay must not be larger than these
 ROWS_TO_WIDEN = 256  # of weights: in fp32 they still lie in a cache when they multiply
 FEWEST_FRAMES = 17  # that CUDA multiplies in int8
@@ -147,8 +146,9 @@ def lower(model: PreTrainedModel, precision: str) -> None:
     Brings a model to a precision: to its plain dtype, if it has one; else the weights of the linear layers of the
     encoder's layers and of the experts, layer by layer, to bf16 or int8, and the rest to bf16, or fp32 where faster.
 
-    Front end, position convolution, routers and heads are not in int8: they are few of a large model's products, and
-    each would add an error of its own (`benchmarks/sensitivity.py`).
+    Feature encoder, position convolution, routers and heads are not in int8: they are few of a large model's products,
+    and each would add an error of its own (`benchmarks/sensitivity.py`). A model in int8 is for inference alone, and
+    has no parameters to train.
     """
     if plain_dtype(precision) is not None:
         model.to(plain_dtype(precision))
@@ -156,6 +156,7 @@ def lower(model: PreTrainedModel, precision: str) -> None:
     kind = Bf16Linear
     if precision == "int8":
         kind = choose_int8()
+        model.requires_grad_(False)
         for layer in _core(model).encoder.encoder.layers:
             attention = layer.attention
             attention.qkv_proj = kind(attention.q_proj, attention.k_proj, attention.v_proj)

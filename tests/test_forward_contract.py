@@ -1,0 +1,212 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What users of `transformers` take for granted of an audio classifier: arguments, labels, dtypes, the Trainer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import AutoModel, AutoModelForAudioClassification, pipeline
+
+from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+from modeling_sparse_merit.hub.export import export_checkpoint
+from modeling_sparse_merit.models.sparse_merit.quantization import is_quantized
+
+LABELS = torch.tensor([0, 1])
+
+
+@pytest.fixture
+def values():
+    torch.manual_seed(0)
+    return torch.randn(2, 6_000)
+
+
+@pytest.fixture
+def load(tiny_checkpoint):
+    def from_pretrained(**changes):
+        changes.setdefault("ignore_mismatched_sizes", True)
+        return SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, **changes).eval()
+
+    return from_pretrained
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+
+def test_return_dict_false_gives_a_tuple_without_what_is_none(load, values):
+    model = load()
+    outputs = model(values)
+    for found in (model(values, return_dict=False), load(return_dict=False)(values)):
+        assert isinstance(found, tuple) and len(found) == len(outputs.to_tuple())
+        torch.testing.assert_close(found[0], outputs[0])
+    assert isinstance(model.model(values, return_dict=False), tuple)
+
+
+def test_hidden_states_come_by_argument_and_by_configuration(load, values):
+    asked, configured = load()(values, output_hidden_states=True), load(output_hidden_states=True)(values)
+    assert len(asked.hidden_states) == len(configured.hidden_states) == 3
+    assert load(output_hidden_states=True)(values, output_hidden_states=False).hidden_states is None
+    assert load()(values).hidden_states is None
+
+
+def test_what_the_model_does_not_know_is_refused(load, values):
+    with pytest.raises(TypeError, match="`output_attentions` is not supported"):
+        load()(values, output_attentions=True)
+    with pytest.raises(TypeError, match=r"Unknown arguments \['inputs_embeds'\]"):
+        load()(values, inputs_embeds=values)
+
+
+@pytest.mark.parametrize("task", [TaskType.SEQ_CLS, TaskType.FEATURE_EXTRACTION])
+def test_adapters_of_pefts_task_types_run(load, values, task):
+    adapted = get_peft_model(load(), LoraConfig(task_type=task, r=2, target_modules=["q_proj", "v_proj"]))
+    assert adapted(input_values=values, labels=LABELS).loss.isfinite()
+
+
+def test_freeze_base_model_leaves_the_heads(load):
+    model = load()
+    model.freeze_base_model()
+    assert {name.split(".")[0] for name, weight in model.named_parameters() if weight.requires_grad} == {"heads"}
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+
+def test_labels_may_be_a_column(load, values):
+    model = load()
+    torch.testing.assert_close(model(values, labels=LABELS[:, None]).loss, model(values, labels=LABELS).loss)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0.9, 1.9]), torch.rand(2, 4), torch.ones(2, 4, dtype=torch.long)])
+def test_labels_that_are_no_classes_are_refused(load, values, labels):
+    with pytest.raises(ValueError, match=r"`labels` has the type .*expected whole numbers of the shape \(2,\)"):
+        load()(values, labels=labels)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_other_problems_than_classification_are_refused(load, problem_type):
+    with pytest.raises(
+        ValueError, match=f"`problem_type` is '{problem_type}'; expected 'single_label_classification'"
+    ):
+        load(problem_type=problem_type, num_labels=3)
+
+
+def test_a_single_class_is_refused(load, values):
+    with pytest.raises(ValueError, match="a single class, from which nothing can be learned"):
+        load(num_labels=1)(values, labels=torch.tensor([0, 0]))
+
+
+def test_labels_with_text_for_numbers_are_labels(load):
+    config = load(id2label={"0": "calm", "1": "busy"}, label2id={"calm": 0, "busy": 1}).config
+    assert config.id2label == {0: "calm", 1: "busy"}
+
+
+@pytest.fixture
+def weighted(tiny_config):
+    return SparseMeritConfig(**{**tiny_config.to_dict(), "class_weights": [1.0, 2.0, 3.0, 4.0]})
+
+
+def test_weights_of_classes_go_with_their_labels(weighted):
+    assert weighted.class_weights == [1.0, 2.0, 3.0, 4.0]
+    weighted.id2label = dict(weighted.id2label)
+    weighted.num_labels = 4
+    assert weighted.class_weights == [1.0, 2.0, 3.0, 4.0]
+    weighted.id2label = {0: "calm", 1: "fear", 2: "disgust", 3: "surprise"}
+    assert weighted.class_weights is None
+
+
+def test_another_number_of_labels_drops_the_weights_of_classes(weighted, tiny_checkpoint, values):
+    weighted.num_labels = 7
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
+        tiny_checkpoint, config=weighted, ignore_mismatched_sizes=True
+    )
+    assert model(values, labels=torch.tensor([0, 6])).loss.isfinite()
+
+
+# Precision -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint, tmp_path_factory):
+    return str(export_checkpoint(tiny_checkpoint, tmp_path_factory.mktemp("exported") / "model"))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8", torch.int8, torch.float32, torch.bfloat16])
+def test_auto_classes_take_every_precision(exported, tiny_checkpoint, values, dtype):
+    expected = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, dtype=dtype)
+    for auto in (AutoModel, AutoModelForAudioClassification):
+        model = auto.from_pretrained(exported, dtype=dtype, trust_remote_code=True)
+        assert [type(part).__name__ for part in model.modules()] == [
+            type(part).__name__ for part in expected.modules()
+        ]
+        assert model.dtype == expected.dtype
+        inputs = values.to(model.dtype)
+        torch.testing.assert_close(model(inputs).logits, expected.eval()(inputs).logits, rtol=1e-5, atol=1e-5)
+        assert "_precision" not in model.config.to_dict()
+
+
+@pytest.mark.parametrize("task", [None, "audio-classification"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_pipelines_take_every_precision(exported, values, task, dtype):
+    pipe = pipeline(task, model=exported, dtype=dtype, trust_remote_code=True)
+    kinds = {type(part).__name__ for part in pipe.model.modules()}
+    assert any("Int8" in kind for kind in kinds) == (dtype == "int8")
+    assert pipe(values[0].numpy(), sampling_rate=16_000)
+
+
+def test_a_model_in_int8_answers_outside_of_no_grad_and_has_nothing_to_train(tiny_checkpoint, values):
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, dtype="int8")
+    assert is_quantized(model) and not any(weight.requires_grad for weight in model.parameters())
+    assert np.isfinite(model(values).logits.float().numpy()).all()
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def test_reentrant_checkpointing_gives_the_same_gradients(load, values):
+    gradients = []
+    for reentrant in (False, True):
+        model = load().train()
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        torch.manual_seed(0)
+        model(values, labels=LABELS).loss.backward()
+        gradients.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+TRAIN = """
+import sys, numpy as np
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Trainer, TrainingArguments, set_seed
+set_seed(0)
+extractor = AutoFeatureExtractor.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForAudioClassification.from_pretrained(sys.argv[1], trust_remote_code=True, tasks=["emotion"])
+generator = np.random.default_rng(0)
+waves = [generator.standard_normal(6_000 + 500 * i) for i in range(9)]
+clips = [extractor(wave, sampling_rate=16_000)["input_values"][0] for wave in waves]
+rows = [{"input_values": clip, "labels": i % 4} for i, clip in enumerate(clips)]
+arguments = TrainingArguments(
+    output_dir=sys.argv[2], per_device_train_batch_size=2, max_steps=3, report_to=[], use_cpu=True, ddp_backend="gloo",
+    disable_tqdm=True, save_strategy="no", logging_steps=100, gradient_checkpointing=True,
+)
+result = Trainer(model, arguments, train_dataset=rows, processing_class=extractor).train()
+print("trained", arguments.process_index, np.isfinite(result.training_loss))
+"""
+
+
+def test_the_trainer_runs_on_two_processes_with_gradient_checkpointing(exported, tmp_path):
+    (tmp_path / "train.py").write_text(TRAIN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [*command, exported, "out"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("True") == 2
