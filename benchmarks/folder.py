@@ -28,10 +28,9 @@ from modeling_sparse_merit import (
     enhance_recordings,
     find_recordings,
     load_audio,
-    read_audio,
 )
 from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
-from modeling_sparse_merit.inference.files import Signal, save_answer
+from modeling_sparse_merit.inference.signals import Signal, save_answer
 from modeling_sparse_merit.models.sparse_merit.audio import resample
 
 from .timing import in_turn, peak_memory, results_folder
@@ -64,11 +63,11 @@ def make_folder(folder: Path, number: int, length: Callable[[np.random.Generator
 
 
 def one_by_one(pipe: SpeechEnhancementAndEmotionPipeline, folder: Path, output: Path) -> Iterator[dict[str, Any]]:
-    """Reads, hears and writes each recording in turn."""
+    """Reads, processes and writes each recording in turn."""
     for recording in find_recordings([str(folder)], output)[0]:
-        waveform, rate = read_audio(recording.path)
-        answer = pipe({"array": waveform, "sampling_rate": rate})
-        yield save_answer(recording, Signal(waveform, rate, len(waveform), rate), answer)
+        (signal,) = Signal.read(recording, pipe.feature_extractor.sampling_rate)
+        answer = pipe({"array": signal.waveform, "sampling_rate": signal.rate})
+        yield save_answer(recording, signal, answer)
 
 
 def in_batches(pipe: SpeechEnhancementAndEmotionPipeline, folder: Path, output: Path) -> Iterator[dict[str, Any]]:
@@ -112,7 +111,7 @@ def measure_start(folder: Path, rounds: int) -> dict[str, float]:
     """
     recording = folder / "three_seconds.wav"
     soundfile.write(recording, load_audio(DEMO_RECORDING)[:48_000], 16_000)
-    enhance = ["enhance", str(recording), "-o", str(folder / "out"), "--device", "cpu"]
+    enhance = ["enhance", str(recording), "-o", str(folder / "out"), "--overwrite", "--device", "cpu"]
     sides = {
         "--help": _process([*COMMAND, "--help"]),
         "enhance, 3 s": _process([*COMMAND, *enhance]),

@@ -90,7 +90,7 @@ def batches(count: int) -> list[torch.Tensor]:
 
 def expected_gradients(model: nn.Module, losses: dict[str, torch.Tensor], weights: dict[str, float]) -> dict:
     """By plain autograd on whole vectors: {parameter: gradient}, and whether the tasks are in conflict."""
-    parameters = dict(model.named_parameters())
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = {
         name: torch.autograd.grad(weights[name] * loss, parameters.values(), retain_graph=True, allow_unused=True)
         for name, loss in losses.items()

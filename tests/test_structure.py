@@ -2,6 +2,7 @@
 """The structure of the package: what travels to the Hub, where imports may point, and what must not change."""
 
 import ast
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -143,3 +144,8 @@ def test_fields_of_results_stay(tmp_path):
         (record,) = results.records([recording])
     assert list(record) == ["file", "error", "schema_version", "model", "settings_hash", "resume"]
     assert list(record["resume"]) == ["path", "bytes", "modified_ns", "base", "target", "lines"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_fit_the_package(path):
+    importlib.import_module(f"benchmarks.{path.stem}")
