@@ -111,10 +111,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: i
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
 
 
-def _conditions(report: dict[str, Any]) -> list[dict]:
-    return next(iter(report["results"].values()))["conditions"]
-
-
 def condition_score(summary: dict[str, Any], measure: str) -> dict[str, Any] | None:
     """A system's score in one condition: mean, intervals over clips and speakers, seeds; None without such a task.
 
