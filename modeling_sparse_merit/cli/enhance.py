@@ -90,10 +90,9 @@ def enhance(
     On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
     """
     with errors_in_one_line():
-        from ..models.sparse_merit.audio import channel_number
+        from ..models.sparse_merit.audio import checked_channel
 
-        chosen = channel if channel in ("mix", "each") else channel_number(channel)
-        options = Options(rate, plot, chosen, batch_seconds, overwrite, quiet or json_lines)
+        options = Options(rate, plot, checked_channel(channel), batch_seconds, overwrite, quiet or json_lines)
         load = partial(load_pipeline, model, precision=precision.value, revision=revision)
         show = print_json if json_lines else None
         summary = _enhance_recordings(recordings, output, load, device, options, show)

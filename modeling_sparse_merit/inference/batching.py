@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import BATCH_SECONDS
-from ..models.sparse_merit.audio import Channel, channel_number
+from ..models.sparse_merit.audio import Channel, checked_channel
 from ..models.sparse_merit.decoding import audio_seconds
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from .files import Recording
@@ -61,7 +61,7 @@ def enhance_recordings(
     Raises:
         OutputError: nothing more can be written, for instance because the disk is full.
     """
-    channel = channel if channel in ("mix", "each") else channel_number(channel)
+    channel = checked_channel(channel)
     waiting: dict[int, list[dict[str, Any]]] = {}
     position = 0
     passes = _Passes(pipe.device, len(recordings), batch_seconds)

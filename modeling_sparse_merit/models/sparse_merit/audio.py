@@ -176,6 +176,11 @@ def channel_number(channel: Channel) -> int:
     return number
 
 
+def checked_channel(channel: Channel) -> Channel:
+    """The choice of channels: "mix", "each" or a channel's number; raises ValueError as `channel_number` does."""
+    return channel if channel in ("mix", "each") else channel_number(channel)
+
+
 def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
     """Raises ValueError for a waveform (samples,) that is shorter than the 25 ms of one frame of the model."""
     milliseconds = 1000 * len(waveform) / sampling_rate

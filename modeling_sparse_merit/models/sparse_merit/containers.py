@@ -156,14 +156,14 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
     data, fmt, size_64 = None, b"", None
     following = end
     for chunk in _chunks(stream, dialect, start, end):
-        if chunk.name == b"fmt " or chunk.name[:4] == b"fmt ":
+        if chunk.name[:4] == b"fmt ":
             fmt = bytes_at(stream, chunk.start, 16)
         elif chunk.name == b"ds64":
             at = chunk.start + 8
             size_64 = Chunk(b"data", at, 0, int.from_bytes(bytes_at(stream, at, 8), "little"))
         elif chunk.name == dialect.data and data is None:
             data = chunk
-            if _is_open(chunk, size_64, dialect, stream, start, end):
+            if _is_open(_promised(chunk, size_64), dialect, stream, start, end):
                 break
         elif chunk.name == dialect.data:
             raise ValueError(
@@ -173,18 +173,21 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
         following = chunk.start + max(0, chunk.size) + chunk.size % dialect.alignment
     if data is None:
         raise ValueError(f"{name} holds no audio: it has no `{dialect.data[:4].decode()}` chunk.")
-    promised = size_64 if size_64 is not None and data.size >= 0xFFFFFFFF else data
-    return _add_data(layout, stream, dialect, (start, following, end), data, promised, fmt, name)
+    return _add_data(layout, stream, dialect, (start, following, end), data, _promised(data, size_64), fmt, name)
 
 
-def _is_open(data: Chunk, size_64: Chunk | None, dialect: Dialect, stream: BinaryIO, start: int, end: int) -> bool:
+def _promised(data: Chunk, size_64: Chunk | None) -> Chunk:
+    """The chunk that tells the size of the audio: `ds64` where the 32 bits of the data chunk can't hold it."""
+    return size_64 if size_64 is not None and data.size >= 0xFFFFFFFF else data
+
+
+def _is_open(promised: Chunk, dialect: Dialect, stream: BinaryIO, start: int, end: int) -> bool:
     """Whether the audio reaches to the end of the file because its length was not known when the header was written.
 
     A size of 0 may also be that of an empty file, whose own size is then right.
     """
-    size = size_64.size if size_64 is not None and data.size >= 0xFFFFFFFF else data.size
-    if size != 0:
-        return _is_streamed(size) or size < 0
+    if promised.size != 0:
+        return _is_streamed(promised.size) or promised.size < 0
     whole = int.from_bytes(bytes_at(stream, start + 4, 4), dialect.order)
     return _is_streamed(whole) or start + whole + 8 < end
 
@@ -205,7 +208,7 @@ def _add_data(
 ) -> int | None:
     start, following, end = bounds
     held = end - data.start
-    is_open = _is_open(data, promised if promised is not data else None, dialect, stream, start, end)
+    is_open = _is_open(promised, dialect, stream, start, end)
     size = held if is_open else promised.size
     byte_rate = int.from_bytes(fmt[8:12], dialect.order)
     if size > held:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import Pipeline
 
-from .audio import Channel, channel_number, check_duration, decode_audio, load_audio, name_of
+from .audio import Channel, check_duration, checked_channel, decode_audio, load_audio, name_of
 from .configuration_sparse_merit import custom_pipelines
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
@@ -132,8 +132,8 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             tasks = (tasks,)
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected 1 or more, or None for all emotions.")
-        if channel not in (None, "mix", "each"):
-            channel = channel_number(channel)
+        if channel is not None:
+            channel = checked_channel(channel)
         given = ({"sampling_rate": sampling_rate, "channel": channel}, {"tasks": tasks}, {"top_k": top_k})
         return tuple({name: value for name, value in part.items() if value is not None} for part in given)
 
