@@ -157,11 +157,11 @@ class MixingRecipe:
         """
         speech = self._prepared(_checked(speech, name), parameters, name)
         level = _rms(speech) if parameters.level_db is None else 10 ** (parameters.level_db / 20)
-        heard, clean = self._with_rir(speech, parameters.rir_index)
-        gain = np.float32(level / _rms(heard))
-        heard, clean = heard * gain, clean * gain
-        noise = self._noise_for(heard, parameters)
-        return _within_full_scale(heard + noise, clean, noise)
+        reverberant, clean = self._with_rir(speech, parameters.rir_index)
+        gain = np.float32(level / _rms(reverberant))
+        reverberant, clean = reverberant * gain, clean * gain
+        noise = self._noise_for(reverberant, parameters)
+        return _within_full_scale(reverberant + noise, clean, noise)
 
     def _prepared(self, speech: np.ndarray, parameters: MixingParameters, name: str) -> np.ndarray:
         """The speech after speed change and `augment`, (samples,)."""
@@ -185,8 +185,8 @@ class MixingRecipe:
         early = np.where(np.arange(len(response)) < direct + EARLY_SAMPLES, response, 0)
         size = next_fast_len(len(speech) + len(response) - 1, real=True)
         spectra = rfft(np.stack([response, early]), size) * rfft(speech, size)  # (2, size // 2 + 1)
-        heard, clean = irfft(spectra, size)[:, direct : direct + len(speech)].astype(np.float32)  # (2, samples)
-        return heard, clean
+        reverberant, clean = irfft(spectra, size)[:, direct : direct + len(speech)].astype(np.float32)  # (2, samples)
+        return reverberant, clean
 
     def _noise_for(self, speech: np.ndarray, parameters: MixingParameters) -> np.ndarray:
         """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
@@ -285,7 +285,7 @@ def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
 
 
 def _at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -> np.ndarray | None:
-    """`audible_segment` of a noise at its drawn speed; no more of it is resampled than is heard."""
+    """`audible_segment` of a noise at its drawn speed; no more of it is resampled than is used."""
     rate = round(SAMPLING_RATE * parameters.noise_speed)
     if rate == SAMPLING_RATE:
         return audible_segment(waveform, length, parameters.noise_offset)

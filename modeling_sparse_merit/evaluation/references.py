@@ -180,7 +180,7 @@ class ProcessedFiles:
     Args:
         labels: not used; every reference takes them.
         folder: the folder of the files, at any sampling rate.
-        test_set: the dataset of what the other system heard; the path in its column `audio` names the file.
+        test_set: the dataset that the other system was given; the path in its column `audio` names the file.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing.
@@ -194,14 +194,14 @@ class ProcessedFiles:
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"`folder`: {folder} is no folder; expected the files of another system in it.")
-        heard = [row["audio"] for row in read_dataset(test_set).select_columns("audio")]
-        self.files = {sha256_of_samples(load_audio(audio)): self._find(audio["path"]) for audio in heard}
+        recordings = [row["audio"] for row in read_dataset(test_set).select_columns("audio")]
+        self.files = {sha256_of_samples(load_audio(audio)): self._find(audio["path"]) for audio in recordings}
 
     def describe(self) -> dict:
         """What identifies the system in a report."""
         digest = hashlib.sha256()
-        for heard, path in sorted(self.files.items()):
-            digest.update(heard.encode() + path.read_bytes())
+        for samples_sha256, path in sorted(self.files.items()):
+            digest.update(samples_sha256.encode() + path.read_bytes())
         name = f"the files in {self.folder.name}"
         return {"name": name, "reference": self.name, "files": len(self.files), "sha256": digest.hexdigest()}
 

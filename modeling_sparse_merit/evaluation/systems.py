@@ -100,7 +100,7 @@ class CheckpointSystem:
         """Answers for recordings of shape (samples,) at 16 kHz, computed as one padded batch.
 
         Args:
-            recordings: what is heard.
+            recordings: the noisy speech.
             tasks: what to compute, any of the model's tasks; all of them by default.
 
         Raises:
@@ -165,9 +165,9 @@ class Cascade:
         return {"name": f"{self.enhancement.name} + {self.emotion.name}", **parts}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz: speech by the front end, emotion by what hears it."""
+        """Answers for recordings of shape (samples,) at 16 kHz: speech by the front end, emotion from its output."""
         cleaned = self.enhancement.predict(recordings, tasks=("enhancement",))
-        heard = self.emotion.predict([answer.enhanced for answer in cleaned], tasks=("emotion",))
+        recognised = self.emotion.predict([answer.enhanced for answer in cleaned], tasks=("emotion",))
         return [
             Prediction(
                 first.enhanced,
@@ -175,7 +175,7 @@ class Cascade:
                 first.expert_use | second.expert_use,
                 max(first.num_frames, second.num_frames),
             )
-            for first, second in zip(cleaned, heard, strict=True)
+            for first, second in zip(cleaned, recognised, strict=True)
         ]
 
 

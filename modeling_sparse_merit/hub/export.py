@@ -17,7 +17,7 @@ REQUIREMENTS = ("torch>=2.6", "transformers>=5.10,<6", "numpy>=1.26", "soundfile
 """What a checkpoint needs where this package is not installed."""
 
 COMPANIONS = ("LICENSE", "README.md", "training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json")
-"""What may lie beside the weights and tell where they come from and how good they are; and `examples.json`."""
+"""What may lie next to the weights and tell where they come from and how good they are; and `examples.json`."""
 
 
 def export_checkpoint(
@@ -26,7 +26,7 @@ def export_checkpoint(
     """Writes a checkpoint that runs at others' without this package, ready for `push_checkpoint`.
 
     The folder holds the weights (the very bytes of `model.safetensors`, so that results which name their hash still
-    hold), both configurations, all code, `handler.py`, `requirements.txt`, and what lies beside the weights: licence,
+    hold), both configurations, all code, `handler.py`, `requirements.txt`, and what lies next to the weights: licence,
     measured results, examples. A model card is written where neither the folder nor the model has one.
 
     Args:
@@ -75,7 +75,7 @@ def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
 
 
 def _copy_companions(source: Path, target: Path) -> None:
-    """Copies what lies beside the weights; and the weights, where they are in one file."""
+    """Copies what lies next to the weights; and the weights, where they are in one file."""
     for name in ("model.safetensors", *COMPANIONS, "examples.json", *_example_recordings(source, target)):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
