@@ -122,7 +122,7 @@ for index, row in enumerate(load_dataset("someone/corpus", split="train", stream
     speech = load_audio(row["audio"])
     found[row["source_file"]] = speech
     mixture = recipe.apply(speech, recipe.draw(index))
-    examples.append({"noisy": mixture.noisy, "clean": mixture.clean, "label": row["emotion"]})
+    examples.append({"noisy": mixture.noisy, "clean": mixture.clean, "targets": {"emotion": row["emotion"]}})
 batch = Collator(SparseMeritFeatureExtractor())(examples)
 splits = load_dataset("someone/corpus")
 rows = {f"rows_{name}": np.array(split["speaker"]) for name, split in splits.items()}

@@ -38,6 +38,7 @@ CODE = {
     "mpeg.py",
     "pipeline_sparse_merit.py",
     "quantization.py",
+    "tasks.py",
     "views.py",
 }
 CHECKPOINT = {"config.json", "preprocessor_config.json", "model.safetensors", *CODE}

@@ -275,7 +275,7 @@ def test_a_stream_gives_the_same_for_any_number_of_workers_and_on_resuming(hub, 
     helped = examples_of(settings, epoch=3)
     assert [example["index"] for example in alone] == list(range(10))
     for first, second in zip(alone, helped, strict=True):
-        assert first["label"] == second["label"]
+        assert first["targets"] == second["targets"]
         assert np.array_equal(first["noisy"], second["noisy"]) and np.array_equal(first["clean"], second["clean"])
     another = examples_of(make_settings(tables, **STREAMED), epoch=4)
     lengths = [[len(example["clean"]) for example in epoch] for epoch in (alone, another)]
@@ -288,7 +288,8 @@ def test_a_stream_has_every_clip_of_every_table_once_with_its_class(hub, tables)
     other = table.select(range(3)).remove_columns("emotion").add_column("emotion", [2, 0, 1], feature=own)
     push_dataset(other, "someone/other", confirmed_licence="CC0 1.0")
     settings = make_settings(tables, **STREAMED | {"speech": ["someone/speech", "someone/other"]})
-    found = [(audio["path"], label) for _, audio, label in dataset.load_clips(settings, "train").rows]
+    rows = dataset.load_clips(settings, "train").rows
+    found = [(audio["path"], targets["emotion"]) for _, audio, targets in rows]
     expected = zip(table["audio"], labels.class_indices(table, LABELS), strict=True)
     expected = [*expected, *zip(other["audio"], (0, -100, 1), strict=True)]
     assert sorted(found) == sorted((Path(audio["path"]).name, label) for audio, label in expected)
@@ -550,7 +551,7 @@ def test_an_epoch_draws_clips_as_often_as_it_should_and_repeats_as_other_mixture
         counts += count
     assert counts / 200 == pytest.approx(frequencies, abs=0.12)
     first, again = clips[3], clips[3 + len(clips)]
-    assert first["label"] == again["label"] and not np.array_equal(first["noisy"], again["noisy"])
+    assert first["targets"] == again["targets"] and not np.array_equal(first["noisy"], again["noisy"])
     lengths = [sampler.lengths[clip % len(clips)] for clip in drawn]
     assert lengths[:4] == sorted(lengths[:4], reverse=True)  # a batch is of like lengths
 
@@ -652,7 +653,7 @@ def test_an_enhancement_model_cleans_the_input_as_the_pipeline_does(tables, tiny
         heard = batch["input_values"][row, : len(example["noisy"])]
         np.testing.assert_allclose(heard, expected["input_values"][0], atol=1e-4)
         assert not np.allclose(heard, feature_extractor(example["noisy"], sampling_rate=16_000)["input_values"][0])
-        assert batch["labels"][row] == example["label"]
+        assert batch["labels"][row] == example["targets"]["emotion"]
     assert not batch["input_values"].requires_grad and len(cleaned) == 1
 
 

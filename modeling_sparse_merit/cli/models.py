@@ -142,6 +142,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     import torch
 
     from .. import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+    from ..models.sparse_merit.tasks import EMOTION, TASKS, further_tasks
 
     config = SparseMeritConfig.from_pretrained(source, **({"revision": revision} if revision else {}))
     with torch.device("meta"):
@@ -149,9 +150,8 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     facts = {
         "Model": source,
         "Tasks": ", ".join(config.tasks),
-        "Emotions": ", ".join(config.id2label[i] for i in sorted(config.id2label))
-        if "emotion" in config.tasks
-        else "-",
+        "Emotions": ", ".join(TASKS[EMOTION].classes(config)) if EMOTION in config.tasks else "-",
+        **{name.capitalize(): TASKS[name].describe(config)["meaning"] for name in further_tasks(config.tasks)},
         "Encoder": f"{config.num_hidden_layers} layers of width {config.hidden_size}",
         "Integration": config.integration,
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",

@@ -26,11 +26,11 @@ from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.enhancement import BidirectionalLSTM, Spectrogram
 from ..models.sparse_merit.feature_extraction_sparse_merit import MIN_SAMPLES, SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.tasks import EMOTION, TASKS
 
 OPSET = 20
 TOLERANCE = 1e-3
 GRAPH_FILE, DESCRIPTION_FILE = "model.onnx", "onnx_config.json"
-OUTPUTS = {"emotion": "logits", "enhancement": "enhanced_values"}
 PRECISIONS = ("fp32", "int8")
 COSTLY_PRODUCTS = re.compile(r"encoder\.layers\.\d+\.(attention\.\w+_proj|feed_forward\.\w+)'|integration\.experts\.")
 """Modules whose weights are of int8 on request, as torch's exporter names them."""
@@ -49,12 +49,10 @@ README = """\
 |---|---|---|---|
 | in: `input_values` | float32 | (batch, samples) | {{ sampling_rate }} Hz, mono, normalised, then 0 as padding |
 | in: `attention_mask` | int64 | (batch, samples) | 1 on the recording, 0 in the padding |
-{% if "logits" in outputs %}
-| out: `logits` | float32 | (batch, {{ labels | length }}) | emotion before the softmax: {{ labels | join(", ") }} |
-{% endif %}
-{% if "enhanced_values" in outputs %}
-| out: `enhanced_values` | float32 | (batch, samples) | clean speech in the scale of `input_values`, 0 in the padding |
-{% endif %}
+{% for name, output in outputs.items() %}
+{% set shape = output.shape | join(", ") %}
+| out: `{{ name }}` | {{ output.dtype }} | ({{ shape }}) | {{ output.task }}: {{ output.meaning }} |
+{% endfor %}
 
 Batch and samples are free. A recording has {{ min_samples }} samples at least; memory grows with the square of the
 longest one, so cut what is longer than a minute.
@@ -95,6 +93,9 @@ for row, (name, clip, (mean, std)) in enumerate(zip(names, clips, scales)):
 {% if "logits" in outputs %}
     print(name, {{ labels }}[logits[row].argmax()])
 {% endif %}
+{% for output in outputs if output not in ("logits", "enhanced_values") %}
+    print(name, "{{ output }}", {{ output }}[row])
+{% endfor %}
 {% if "enhanced_values" in outputs %}
     soundfile.write(f"{name}.enhanced.wav", enhanced_values[row, : len(clip)] * std + mean, {{ sampling_rate }})
 {% endif %}
@@ -165,14 +166,14 @@ def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) ->
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    graph = ExportedModel(model)
+    graph, names = ExportedModel(model), output_names(model.config)
     dimensions = {0: "batch", 1: "samples"}
     with _quiet():
         program = torch.onnx.export(
             graph,
             kwargs=noise(TRACED_LENGTHS),
             dynamic_shapes={"input_values": dimensions, "attention_mask": dimensions},
-            output_names=graph.output_names,
+            output_names=list(names),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -180,7 +181,7 @@ def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) ->
     products = [node for node in program.model.graph if node.op_type in ("MatMul", "Gemm")]
     modules = {node.name: node.metadata_props.get("pkg.torch.onnx.name_scopes", "") for node in products}
     for output in program.model.graph.outputs:
-        if output.name == OUTPUTS["enhancement"]:
+        if TASKS[names[output.name]].kind == "waveform":
             output.shape = program.model.graph.inputs[0].shape  # else it is a formula of `samples`
     ClearMetadataAndDocStringPass()(program.model)  # it names folders of this machine
     program.save(path)
@@ -215,15 +216,15 @@ def largest_differences(model: SparseMeritForSpeechEnhancementAndEmotion, path: 
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     model = _with_shared_weights(model)
-    names = [output.name for output in session.get_outputs()]
+    names = list(output_names(model.config))
     maxima = dict.fromkeys(names, 0.0)
     for lengths in CHECKED_LENGTHS:
         inputs = noise(lengths)
         answers = session.run(names, {name: values.numpy() for name, values in inputs.items()})
         with torch.inference_mode():
             expected = model(**inputs)
-        for name, answer in zip(names, answers, strict=True):
-            difference = np.abs(answer - expected[name].numpy()).max()
+        for (name, task), answer in zip(output_names(model.config).items(), answers, strict=True):
+            difference = np.abs(answer - expected.of(task).numpy()).max()
             maxima[name] = float(np.maximum(maxima[name], difference))  # NaN stays
     return maxima
 
@@ -235,6 +236,11 @@ def noise(lengths: Sequence[int]) -> dict[str, torch.Tensor]:
     return {"input_values": values * valid, "attention_mask": valid.long()}
 
 
+def output_names(config: SparseMeritConfig) -> dict[str, str]:
+    """The task of each output of a graph, by the output's name."""
+    return {TASKS[task].output or task: task for task in config.tasks}
+
+
 class ExportedModel(nn.Module):
     """
     A model in operations that ONNX has, with the very weights of `model`: input values and attention mask, (B, S) each
@@ -243,17 +249,23 @@ class ExportedModel(nn.Module):
 
     def __init__(self, model: SparseMeritForSpeechEnhancementAndEmotion):
         super().__init__()
-        self.output_names = [name for task, name in OUTPUTS.items() if task in model.config.tasks]
         self.model = _with_shared_weights(model)
         self.model.set_attn_implementation("eager")
-        self.model.spectrogram = RealSpectrogram.like(model.spectrogram)
-        if "enhancement" in model.config.tasks:
-            head = self.model.heads["enhancement"]
-            head.lstm = OnnxLSTM(head.lstm)
+        for head in self.model.heads.values():
+            _replace_parts(head)
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs = self.model(input_values, attention_mask)
-        return tuple(outputs[name] for name in self.output_names)
+        return tuple(outputs.of(task) for task in self.model.config.tasks)
+
+
+def _replace_parts(head: nn.Module) -> None:
+    """Puts operations that ONNX has in the place of the transform and the LSTM of a head, where it has them."""
+    if isinstance(getattr(head, "spectrogram", None), Spectrogram):
+        head.spectrogram = RealSpectrogram.like(head.spectrogram)
+    for name, part in list(head.named_children()):
+        if isinstance(part, BidirectionalLSTM):
+            setattr(head, name, OnnxLSTM(part))
 
 
 class RealSpectrogram(Spectrogram):
@@ -344,7 +356,6 @@ def _describe(
 
 def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatureExtractor) -> dict[str, Any]:
     waveform = ["batch", "samples"]
-    outputs = {"logits": ["batch", config.num_labels], "enhanced_values": waveform}
     normalization = {"kind": feature_extractor.normalization}
     if feature_extractor.normalization == "corpus":
         normalization |= {"mean": feature_extractor.corpus_mean, "std": feature_extractor.corpus_std}
@@ -357,14 +368,13 @@ def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatur
             "attention_mask": {"dtype": "int64", "shape": waveform},
         },
         "outputs": {
-            name: {"dtype": "float32", "shape": outputs[name]}
-            for task, name in OUTPUTS.items()
-            if task in config.tasks
+            name: {"dtype": "float32", "task": task, **TASKS[task].describe(config)}
+            for name, task in output_names(config).items()
         },
         "sampling_rate": feature_extractor.sampling_rate,
         "min_samples": MIN_SAMPLES,
         "normalization": normalization,
-        "labels": [config.id2label[index] for index in range(config.num_labels)],
+        "labels": TASKS[EMOTION].classes(config),
     }
 
 

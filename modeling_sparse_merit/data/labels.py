@@ -6,10 +6,8 @@ from collections import Counter
 from datasets import ClassLabel, IterableDataset
 from datasets import Dataset as Table
 
+from ..models.sparse_merit.tasks import UNLABELLED
 from .datasets import DatasetError
-
-UNLABELLED = -100
-"""Class of a clip without an emotion, as in `torch.nn.CrossEntropyLoss`."""
 
 
 def class_indices(table: Table | IterableDataset, labels: list[str]) -> list[int]:
@@ -18,17 +16,22 @@ def class_indices(table: Table | IterableDataset, labels: list[str]) -> list[int
     return [classes.get(emotion, UNLABELLED) for emotion in table["emotion"]]
 
 
-def class_numbers(table: Table | IterableDataset, labels: list[str]) -> dict[int, int]:
+def class_numbers(
+    table: Table | IterableDataset, labels: list[str], column: str = "emotion"
+) -> dict[int, int] | dict[str, int]:
     """
-    The place in `labels` of each number in the column `emotion` that stands for one of them.
+    The place in `labels` of each value of a column that stands for one of them.
 
     Raises:
-        DatasetError: The column does not say what its numbers stand for.
+        DatasetError: The column holds neither class numbers that say what they stand for nor, but for the emotion,
+            text.
     """
-    feature = table.features["emotion"]
-    if not isinstance(feature, ClassLabel):
-        raise DatasetError(f"The column 'emotion' is {feature}; expected ClassLabel, as dataset scripts write it.")
-    return {feature.names.index(label): index for index, label in enumerate(labels) if label in feature.names}
+    feature = table.features[column]
+    if isinstance(feature, ClassLabel):
+        return {feature.names.index(label): index for index, label in enumerate(labels) if label in feature.names}
+    if column == "emotion" or feature.dtype not in ("string", "large_string"):
+        raise DatasetError(f"The column {column!r} is {feature}; expected ClassLabel, as dataset scripts write it.")
+    return {label: index for index, label in enumerate(labels)}
 
 
 def class_weights(

@@ -12,6 +12,7 @@ import yaml
 
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
 from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
 
 NOISY = "noisy"
 """The system that leaves its input as it is: what every gain is measured against."""
@@ -204,12 +205,12 @@ def _members(system: Any) -> list[Any]:
         return [dict(system)]
     if set(system) == {"model", "precision"} and system["precision"] in list(PRECISIONS):
         return [{"model": member, "precision": system["precision"]} for member in _members(system["model"])]
-    if set(system) != {"enhancement", "emotion"}:
+    if set(system) != {ENHANCEMENT, EMOTION}:
         return []
-    front, back = _members(system["enhancement"]), _members(system["emotion"])
+    front, back = _members(system[ENHANCEMENT]), _members(system[EMOTION])
     if len(front) != len(back) or not _is_list_of(front + back, str):
         return []
-    return [{"enhancement": first, "emotion": second} for first, second in zip(front, back, strict=True)]
+    return [{ENHANCEMENT: first, EMOTION: second} for first, second in zip(front, back, strict=True)]
 
 
 def _is_file_name(name: Any) -> bool:

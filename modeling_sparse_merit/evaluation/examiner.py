@@ -24,6 +24,7 @@ from .configuration import EvaluationConfig
 from .noisy_set import FrozenTestSet
 from .predictions import Prediction, System
 from .systems import NoisyInput
+from .task_scores import PREFIX
 
 BACKLOG = 256  # clips whose scores are awaited; more would only fill the memory
 
@@ -119,6 +120,7 @@ class Examiner:
             row["predicted"] = self.labels[int(answer.probabilities.argmax())]
             pairs = zip(self.labels, answer.probabilities, strict=True)
             row |= {f"probability_{label}": float(value) for label, value in pairs}
+        row |= {f"{PREFIX}{task}": output for task, output in answer.task_outputs.items()}
         row["frames"] = answer.num_frames
         for task, shares in answer.expert_use.items():
             row |= {f"expert_{task}_{expert}": float(share) for expert, share in enumerate(shares)}

@@ -45,6 +45,7 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
         *(_compact_section(report, name) for name in (emotion, *measures)),
         *_gains(report),
         _emotion_details(report),
+        *_task_details(report),
         *(_measure_details(report, name) for name in measures),
         _undefined(report, measures),
         *_figure_section(figures),
@@ -328,6 +329,28 @@ def _emotion_details(report: dict[str, Any]) -> str:
     parts = ["## Emotion in detail", _table(header, rows, text_columns=2), "F1 of each class:"]
     per_class_table = _table(["condition", "system", *labels], _detail_rows(report, per_class), text_columns=2)
     return "\n\n".join([*parts, per_class_table])
+
+
+def _task_details(report: dict[str, Any]) -> list[str]:
+    """Every score of each further task, with its interval and that over speakers."""
+    summaries = [summary for result in report["results"].values() for summary in result["conditions"]]
+    sections = []
+    for task in dict.fromkeys(task for summary in summaries for task in summary.get("tasks", {})):
+        first = next(summary["tasks"][task] for summary in summaries if task in summary.get("tasks", {}))
+        names = [name for name in first if name != "clips"]
+        header = [cell for name in names for cell in (name, "over speakers")]
+        rows = _detail_rows(report, partial(_task_cells, task=task, names=names))
+        table = _table(["condition", "system", *header, "clips"], rows, text_columns=2)
+        sections.append(f"{_heading(task)} in detail\n\n{table}")
+    return sections
+
+
+def _task_cells(summary: dict[str, Any], task: str, names: Sequence[str]) -> list[str] | None:
+    scores = summary.get("tasks", {}).get(task)
+    return scores and [
+        *(cell for name in names for cell in _score_cells("macro_f1", scores[name])[:2]),
+        str(scores["clips"]),
+    ]
 
 
 def _measure_details(report: dict[str, Any], measure: str) -> str:

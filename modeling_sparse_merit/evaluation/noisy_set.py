@@ -35,6 +35,7 @@ from .conditions import (
 )
 from .configuration import EvaluationConfig
 from .fingerprint import check_same_run, fingerprinted_writer
+from .task_scores import target_columns
 
 COLUMNS = {
     "clean": AUDIO,
@@ -78,6 +79,7 @@ class FrozenTestSet:
                 "Make one with `sparse-merit prepare noisy SPEECH NOISE OUT`."
             )
         self.table, self.name = table, name
+        self._target_columns = [name for name in target_columns() if name in table.column_names]
         self._facts = self._read_facts(labels)
         self._places = self._place_clips()
         self.conditions = self._sorted_conditions()
@@ -89,7 +91,7 @@ class FrozenTestSet:
 
     def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
         """What is known about each row of the dataset, but its sound."""
-        names = {"emotion", "speaker", "source_file", "duration", *COLUMNS} - {"clean"}
+        names = {"emotion", "speaker", "source_file", "duration", *self._target_columns, *COLUMNS} - {"clean"}
         columns = {name: column_names(self.table, name) for name in names}
         columns["emotion"] = [emotion if emotion in labels else None for emotion in columns["emotion"]]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -125,6 +127,7 @@ class FrozenTestSet:
         return {
             "condition": condition.name,
             **{name: fact[name] for name in ("pool", "snr_db", "row", "source_file", "speaker", "emotion")},
+            **{name: fact[name] for name in self._target_columns},
             **{name: fact[name] for name in ("mixture", "sha256")},
         }
 
@@ -154,6 +157,7 @@ class FrozenTestSet:
     def sha256(self, condition: Condition) -> str:
         """SHA-256 of all that a condition's results depend on: samples, emotions and names of its clips."""
         names = ("row", "sha256", "clean_sha256", "emotion", "speaker", "source_file", "duration")
+        names = (*names, *self._target_columns)
         places = self._places[condition]
         facts = [[self._facts[places[row]][name] for name in names] for row in self.rows]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

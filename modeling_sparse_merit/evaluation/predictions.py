@@ -14,6 +14,7 @@ class Prediction:
     Attributes:
         enhanced: (samples,) in the recording's level and length; None without the enhancement task.
         probabilities: (labels,), summing to 1; None without the emotion task.
+        task_outputs: `{task: class, ratings (K,) or embedding (size,)}` of all tasks but waveforms and the emotion.
         expert_use: `{task: (experts,) share of the clip's frames}`; empty without a sparse router.
         num_frames: encoder frames of the clip.
     """
@@ -22,6 +23,7 @@ class Prediction:
     probabilities: np.ndarray | None
     expert_use: dict[str, np.ndarray] = field(default_factory=dict)
     num_frames: int = 0
+    task_outputs: dict[str, str | list[float]] = field(default_factory=dict)
 
 
 class System(Protocol):

@@ -32,6 +32,7 @@ from .statistics import (
     holm,
     measure_score,
 )
+from .task_scores import task_scores
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class Answers:
 
     Attributes:
         clips: the first member's rows.
+        members: the rows of each member.
         predicted: class numbers of the labelled clips (members, labelled clips); None without the emotion task.
         scores: `{measure: (members, clips)}`, NaN where undefined; empty for a system that does not enhance.
     """
 
     clips: list[dict]
+    members: list[list[dict]]
     predicted: np.ndarray | None
     scores: dict[str, np.ndarray]
 
@@ -81,7 +84,7 @@ class Protocol:
                     f"{system}, member {member}, {condition.name}: {len(clips)} rows, but not for the same "
                     f"{len(self.rows)} clips as elsewhere. Delete its file of this condition and evaluate again."
                 )
-        return Answers(members[0], self._predicted(members), self._scores(members))
+        return Answers(members[0], members, self._predicted(members), self._scores(members))
 
     def _predicted(self, members: list[list[dict]]) -> np.ndarray | None:
         names = [[clips[index]["predicted"] for index in self.labelled] for clips in members]
@@ -172,6 +175,8 @@ def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protoc
                 "expert_use": summarise_expert_use(given.clips),
             }
         )
+        if found := task_scores(given.members, protocol.resampling, _stream(system)):
+            conditions[-1]["tasks"] = found
     _warn_of_undefined(system, conditions)
     return conditions
 
@@ -347,7 +352,10 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     systems = [system for system in report["results"] if system != NOISY]
     title = f"{report['clips']['evaluated']} clips of {report['clips']['speakers']} speakers"
     if len(systems) == 1:
-        console.print(_table_of_one(report["results"][systems[0]]["conditions"], f"{title}, input → output"))
+        summaries = report["results"][systems[0]]["conditions"]
+        console.print(_table_of_one(summaries, f"{title}, input → output"))
+        for task in summaries[0].get("tasks", {}):
+            console.print(_table_of_task(task, summaries))
         return
     for measure in list_measures(report)[:2]:
         for pool in list(report["noise"]) or [None]:
@@ -374,6 +382,18 @@ def _table_of_one(summaries: list[dict], title: str) -> Table:
     for summary in summaries:
         cells = [_arrow(name, summary["enhancement"][name]) for name in measures]
         table.add_row(summary["condition"], *_emotion_cells(summary["emotion"]), *cells)
+    return table
+
+
+def _table_of_task(task: str, summaries: list[dict]) -> Table:
+    names = [name for name in summaries[0]["tasks"][task] if name != "clips"]
+    table = Table("condition", title=f"{task} [95 %]")
+    for name in names:
+        table.add_column(name, justify="right")
+    for summary in summaries:
+        scores = [summary["tasks"][task][name] for name in names]
+        cells = [format_score("macro_f1", score["mean"], score["interval"]) for score in scores]
+        table.add_row(summary["condition"], *cells)
     return table
 
 

@@ -342,6 +342,29 @@ def emotion_scores(
     }
 
 
+def resampled_score(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    num_clips: int,
+    num_members: int,
+    resampling: Resampling,
+    stream: int,
+) -> Score:
+    """A score with its bootstrap, from a function of how often each clip counts.
+
+    Args:
+        statistic: (resamples, clips) -> (resamples, members).
+        num_clips, num_members: of the system.
+        resampling: of these clips.
+        stream: see `Resampling.member_weights`.
+    """
+    weights = resampling.member_weights(stream, num_members)
+    draws = {
+        unit: None if counts is None else mean_over_members(statistic(counts), weights)
+        for unit, counts in resampling.counts.items()
+    }
+    return Score(statistic(np.ones((1, num_clips)))[0], draws)
+
+
 def measure_score(scores: np.ndarray, resampling: Resampling, stream: int) -> Score:
     """Mean of a speech measure over the clips for which it is defined.
 

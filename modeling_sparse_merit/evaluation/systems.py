@@ -16,6 +16,7 @@ from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, further_tasks
 from .configuration import NOISY, EvaluationConfig
 from .predictions import Prediction, System
 from .references import build_reference
@@ -61,8 +62,8 @@ class CheckpointSystem:
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = SparseMeritConfig.from_pretrained(self._source)
         self.sha256 = weights_sha256(self._source)
-        model_labels = labels_of(self.config)
-        self.labels = model_labels if labels is None or "emotion" not in self.tasks else list(labels)
+        model_labels = TASKS[EMOTION].classes(self.config)
+        self.labels = model_labels if labels is None or EMOTION not in self.tasks else list(labels)
         unknown = sorted(set(self.labels) - set(model_labels))
         if unknown:
             raise ValueError(f"labels: {unknown} are not among the classes of {self.name}, {model_labels}.")
@@ -83,7 +84,7 @@ class CheckpointSystem:
 
     @property
     def tasks(self) -> list[str]:
-        """What the system answers: "enhancement", "emotion" or both."""
+        """What the system computes: names of the task registry."""
         return list(self.config.tasks)
 
     def describe(self) -> dict[str, Any]:
@@ -113,6 +114,8 @@ class CheckpointSystem:
         enhanced = self._enhanced(outputs.enhanced_values, recordings)
         probabilities = self._probabilities(outputs.logits, len(recordings))
         answers = [Prediction(*pair) for pair in zip(enhanced, probabilities, strict=True)]
+        for task in further_tasks(tasks or self.tasks):
+            self._add_task(answers, task, outputs.of(task))
         if outputs.router_logits and self.config.router == "sparse":
             self._add_expert_use(answers, outputs.router_logits, inputs["attention_mask"])
         return answers
@@ -130,6 +133,13 @@ class CheckpointSystem:
         if not torch.isfinite(logits).all():
             raise ValueError(f"The emotion scores of {self.name} hold NaN or Inf: its weights may have diverged.")
         return list(logits[:, self._label_ids].float().softmax(-1).cpu().numpy())  # each (labels,)
+
+    def _add_task(self, answers: list[Prediction], task: str, values: torch.Tensor):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"The task {task} of {self.name} gives NaN or Inf: its weights may have diverged.")
+        classes = TASKS[task].classes(self.config) if isinstance(TASKS[task], ClassificationTask) else None
+        for answer, value in zip(answers, values.float().cpu(), strict=True):
+            answer.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
 
     def _add_expert_use(
         self, answers: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
@@ -154,7 +164,7 @@ class Cascade:
     """
 
     def __init__(self, enhancement: CheckpointSystem, emotion: CheckpointSystem):
-        for task, system in (("enhancement", enhancement), ("emotion", emotion)):
+        for task, system in ((ENHANCEMENT, enhancement), (EMOTION, emotion)):
             if task not in system.tasks:
                 raise ValueError(f"A cascade's {task} model lacks that task: {system.name} has {system.tasks}.")
         self.enhancement, self.emotion = enhancement, emotion
@@ -166,8 +176,8 @@ class Cascade:
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Answers for recordings of shape (samples,) at 16 kHz: speech by the front end, emotion from its output."""
-        cleaned = self.enhancement.predict(recordings, tasks=("enhancement",))
-        recognised = self.emotion.predict([answer.enhanced for answer in cleaned], tasks=("emotion",))
+        cleaned = self.enhancement.predict(recordings, tasks=(ENHANCEMENT,))
+        recognised = self.emotion.predict([answer.enhanced for answer in cleaned], tasks=(EMOTION,))
         return [
             Prediction(
                 first.enhanced,
@@ -191,8 +201,8 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
     if labels is None:
         members = [member for members in systems.values() for member in members]
         found = [SparseMeritConfig.from_pretrained(source) for source in map(_emotion_source, members) if source]
-        found.sort(key=lambda model: "emotion" not in model.tasks)
-        labels = labels_of(found[0]) if found else []
+        found.sort(key=lambda model: EMOTION not in model.tasks)
+        labels = TASKS[EMOTION].classes(found[0]) if found else []
     built = {name: [_build(member, labels, config.device) for member in members] for name, members in systems.items()}
     return built, labels
 
@@ -207,19 +217,14 @@ def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: st
     if "reference" in member:
         options = {name: value for name, value in member.items() if name != "reference"}
         return build_reference(member["reference"], options, labels)
-    return Cascade(*(CheckpointSystem(member[task], labels, device) for task in ("enhancement", "emotion")))
+    return Cascade(*(CheckpointSystem(member[task], labels, device) for task in (ENHANCEMENT, EMOTION)))
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
     """The checkpoint of a member whose classes count; None where there is none."""
     if isinstance(member, Mapping):
-        return member.get("emotion") or member.get("model")
+        return member.get(EMOTION) or member.get("model")
     return None if member == NOISY else member or str(DEFAULT_CHECKPOINT)
-
-
-def labels_of(config: SparseMeritConfig) -> list[str]:
-    """The emotion classes of a model, in the order of its outputs."""
-    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def weights_sha256(model: str) -> str:

@@ -26,9 +26,11 @@ from safetensors import safe_open
 
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks, tasks_of_kind
 from .files import HUB_ID, read_json
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
 TAGS = ["audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts", "wavlm"]
 EMOTION_METRICS = (
     ("f1", "macro-F1", "macro_f1"),
@@ -99,8 +101,8 @@ def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str |
     for recording in (Path(path).resolve() for path in recordings):
         if folder not in recording.parents:
             raise ValueError(f"{recording} lies outside {folder}: copy it there, so that it is pushed as well.")
-        emotion = pipe(str(recording), tasks=("emotion",))["emotion"]
-        examples.append({"file": recording.relative_to(folder).as_posix(), "emotion": emotion})
+        emotion = pipe(str(recording), tasks=(EMOTION,))[EMOTION]
+        examples.append({"file": recording.relative_to(folder).as_posix(), EMOTION: emotion})
     path = folder / "examples.json"
     content = {"model": {"sha256": _sha256(folder / WEIGHTS)}, "examples": examples}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -128,6 +130,9 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "name": metadata.model_name,
         "repository": f"USER/{metadata.model_name}",
         "tasks": config["tasks"],
+        "further_tasks": {
+            name: TASKS[name].describe(SparseMeritConfig.from_dict(config)) for name in further_tasks(config["tasks"])
+        },
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,
         "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
@@ -208,7 +213,7 @@ def _metadata(
     widget = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
     return ModelCardData(
         model_name=data.get("name") or folder.resolve().name,
-        pipeline_tag="audio-classification" if "emotion" in config["tasks"] else "audio-to-audio",
+        pipeline_tag="audio-to-audio" if tasks_of_kind(config["tasks"], "waveform") == config["tasks"] else CLASSIFIER,
         library_name="transformers",
         license=data.get("license"),
         base_model=data.get("base_model") or _started_from(training),
@@ -228,7 +233,7 @@ def _started_from(training: str | None) -> str | None:
 
 
 def _widget(example: dict[str, Any]) -> dict[str, Any]:
-    return {"src": example["file"], "example_title": Path(example["file"]).stem, "output": example["emotion"]}
+    return {"src": example["file"], "example_title": Path(example["file"]).stem, "output": example[EMOTION]}
 
 
 def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
@@ -236,14 +241,14 @@ def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
     results = []
     for condition in evaluation["conditions"]:
         scores = [
-            ("audio-classification", metric, title, condition["emotion"][field])
+            (CLASSIFIER, metric, title, condition[EMOTION][field])
             for metric, title, field in EMOTION_METRICS
-            if condition["emotion"]
+            if condition[EMOTION]
         ]
         scores += [
             ("audio-to-audio", metric, title, measured["mean"])
             for name, (title, metric, _) in _measures(evaluation).items()
-            if (measured := condition["enhancement"][name]["enhanced"])
+            if (measured := condition[ENHANCEMENT][name]["enhanced"])
         ]
         results += [
             _eval_result(evaluation, condition["condition"], *score) for score in scores if score[-1] is not None
@@ -253,7 +258,7 @@ def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
 
 def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
     """Those of `MEASURES` that were computed."""
-    computed = evaluation["conditions"][0]["enhancement"]
+    computed = evaluation["conditions"][0][ENHANCEMENT]
     titles = {name: SCORE_TITLES[name][0].upper() + SCORE_TITLES[name][1:] for name in MEASURES}
     return {name: (titles[name], *shown) for name, shown in MEASURES.items() if name in computed}
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files import one_line, output_errors, replacing
 from ..models.sparse_merit.audio import Channel, check_duration, decode_audio, resample, write_audio
+from ..models.sparse_merit.tasks import EMOTION, further_tasks
 from .files import STDIN, Recording
 from .results import Results
 
@@ -114,7 +115,8 @@ def failure(recording: Recording, error: BaseException) -> dict[str, str]:
 
 
 def _record(recording: Recording, signal: Signal, answer: dict[str, Any], target: Path) -> dict[str, Any]:
-    scores = {entry["label"]: round(entry["score"], 6) for entry in answer.get("emotion", ())}
+    scores = {entry["label"]: round(entry["score"], 6) for entry in answer.get(EMOTION, ())}
+    further = {name: _plain(answer[name]) for name in further_tasks(answer)}
     return {
         "file": str(recording.path),
         "seconds": round(signal.seconds, 3),
@@ -123,7 +125,13 @@ def _record(recording: Recording, signal: Signal, answer: dict[str, Any], target
         "scores": dict(sorted(scores.items())),
         "enhanced": str(target) if "audio" in answer else None,
         **signal.facts,
+        **({"task_outputs": further} if further else {}),
     }
+
+
+def _plain(output: Any) -> Any:
+    """What a task found, JSON-clean."""
+    return output.tolist() if isinstance(output, np.ndarray) else output
 
 
 def _keep(results: Results | None, recording: Recording, record: dict[str, Any], target: Path, lines: int) -> None:

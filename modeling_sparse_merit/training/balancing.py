@@ -10,11 +10,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_model
 from torch import nn
 
-from ..models.sparse_merit.configuration_sparse_merit import TASKS
+from ..models.sparse_merit.tasks import TASKS
 from .checkpoints import BALANCING_FILE
 from .settings import TrainingSettings
-
-REGRESSIONS = ("enhancement",)
 
 
 class FixedWeights:
@@ -54,8 +52,8 @@ class UncertaintyLoss(nn.Module):
     """
     Losses weighted by learned uncertainties (Kendall, Gal, Cipolla: CVPR 2018, equation 10), with s = log(sigma^2):
 
-        sum of exp(-s) * L + s / 2        over the classifications (emotion)
-             + exp(-s) / 2 * L + s / 2    over the regressions (enhancement)
+        sum of exp(-s) * L + s / 2        over the classifications and embeddings
+             + exp(-s) / 2 * L + s / 2    over the regressions and waveforms
 
     At its minimum over s, a classification counts 1 / (2 L) times and a regression as much. The balance loss, which is
     no task, keeps its fixed weight.
@@ -74,7 +72,7 @@ class UncertaintyLoss(nn.Module):
         """{name: scalar} -> scalar."""
         total = sum(self.fixed_weights[name] * loss for name, loss in losses.items() if name not in self.log_variances)
         for task, log_variance in self.log_variances.items():
-            factor = 0.5 if task in REGRESSIONS else 1.0
+            factor = 0.5 if TASKS[task].is_regression else 1.0
             balanced = factor * (-log_variance).exp() * losses[task] + 0.5 * log_variance
             # a batch without a single label has an emotion loss of 0, which says nothing of the uncertainty
             total = total + torch.where(losses[task] != 0, balanced, 0.0 * balanced)

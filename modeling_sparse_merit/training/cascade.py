@@ -12,6 +12,7 @@ from accelerate.utils import send_to_device
 from ..data.mixing import SAMPLING_RATE
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.tasks import ENHANCEMENT
 from .dataset import Collator
 
 
@@ -30,7 +31,7 @@ class EnhancementModel:
     def __init__(self, checkpoint: str, device: torch.device):
         self.feature_extractor = SparseMeritFeatureExtractor.from_pretrained(checkpoint)
         self.model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(checkpoint).to(device).eval()
-        if "enhancement" not in self.model.config.tasks:
+        if ENHANCEMENT not in self.model.config.tasks:
             raise ValueError(
                 f"`cleaned_by` is {checkpoint}, which has the tasks {self.model.config.tasks}; expected one with "
                 "enhancement."
@@ -40,7 +41,7 @@ class EnhancementModel:
     def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
         """Noisy recordings (samples,) at 16 kHz to clean ones, in one batch, each in its own level and length."""
         inputs = self.feature_extractor(recordings, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-        outputs = self.model(**inputs.to(self.model.device), tasks=("enhancement",))
+        outputs = self.model(**inputs.to(self.model.device), tasks=(ENHANCEMENT,))
         return self.feature_extractor.denormalize(outputs.enhanced_values.float().cpu(), recordings)
 
 

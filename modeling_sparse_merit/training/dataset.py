@@ -4,7 +4,7 @@
 The training speech is a dataset on this machine (`MixedClips`), or is read from the Hub on the way (`StreamedClips`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
-from ..data.labels import UNLABELLED, class_indices, class_numbers
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_segment
 from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, UNLABELLED, tasks_of_kind
 from .descriptors import DescriptorTargets, descriptor_frames
 from .feature_cache import FeatureFolder
 from .settings import UNLABELLED_NAME, TrainingSettings
+from .targets import Target, Targets, collate_targets, has_target, target_columns
 
-USED_COLUMNS = ["audio", "emotion", "duration"]
 FRAME_STRIDE = 320  # samples between encoder frames
 
 
@@ -34,7 +34,7 @@ class Clips(Dataset):
 
     Args:
         recipe: How noise is mixed.
-        labels: The class of every clip, -100 where it has none.
+        targets: What each task learns of every clip.
         max_seconds: Longer clips are cropped at a place drawn from (seed, epoch, index); None keeps them whole.
         fixed: Whether every epoch has the same mixtures, as a dev set must; else they are drawn anew.
 
@@ -42,24 +42,35 @@ class Clips(Dataset):
         features: Where features of the mixtures may be; while it is set, every epoch has the same mixtures.
     """
 
-    def __init__(self, recipe: MixingRecipe, labels: list[int], max_seconds: float | None = None, fixed: bool = False):
-        self.recipe, self.labels, self.max_seconds, self.fixed = recipe, labels, max_seconds, fixed
+    def __init__(
+        self,
+        recipe: MixingRecipe,
+        targets: list[dict[str, Target]],
+        max_seconds: float | None = None,
+        fixed: bool = False,
+    ):
+        self.recipe, self.targets, self.max_seconds, self.fixed = recipe, targets, max_seconds, fixed
         self.epoch = 0
         self.features: FeatureFolder | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    @property
+    def labels(self) -> list[int]:
+        """The emotion class of every clip, -100 where it has none."""
+        return [targets.get(EMOTION, UNLABELLED) for targets in self.targets]
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch is another draw of every mixture, unless they are fixed."""
         self.epoch = 0 if self.fixed or self.features else epoch
 
-    def mix(self, index: int, audio: dict[str, Any], label: int) -> dict[str, Any]:
+    def mix(self, index: int, audio: dict[str, Any], targets: dict[str, Target]) -> dict[str, Any]:
         """The example of one recording; `index` is what its mixture is drawn from."""
         name = str(audio.get("path") or f"clip {index}")
         speech, start = self._crop(load_audio(audio), index)
         mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), name)
-        example = {"noisy": mixture.noisy, "clean": mixture.clean, "label": label, "index": index, "start": start}
+        example = {"noisy": mixture.noisy, "clean": mixture.clean, "targets": targets, "index": index, "start": start}
         if self.features is not None:
             file = self.features.file_of(mixture.noisy)
             example["features"] = (file, self.features.read(file))
@@ -82,8 +93,8 @@ class MixedClips(Clips):
     The clips of a speech dataset. Clip `index + k * len(table)` is another mixture of the speech of clip `index`.
 
     Args:
-        table: Speech dataset with `audio`, `emotion` and `duration`.
-        labels: The emotions that are classes, in the order of the model; all others are unlabelled.
+        table: Speech dataset with `audio`, `duration` and what the tasks learn from.
+        targets: What they learn of every clip.
         recipe, max_seconds, fixed: As for [`Clips`].
         sources: Which of the datasets that make up `table` each row is from, where the sampling asks for that.
     """
@@ -92,13 +103,13 @@ class MixedClips(Clips):
         self,
         table: Table,
         recipe: MixingRecipe,
-        labels: list[str],
+        targets: list[dict[str, Target]],
         max_seconds: float | None = None,
         fixed: bool = False,
         sources: list[str] | None = None,
     ):
-        super().__init__(recipe, class_indices(table, labels), max_seconds, fixed)
-        self.table, self.sources = table.select_columns(USED_COLUMNS), sources
+        super().__init__(recipe, targets, max_seconds, fixed)
+        self.table, self.sources = table.select_columns(["audio", "duration"]), sources
         self.described, self.descriptor_targets, self.receptive_field = table, None, 0
 
     def add_descriptors(self, receptive_field: int) -> None:
@@ -109,7 +120,7 @@ class MixedClips(Clips):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = index % len(self.table)
-        example = self.mix(index, self.table[row]["audio"], self.labels[row])
+        example = self.mix(index, self.table[row]["audio"], self.targets[row])
         if self.descriptor_targets is not None:
             num_frames = (len(example["noisy"]) - self.receptive_field) // FRAME_STRIDE + 1
             example["descriptors"] = self.descriptor_targets.targets(
@@ -137,50 +148,53 @@ class StreamedClips(Clips):
     """
 
     def __init__(self, rows: "StreamedRows", recipe: MixingRecipe, max_seconds: float | None = None):
-        super().__init__(recipe, [label for labels in rows.labels for label in labels], max_seconds)
+        super().__init__(recipe, [targets for table in rows.targets for targets in table], max_seconds)
         self.rows = rows
 
-    def __getitem__(self, row: tuple[int, dict[str, Any], int]) -> dict[str, Any]:
+    def __getitem__(self, row: tuple[int, dict[str, Any], dict[str, Target]]) -> dict[str, Any]:
         return self.mix(*row)
 
 
 class StreamedRows(Sampler):
     """
-    The training rows of datasets on the Hub: (place in the stream, recording, class).
+    The training rows of datasets on the Hub: (place in the stream, recording, targets).
 
     This is a sampler because a loader asks its sampler in one process, whatever the number of its workers, which then
     decode and mix. So the stream is read once, and a mixture depends on its place in the stream alone. The tables take
     turns in proportion to their sizes; the order follows from (seed, epoch).
 
     Args:
-        tables: Names of datasets on the Hub. Their labels are read at once, since they say how much there is to train
+        tables: Names of datasets on the Hub. Their targets are read at once, since they say how much there is to train
             on, and of what.
+        tasks: What is learned.
         labels: The emotions that are classes.
         seed: Another seed is another order.
         buffer_size: Rows of each dataset that are held, to draw the next one from.
     """
 
-    def __init__(self, tables: list[str], labels: list[str], seed: int, buffer_size: int):
-        self.streams = stream_datasets(tables, "train", ["audio", "emotion"])
-        self.classes = [class_numbers(stream, labels) for stream in self.streams]
-        self.labels = [class_indices(stream, labels) for stream in stream_datasets(tables, "train", ["emotion"])]
+    def __init__(self, tables: list[str], tasks: Sequence[str], labels: list[str], seed: int, buffer_size: int):
+        columns = target_columns(tasks)
+        self.streams = stream_datasets(tables, "train", ["audio", *columns])
+        self.readers = [Targets(stream, tasks, labels) for stream in self.streams]
+        streams = stream_datasets(tables, "train", columns or ["duration"])
+        self.targets = [[reader.of(row) for row in rows] for reader, rows in zip(self.readers, streams, strict=True)]
         self.seed, self.buffer_size, self.epoch = seed, buffer_size, 0
 
     def __len__(self) -> int:
-        return sum(map(len, self.labels))
+        return sum(map(len, self.targets))
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch is another order."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], int]]:
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Target]]]:
         generator = np.random.default_rng([self.seed, self.epoch, 0, 2])
-        turns = np.repeat(np.arange(len(self.streams)), [len(labels) for labels in self.labels])  # (rows,)
+        turns = np.repeat(np.arange(len(self.streams)), [len(targets) for targets in self.targets])  # (rows,)
         generator.shuffle(turns)
         rows = [self._shuffled(stream, generator) for stream in self.streams]
         for index, table in enumerate(turns.tolist()):
             row = next(rows[table])
-            yield index, row["audio"], self.classes[table].get(row["emotion"], UNLABELLED)
+            yield index, row["audio"], self.readers[table].of(row)
 
     def _shuffled(self, stream: IterableDataset, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
         """The rows of one dataset; the order of `IterableDataset.shuffle` depends on the version of `datasets`."""
@@ -253,7 +267,7 @@ class Collator:
             batch["descriptors"] = pad_sequence(descriptors, batch_first=True, padding_value=torch.nan)  # (B, T, 26)
         if "features" in examples[0]:
             batch["features"] = [example["features"] for example in examples]
-        return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
+        return {**batch, **collate_targets([example["targets"] for example in examples])}
 
 
 def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarray | None:
@@ -281,9 +295,19 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
     return np.asarray(weights) * len(weights) / sum(weights)
 
 
-def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedClips:
-    """The clips of one split, `train` with all that is drawn and perhaps streamed, any other with fixed mixtures."""
+def load_clips(
+    settings: TrainingSettings, split: str, tasks: Sequence[str] | None = None
+) -> MixedClips | StreamedClips:
+    """
+    The clips of one split, `train` with all that is drawn and perhaps streamed, any other with fixed mixtures.
+
+    Args:
+        settings: Of the run.
+        split: Of the speech datasets.
+        tasks: What is learned; by default what the settings say, or both published tasks.
+    """
     train = split == "train"
+    tasks = tasks or settings.tasks or settings.config.get("tasks") or (ENHANCEMENT, EMOTION)
     recipe = MixingRecipe(
         read_datasets(settings.noise, split=split),
         rirs=read_datasets(settings.rirs, split="train") if settings.rirs and train else None,
@@ -296,17 +320,20 @@ def load_clips(settings: TrainingSettings, split: str) -> MixedClips | StreamedC
         seed=settings.seed,
     )
     if settings.streaming and train:
-        rows = StreamedRows(settings.speech, settings.labels, settings.seed, settings.shuffle_buffer)
+        rows = StreamedRows(settings.speech, tasks, settings.labels, settings.seed, settings.shuffle_buffer)
         return StreamedClips(rows, recipe, settings.max_seconds)
     speech = read_datasets(settings.speech, split=split, download_all=not settings.streaming)
+    reader = Targets(speech, tasks, settings.labels)
+    described = speech.select_columns(reader.columns or ["duration"])
+    targets = [reader.of(row) for row in described]
     if not train:
-        return MixedClips(speech, recipe, settings.labels, fixed=True)
+        return MixedClips(speech, recipe, targets, fixed=True)
     sources = _sources(settings.speech, split) if settings.sampling == "weighted" else None
-    if (settings.tasks or settings.config.get("tasks")) == ["emotion"]:  # all other clips have nothing to teach
-        indices = class_indices(speech, settings.labels)
-        rows = [row for row, index in enumerate(indices) if index != UNLABELLED]
+    if not tasks_of_kind(tasks, "waveform"):  # clips without a target have nothing to teach
+        rows = [row for row, target in enumerate(targets) if has_target(target)]
         speech, sources = speech.select(rows), sources and [sources[row] for row in rows]
-    return MixedClips(speech, recipe, settings.labels, settings.max_seconds, sources=sources)
+        targets = [targets[row] for row in rows]
+    return MixedClips(speech, recipe, targets, settings.max_seconds, sources=sources)
 
 
 def _sources(paths: list[str], split: str) -> list[str]:

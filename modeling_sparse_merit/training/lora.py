@@ -12,6 +12,7 @@ from torch import nn
 
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.tasks import EMOTION
 from .settings import TrainingSettings
 
 # A pattern, for experts have layers of like names.
@@ -29,7 +30,7 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
         ValueError: The labels are not those of the checkpoint, and the emotion head is not to learn them.
     """
     known = list(SparseMeritConfig.from_pretrained(settings.model).id2label.values())
-    if settings.labels != known and "emotion" not in settings.lora_train_modules:
+    if settings.labels != known and EMOTION not in settings.lora_train_modules:
         raise ValueError(
             f"`lora_train_modules` is {settings.lora_train_modules}, without 'emotion', but `labels` is "
             f"{settings.labels} and that of the checkpoint is {known}: the emotion head has to learn new labels."
@@ -48,7 +49,7 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
 def whole_modules(model: SparseMeritForSpeechEnhancementAndEmotion, parts: list[str]) -> Iterator[str]:
     """
     Names of the modules that make up some `parts` of the model: "routers"; "experts", with the layer norms and layer
-    weights that feed them; "enhancement" and "emotion", the heads.
+    weights that feed them; and tasks, whose heads are meant.
     """
     for name, module in model.model.integration.named_children():
         if ("routers" if name == "routers" else "experts") in parts:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..models.sparse_merit.tasks import EMOTION
 from .balancing import FixedWeights, LearnedWeights, build_balancing
 from .descriptors import DescriptorHead, descriptor_loss
 from .settings import TrainingSettings
@@ -31,7 +32,7 @@ class DescriptorObjective(LearnedWeights):
     def _forward(self, model: nn.Module, descriptors: torch.Tensor, **batch: Any) -> Any:
         outputs = model(**batch, output_features=True)
         frames = ~descriptors[..., -1].isnan()  # padding, and clips without descriptors
-        loss = descriptor_loss(self.prepared(outputs.features["emotion"]), descriptors, frames)
+        loss = descriptor_loss(self.prepared(outputs.features[EMOTION]), descriptors, frames)
         outputs.losses["descriptors"] = loss
         outputs.loss = outputs.loss + self.weight * loss
         return outputs

@@ -3,8 +3,9 @@
 Trains Sparse MERIT: `accelerate launch train_accelerate.py CONFIG.yaml [--field value ...]`.
 
 CONFIG.yaml and the command line set the fields of `modeling_sparse_merit.training.settings.TrainingSettings`. The best
-checkpoint, by macro-F1 + si_sdr_weight * SI-SDR gain on the whole dev set, ends up in OUTPUT_DIR/best, ready for
-`from_pretrained`. A run that was stopped goes on from its newest checkpoint when it is started again.
+checkpoint, by the mean of the tasks' metrics + si_sdr_weight * SI-SDR gain on the whole dev set, ends up in
+OUTPUT_DIR/best, ready for `from_pretrained`. A run that was stopped resumes from its newest checkpoint when it is
+started again.
 """
 
 import json
@@ -22,13 +23,14 @@ from tqdm.auto import tqdm
 from ..data.labels import class_weights
 from ..files import replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
+from ..models.sparse_merit.tasks import EMOTION
 from . import build, checkpoints, dataset
 from .cascade import CleanedLoader, EnhancementModel
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
 from .pretraining import build_objective
 from .settings import TrainingSettings, parse_settings
-from .validation import validate
+from .validation import selection, validate
 
 logger = logging.getLogger("train_accelerate")
 
@@ -37,10 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parse_settings(arguments)
     accelerator = start(settings)
 
-    train_clips, dev_clips = dataset.load_clips(settings, "train"), dataset.load_clips(settings, "dev")
     feature_extractor = build.build_feature_extractor(settings)
     model = build.build_model(settings)
-    if "emotion" in (settings.tasks or model.config.tasks):
+    tasks = settings.tasks or model.config.tasks
+    train_clips, dev_clips = (dataset.load_clips(settings, split, tasks) for split in ("train", "dev"))
+    if EMOTION in tasks:
         model.config.class_weights = class_weights(
             train_clips.labels, settings.labels, settings.class_weights, settings.class_weight_beta
         )
@@ -175,8 +178,9 @@ class Run:
     def validate(self, model, dev_loader) -> None:
         """Scores the model, or the average of its weights, on the whole dev set, and keeps the best."""
         model = model if self.average is None else self.average
-        scores = validate(self.accelerator, model, dev_loader, len(self.settings.labels), self.settings.tasks)
-        score = scores.get("macro_f1", 0.0) + self.settings.si_sdr_weight * scores.get("si_sdr_gain", 0.0)
+        tasks = self.settings.tasks or self.model.config.tasks
+        scores = validate(self.accelerator, model, dev_loader, tasks)
+        score = selection(scores, tasks, self.settings.si_sdr_weight)
         self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
         self.progress.waited += 1
         if self.progress.best_score is None or score > self.progress.best_score:

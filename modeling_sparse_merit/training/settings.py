@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, SchedulerType
 
-from ..models.sparse_merit.configuration_sparse_merit import TASKS, SparseMeritConfig
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.tasks import EMOTION, TASKS
 
 PRECISIONS = ("no", "bf16", "fp16")
 TASK_BALANCINGS = ("fixed", "uncertainty", "pcgrad")
 CLASS_WEIGHTS = ("inverse_frequency", "effective_number", "none")
 SAMPLINGS = ("natural", "class_balanced", "weighted")
 UNLABELLED_NAME = "unlabelled"
-WHOLE_MODULES = ("experts", "routers", "emotion", "enhancement")
 
 
 class YamlMapping(dict):
@@ -187,7 +187,7 @@ class TrainingSettings:
     lora_alpha: int = field(default=16, metadata={"help": "Adapters count lora_alpha / lora_rank times."})
     lora_dropout: float = 0.0
     lora_train_modules: list[str] = field(
-        default_factory=lambda: ["experts", "routers", "emotion"],
+        default_factory=lambda: ["experts", "routers", EMOTION],
         metadata={"help": "What is trained whole, and saved, beside adapters: the fewer, the smaller the result."},
     )
 
@@ -278,7 +278,7 @@ class TrainingSettings:
         self._require("descriptor_weight", 0 <= self.descriptor_weight < math.inf, "a finite number of at least 0")
         needed = {"speed": [1, 1], "pitch_semitones": [0, 0], "streaming": False, "task_balancing": "fixed"}
         found = {name: getattr(self, name) for name in needed}
-        if self.descriptor_weight and (found != needed or "emotion" not in (self.tasks or TASKS)):
+        if self.descriptor_weight and (found != needed or EMOTION not in (self.tasks or TASKS)):
             raise ValueError(
                 f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of the speech as it "
                 f"is in the dataset, and are told from the features of the emotion: expected {needed} and the task "
@@ -286,9 +286,10 @@ class TrainingSettings:
             )
 
     def _check_adapters(self) -> None:
-        unknown = [name for name in self.lora_train_modules if name not in WHOLE_MODULES]
+        known = ["experts", "routers", *TASKS]
+        unknown = [name for name in self.lora_train_modules if name not in known]
         if unknown:
-            raise ValueError(f"`lora_train_modules` has {unknown}; expected some of {list(WHOLE_MODULES)}.")
+            raise ValueError(f"`lora_train_modules` has {unknown}; expected some of {known}.")
         if self.lora_rank < 0 or not 0 <= self.lora_dropout < 1:
             raise ValueError(
                 f"`lora_rank`, `lora_dropout` are {self.lora_rank}, {self.lora_dropout}; expected a rank of at least "

@@ -1,7 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Scores of the whole dev set: macro-F1 and UAR of the emotion, segmental SNR and SI-SDR of the speech, expert use."""
+"""Scores of the whole dev set: of each task by its kind, and the use of the experts."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,51 +10,85 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..metrics.emotion import macro_f1, unweighted_average_recall
 from ..metrics.speech import segmental_snr, si_sdr
+from ..metrics.tasks import clip_scores, selection_score
 from ..models.sparse_merit.experts import count_routed_frames
-from .dataset import UNLABELLED
+from ..models.sparse_merit.tasks import EMOTION, TASKS, ClassificationTask
+from .targets import batch_targets
 
 EXPERT_USE = "expert_use/"
 
 
 @torch.inference_mode()
 def validate(
-    accelerator: Accelerator, model: torch.nn.Module, loader: Any, num_labels: int, tasks: list[str] | None = None
+    accelerator: Accelerator, model: torch.nn.Module, loader: Any, tasks: Sequence[str] | None = None
 ) -> dict[str, float]:
     """
     Args:
         accelerator: Gathers the clips of all processes.
         model: A [`SparseMeritForSpeechEnhancementAndEmotion`], in any wrapper.
         loader: Batches of a fixed dev set, prepared by the accelerator so that each clip is in one batch.
-        num_labels: Number of classes.
         tasks: What is scored, all of the model's tasks by default.
 
     Returns:
-        Mean losses, "si_sdr", "si_sdr_gain", "segmental_snr", "segmental_snr_gain" (dB, mean over clips), "macro_f1"
-        and "uar" (over the labelled clips, if any), "expert_use/TASK/I" (share of the task's frames for expert I).
+        Mean losses; "si_sdr", "si_sdr_gain", "segmental_snr", "segmental_snr_gain" of the speech (dB, mean over
+        clips); "macro_f1" and "uar" of the emotion over the labelled clips, if any; of any other task "TASK/SCORE",
+        see [`clip_scores`]; "expert_use/TASK/I" (share of the task's frames for expert I).
     """
     model.eval()
+    plain = accelerator.unwrap_model(model)
+    plain = getattr(plain, "module", plain)  # out of the average of the weights
+    tasks = list(tasks or plain.config.tasks)
     rows = []
     for batch in loader:
         outputs = model(**batch, tasks=tasks, output_router_logits=True)
-        rows += _clip_rows(batch, outputs, accelerator.unwrap_model(model))
+        rows += _clip_rows(batch, outputs, plain, tasks)
     model.train()
-    return _summary(gather_object(rows), num_labels)
+    return _summary(gather_object(rows), tasks, plain.config)
 
 
-def _clip_rows(batch: dict[str, torch.Tensor], outputs: Any, model: torch.nn.Module) -> list[dict[str, Any]]:
+def selection(scores: dict[str, float], tasks: Sequence[str], si_sdr_weight: float) -> float:
+    """
+    What a checkpoint is chosen by: the mean over the tasks of their metrics (macro-F1, CCC or 1 - EER), plus
+    `si_sdr_weight` times the SI-SDR gain in dB.
+
+    Args:
+        scores: Of `validate`.
+        tasks: What was scored.
+        si_sdr_weight: What a decibel counts.
+    """
+    clip_tasks = [name for name in tasks if TASKS[name].kind != "waveform"]
+    values = [selection_score(TASKS[name], _scores_of(name, scores)) for name in clip_tasks]
+    return sum(values) / max(1, len(values)) + si_sdr_weight * scores.get("si_sdr_gain", 0.0)
+
+
+def _scores_of(name: str, scores: dict[str, float]) -> dict[str, float]:
+    """The scores of one task without its name."""
+    prefix = _prefix(name)
+    return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+
+
+def _prefix(name: str) -> str:
+    return "" if name == EMOTION else f"{name}/"
+
+
+def _clip_rows(batch: dict[str, Any], outputs: Any, model: torch.nn.Module, tasks: list[str]) -> list[dict[str, Any]]:
     use = _expert_use(batch, outputs, model)
     rows = []
     for i, length in enumerate(batch["attention_mask"].sum(-1).tolist()):
-        row = {"label": batch["labels"][i].item()}
-        row |= {f"loss_{name}": loss.item() for name, loss in outputs.losses.items()}
-        if outputs.logits is not None:
-            row["prediction"] = outputs.logits[i].argmax(-1).item()
-        if outputs.enhanced_values is not None:
-            values = (batch["clean_values"], batch["input_values"], outputs.enhanced_values)
-            row |= _speech_scores(*(value[i, :length].float().cpu().numpy() for value in values))
-        rows.append(row | {name: counts[i].item() for name, counts in use.items()})
+        row = {f"loss_{name}": loss.item() for name, loss in outputs.losses.items()}
+        row |= {name: counts[i].item() for name, counts in use.items()}
+        for name in tasks:
+            output, targets = outputs.of(name), batch_targets(batch, name)
+            if output is None or targets is None:
+                continue
+            if TASKS[name].kind == "waveform":
+                values = (targets, batch["input_values"], output)
+                row |= _speech_scores(*(value[i, :length].float().cpu().numpy() for value in values))
+                continue
+            predicted = output[i].argmax(-1) if isinstance(TASKS[name], ClassificationTask) else output[i].float()
+            row[name] = (targets[i].cpu().numpy(), predicted.cpu().numpy())
+        rows.append(row)
     return rows
 
 
@@ -67,30 +102,28 @@ def _speech_scores(clean: np.ndarray, noisy: np.ndarray, enhanced: np.ndarray) -
 
 def _expert_use(batch: dict[str, torch.Tensor], outputs: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Frames of each clip that go to each expert, {"expert_use/TASK/I": (B,)}."""
-    plain = getattr(model, "module", model)  # out of the average of the weights
     use = {}
     for task, logits in (outputs.router_logits or {}).items():
-        frame_mask = plain._get_feature_vector_attention_mask(logits.shape[1], batch["attention_mask"])
+        frame_mask = model._get_feature_vector_attention_mask(logits.shape[1], batch["attention_mask"])
         counts = count_routed_frames(logits, frame_mask).unbind(-1)
         use |= {f"{EXPERT_USE}{task}/{expert}": count for expert, count in enumerate(counts)}
     return use
 
 
-def _summary(rows: list[dict[str, Any]], num_labels: int) -> dict[str, float]:
+def _summary(rows: list[dict[str, Any]], tasks: list[str], config: Any) -> dict[str, float]:
     values = defaultdict(list)
     for row in rows:
         for name, value in row.items():
             values[name].append(value)
-    scores = {name: float(np.nanmean(values[name])) for name in values if name not in ("label", "prediction")}
+    pairs = {name: values.pop(name) for name in tasks if name in values}
+    scores = {name: float(np.nanmean(values[name])) for name in values}
     for task in {name.split("/")[1] for name in scores if name.startswith(EXPERT_USE)}:
         names = [name for name in scores if name.startswith(f"{EXPERT_USE}{task}/")]
         total = sum(scores[name] for name in names)
         scores |= {name: scores[name] / total for name in names}
-    labelled = [
-        (row["label"], row["prediction"]) for row in rows if "prediction" in row and row["label"] != UNLABELLED
-    ]
-    if labelled:
-        labels, predictions = zip(*labelled, strict=True)
-        scores["macro_f1"] = macro_f1(labels, predictions, range(num_labels))
-        scores["uar"] = unweighted_average_recall(labels, predictions, range(num_labels))
+    for name, clips in pairs.items():
+        task = TASKS[name]
+        classes = task.classes(config) if isinstance(task, ClassificationTask) else []
+        found = clip_scores(task, *(np.stack(side) for side in zip(*clips, strict=True)), classes)
+        scores |= {f"{_prefix(name)}{score}": value for score, value in found.items()}
     return scores

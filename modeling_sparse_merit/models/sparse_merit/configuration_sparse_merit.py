@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
 
-TASKS = ("enhancement", "emotion")
+from .tasks import EMOTION, ENHANCEMENT, TASKS
+
 FEATURE_ENCODERS = ("convolution", "log_mel")
 ENHANCEMENT_MASKS = ("log1p", "magnitude")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
@@ -41,7 +42,8 @@ class SparseMeritConfig(WavLMConfig):
     Args:
         feature_encoder: WavLM's `"convolution"`, or `"log_mel"` bands, for which `conv_kernel`, `conv_stride` and
             `conv_dim` hold one number each (half the window, hop; bands).
-        tasks: The heads of the model, any non-empty subset of `("enhancement", "emotion")`.
+        tasks: The heads of the model, at least one: names of the registry `TASKS`, by default `("enhancement",
+            "emotion")`.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
             `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
             `"weighted_sum_experts"` (experts on one shared weighted sum) or `"expert_weighted_sums"` (each expert is a
@@ -83,6 +85,8 @@ class SparseMeritConfig(WavLMConfig):
         "losses",
         "enhanced_values",
         "enhanced_log_magnitude",
+        "task_outputs",
+        "features",
         "router_logits",
         "hidden_states",
     ]
@@ -100,7 +104,7 @@ class SparseMeritConfig(WavLMConfig):
     apply_spec_augment: bool = False
     mask_feature_min_masks: int = 0
     feature_encoder: str = "convolution"
-    tasks: list[str] | tuple[str, ...] = TASKS
+    tasks: list[str] | tuple[str, ...] = (ENHANCEMENT, EMOTION)
     integration: str = "experts"
     router: str = "sparse"
     router_gradient: str = "straight_through"
@@ -186,7 +190,8 @@ class SparseMeritConfig(WavLMConfig):
     @property
     def loss_weights(self) -> dict[str, float]:
         """What each of the model's `losses` counts in its `loss`."""
-        return {"emotion": 1.0, "enhancement": self.enhancement_weight, "balance": self.load_balancing_weight}
+        weights = {name: TASKS[name].loss_weight(self) for name in self.tasks}
+        return {**weights, "balance": self.load_balancing_weight}
 
     def validate_sparse_merit(self):
         """Part of the validation that `transformers` runs when a configuration is made or saved."""

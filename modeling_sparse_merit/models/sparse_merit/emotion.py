@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The emotion box of the figure: attentive statistics pooling over the valid frames, and the classifier."""
+"""Speech emotion recognition: attentive statistics pooling over the valid frames, classifier, and its loss."""
 
 import torch
 from torch import nn
@@ -44,6 +44,10 @@ class EmotionHead(nn.Module):
         pooled = self.pooling(features, frame_mask)  # (B, H * 2 * D)
         hidden = self.layer_norm(self.dense(self.dropout(pooled))).relu()
         return self.classifier(self.dropout(hidden))
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, config) -> torch.Tensor:
+        """[`emotion_loss`] as the configuration has it."""
+        return emotion_loss(logits, labels, config.class_weights, config.focal_gamma, config.label_smoothing)
 
 
 def emotion_loss(

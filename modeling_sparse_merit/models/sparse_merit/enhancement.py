@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The enhancement box of the figure: short-time Fourier transform, mask estimator and the way back to a waveform."""
+"""Speech enhancement: short-time Fourier transform, mask estimator, inverse transform, and the losses."""
 
 import torch
 from torch import nn
@@ -115,24 +115,65 @@ class BidirectionalLSTM(nn.Module):
 
 class EnhancementHead(nn.Module):
     """
-    The mask estimator of BSSE-SE (paper, section III-C): Linear, bidirectional LSTM whose directions are added,
-    Linear, sigmoid.
+    Enhancement of the noisy spectrum by a mask (BSSE-SE; paper, section III-C): Linear, bidirectional LSTM whose
+    directions are added, Linear, sigmoid, on the noisy magnitude and the features of the task.
     """
 
     def __init__(self, config):
         super().__init__()
         bins, hidden = config.n_fft // 2 + 1, config.enhancement_hidden_size
+        self.mask = config.enhancement_mask
         self.frame_ratio = (config.hop_length, config.inputs_to_logits_ratio)
+        self.spectrogram = Spectrogram(config.n_fft, config.hop_length, config.win_length)
         self.input_dense = nn.Linear(bins + config.hidden_size, hidden)
         self.lstm = BidirectionalLSTM(hidden, config.enhancement_num_layers)
         self.output_dense = nn.Linear(hidden, bins)
 
     def forward(
         self,
-        noisy: torch.Tensor,
         features: torch.Tensor,
-        num_frames: torch.Tensor,
-        num_features: torch.Tensor,
+        frame_mask: torch.Tensor,
+        input_values: torch.Tensor,
+        num_samples: torch.Tensor,
+        clean_values: torch.Tensor | None = None,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """
+        Args:
+            features: (B, T, D), the task's frames at the encoder's rate.
+            frame_mask: (B, T), true for the frames that belong to the recording.
+            input_values: (B, S) noisy waveform.
+            num_samples: (B,) true lengths.
+            clean_values: (B, S) clean waveform in the scale of `input_values`.
+
+        Returns:
+            The outputs: "enhanced_values" (B, S), 0 in the padding, and, with the mask "log1p",
+            "enhanced_log_magnitude" (B, F, bins); of both, in training with a target, the latter alone, as the loss
+            needs no more. And the loss, a scalar, where there is a clean waveform.
+        """
+        spectrum = self.spectrogram.transform(input_values, num_samples)  # (B, F, bins)
+        clean = None if clean_values is None else self.spectrogram.transform(clean_values, num_samples)
+        num_frames, num_features = self.spectrogram.num_frames(num_samples), frame_mask.sum(-1)
+        if self.mask == "log1p":
+            noisy = self.spectrogram.log_magnitude(spectrum)
+            log_magnitude = self.estimate_mask(noisy, features, num_frames, num_features) * noisy
+            outputs, loss = {"enhanced_log_magnitude": log_magnitude}, None
+            if clean is not None:
+                loss = enhancement_loss(log_magnitude, self.spectrogram.log_magnitude(clean), num_frames)
+                if self.training:
+                    return outputs, loss
+            enhanced = self.spectrogram.with_phase(log_magnitude, spectrum.angle())
+            values = self.spectrogram.inverse(enhanced, num_samples, input_values.shape[1])
+            return {"enhanced_values": values, **outputs}, loss
+        noisy = self.spectrogram.compressed_magnitude(spectrum)
+        enhanced = self.estimate_mask(noisy, features, num_frames, num_features) * spectrum
+        values = self.spectrogram.inverse(enhanced, num_samples, input_values.shape[1])
+        if clean is None:
+            return {"enhanced_values": values}, None
+        loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
+        return {"enhanced_values": values}, loss
+
+    def estimate_mask(
+        self, noisy: torch.Tensor, features: torch.Tensor, num_frames: torch.Tensor, num_features: torch.Tensor
     ) -> torch.Tensor:
         """
         Args:

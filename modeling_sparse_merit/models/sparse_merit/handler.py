@@ -71,7 +71,7 @@ class EndpointHandler:
             return {"error": str(error)}
         if "audio" in answer:
             answer["audio"] = _encoded_wav(answer["audio"], answer["sampling_rate"])
-        return answer
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in answer.items()}
 
 
 def _checked_payload(data: Any, tasks: list[str]) -> tuple[Any, dict[str, Any]]:

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Sparse MERIT (arXiv 2509.08470): one recording is heard once; its clean speech and its emotion come out."""
+"""Sparse MERIT (arXiv 2509.08470): a single-pass model for speech enhancement and speech emotion recognition."""
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,11 +14,11 @@ from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
-from .emotion import AttentiveStatisticsPooling, EmotionHead, emotion_loss
+from .emotion import AttentiveStatisticsPooling
 from .encoder import Implementations, SparseMeritEncoder
-from .enhancement import EnhancementHead, Spectrogram, enhancement_loss, spectral_loss
 from .experts import LayerWeights, build_integration, load_balancing_loss
 from .quantization import is_quantized, lower, plain_dtype
+from .tasks import TASKS, TaskInputs
 
 EncoderOutputs = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 """The L layer outputs, each (B, T, D), and the (B, T) mask of the frames that belong to the recording."""
@@ -49,11 +49,12 @@ class SparseMeritOutput(ModelOutput):
 
     Attributes:
         loss: Scalar, the weighted sum of `losses`; None without targets.
-        losses: {"emotion", "enhancement", "balance"}: each unweighted, each only where its target was given.
+        losses: {task: scalar} and "balance": each unweighted, each only where its target was given.
         logits: (B, classes).
         enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding; None in training with the mask
-            "log1p", whose loss does not hear it.
+            "log1p", whose loss does not need it.
         enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
+        task_outputs: {task: output} of the other tasks: logits (B, classes), ratings (B, K), embeddings (B, size).
         features: {task: (B, T, D)}, what the heads are given, when asked for.
         router_logits: {task: (B, T, N)}, when asked for.
         hidden_states: The L layer outputs, each (B, T, D), when asked for.
@@ -64,9 +65,15 @@ class SparseMeritOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     enhanced_values: torch.FloatTensor | None = None
     enhanced_log_magnitude: torch.FloatTensor | None = None
+    task_outputs: dict[str, torch.FloatTensor] | None = None
     features: dict[str, torch.FloatTensor] | None = None
     router_logits: dict[str, torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+    def of(self, task: str) -> torch.FloatTensor | None:
+        """What the head of a task gave; None where it was not computed."""
+        field = TASKS[task].output
+        return getattr(self, field) if field is not None else (self.task_outputs or {}).get(task)
 
 
 class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
@@ -208,10 +215,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
     def __init__(self, config: SparseMeritConfig):
         super().__init__(config)
         config.validate_sparse_merit()  # `from_pretrained` may have changed it
-        heads = {"enhancement": EnhancementHead, "emotion": EmotionHead}
         self.model = SparseMeritModel(config)
-        self.heads = nn.ModuleDict({task: heads[task](config) for task in config.tasks})
-        self.spectrogram = Spectrogram(config.n_fft, config.hop_length, config.win_length)
+        self.heads = nn.ModuleDict({task: TASKS[task].head(config) for task in config.tasks})
         self.post_init()
 
     @classmethod
@@ -273,76 +278,58 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
                 default.
             output_features: Whether to return the features that each task's head is given.
             encoder_outputs: What `SparseMeritEncoder` returned for this input before; then it does not run.
-            kwargs: `return_dict` and, unused, what callers such as peft give to every model: None.
+            kwargs: `task_labels`, {task: targets} of the tasks that have no argument of their own: classes (B,), -100
+                for none, or ratings (B, K), NaN for none. `return_dict`. And, unused, what callers such as peft give
+                to every model: None.
 
         Raises:
-            ValueError: A task is not one of the model's, or none is asked for, or `labels` are no classes.
+            ValueError: A task is not one of the model's, or none is asked for, or targets do not fit their task.
             TypeError: An argument that this model does not know.
         """
+        # no argument of its own, because `Trainer` takes each whose name contains "label" for one that must be given
+        task_labels = kwargs.pop("task_labels", None) or {}
         _check_unused(kwargs)
+        targets = self._targets(task_labels, labels=labels, clean_values=clean_values)
         outputs = self.model(
             input_values, attention_mask, tasks, output_hidden_states, encoder_outputs, return_dict=True
         )
-        result, losses = {}, {}
-        if "emotion" in outputs.features:
-            result["logits"] = self.heads["emotion"](outputs.features["emotion"], outputs.frame_mask)
-            if labels is not None:
-                losses["emotion"] = emotion_loss(
-                    result["logits"],
-                    labels,
-                    self.config.class_weights,
-                    self.config.focal_gamma,
-                    self.config.label_smoothing,
-                )
-        if "enhancement" in outputs.features:
-            num_samples = _lengths(input_values, attention_mask)
-            enhanced, loss = self._enhance(input_values, num_samples, outputs, clean_values)
-            result.update(enhanced)
-            losses.update(loss)
+        batch = (outputs.frame_mask, input_values, _lengths(input_values, attention_mask))
+        found, losses = {}, {}
+        for name, features in outputs.features.items():
+            inputs = TaskInputs(features, *batch, targets.get(name))
+            values, loss = TASKS[name].run(name, self.heads[name], inputs, self.config)
+            found |= values
+            losses |= {} if loss is None else {name: loss}
         if losses and outputs.router_logits and self.config.router == "sparse":
             trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
             losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
+        own_fields = {field.name for field in fields(SparseMeritOutput)}
         return SparseMeritOutput(
             loss=self._total(losses) if losses else None,
             losses=losses or None,
             features=outputs.features if output_features else None,
             router_logits=outputs.router_logits if output_router_logits else None,
             hidden_states=outputs.hidden_states,
-            **result,
+            task_outputs={name: value for name, value in found.items() if name not in own_fields} or None,
+            **{name: value for name, value in found.items() if name in own_fields},
         )
 
-    def _enhance(
-        self,
-        input_values: torch.Tensor,
-        num_samples: torch.Tensor,
-        outputs: SparseMeritModelOutput,
-        clean_values: torch.Tensor | None,
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        transform, head = self.spectrogram, self.heads["enhancement"]
-        spectrum = transform.transform(input_values, num_samples)  # (B, F, bins)
-        num_frames = transform.num_frames(num_samples)
-        features, num_features = outputs.features["enhancement"], outputs.frame_mask.sum(-1)
-        clean = None if clean_values is None else transform.transform(clean_values, num_samples)
-        result, losses = {}, {}
-        if self.config.enhancement_mask == "log1p":
-            noisy = transform.log_magnitude(spectrum)
-            log_magnitude = head(noisy, features, num_frames, num_features) * noisy
-            result["enhanced_log_magnitude"] = log_magnitude
-            if clean is not None:
-                losses["enhancement"] = enhancement_loss(log_magnitude, transform.log_magnitude(clean), num_frames)
-                if self.training:
-                    return result, losses
-            enhanced = transform.with_phase(log_magnitude, spectrum.angle())
-        else:
-            enhanced = head(transform.compressed_magnitude(spectrum), features, num_frames, num_features) * spectrum
-        values = transform.inverse(enhanced, num_samples, input_values.shape[1])
-        result["enhanced_values"] = values
-        if clean is not None and self.config.enhancement_mask != "log1p":
-            losses["enhancement"] = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
-        return result, losses
+    def _targets(self, task_labels: dict[str, torch.Tensor], **arguments: torch.Tensor | None) -> dict[str, Any]:
+        """
+        The targets of each task, from the argument that the task names or from `task_labels`.
+
+        Raises:
+            ValueError: `task_labels` has the name of anything else than a task that looks there.
+        """
+        expected = [name for name in self.config.tasks if TASKS[name].target is None]
+        if unknown := sorted(set(task_labels) - set(expected)):
+            raise ValueError(f"`task_labels` has {unknown}; expected some of the tasks {expected} of this model.")
+        named = {name: TASKS[name].target for name in self.config.tasks}
+        return task_labels | {name: arguments[target] for name, target in named.items() if target is not None}
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        return sum(self.config.loss_weights[name] * loss for name, loss in losses.items())
+        weights = self.config.loss_weights
+        return sum(weights[name] * loss for name, loss in losses.items())
 
 
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:

@@ -18,6 +18,7 @@ from .audio import Channel, check_duration, checked_channel, decode_audio, load_
 from .configuration_sparse_merit import custom_pipelines
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
+from .tasks import EMOTION, ENHANCEMENT, TASKS, RegressionTask
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
@@ -149,27 +150,36 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         waveform = model_inputs.pop("waveform")
         outputs = self.model(**model_inputs, tasks=tasks)
         # A tensor comes first: from it the base class learns how many recordings are in the batch.
-        found = {"logits": outputs.logits, "enhanced_values": outputs.enhanced_values}
-        return {**{name: value for name, value in found.items() if value is not None}, "waveform": waveform}
+        found = {task: outputs.of(task) for task in (tasks or self.model.config.tasks)}
+        return {**{task: value for task, value in found.items() if value is not None}, "waveform": waveform}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> dict[str, Any]:
-        """Returns `emotion` (label and score, likeliest first), `audio` (samples,) and its `sampling_rate`."""
+        """
+        Returns what each task found, by its name: of a classification label and score, likeliest first; of a
+        regression {rating: number}; an embedding (size,). Of the enhancement `audio` (samples,) and its
+        `sampling_rate`.
+        """
+        waveform = model_outputs.pop("waveform").reshape(-1)  # (samples,) or, out of a batch, (1, samples)
         result = {}
-        if "logits" in model_outputs:
-            result["emotion"] = self._ranked(model_outputs["logits"], "softmax")[:top_k]
-        if "enhanced_values" in model_outputs:
-            waveform = model_outputs["waveform"].reshape(-1)  # (samples,) or, out of a batch, (1, samples)
-            result["audio"] = self.feature_extractor.denormalize(model_outputs["enhanced_values"].float(), [waveform])[
-                0
-            ]
-            result["sampling_rate"] = self.feature_extractor.sampling_rate
+        for task, output in model_outputs.items():
+            if TASKS[task].kind == "waveform":
+                speech = self.feature_extractor.denormalize(output.float(), [waveform])[0]
+                result["audio" if task == ENHANCEMENT else task] = speech
+                result["sampling_rate"] = self.feature_extractor.sampling_rate
+            elif TASKS[task].kind == "classification":
+                result[task] = self._ranked(task, output, "softmax")[:top_k]
+            elif TASKS[task].kind == "regression":
+                result[task] = _ratings(TASKS[task], output[0])
+            else:
+                result[task] = output[0].float().numpy()
         return result
 
-    def _ranked(self, logits: torch.Tensor, function: str) -> list[dict[str, Any]]:
+    def _ranked(self, task: str, logits: torch.Tensor, function: str) -> list[dict[str, Any]]:
         """Logits (1, classes) of one recording as label and score, the highest first."""
+        labels = TASKS[task].classes(self.model.config)
         ranked = SCORE_FUNCTIONS[function](logits[0].float()).sort(descending=True)
         pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
-        return [{"label": self.model.config.id2label[index], "score": score} for index, score in pairs]
+        return [{"label": labels[index], "score": score} for index, score in pairs]
 
 
 class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
@@ -196,7 +206,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
-        before, during, after = super()._sanitize_parameters(("emotion",), top_k, sampling_rate, channel)
+        before, during, after = super()._sanitize_parameters((EMOTION,), top_k, sampling_rate, channel)
         if function_to_apply is not None:
             if function_to_apply not in SCORE_FUNCTIONS:
                 expected = list(SCORE_FUNCTIONS)
@@ -211,7 +221,13 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         self, model_outputs: dict[str, Any], top_k: int | None = None, function_to_apply: str = "softmax"
     ) -> list[dict[str, Any]]:
         """Returns label and score of each emotion, likeliest first."""
-        return self._ranked(model_outputs["logits"], function_to_apply)[:top_k]
+        return self._ranked(EMOTION, model_outputs[EMOTION], function_to_apply)[:top_k]
+
+
+def _ratings(task: RegressionTask, predicted: torch.Tensor) -> dict[str, float]:
+    """Ratings (K,) of one recording by their names, within their scale."""
+    values = predicted.float().clamp(task.minimum, task.maximum).tolist()
+    return dict(zip(task.outputs, values, strict=True))
 
 
 def _is_column(inputs: Any) -> bool:

@@ -1,0 +1,120 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Scores of the tasks that a report has no section of its own for: classifications, regressions and embeddings of the
+registry, each with its intervals."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
+from ..metrics.verification import equal_error_rate
+from ..models.sparse_merit.tasks import TASKS, ClassificationTask, RegressionTask, Task, further_tasks
+from .statistics import Resampling, Score, confusion_cells, resampled_confusion, resampled_score
+
+PREFIX = "predicted_"
+"""Of the columns of per-clip results that hold what a task predicted: a class, ratings or an embedding."""
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""How often each clip counts, (resamples, clips), to the score of each member, (resamples, members)."""
+
+
+def target_columns() -> list[str]:
+    """The columns of a speech dataset that such tasks are compared with."""
+    return list(dict.fromkeys(column for name in further_tasks(list(TASKS)) for column in TASKS[name].columns))
+
+
+def task_scores(
+    members: Sequence[Sequence[dict[str, Any]]], resampling: Resampling, stream: int
+) -> dict[str, dict[str, Any]]:
+    """
+    Args:
+        members: The rows of one condition, of each member of a system, for the same clips in the same order.
+        resampling: Of these clips.
+        stream: See `Resampling.member_weights`.
+
+    Returns:
+        {task: {"clips": with a target, score: {"mean", "interval", "speaker_interval", "seeds"}}}, with the scores
+        "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer"; without the tasks that no clip has a target of.
+    """
+    found, clips = {}, members[0]
+    for task in further_tasks(name.removeprefix(PREFIX) for name in clips[0] if name.startswith(PREFIX)):
+        predicted = [[row[f"{PREFIX}{task}"] for row in rows] for rows in members]
+        num_clips = sum(_has_target(TASKS[task], row) for row in clips)
+        if num_clips:
+            scores: dict[str, Score] = {
+                name: resampled_score(statistic, len(clips), len(members), resampling, stream)
+                for name, statistic in _statistics(task, clips, predicted)
+            }
+            found[task] = {"clips": num_clips, **{name: score.describe() for name, score in scores.items()}}
+    return found
+
+
+def _has_target(task: Task, row: dict[str, Any]) -> bool:
+    values = [row.get(name) for name in task.columns]
+    if isinstance(task, ClassificationTask):
+        return values[0] in (task.labels or ())
+    return any(value is not None for value in values)
+
+
+def _statistics(name: str, clips: Sequence[dict], predicted: list[list[Any]]) -> Iterator[tuple[str, Statistic]]:
+    """Each score of a task by its name."""
+    task = TASKS[name]
+    if isinstance(task, RegressionTask):
+        values = np.array(predicted, dtype=np.float64)  # (members, clips, K)
+        for place, (rating, column) in enumerate(zip(task.outputs, task.columns, strict=True)):
+            true = np.array([np.nan if row.get(column) is None else row[column] for row in clips], dtype=np.float64)
+            if np.isfinite(true).any():
+                yield f"ccc_{rating}", _concordance(true, values[..., place])
+                yield f"mae_{rating}", _mean_error(true, values[..., place])
+        return
+    labels = [row.get(task.columns[0]) for row in clips]
+    if isinstance(task, ClassificationTask):
+        classes = list(task.labels or ())
+        known = np.array([label in classes for label in labels])
+        true = np.array([classes.index(label) if label in classes else 0 for label in labels])
+        numbers = np.array([[classes.index(label) for label in member] for member in predicted])  # (members, clips)
+        cells = confusion_cells(true, numbers, len(classes)) * known[:, None]
+        yield "macro_f1", lambda counts: defined_mean(f1_from_confusion(resampled_confusion(cells, counts)))
+        yield "uar", lambda counts: defined_mean(recall_from_confusion(resampled_confusion(cells, counts)))
+        return
+    known = np.array([label is not None for label in labels])
+    vectors = np.array(predicted, dtype=np.float64)  # (members, clips, size)
+    texts = [str(label) for label in labels]
+    yield (
+        "eer",
+        lambda counts: np.stack([equal_error_rate(texts, vector, counts * known) for vector in vectors], axis=-1),
+    )
+
+
+def _concordance(true: np.ndarray, predicted: np.ndarray) -> Statistic:
+    """CCC by weighted moments: (clips,) with NaN for missing ratings, (members, clips)."""
+    rated = np.isfinite(true)
+    true = np.where(rated, true, 0.0)
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        weights = counts * rated  # (resamples, clips)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weights = weights / weights.sum(1, keepdims=True)
+            # not `@`: BLAS adds in another order with another number of threads
+            mean = np.einsum("rc,c->r", weights, true)[:, None]
+            means = np.einsum("rc,mc->rm", weights, predicted)
+            variance = np.einsum("rc,rc->r", weights, (true - mean) ** 2)[:, None]
+            deviations = predicted - means[..., None]  # (resamples, members, clips)
+            variances = np.einsum("rc,rmc->rm", weights, deviations**2)
+            covariance = np.einsum("rc,rc,rmc->rm", weights, true - mean, deviations)
+            return 2 * covariance / (variance + variances + (mean - means) ** 2)
+
+    return statistic
+
+
+def _mean_error(true: np.ndarray, predicted: np.ndarray) -> Statistic:
+    """Mean absolute error over the rated clips: (clips,) with NaN for missing ratings, (members, clips)."""
+    rated = np.isfinite(true)
+    errors = np.where(rated, np.abs(predicted - np.where(rated, true, 0.0)), 0.0)  # (members, clips)
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.einsum("rc,mc->rm", counts, errors) / (counts * rated).sum(1)[:, None]
+
+    return statistic

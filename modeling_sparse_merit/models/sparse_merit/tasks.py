@@ -1,0 +1,206 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""
+The tasks that a model may have. A task is an entry of `TASKS`: its kind, its head, and where its output and its
+targets are found. Configuration, model, pipelines, training, evaluation, ONNX and model card read the entries.
+
+A new head is a file of its own with an `nn.Module`, and a line here:
+
+    class ValenceHead(nn.Module):
+        def __init__(self, config): ...
+        def forward(self, features, frame_mask): ...       # (B, T, D), (B, T) -> (B, K)
+        def loss(self, predicted, targets, config): ...    # (B, K) twice -> scalar
+
+    TASKS["valence"] = RegressionTask(ValenceHead, outputs=("valence",), minimum=1.0, maximum=7.0)
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .emotion import EmotionHead
+from .enhancement import EnhancementHead
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """
+    What a task is given of a batch.
+
+    Attributes:
+        features: (B, T, D), 0 in the padding.
+        frame_mask: (B, T), true for the frames that belong to the recording.
+        input_values: (B, S), the input of the model.
+        num_samples: (B,), true lengths.
+        targets: What the loss compares with; None where no loss is asked for.
+    """
+
+    features: torch.Tensor
+    frame_mask: torch.Tensor
+    input_values: torch.Tensor
+    num_samples: torch.Tensor
+    targets: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    A task, without its name, which is its key in `TASKS`.
+
+    Attributes:
+        head: Makes the head, an `nn.Module`, of a configuration.
+        output: Field of [`SparseMeritOutput`] with what the head gives; None puts it into `task_outputs`.
+        target: Argument of the model's `forward` with the targets; None takes them from `task_labels`.
+        columns: Columns of a speech dataset that hold the targets.
+        weight: Field of the configuration with the weight of the loss; None weighs it 1.
+        kind: "waveform", "classification", "regression" or "embedding".
+        metric: The score that checkpoints are chosen by.
+        is_regression: Whether a loss of 0 is that of exact predictions (see [`UncertaintyLoss`]).
+    """
+
+    head: Callable[[Any], nn.Module]
+    output: str | None = None
+    target: str | None = None
+    columns: tuple[str, ...] = ()
+    weight: str | None = None
+    kind: ClassVar[str]
+    metric: ClassVar[str]
+    is_regression: ClassVar[bool] = False
+
+    def run(
+        self, name: str, head: nn.Module, inputs: TaskInputs, config: Any
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """The outputs of a head by their names, the task's own among them, and its loss where there are targets."""
+        predicted = self.scaled(head(inputs.features, inputs.frame_mask))
+        loss = None if inputs.targets is None else head.loss(predicted, inputs.targets, config)
+        return {self.output or name: predicted}, loss
+
+    def scaled(self, predicted: torch.Tensor) -> torch.Tensor:
+        """What the head gives, in the scale of the targets."""
+        return predicted
+
+    def loss_weight(self, config: Any) -> float:
+        """What the loss counts in the sum of all losses."""
+        return 1.0 if self.weight is None else getattr(config, self.weight)
+
+    def describe(self, config: Any) -> dict[str, Any]:
+        """Kind, shape and meaning of the output, JSON-clean, for people and for programs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class WaveformTask(Task):
+    """
+    Recording to recording. The head is called with the features, the frame mask, the input values, the true lengths
+    and the clean waveform or None, and returns its outputs by name, waveforms as (B, S), and its loss or None.
+    """
+
+    kind = "waveform"
+    metric = "si_sdr"
+    is_regression = True
+
+    def run(
+        self, name: str, head: nn.Module, inputs: TaskInputs, config: Any
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        return head(inputs.features, inputs.frame_mask, inputs.input_values, inputs.num_samples, inputs.targets)
+
+    def describe(self, config: Any) -> dict[str, Any]:
+        meaning = "clean speech in the scale of `input_values`, 0 in the padding"
+        return {"kind": self.kind, "shape": ["batch", "samples"], "meaning": meaning}
+
+
+@dataclass(frozen=True)
+class ClassificationTask(Task):
+    """
+    One class for a recording. The head gives logits (B, classes); targets are (B,), -100 for a clip without a class.
+
+    Attributes:
+        labels: The classes; None takes those of the configuration, `id2label`.
+    """
+
+    labels: tuple[str, ...] | None = None
+    kind = "classification"
+    metric = "macro_f1"
+
+    def classes(self, config: Any) -> list[str]:
+        """The classes in the order of the logits."""
+        if self.labels is not None:
+            return list(self.labels)
+        return [config.id2label[index] for index in range(config.num_labels)]
+
+    def describe(self, config: Any) -> dict[str, Any]:
+        labels = self.classes(config)
+        meaning = f"before the softmax: {', '.join(labels)}"
+        return {"kind": self.kind, "shape": ["batch", len(labels)], "labels": labels, "meaning": meaning}
+
+
+@dataclass(frozen=True)
+class RegressionTask(Task):
+    """
+    Ratings of a recording. The head gives (B, K) between 0 and 1, which become `minimum` to `maximum`; targets are
+    (B, K) in that scale, NaN where a rating is missing.
+
+    Attributes:
+        outputs: Names of the K ratings, and of the columns that hold them, unless `columns` says otherwise.
+        minimum, maximum: The scale of the ratings. Outputs are not clipped to it, those of the pipeline are.
+    """
+
+    outputs: tuple[str, ...] = ()
+    minimum: float = 0.0
+    maximum: float = 1.0
+    kind = "regression"
+    metric = "ccc"
+    is_regression = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "columns", self.columns or self.outputs)
+
+    def scaled(self, predicted: torch.Tensor) -> torch.Tensor:
+        return self.minimum + (self.maximum - self.minimum) * predicted
+
+    def describe(self, config: Any) -> dict[str, Any]:
+        ratings = list(self.outputs)
+        meaning = f"{', '.join(ratings)}, from {self.minimum:g} to {self.maximum:g}"
+        return {"kind": self.kind, "shape": ["batch", len(ratings)], "ratings": ratings, "meaning": meaning}
+
+
+@dataclass(frozen=True)
+class EmbeddingTask(Task):
+    """
+    A vector for a recording, near those of the same class, for instance of the same speaker. The head gives (B, size);
+    targets are (B,) as for a classification.
+
+    Attributes:
+        labels: The classes of the training; others may come later.
+    """
+
+    labels: tuple[str, ...] = ()
+    kind = "embedding"
+    metric = "eer"
+
+    def describe(self, config: Any) -> dict[str, Any]:
+        meaning = "nearer, by cosine similarity, for recordings of one class"
+        return {"kind": self.kind, "shape": ["batch", "size"], "meaning": meaning}
+
+
+UNLABELLED = -100
+"""Class of a clip without one, as in `torch.nn.CrossEntropyLoss`."""
+
+ENHANCEMENT, EMOTION = "enhancement", "emotion"
+TASKS: dict[str, Task] = {
+    ENHANCEMENT: WaveformTask(EnhancementHead, "enhanced_values", "clean_values", weight="enhancement_weight"),
+    EMOTION: ClassificationTask(EmotionHead, "logits", "labels", ("emotion",)),
+}
+"""All tasks that a configuration may name."""
+
+
+def further_tasks(names: Iterable[str]) -> list[str]:
+    """Those of some names that are tasks of clips and have no field of their own in outputs, results and reports."""
+    return [name for name in names if name in TASKS and TASKS[name].kind != "waveform" and name != EMOTION]
+
+
+def tasks_of_kind(names: list[str] | tuple[str, ...], *kinds: str) -> list[str]:
+    """Those of the tasks that are of one of the kinds, in their order."""
+    return [name for name in names if TASKS[name].kind in kinds]

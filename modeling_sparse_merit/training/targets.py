@@ -1,0 +1,89 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What tasks learn from the columns of a speech dataset: classes and ratings of each clip."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+
+from ..data.datasets import DatasetError
+from ..data.labels import class_numbers
+from ..models.sparse_merit.tasks import EMOTION, TASKS, UNLABELLED, RegressionTask, Task
+
+Target = int | np.ndarray
+"""A class, -100 for none; or ratings, float32 (K,), NaN for none."""
+
+
+class Targets:
+    """
+    Reads the targets of some tasks out of the rows of a dataset.
+
+    Args:
+        table: The dataset, or a stream of one.
+        tasks: Names of the tasks. Those of the kind waveform have no columns: their target is the clean speech.
+        labels: The emotions that are classes, in the order of the model.
+
+    Attributes:
+        columns: What a row must hold.
+
+    Raises:
+        DatasetError: A column is missing, or is not what its task learns from.
+    """
+
+    def __init__(self, table: Dataset | IterableDataset, tasks: Sequence[str], labels: Sequence[str]):
+        named = {name: TASKS[name] for name in tasks if TASKS[name].columns}
+        self.columns = target_columns(tasks)
+        missing = [column for column in self.columns if column not in table.features]
+        if missing:
+            raise DatasetError(
+                f"the dataset has no column {', '.join(map(repr, missing))}, which the tasks {list(named)} learn "
+                f"from; its columns are {', '.join(table.features)}"
+            )
+        self.readers = {name: _reader(table, name, task, labels) for name, task in named.items()}
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, Target]:
+        """The target of each task that has columns."""
+        return {name: read(row) for name, read in self.readers.items()}
+
+
+def target_columns(tasks: Sequence[str]) -> list[str]:
+    """The columns that some tasks learn from, each once."""
+    return list(dict.fromkeys(column for name in tasks for column in TASKS[name].columns))
+
+
+def has_target(targets: Mapping[str, Target]) -> bool:
+    """Whether at least one task can learn something of a clip."""
+    return any(
+        bool(np.isfinite(target).any()) if isinstance(target, np.ndarray) else target != UNLABELLED
+        for target in targets.values()
+    )
+
+
+def collate_targets(targets: Sequence[Mapping[str, Target]]) -> dict[str, Any]:
+    """The targets of several clips as arguments of the model: those of the tasks that have one, and `task_labels`."""
+    batch: dict[str, Any] = {}
+    for name in targets[0]:
+        values = torch.from_numpy(np.stack([target[name] for target in targets]))  # (B,) or (B, K)
+        if TASKS[name].target is None:
+            batch.setdefault("task_labels", {})[name] = values
+        else:
+            batch[TASKS[name].target] = values
+    return batch
+
+
+def batch_targets(batch: Mapping[str, Any], name: str) -> torch.Tensor | None:
+    """The targets of a task in a batch; None where it has none."""
+    task = TASKS[name]
+    return batch.get("task_labels", {}).get(name) if task.target is None else batch.get(task.target)
+
+
+def _reader(
+    table: Dataset | IterableDataset, name: str, task: Task, labels: Sequence[str]
+) -> Callable[[Mapping[str, Any]], Target]:
+    if isinstance(task, RegressionTask):
+        return lambda row: np.array([np.nan if row[key] is None else row[key] for key in task.columns], np.float32)
+    (column,) = task.columns
+    classes = class_numbers(table, list(labels) if name == EMOTION else list(task.labels), column)
+    return lambda row: classes.get(row[column], UNLABELLED)
