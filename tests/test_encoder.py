@@ -26,6 +26,7 @@ LAYOUTS = {
     "stable": {},
     "group": {"do_stable_layer_norm": False, "feat_extract_norm": "group"},
 }
+LOG_MEL = {"feature_encoder": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]}
 
 
 @pytest.fixture(params=LAYOUTS, name="pair")
@@ -55,6 +56,56 @@ def test_layer_outputs_are_those_of_wavlm(pair):
         torch.testing.assert_close(output[frame_mask], reference[frame_mask], atol=1e-5, rtol=0)
 
 
+def test_the_last_hidden_state_is_that_of_wavlm(pair):
+    stock, ours = (model.eval() for model in pair)
+    values, mask = ragged_batch()
+    with torch.no_grad():
+        expected = stock(values, attention_mask=mask).last_hidden_state
+        outputs, frame_mask = ours(values, mask)
+        found = ours.last_hidden_state(outputs)
+    torch.testing.assert_close(found[frame_mask], expected[frame_mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attentions_are_those_of_wavlm_for_each_head(pair, implementation):
+    """WavLM returns the mean over heads, as often as there are heads (an open issue of torch, it says)."""
+    stock, ours = (model.eval() for model in pair)
+    ours.set_attn_implementation(implementation)
+    torch.nn.init.normal_(stock.encoder.layers[0].attention.rel_attn_embed.weight)
+    ours.load_state_dict(stock.state_dict())
+    values, mask = ragged_batch()
+    with torch.no_grad():
+        expected = stock(values, attention_mask=mask, output_attentions=True).attentions
+        outputs, frame_mask, attentions = ours(values, mask, output_attentions=True)
+        without, _ = ours(values, mask)
+    assert len(attentions) == len(expected) == 3
+    for weights, mean in zip(attentions, expected, strict=True):
+        assert weights.shape == (2, 4, 27, 27) and (weights[1, ..., 13:] == 0).all()  # keys of the padding
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 27))
+        assert weights.std(1).max() > 1e-3  # heads differ
+        torch.testing.assert_close(weights.mean(1), mean[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs, without, atol=1e-5, rtol=0)
+
+
+def test_attentions_by_hand(pair):
+    """Softmax over keys of q . k / sqrt(D / H) + gate * bias, for one head of the first layer."""
+    _, ours = (model.eval() for model in pair)
+    layer, values = ours.encoder.layers[0], ragged_batch()[0][:1]
+    attention = layer.attention
+    torch.nn.init.normal_(attention.rel_attn_embed.weight)
+    seen = []
+    attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        _, _, (weights, *_) = ours(values, output_attentions=True)
+        hidden = seen[0]  # (1, T, D)
+        query, key = (projection(hidden)[0, :, 8:16] for projection in (attention.q_proj, attention.k_proj))
+        gate = attention.gru_rel_pos_linear(hidden[0, :, 8:16]).unflatten(-1, (2, 4)).sum(-1).sigmoid()  # (T, 2)
+        gate = gate[:, :1] * (gate[:, 1:] * attention.gru_rel_pos_const[0, 1, 0, 0] - 1) + 2
+        bias = attention.compute_bias(27, 27)[1]  # (T, T), as WavLM has it
+        expected = (query @ key.T / 8**0.5 + gate * bias).softmax(-1)
+    torch.testing.assert_close(weights[0, 1], expected, atol=1e-5, rtol=0)
+
+
 def test_long_recordings_are_attended_in_blocks_to_the_same_end(pair, monkeypatch):
     monkeypatch.setattr(attention, "SCORES_AT_ONCE", 1)
     monkeypatch.setattr(attention, "FEWEST_QUERIES", 5)
@@ -76,6 +127,56 @@ def test_gradients_are_those_of_wavlm(pair):
         torch.testing.assert_close(gradient, gradients[0][name], atol=1e-9, rtol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "log_mel"])
+def test_gradient_checkpointing_covers_the_feature_encoder(layout, reentrant, monkeypatch):
+    monkeypatch.setattr(encoder_module, "FRAMES_AT_ONCE", 20)  # two segments
+    torch.manual_seed(0)
+    encoder = SparseMeritEncoder(SparseMeritConfig(**{**SMALL, **(LAYOUTS | {"log_mel": LOG_MEL})[layout]})).train()
+    values, gradients, calls = ragged_batch()[0], [], []
+    for name, part in encoder.named_modules():
+        if name.endswith("activation") or name == "feature_projection.projection":
+            part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    for is_checkpointed in (False, True):
+        if is_checkpointed:
+            encoder.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        loss = sum(output.square().mean() for output in encoder(values)[0])
+        encoder.zero_grad()
+        calls.clear()
+        loss.backward()
+        gradients.append({name: weight.grad for name, weight in encoder.named_parameters() if weight.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    layers = [] if layout == "log_mel" else [f"feature_extractor.conv_layers.{index}.activation" for index in range(7)]
+    assert {name for name in calls if "feature_extractor" in name} == set(layers)  # what the backward pass runs again
+    assert "feature_projection.projection" not in calls
+    assert not values.requires_grad
+
+
+def test_a_convolution_that_was_replaced_or_has_a_hook_is_called(pair):
+    """As by adapters of peft, or by accelerate's offloading."""
+
+    class Louder(torch.nn.Module):
+        def __init__(self, convolution):
+            super().__init__()
+            self.convolution, self.weight = convolution, convolution.weight
+
+        def forward(self, hidden_states):
+            return 2.0 * self.convolution(hidden_states)
+
+    stock, ours = (model.eval() for model in pair)
+    layers = [model.feature_extractor.conv_layers for model in pair]
+    for model_layers in layers:
+        model_layers[1].conv = Louder(model_layers[1].conv)
+        model_layers[2].conv.register_forward_hook(lambda _, inputs, output: output + 0.5)
+        model_layers[0].conv.register_forward_hook(lambda _, inputs, output: output - 0.5)
+    values, _ = ragged_batch()
+    with torch.no_grad():
+        expected = stock(values, output_hidden_states=True).hidden_states
+        found, _ = ours(values)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_spec_augment_changes_training_only():
     torch.manual_seed(0)
     encoder = SparseMeritEncoder(
@@ -89,9 +190,6 @@ def test_spec_augment_changes_training_only():
         evaluated = [encoder.eval()(values)[0][-1] for _ in range(2)]
     assert not torch.equal(*trained)
     assert torch.equal(*evaluated)
-
-
-LOG_MEL = {"feature_encoder": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]}
 
 
 def test_log_mel_bands_are_those_of_librosa():

@@ -53,9 +53,65 @@ def test_hidden_states_come_by_argument_and_by_configuration(load, values):
     assert load()(values).hidden_states is None
 
 
+def test_hidden_states_may_be_chosen_by_index(load, values):
+    states = load()(values, output_hidden_states=True).hidden_states
+    chosen = load()(values, output_hidden_states=[0, -1]).hidden_states
+    assert [state is None for state in chosen] == [False, True, False]
+    torch.testing.assert_close((chosen[0], chosen[2]), (states[0], states[2]))
+
+
+@pytest.mark.parametrize("implementation", [None, "eager", "sdpa", "flex_attention"])
+def test_attentions_come_by_argument_and_by_configuration(load, values, implementation):
+    asked = load(attn_implementation=implementation)(values, output_attentions=True)
+    configured = load(attn_implementation=implementation, output_attentions=True)
+    for outputs in (asked, configured(values), configured.model(values, output_attentions=None)):
+        assert [weights.shape for weights in outputs.attentions] == [(2, 2, 18, 18)] * 2  # (B, H, T, T) of each layer
+    if implementation != "flex_attention":  # which is compiled
+        torch.testing.assert_close(asked.logits, load(attn_implementation=implementation)(values).logits)
+        assert configured(values, output_attentions=False).attentions is None
+        assert load()(values).attentions is None
+
+
+def test_a_configuration_with_attentions_is_saved_and_comes_back(load, values, tmp_path):
+    load(output_attentions=True, attn_implementation="sdpa").save_pretrained(tmp_path)
+    assert SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path)(values).attentions is not None
+
+
+def test_hidden_states_and_attentions_are_part_of_the_graph(load, values):
+    outputs = load()(values, output_hidden_states=True, output_attentions=True)
+    recorded = (*outputs.hidden_states, *outputs.attentions)
+    for each in recorded:
+        each.retain_grad()
+    (outputs.logits.sum() + outputs.enhanced_values.sum()).backward()
+    assert all(each.grad.abs().max() > 0 for each in recorded)
+
+
+def test_the_base_model_returns_a_tensor_first(load, values):
+    outputs = load().model(values)
+    assert list(outputs)[0] == "last_hidden_state" and outputs[0].shape == (2, 18, 32)
+    assert load().model(values, return_dict=False)[0].equal(outputs[0])
+
+
+def test_outputs_of_the_encoder_may_be_given(load, values):
+    model = load()
+    expected = model(values, output_attentions=True, output_hidden_states=True)
+    given = model(values, encoder_outputs=model.model.encoder(values), output_hidden_states=True)
+    with_attentions = model.model.encoder(values, output_attentions=True)
+    torch.testing.assert_close(given.logits, expected.logits)
+    torch.testing.assert_close(given.hidden_states, expected.hidden_states)
+    assert given.attentions is None and model(values, encoder_outputs=with_attentions).attentions is None
+    recorded = model(values, encoder_outputs=with_attentions, output_attentions=True)
+    torch.testing.assert_close(recorded.attentions, expected.attentions)
+
+
+def test_the_implementation_of_experts_is_no_choice_of_the_user(load, values):
+    """As in every model of transformers whose experts are not one tensor."""
+    torch.testing.assert_close(load(experts_implementation="eager")(values).logits, load()(values).logits)
+    with pytest.raises(ValueError, match="does not support setting experts implementation"):
+        load(experts_implementation="grouped_mm")
+
+
 def test_what_the_model_does_not_know_is_refused(load, values):
-    with pytest.raises(TypeError, match="`output_attentions` is not supported"):
-        load()(values, output_attentions=True)
     with pytest.raises(TypeError, match=r"Unknown arguments \['inputs_embeds'\]"):
         load()(values, inputs_embeds=values)
 

@@ -36,29 +36,46 @@ class SparseMeritAttention(WavLMAttention):
         self.config = config
         self.qkv_proj = None  # in int8, one layer in place of three
 
-    def forward(self, hidden_states, attention_mask=None, position_bias=None, index=0, **kwargs):
+    def forward(
+        self, hidden_states, attention_mask=None, position_bias=None, index=0, output_attentions=False, **kwargs
+    ):
         """
         Args:
             hidden_states: (B, T, D).
             attention_mask: (B, 1, 1, T), what is added to the scores of each key, in reversed order.
             position_bias: What the layer before returned; the first layer computes it.
+            output_attentions: Whether to return the attention weights. They are then computed explicitly, whatever
+                `attn_implementation` is.
 
         Returns:
-            (B, T, D), no attention weights, and the position bias (H, 2 * T - 1).
+            (B, T, D), the attention weights (B, H, T, T) or None, and the position bias (H, 2 * T - 1).
         """
         if position_bias is None:
             position_bias = self._bias_of_distances(hidden_states.shape[1])
-        gate = self._gate(hidden_states)
+        gate, weights = self._gate(hidden_states), None
         query, key, value = (self._heads(states) for states in self._project(hidden_states))
-        attend = self._flex if self.config._attn_implementation == "flex_attention" else self._in_blocks
-        output = attend(query, key.flip(2), value.flip(2), gate, position_bias, attention_mask)  # (B, H, T, D / H)
-        return self.out_proj(output.transpose(1, 2).flatten(2)), None, position_bias
+        if output_attentions:
+            output, weights = self._with_weights(query, key, value, gate, position_bias, attention_mask)
+        else:
+            attend = self._flex if self.config._attn_implementation == "flex_attention" else self._in_blocks
+            output = attend(query, key.flip(2), value.flip(2), gate, position_bias, attention_mask)
+        output = output.transpose(1, 2).flatten(2)  # (B, H, T, D / H) -> (B, T, D)
+        return self.out_proj(output), weights, position_bias
 
     def _project(self, hidden_states: torch.Tensor) -> Sequence[torch.Tensor]:
         """Query, key and value, each (B, T, D)."""
         if self.qkv_proj is not None:
             return self.qkv_proj(hidden_states).chunk(3, dim=-1)
         return [layer(hidden_states) for layer in (self.q_proj, self.k_proj, self.v_proj)]
+
+    def _with_weights(
+        self, query, key, value, gate, position_bias, attention_mask
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values in order of time -> (B, H, T, D / H), and the weights (B, H, T, T) it was computed from."""
+        bias = torch.addcmul(attention_mask, gate, _rows(position_bias, query.shape[2])).flip(-1)  # (B, H, T, T)
+        weights = (bias + query @ key.transpose(2, 3) * self.scaling).softmax(-1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return weights @ value, weights
 
     def _in_blocks(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
         batch_size, heads, length, _ = query.shape

@@ -89,6 +89,7 @@ class SparseMeritConfig(WavLMConfig):
         "features",
         "router_logits",
         "hidden_states",
+        "attentions",
     ]
 
     hidden_size: int = 1024
@@ -181,6 +182,18 @@ class SparseMeritConfig(WavLMConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """As in `PreTrainedConfig`, and always with the labels: it omits its own default, which is not ours."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
+
+    @property
+    def output_attentions(self) -> bool:
+        """Whether the models return attention weights by default. Every `attn_implementation` can."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool) -> None:
+        self._output_attentions = value
+
+    def validate_output_attentions(self):
+        """As `PreTrainedConfig` asks for it: there is no implementation that would be refused."""
 
     @property
     def num_layer_outputs(self) -> int:

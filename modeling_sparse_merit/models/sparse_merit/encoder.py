@@ -4,6 +4,7 @@
 import math
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import WavLMModel
 from transformers.audio_utils import mel_filter_bank
-from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder, WavLMLayerNormConvLayer
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import SparseMeritAttention, reversed_key_mask
 
@@ -20,7 +24,7 @@ SAMPLING_RATE = 16_000
 LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 50.0, 7600.0  # Hz, of the mel bands
 
 
-class LogMelFeatureEncoder(nn.Module):
+class LogMelFeatureEncoder(GradientCheckpointingLayer):
     """
     Log-mel bands in place of WavLM's convolutions, for encoders that learn from scratch on little speech.
 
@@ -65,68 +69,90 @@ class LogMelFeatureEncoder(nn.Module):
         self.requires_grad_(False)
 
 
+class ChannelsLastConvLayer(WavLMLayerNormConvLayer):
+    """A layer of WavLM's feature encoder that keeps the channels of a frame adjacent, as its layer norm needs them."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, C, S) -> (B, C', T), views of (B, S, C) and (B, T, C')."""
+        convolved = self._convolve(hidden_states).transpose(1, 2)  # (B, C', T) -> (B, T, C')
+        return self.activation(self.layer_norm(convolved)).transpose(1, 2)  # (B, T, C') -> (B, C', T)
+
+    def _convolve(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, C, S) -> (B, C', T). An adapter in place of the convolution, or one with hooks, is called itself."""
+        if not is_plain(self.conv, nn.Conv1d):
+            return self.conv(hidden_states)
+        convolve = _convolve_waveform if hidden_states.shape[1] == 1 else _convolve_channels
+        return convolve(self.conv, hidden_states)
+
+
 class ConvolutionFeatureEncoder(WavLMFeatureEncoder):
     """
     WavLM's convolutions, on segments of a recording, so that what they hold does not grow with its length.
 
-    Each segment covers the receptive field of its frames, so frames are the same. The channels of a frame are
-    adjacent, as its layer norm wants them. Where the first layer is normalised over time
-    (`feat_extract_norm="group"`), this is WavLM's own.
+    Each segment covers the receptive field of its frames, so frames are the same. Where the first layer is normalised
+    over time (`feat_extract_norm="group"`), this is WavLM's own.
     """
 
     def __init__(self, config):
         super().__init__(config)
         self.is_local = config.feat_extract_norm == "layer"
         self.stride, self.reach = math.prod(config.conv_stride), receptive_field(config)
+        if self.is_local:
+            layers = (ChannelsLastConvLayer(config, layer_id=index) for index in range(len(self.conv_layers)))
+            self.conv_layers = nn.ModuleList(layers)
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         """(B, S) -> (B, C, T)."""
-        if not self.is_local:
-            return super().forward(input_values)
-        if torch.compiler.is_compiling():  # a graph holds for all lengths
-            return self._convolve(input_values).transpose(1, 2)
+        if not self.is_local or torch.compiler.is_compiling():  # a graph holds for all lengths
+            return self._convolve(input_values)
         length = (input_values.shape[1] - self.reach) // self.stride + 1
         size = max(1, FRAMES_AT_ONCE // len(input_values))
         segments = (
             input_values[:, start * self.stride : (min(start + size, length) - 1) * self.stride + self.reach]
             for start in range(0, length, size)
         )
-        return torch.cat([self._convolve(segment) for segment in segments], dim=1).transpose(1, 2)
+        frames = [self._convolve(segment).transpose(1, 2) for segment in segments]  # (B, C, T) -> (B, T, C)
+        return torch.cat(frames, dim=1).transpose(1, 2)
 
     def _convolve(self, waveform: torch.Tensor) -> torch.Tensor:
-        """(B, S) -> (B, T, C)."""
-        hidden = waveform[..., None]  # (B, S, 1)
+        """(B, S) -> (B, C, T)."""
+        hidden_states = waveform[:, None]  # (B, 1, S)
         for layer in self.conv_layers:
-            convolve = _convolve_waveform if hidden.shape[-1] == 1 else _convolve_channels
-            hidden = layer.activation(layer.layer_norm(convolve(layer.conv, hidden)))
-        return hidden
+            hidden_states = layer(hidden_states)
+        return hidden_states
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer is of that very class and has no hooks: only then may its weight stand for a call to it."""
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return type(layer) is kind and not any(hooks) and "forward" not in layer.__dict__
 
 
 def _convolve_waveform(convolution: nn.Conv1d, waveform: torch.Tensor) -> torch.Tensor:
-    """(B, S, 1) -> (B, T, C). As a product of matrices: with one channel, a convolution takes several times longer."""
-    windows = waveform.squeeze(-1).unfold(1, *convolution.kernel_size, *convolution.stride)  # (B, T, kernel)
-    return F.linear(windows, convolution.weight.squeeze(1), convolution.bias)
+    """(B, 1, S) -> (B, C, T). As a product of matrices: with one channel, a convolution takes several times longer."""
+    windows = waveform.squeeze(1).unfold(1, *convolution.kernel_size, *convolution.stride)  # (B, T, kernel)
+    return F.linear(windows, convolution.weight.squeeze(1), convolution.bias).transpose(1, 2)
 
 
-def _convolve_channels(convolution: nn.Conv1d, hidden: torch.Tensor) -> torch.Tensor:
-    """(B, S, C) -> (B, T, C). Of one row, in two dimensions: there torch takes channels side by side as they are."""
-    rows = hidden.transpose(1, 2).unsqueeze(2)  # (B, S, C) -> (B, C, 1, S)
+def _convolve_channels(convolution: nn.Conv1d, hidden_states: torch.Tensor) -> torch.Tensor:
+    """(B, C, S) -> (B, C', T). Of one row, in two dimensions: there torch takes adjacent channels as they are."""
     weight = convolution.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(rows, weight, convolution.bias, (1, *convolution.stride)).squeeze(2).transpose(1, 2)
+    rows = hidden_states.unsqueeze(2)  # (B, C, S) -> (B, C, 1, S)
+    return F.conv2d(rows, weight, convolution.bias, (1, *convolution.stride)).squeeze(2)
 
 
-class Implementations:
-    """What `attn_implementation` and `experts_implementation` of transformers may choose of these models."""
+class Capabilities:
+    """What `attn_implementation` of transformers may choose of these models, and what may be recorded of them."""
 
     _supports_sdpa = True
     _supports_flex_attn = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(GradientCheckpointingLayer, layer_name="encoder.layers"),
+        "attentions": OutputRecorder(SparseMeritAttention, index=1),
+    }
 
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        return True
 
-
-class SparseMeritEncoder(Implementations, WavLMModel):
+class SparseMeritEncoder(Capabilities, WavLMModel):
     """
     WavLM (arXiv 2110.13900) that returns all layer outputs. Its parameters have the names of `WavLMModel`, apart from
     those of a `feature_encoder` of its own.
@@ -147,27 +173,29 @@ class SparseMeritEncoder(Implementations, WavLMModel):
     def freeze_unused(self) -> None:
         """Stops the training of what takes no part: distributed training waits for the gradients of all parameters."""
         if self.config.do_stable_layer_norm:
-            self.encoder.layer_norm.requires_grad_(False)  # the last layer output is taken before it
+            self.encoder.layer_norm.requires_grad_(False)  # of `last_hidden_state`, which nothing else depends on
         if hasattr(self, "masked_spec_embed") and not self.config.apply_spec_augment:
             self.masked_spec_embed.requires_grad_(False)
 
     def forward(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Any, ...]:
         """
         Args:
             input_values: (B, S) scaled waveform at 16 kHz.
             attention_mask: (B, S), 1 for samples and 0 for padding.
+            output_attentions: Whether to return the attention weights.
 
         Returns:
             The L = num_hidden_layers + 1 layer outputs, each (B, T, D): the input of the first transformer layer,
-            then the output of each layer, the last one before the encoder's final layer norm; and the (B, T) boolean
-            mask of the frames that belong to the recording.
+            then the output of each layer, the last one before the encoder's final layer norm; the (B, T) boolean
+            mask of the frames that belong to the recording; and, if asked for, the attention weights of each layer,
+            (B, H, T, T).
         """
-        dtype = self.feature_projection.projection.weight.dtype
-        if attention_mask is not None and self.config.feature_encoder == "log_mel":
-            input_values = input_values * attention_mask  # its windows reach into the padding
-        convolved = self.feature_extractor(input_values.to(dtype)).to(dtype).transpose(1, 2)  # (B, C, T) -> (B, T, C)
+        convolved = self._extract(input_values, attention_mask)  # (B, T, C)
         batch_size, length, _ = convolved.shape
         if attention_mask is None:
             frame_mask = torch.ones(batch_size, length, dtype=torch.bool, device=convolved.device)
@@ -175,9 +203,31 @@ class SparseMeritEncoder(Implementations, WavLMModel):
             frame_mask = self._get_feature_vector_attention_mask(length, attention_mask)
         hidden_states, _ = self.feature_projection(convolved)
         hidden_states = self._mask_hidden_states(hidden_states, attention_mask=frame_mask)
-        return self._layer_outputs(hidden_states, frame_mask), frame_mask
+        recorded = {"output_attentions": output_attentions, "output_hidden_states": False, "return_dict": True}
+        outputs = self._layer_outputs(hidden_states, frame_mask, **recorded)
+        attentions = (outputs.attentions,) if output_attentions else ()
+        return outputs.hidden_states, frame_mask, *attentions
 
-    def _layer_outputs(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def last_hidden_state(self, layer_outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The `last_hidden_state` of `WavLMModel`, (B, T, D): the last of the layer outputs, each of that shape."""
+        return self.encoder.layer_norm(layer_outputs[-1]) if self.config.do_stable_layer_norm else layer_outputs[-1]
+
+    def _extract(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, S) -> (B, T, C) in the dtype of the encoder."""
+        dtype = self.feature_projection.projection.weight.dtype
+        if attention_mask is not None and self.config.feature_encoder == "log_mel":
+            input_values = input_values * attention_mask  # its windows reach into the padding
+        values = input_values.to(dtype)
+        is_trained = any(weight.requires_grad for weight in self.feature_extractor.parameters())
+        if self.training and is_trained and self.feature_extractor.gradient_checkpointing and not values.requires_grad:
+            values = values.detach().requires_grad_()  # without it, `use_reentrant` gives the first layer no gradient
+        return self.feature_extractor(values).to(dtype).transpose(1, 2)  # (B, C, T) -> (B, T, C)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _layer_outputs(
+        self, hidden_states: torch.Tensor, frame_mask: torch.Tensor, output_attentions: bool = False, **kwargs: Any
+    ) -> BaseModelOutput:
+        """(B, T, D) and the mask (B, T) -> L of (B, T, D) as `hidden_states`, and `attentions` if asked for."""
         hidden_states = hidden_states.masked_fill(~frame_mask[..., None], 0.0)
         hidden_states = hidden_states + self.encoder.pos_conv_embed(hidden_states)
         if not self.config.do_stable_layer_norm:
@@ -187,9 +237,10 @@ class SparseMeritEncoder(Implementations, WavLMModel):
         mask = reversed_key_mask(frame_mask, hidden_states.dtype)
         for layer in self.encoder.layers:
             # by position: gradient checkpointing with `use_reentrant` sees the tensors among these alone
-            hidden_states, position_bias = layer(hidden_states, mask, position_bias)
+            states = layer(hidden_states, mask, position_bias, output_attentions=output_attentions)
+            hidden_states, position_bias = states[:2]  # older versions of transformers append the attention weights
             outputs.append(hidden_states)
-        return tuple(outputs)
+        return BaseModelOutput(hidden_states=tuple(outputs))
 
 
 def receptive_field(config) -> int:

@@ -15,13 +15,13 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
 from .emotion import AttentiveStatisticsPooling
-from .encoder import Implementations, SparseMeritEncoder
+from .encoder import Capabilities, SparseMeritEncoder
 from .experts import LayerWeights, build_integration, load_balancing_loss
 from .quantization import is_quantized, lower, plain_dtype
 from .tasks import TASKS, TaskInputs
 
-EncoderOutputs = tuple[tuple[torch.Tensor, ...], torch.Tensor]
-"""The L layer outputs, each (B, T, D), and the (B, T) mask of the frames that belong to the recording."""
+EncoderOutputs = tuple[Any, ...]
+"""The L layer outputs, each (B, T, D), the (B, T) mask of the frames that belong to the recording, and attentions."""
 
 
 @dataclass
@@ -30,16 +30,21 @@ class SparseMeritModelOutput(ModelOutput):
     Task features of [`SparseMeritModel`].
 
     Attributes:
+        last_hidden_state: (B, T, D), what `WavLMModel` returns with the same weights.
         features: {task: (B, T, D)}, 0 in the padding.
         frame_mask: (B, T), true for the frames that belong to the recording.
         router_logits: {task: (B, T, N)}; empty for the integration "weighted_sum".
-        hidden_states: The L layer outputs, each (B, T, D), when asked for.
+        hidden_states: The L layer outputs, each (B, T, D), the last one before the encoder's final layer norm, when
+            asked for.
+        attentions: The attention weights of each layer, (B, H, T, T), when asked for.
     """
 
+    last_hidden_state: torch.FloatTensor | None = None
     features: dict[str, torch.FloatTensor] | None = None
     frame_mask: torch.BoolTensor | None = None
     router_logits: dict[str, torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -57,7 +62,7 @@ class SparseMeritOutput(ModelOutput):
         task_outputs: {task: output} of the other tasks: logits (B, classes), ratings (B, K), embeddings (B, size).
         features: {task: (B, T, D)}, what the heads are given, when asked for.
         router_logits: {task: (B, T, N)}, when asked for.
-        hidden_states: The L layer outputs, each (B, T, D), when asked for.
+        hidden_states, attentions: As in [`SparseMeritModelOutput`].
     """
 
     loss: torch.FloatTensor | None = None
@@ -69,6 +74,7 @@ class SparseMeritOutput(ModelOutput):
     features: dict[str, torch.FloatTensor] | None = None
     router_logits: dict[str, torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
     def of(self, task: str) -> torch.FloatTensor | None:
         """What the head of a task gave; None where it was not computed."""
@@ -76,12 +82,11 @@ class SparseMeritOutput(ModelOutput):
         return getattr(self, field) if field is not None else (self.task_outputs or {}).get(task)
 
 
-class SparseMeritPreTrainedModel(Implementations, WavLMPreTrainedModel):
+class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
     """Weight initialisation and the frame arithmetic of WavLM, for all Sparse MERIT models."""
 
     config_class = SparseMeritConfig
     base_model_prefix = "model"
-    _can_record_outputs = {}
     accepts_loss_kwargs = False  # `Trainer`: losses are means over a batch, whatever `num_items_in_batch` is
 
     @classmethod
@@ -153,8 +158,9 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         tasks: tuple[str, ...] | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         encoder_outputs: EncoderOutputs | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SparseMeritModelOutput:
         """
@@ -162,10 +168,12 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
             input_values: (B, S) scaled waveform at 16 kHz.
             attention_mask: (B, S), 1 for samples and 0 for padding.
             tasks: The tasks to compute; all of `config.tasks` by default.
-            output_hidden_states: Whether to return the encoder's layer outputs; `config.output_hidden_states` by
-                default.
+            output_hidden_states: Whether to return the encoder's layer outputs, or the indices of those to return
+                (the others are None); `config.output_hidden_states` by default.
             encoder_outputs: What `SparseMeritEncoder` returned for this input before, in any precision; then it does
-                not run.
+                not run, and only attentions that it returned are returned.
+            output_attentions: Whether to return the attention weights; `config.output_attentions` by default. They
+                take memory that grows with the square of the length.
             kwargs: `return_dict` and, unused, what callers such as peft give to every model: None.
 
         Raises:
@@ -176,17 +184,21 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         tasks = self._check_tasks(tasks)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if encoder_outputs is None:
-            layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
+            layer_outputs, frame_mask, *attentions = self.encoder(input_values, attention_mask, output_attentions)
         else:
-            layer_outputs, frame_mask = encoder_outputs
+            layer_outputs, frame_mask, *attentions = encoder_outputs
             layer_outputs = tuple(output.to(self.dtype) for output in layer_outputs)
         features, router_logits = self.integration(layer_outputs, frame_mask, tasks)
         return SparseMeritModelOutput(
+            last_hidden_state=self.encoder.last_hidden_state(layer_outputs),
             features=features,
             frame_mask=frame_mask,
             router_logits=router_logits,
-            hidden_states=layer_outputs if output_hidden_states else None,
+            hidden_states=_selected(layer_outputs, output_hidden_states),
+            attentions=attentions[0] if attentions and output_attentions else None,
         )
 
     def _check_tasks(self, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -261,9 +273,10 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         clean_values: torch.Tensor | None = None,
         tasks: tuple[str, ...] | None = None,
         output_router_logits: bool = False,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_features: bool = False,
         encoder_outputs: EncoderOutputs | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SparseMeritOutput:
         """
@@ -274,10 +287,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             clean_values: (B, S) clean waveform in the scale of `input_values`.
             tasks: The tasks to compute; all of `config.tasks` by default. What is not asked for costs nothing.
             output_router_logits: Whether to return the routers' logits.
-            output_hidden_states: Whether to return the encoder's layer outputs; `config.output_hidden_states` by
-                default.
             output_features: Whether to return the features that each task's head is given.
-            encoder_outputs: What `SparseMeritEncoder` returned for this input before; then it does not run.
+            output_hidden_states, encoder_outputs, output_attentions: As in [`SparseMeritModel`].
             kwargs: `task_labels`, {task: targets} of the tasks that have no argument of their own: classes (B,), -100
                 for none, or ratings (B, K), NaN for none. `return_dict`. And, unused, what callers such as peft give
                 to every model: None.
@@ -291,7 +302,13 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         _check_unused(kwargs)
         targets = self._targets(task_labels, labels=labels, clean_values=clean_values)
         outputs = self.model(
-            input_values, attention_mask, tasks, output_hidden_states, encoder_outputs, return_dict=True
+            input_values,
+            attention_mask,
+            tasks,
+            output_hidden_states,
+            encoder_outputs,
+            output_attentions,
+            return_dict=True,
         )
         batch = (outputs.frame_mask, input_values, _lengths(input_values, attention_mask))
         found, losses = {}, {}
@@ -310,6 +327,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             features=outputs.features if output_features else None,
             router_logits=outputs.router_logits if output_router_logits else None,
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
             task_outputs={name: value for name, value in found.items() if name not in own_fields} or None,
             **{name: value for name, value in found.items() if name in own_fields},
         )
@@ -347,12 +365,21 @@ def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
 def _check_unused(arguments: dict[str, Any]) -> None:
     """Refuses arguments that would be ignored."""
     given = [name for name, value in arguments.items() if value is not None and value is not False]
-    if "output_attentions" in given:
-        raise TypeError(
-            "`output_attentions` is not supported: attention is computed in blocks, without its weights. Leave it out."
-        )
     if given:
         raise TypeError(f"Unknown arguments {given} of `forward`.")
+
+
+def _selected(
+    layer_outputs: tuple[torch.Tensor, ...], selection: bool | int | list[int]
+) -> tuple[torch.Tensor | None, ...] | None:
+    """The layer outputs that `output_hidden_states` asks for: all, none, or those of some indices, others None."""
+    if not selection or selection is True:
+        return layer_outputs if selection else None
+    indices = [selection] if isinstance(selection, int) else selection
+    return tuple(
+        output if index in indices or index - len(layer_outputs) in indices else None
+        for index, output in enumerate(layer_outputs)
+    )
 
 
 def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
