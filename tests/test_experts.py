@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from modeling_sparse_merit.models.sparse_merit import experts as experts_module
 from modeling_sparse_merit.models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
@@ -157,6 +158,45 @@ def test_an_expert_that_nobody_asked_still_has_a_gradient_of_zero():
     sum(feature.sum() for feature in features.values()).backward()
     assert (module.experts[1].input_dense.weight.grad == 0).all()
     assert module.experts[0].input_dense.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("integration", ["experts", "weighted_sum_experts", "expert_weighted_sums"])
+def test_an_adapter_of_a_router_changes_its_logits_and_learns(integration):
+    module, (layers, frame_mask) = make_module(integration=integration), make_inputs()
+    _, before = module(layers, frame_mask, TASKS)
+    adapted = get_peft_model(module, LoraConfig(r=2, target_modules=["routers.emotion"]))
+    _, unchanged = adapted(layers, frame_mask, TASKS)
+    torch.testing.assert_close(unchanged, before)  # B of LoRA is 0 at first
+    router = module.routers["emotion"]
+    torch.nn.init.normal_(router.lora_B["default"].weight)
+    features, logits = adapted(layers, frame_mask, TASKS)
+    assert (logits["emotion"] - before["emotion"]).abs()[frame_mask].min(0).values.max() > 0
+    torch.testing.assert_close(logits["enhancement"], before["enhancement"])
+    features["emotion"].square().sum().backward()
+    assert router.lora_A["default"].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("target", ["input_dense", "output_dense"])
+def test_experts_with_adapters_take_no_grouped_products(target, monkeypatch):
+    monkeypatch.setattr(experts_module, "can_group", lambda device: True)  # as on a GPU
+    module, (layers, frame_mask) = make_module(), make_inputs()
+    expected = {task: features.detach() for task, features in module(layers, frame_mask, TASKS)[0].items()}
+    adapted = get_peft_model(module, LoraConfig(r=2, target_modules=[target]))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    features, _ = adapted(layers, frame_mask, TASKS)
+    assert all((features[task] - expected[task]).abs().max() > 1e-3 for task in TASKS)
+
+
+@pytest.mark.parametrize("router", ["sparse", "dense"])
+def test_a_device_with_grouped_products_gives_the_same(router, monkeypatch):
+    module, (layers, frame_mask) = make_module(router=router), make_inputs()
+    expected, expected_logits = module(layers, frame_mask, TASKS)
+    monkeypatch.setattr(experts_module, "can_group", lambda device: True)
+    found, logits = module(layers, frame_mask, TASKS)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=0)
 
 
 def test_load_balancing_loss_by_hand():

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .encoder import is_plain
+
 FRAMES_AT_ONCE = 1024  # L layer outputs of these, side by side, are what memory must hold beside the layers themselves
 
 
@@ -164,6 +166,13 @@ def route_grouped(
     return _scaled(outputs, probability, router_gradient)
 
 
+def can_group(device: torch.device) -> bool:
+    """Whether torch has a grouped matrix product for that device: CUDA, of compute capability 8.0 or higher."""
+    if device.type != "cuda" or not hasattr(F, "grouped_mm"):
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def _scaled(outputs: torch.Tensor, probability: torch.Tensor, router_gradient: str) -> torch.Tensor:
     """Expert outputs (K, M, D) times what the router's gradient passes through, (K, M)."""
     if router_gradient == "none":
@@ -222,7 +231,7 @@ class MixtureOfExperts(nn.Module):
         self, layer_outputs: tuple[torch.Tensor, ...], frame_mask: torch.Tensor, tasks: tuple[str, ...]
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """L layer outputs (B, T, D), mask (B, T) -> features {task: (B, T, D)}, router logits {task: (B, T, N)}."""
-        is_grouped = frame_mask.is_cuda and self._can_group()
+        is_grouped = can_group(frame_mask.device) and self._is_groupable()
         if is_grouped:  # frames of padding come along, for to leave them out is to wait for their number
             rows = torch.arange(frame_mask.numel(), device=frame_mask.device)
         else:
@@ -246,10 +255,12 @@ class MixtureOfExperts(nn.Module):
         )
 
     def _router_logits(self, frames: torch.Tensor | LayerFrames, tasks: tuple[str, ...]) -> torch.Tensor:
-        """Frames (m, in) -> (K, m, N), by one product for all tasks."""
-        weight, bias = (
-            torch.cat([getattr(self.routers[task], name) for task in tasks]) for name in ("weight", "bias")
-        )
+        """Frames (m, in) -> (K, m, N), by one product for all tasks. Routers with an adapter are called themselves."""
+        routers = [self.routers[task] for task in tasks]
+        if not all(is_plain(router, nn.Linear) for router in routers):
+            inputs = frames[:]  # (m, in)
+            return torch.stack([router(inputs) for router in routers])
+        weight, bias = (torch.cat([getattr(router, name) for router in routers]) for name in ("weight", "bias"))
         linear = frames.linear if isinstance(frames, LayerFrames) else partial(F.linear, frames)
         return linear(weight, bias).unflatten(-1, (len(tasks), -1)).transpose(0, 1)  # (m, K * N) -> (K, m, N)
 
@@ -264,11 +275,11 @@ class MixtureOfExperts(nn.Module):
             return route_grouped(self.experts, frames[:], probabilities, self.config.router_gradient, valid)
         return route_sparse(self.experts, frames, probabilities, self.config.router_gradient)
 
-    def _can_group(self) -> bool:
-        """Whether `experts_implementation` is "grouped_mm", as by default, and the experts are plain products."""
-        is_asked = self.config.router == "sparse" and self.config._experts_implementation == "grouped_mm"
-        return is_asked and all(
-            type(expert) is FeedForwardExpert and type(expert.input_dense) is nn.Linear for expert in self.experts
+    def _is_groupable(self) -> bool:
+        """Whether frames go to one expert each, and the experts are plain products."""
+        return self.config.router == "sparse" and all(
+            is_plain(expert, FeedForwardExpert) and all(is_plain(layer, nn.Linear) for layer in expert.children())
+            for expert in self.experts
         )
 
 
