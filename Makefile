@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow quality style tables train-tiny evaluate-tiny ladder bench bench-precision bench-gpu
+.PHONY: help demo test test-slow test-upstream quality style tables train-tiny evaluate-tiny ladder bench bench-precision bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
+	@echo "make test-upstream  common tests of transformers on the classes of this package"
 	@echo "make quality    check the style"
 	@echo "make style      mend the style"
 	@echo "make tables CORPORA=FOLDER; make train-tiny; make evaluate-tiny    the embedded checkpoint, from its corpora"
@@ -27,6 +28,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
+
+# The tests come from the source distribution of transformers. Without it, this fails only where CI is set.
+test-upstream: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/upstream/run.py $(VENV)/transformers-tests -q -n 2
 
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
