@@ -268,20 +268,24 @@ def test_settings_that_cannot_be_say_so(fields, message):
 @pytest.fixture
 def private_folder(speech_clip, tmp_path) -> Path:
     """Recordings with a list of their emotions, as a user has them, and a noise."""
+    return make_private_folder(speech_clip, tmp_path, ["angry", "sad"])
+
+
+def make_private_folder(speech_clip, tmp_path: Path, labels: list[str]) -> Path:
     for name in ("calls", "noises"):
         (tmp_path / name).mkdir()
     rows = []
     for index in range(8):
         write_audio(tmp_path / "calls" / f"{index}.wav", speech_clip(0.5, seed=index), 16_000)
         split = "dev" if index > 5 else "train"
-        rows.append((f"{index}.wav", ["angry", "sad"][index % 2], f"caller{index}", split))
+        rows.append((f"{index}.wav", labels[index % 2], f"caller{index}", split))
     hiss = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     for split in ("train", "dev"):
         write_audio(tmp_path / "noises" / f"{split}.wav", hiss, 16_000)
     write_dataset(tmp_path / "calls" / "metadata.csv", ("file_name", "emotion", "speaker", "split"), rows)
     noises = [(f"{split}.wav", split) for split in ("train", "dev")]
     write_dataset(tmp_path / "noises" / "metadata.csv", ("file_name", "split"), noises)
-    folder_script.main([str(tmp_path / "calls"), str(tmp_path / "tables" / "calls")])
+    folder_script.main([str(tmp_path / "calls"), str(tmp_path / "tables" / "calls"), "--labels", ",".join(labels)])
     noise_script.main([str(tmp_path / "noises"), str(tmp_path / "tables" / "noise")])
     return tmp_path
 
@@ -319,3 +323,21 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
 
     features = SparseMeritFeatureExtractor.from_pretrained(run / "best")
     assert features.normalization == SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint).normalization
+
+
+def test_own_words_of_a_private_folder_are_learned_from_the_rows_of_known_ones(tiny_checkpoint, speech_clip, tmp_path):
+    folder = make_private_folder(speech_clip, tmp_path, ["upset", "calm"])
+    arguments = ["--model", str(tiny_checkpoint), "--speech", str(folder / "tables" / "calls")]
+    arguments += ["--noise", str(folder / "tables" / "noise"), "--labels", "upset=angry", "calm=neutral"]
+    arguments += ["--lora_rank", "2", "--workers", "0", "--batch_size", "6", "--learning_rate", "1e-7"]
+    for epochs in ("1", "2"):  # the second goes on
+        training_run.main([*arguments, "--epochs", epochs, "--output_dir", str(tmp_path / "run")])
+    written = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (written["labels"], written["labels_from"]) == (["upset", "calm"], {"upset": "angry", "calm": "neutral"})
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    config = SparseMeritConfig.from_pretrained(tmp_path / "run" / "best")
+    assert config.id2label == {0: "upset", 1: "calm"} and config.class_weights == [1.0, 1.0]
+    weights = load_file(tmp_path / "run" / "best" / "adapter_model.safetensors")
+    name = "heads.emotion.classifier.weight"
+    base = load_file(tiny_checkpoint / "model.safetensors")[name]
+    torch.testing.assert_close(weights[f"base_model.model.{name}"], base[[0, 3]], atol=1e-5, rtol=0)

@@ -16,6 +16,7 @@ from ..models.sparse_merit.modeling_sparse_merit import (
     SparseMeritModel,
     encoder_fields,
 )
+from .label_rows import CLASSIFIER, replace_labels
 from .lora import add_adapters, set_adapters_trainable
 from .settings import TrainingSettings
 from .spectral_encoder import initialize_spectral_feature_encoder
@@ -58,9 +59,7 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
         **settings.config,
     }
     if settings.model:
-        model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-            settings.model, ignore_mismatched_sizes=True, **changes
-        )
+        model = _from_checkpoint(settings)
     elif settings.encoder:
         model = _around_encoder(settings.encoder, changes)
     elif settings.wavlm:
@@ -72,6 +71,16 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return add_adapters(model, settings) if settings.lora_rank else model
+
+
+def _from_checkpoint(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion:
+    """The checkpoint `settings.model`, with the settings' labels and configuration."""
+    model, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
+        settings.model, ignore_mismatched_sizes=True, output_loading_info=True, **settings.config
+    )
+    drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    replace_labels(model, settings, is_loaded=f"{CLASSIFIER}.weight" not in drawn)
+    return model
 
 
 def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForSpeechEnhancementAndEmotion:

@@ -27,13 +27,14 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
     Freezes the model, but for fresh adapters on its encoder and for `settings.lora_train_modules`.
 
     Raises:
-        ValueError: The labels are not those of the checkpoint, and the emotion head is not to learn them.
+        ValueError: The classifier is not that of the checkpoint, and the emotion head is not to learn it.
     """
     known = list(SparseMeritConfig.from_pretrained(settings.model).id2label.values())
-    if settings.labels != known and EMOTION not in settings.lora_train_modules:
+    if list(settings.label_sources.values()) != known and EMOTION not in settings.lora_train_modules:
         raise ValueError(
             f"`lora_train_modules` is {settings.lora_train_modules}, without 'emotion', but `labels` is "
-            f"{settings.labels} and that of the checkpoint is {known}: the emotion head has to learn new labels."
+            f"{settings.labels} and that of the checkpoint is {known}: the emotion head has to learn new labels, and "
+            "to be saved with their order. Add 'emotion'."
         )
     adapters = LoraConfig(
         r=settings.lora_rank,

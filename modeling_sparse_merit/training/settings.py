@@ -93,7 +93,17 @@ class TrainingSettings:
             "tables must hold (`sparse-merit prepare descriptors`)."
         },
     )
-    labels: list[str] = field(default_factory=lambda: ["angry", "sad", "happy", "neutral"])
+    labels: list[str] = field(
+        default_factory=lambda: ["angry", "sad", "happy", "neutral"],
+        metadata={
+            "help": "Emotions to learn, as the speech datasets name them. Those that `model` has start from its "
+            "classifier rows; OWN=LABEL starts the emotion OWN from the row of LABEL, as in upset=angry."
+        },
+    )
+    labels_from: YamlMapping = field(
+        default_factory=YamlMapping,
+        metadata={"help": "The same as a mapping: {upset: angry}, for names in labels."},
+    )
     class_weights: str = field(
         default="inverse_frequency",
         metadata={"help": "Of the emotion loss: inverse_frequency, effective_number (Cui et al. 2019) or none."},
@@ -220,7 +230,7 @@ class TrainingSettings:
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
         self._require("rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
-        self._require("labels", len(set(self.labels)) == len(self.labels) > 0, "distinct names, at least one")
+        self._check_labels()
         choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
         schedules = [str(schedule.value) for schedule in SchedulerType]
         for name, valid in {**choices, "sampling": SAMPLINGS, "schedule": schedules}.items():
@@ -241,6 +251,30 @@ class TrainingSettings:
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
             raise ValueError(f"`{name}` is {getattr(self, name)}; expected {expected}.")
+
+    @property
+    def label_sources(self) -> dict[str, str]:
+        """Each label, in order, and the label of `model` whose classifier row it starts from, if there is one."""
+        return {label: self.labels_from.get(label, label) for label in self.labels}
+
+    def _check_labels(self) -> None:
+        """Checks the labels, and takes OWN=LABEL apart: `labels` has OWN, `labels_from` {OWN: LABEL}."""
+        self._require("labels", all(isinstance(label, str) for label in self.labels), "names")
+        parts = [[part.strip() for part in label.split("=")] for label in self.labels]
+        named = all(len(part) <= 2 and all(part) for part in parts)
+        self._require("labels", named, "names, or OWN=LABEL to start OWN from a LABEL of the `model`")
+        mapped = {part[0]: part[1] for part in parts if len(part) == 2}
+        names = [part[0] for part in parts]
+        self._require("labels", len(set(names)) == len(names) > 0, "distinct names, at least one")
+        conflicts = [own for own in mapped if self.labels_from.get(own, mapped[own]) != mapped[own]]
+        self._require("labels_from", not conflicts, f"nothing else than `labels` says of {conflicts}")
+        self._require("labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
+        self.labels, self.labels_from = names, YamlMapping({**self.labels_from, **mapped})
+        if self.labels_from and self.model is None:
+            raise ValueError(
+                f"`labels` starts {dict(self.labels_from)} from labels of a `model`, but `model` is None: name the "
+                "checkpoint to fine-tune, or leave out what follows '='."
+            )
 
     def _check_balance(self) -> None:
         self._require("class_weight_beta", 0 < self.class_weight_beta < 1, "a number between 0 and 1")

@@ -1,0 +1,72 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The labels of a run that starts from a checkpoint: rows of its emotion classifier are taken over by name."""
+
+import logging
+
+import torch
+from torch import nn
+
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .settings import TrainingSettings
+
+logger = logging.getLogger("train_accelerate")
+
+CLASSIFIER = "heads.emotion.classifier"
+
+
+def replace_labels(
+    model: SparseMeritForSpeechEnhancementAndEmotion, settings: TrainingSettings, is_loaded: bool = True
+) -> None:
+    """
+    Gives the model the labels of `settings`. The row of the emotion classifier, weight and bias, of each label that
+    the checkpoint has, or that starts from one that it has, is copied; all other rows are initialised.
+
+    Args:
+        model: As it was loaded from `settings.model`, with the labels of that checkpoint. It is changed.
+        settings: Its `labels` are the new labels, in their order; `labels_from` names what they start from.
+        is_loaded: Whether the checkpoint holds this classifier; without, there is no row to copy.
+
+    Raises:
+        ValueError: A label is to start from one that the checkpoint does not have.
+    """
+    rows = {label: index for index, label in model.config.id2label.items()}
+    sources = settings.label_sources
+    unknown = {own: label for own, label in settings.labels_from.items() if label not in rows}
+    if unknown:
+        given = ", ".join(f"{own}={label}" for own, label in unknown.items())
+        raise ValueError(
+            f"`labels` has {given}, but {settings.model} does not have that emotion; expected one of {list(rows)}."
+        )
+    model.config.id2label = dict(enumerate(sources))
+    model.config.label2id = {label: index for index, label in enumerate(sources)}
+    if "emotion" not in model.heads:
+        return
+    known = {own: rows[label] for own, label in sources.items() if label in rows and is_loaded}
+    if list(known.values()) != list(range(len(rows))) or len(known) < len(sources):
+        model.heads["emotion"].classifier = _with_rows(model, [known.get(own) for own in sources])
+    _log(settings, known)
+
+
+@torch.no_grad()
+def _with_rows(model: SparseMeritForSpeechEnhancementAndEmotion, rows: list[int | None]) -> nn.Linear:
+    """A classifier with these rows of that of the model; None is a row that is initialised."""
+    old = model.heads["emotion"].classifier
+    new = nn.Linear(old.in_features, len(rows)).to(old.weight)
+    model._init_weights(new)
+    for place, row in enumerate(rows):
+        if row is not None:
+            new.weight[place], new.bias[place] = old.weight[row], old.bias[row]
+    return new
+
+
+def _log(settings: TrainingSettings, known: dict[str, int]) -> None:
+    """Says which labels start from a row of the checkpoint, and which do not."""
+    sources = settings.label_sources
+    taken = [own if sources[own] == own else f"{own} (from {sources[own]})" for own in known]
+    new = [own for own in sources if own not in known]
+    logger.info(
+        "Emotion classifier: rows of %s: %s; new rows: %s",
+        settings.model,
+        ", ".join(taken) or "none",
+        ", ".join(new) or "none",
+    )
