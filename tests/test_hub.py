@@ -2,6 +2,7 @@
 """Push and come back: the real Hub client against a small Hub on this machine. What is pushed loads elsewhere and
 gives the same numbers; what fails says so in one line and publishes nothing."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from modeling_sparse_merit import (
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.hub.client import hub_errors
 from modeling_sparse_merit.hub.export import export_checkpoint
+from modeling_sparse_merit.hub.model_card import render_card
 from modeling_sparse_merit.hub.push import push_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -176,7 +178,9 @@ def test_a_revision_pins_the_weights_both_configurations_and_the_card(hub, folde
 
 def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
     (folder / "call.wav").write_bytes(b"RIFF")
-    (folder / "examples.json").write_text(json.dumps({"examples": [{"file": "call.wav"}]}))
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    answers = [{"file": "call.wav", "emotion": []}]
+    (folder / "examples.json").write_text(json.dumps({"model": {"sha256": digest}, "examples": answers}))
     first = push_checkpoint(folder, "someone/model", token=TOKEN).oid
     (folder / "README.md").write_text("---\nlicense: mit\n---\nA licence.\n")
     push_checkpoint(folder, "someone/model", token=TOKEN)
@@ -328,7 +332,9 @@ def test_weights_in_several_files_are_all_looked_at(hub, folder):
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="100KB")
     shards = sorted(folder.glob("model-*.safetensors"))
-    assert len(shards) > 1 and push(folder).exit_code == 0
+    assert len(shards) > 1 and "README.md describes other weights" in one_line(push(folder))
+    (folder / "README.md").write_text(render_card(folder), encoding="utf-8")
+    assert push(folder).exit_code == 0
 
     shards[1].unlink()
     assert f"{shards[1].name} is missing" in one_line(push(folder))

@@ -166,14 +166,14 @@ def test_adapters_are_pushed_where_they_are_whole_and_their_card_names_a_base_on
     folder = tmp_path / "adapter"
     save_as_training_does(adapted(tiny_checkpoint), tiny_checkpoint, folder)
 
-    def push():
-        return CliRunner().invoke(app, ["push", str(folder), "someone/adapter", "--token", TOKEN])
+    def push(*options):
+        return CliRunner().invoke(app, ["push", str(folder), "someone/adapter", "--token", TOKEN, *options])
 
     with HubServer() as hub:
         hub.serve_this_process(monkeypatch, tmp_path / "home")
         assert f"the base_model of README.md is '{tiny_checkpoint}': name it" in push().stderr
         name_base_on_the_hub(folder / "README.md", tiny_checkpoint)
-        result = push()
+        result = push("--base", "someone/base")
         assert result.exit_code == 0, result.output
         whole = {"adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json"}
         assert whole < set(hub.model("someone/adapter").files())

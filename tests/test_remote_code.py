@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """A checkpoint's folder is all that others need: it loads, answers and trains where this package is not installed."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -263,7 +264,9 @@ def test_export_takes_along_what_lies_beside_the_weights_and_leaves_a_card_alone
     (source / "optimizer.pt").write_bytes(b"large")
     (source / "examples").mkdir()
     (source / "examples" / "a.wav").write_bytes(b"RIFF")
-    (source / "examples.json").write_text(json.dumps({"examples": [{"file": "examples/a.wav"}]}))
+    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
+    answers = [{"file": "examples/a.wav", "emotion": []}]
+    (source / "examples.json").write_text(json.dumps({"model": {"sha256": digest}, "examples": answers}))
     target.mkdir()
     (target / "README.md").write_text("My own card.")
 

@@ -22,7 +22,7 @@ TRAVELLING = {
     "sparse_merit": {
         *("configuration_sparse_merit", "modeling_sparse_merit", "feature_extraction_sparse_merit"),
         *("pipeline_sparse_merit", "handler", "encoder", "attention", "experts", "quantization", "emotion"),
-        *("enhancement", "audio", "decoding", "containers", "mpeg", "views", "tasks"),
+        *("enhancement", "tasks", "audio", "decoding", "containers", "mpeg", "views", "adapters", "sources"),
     }
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""

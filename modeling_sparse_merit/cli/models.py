@@ -15,6 +15,7 @@ from .options import (
     RevisionOption,
     errors_in_one_line,
     load_pipeline,
+    printable,
     quieten_datasets,
     quieten_hub_client,
     resolve_model,
@@ -52,9 +53,13 @@ def export(
             from ..hub.export import export_checkpoint
 
             logging.disable_progress_bar()
-            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision)
+            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, report=_note)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
+
+
+def _note(text: str) -> None:
+    typer.secho(printable(f"Note: {text}"), fg="yellow", err=True)
 
 
 def _export_onnx(model: str | None, folder: Path, overwrite: bool, revision: str | None, precision: str) -> float:
@@ -75,6 +80,10 @@ def push(
     token: Annotated[
         str | None, typer.Option(help="Token with write access; HF_TOKEN or that of `hf auth login` by default.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="NAME/MODEL", help="For adapters: the checkpoint that they change, as on the Hub."),
+    ] = None,
     i_may_redistribute: Annotated[
         str | None, typer.Option(metavar="LICENCE", help="For a dataset: the licence under which you may pass it on.")
     ] = None,
@@ -90,7 +99,7 @@ def push(
         else:
             from ..hub.push import push_checkpoint
 
-            commit = push_checkpoint(folder, repo_id, private, revision, token)
+            commit = push_checkpoint(folder, repo_id, private, revision, token, base)
     typer.echo(f"Pushed {folder} to {commit.repo_url}, revision {commit.oid}")
 
 
@@ -142,6 +151,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     import torch
 
     from .. import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+    from ..models.sparse_merit.adapters import read_adapter_config
     from ..models.sparse_merit.tasks import EMOTION, TASKS, further_tasks
 
     config = SparseMeritConfig.from_pretrained(source, **({"revision": revision} if revision else {}))
@@ -157,6 +167,9 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
         "Parameters": f"{parameters / 1e6:.2f} million",
     }
+    adapters = read_adapter_config(source, revision=revision)
+    if adapters is not None:
+        facts |= {"Adapters of": str(adapters["base_model_name_or_path"])}
     licence = _licence(source, revision)
     return facts if licence is None else {**facts, "Licence": licence}
 

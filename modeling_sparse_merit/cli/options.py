@@ -13,12 +13,16 @@ from rich.console import Console
 
 from .. import DEFAULT_CHECKPOINT
 from ..files import one_line
+from ..models.sparse_merit.sources import locate
 
 if TYPE_CHECKING:
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="Folder or Hub id of a checkpoint; the embedded one by default.")
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Folder or Hub id of a checkpoint or of adapters; the embedded one by default."
+    ),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a model on the Hub; main by default.")]
 DeviceOption = Annotated[
@@ -82,12 +86,7 @@ def resolve_model(model: str | None, revision: str | None) -> str:
         if not (DEFAULT_CHECKPOINT / "config.json").exists():
             raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
         return str(DEFAULT_CHECKPOINT)
-    folder = Path(model).expanduser()
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{model!r} holds no config.json: give a folder written by save_pretrained.")
-    if not folder.is_dir() and (folder.exists() or model[:1] in "./~" or model.count("/") > 1):
-        raise FileNotFoundError(f"{model!r} is no folder: give a checkpoint's folder or a Hub id such as name/model.")
-    return str(folder) if folder.is_dir() else model
+    return locate(model)
 
 
 def quieten_hub_client() -> None:

@@ -21,6 +21,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from ..files import check_replaceable, replacing_folder
+from ..models.sparse_merit.adapters import load_merged, read_adapter_config
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.configuration_sparse_merit import PUBLISHED_LABELS, SparseMeritConfig
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
@@ -146,12 +147,11 @@ def convert(
     root, target = _fetch(source, folder), Path(target).expanduser().resolve()
     check_replaceable(target, overwrite, partial(_why_kept, root))
     names = list(PUBLISHED_LABELS if labels is None else labels)
-    if (root / "adapter_config.json").exists():
-        from ..training.lora import load_adapted
-
+    adapters = read_adapter_config(root)
+    if adapters is not None:
         _refuse("adapters", labels=labels, statistics=statistics, variant=variant, router=router, folder=folder)
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(root)
-        model = load_adapted(root).merge_and_unload()
+        model, _ = load_merged(root, adapters)
     elif _is_transformers_wavlm(root):
         _refuse("a WavLM", variant=variant, folder=folder)
         feature_extractor = _feature_extractor(statistics)

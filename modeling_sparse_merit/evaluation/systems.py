@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .. import DEFAULT_CHECKPOINT
-from ..files import sha256_of_file
+from ..files import sha256_of_file, sha256_of_files
+from ..models.sparse_merit.adapters import WEIGHTS, base_of, read_adapter_config
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, further_tasks
 from .configuration import NOISY, EvaluationConfig
 from .predictions import Prediction, System
@@ -58,7 +61,7 @@ class CheckpointSystem:
     ):
         self.name = model or "the checkpoint inside the package"
         self.precision = precision
-        self._source = model or str(DEFAULT_CHECKPOINT)
+        self._source = locate(model or DEFAULT_CHECKPOINT)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = SparseMeritConfig.from_pretrained(self._source)
         self.sha256 = weights_sha256(self._source)
@@ -200,7 +203,8 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
     labels = config.labels
     if labels is None:
         members = [member for members in systems.values() for member in members]
-        found = [SparseMeritConfig.from_pretrained(source) for source in map(_emotion_source, members) if source]
+        sources = [locate(source) for source in map(_emotion_source, members) if source]
+        found = [SparseMeritConfig.from_pretrained(source) for source in sources]
         found.sort(key=lambda model: EMOTION not in model.tasks)
         labels = TASKS[EMOTION].classes(found[0]) if found else []
     built = {name: [_build(member, labels, config.device) for member in members] for name, members in systems.items()}
@@ -228,9 +232,17 @@ def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
 
 
 def weights_sha256(model: str) -> str:
-    """SHA-256 of a checkpoint's `model.safetensors`; `model` is a folder or a Hub id.
+    """SHA-256 of a checkpoint's `model.safetensors`; of adapters, that of theirs and of the weights that they adapt.
+
+    Args:
+        model: a folder or a Hub id.
 
     Raises:
         OSError: there is no such checkpoint, or it has no `model.safetensors`.
     """
-    return sha256_of_file(cached_file(model, SAFE_WEIGHTS_NAME))
+    adapters = read_adapter_config(model)
+    if adapters is None:
+        return sha256_of_file(cached_file(model, SAFE_WEIGHTS_NAME))
+    return sha256_of_files(
+        [Path(cached_file(model, WEIGHTS)), Path(cached_file(base_of(adapters, model), SAFE_WEIGHTS_NAME))]
+    )

@@ -1,39 +1,55 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """A checkpoint to a folder that works where this package is not installed."""
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
 from ..models.sparse_merit.decoding import audio_suffixes
-from .files import read_json
-from .model_card import render_card
+from ..models.sparse_merit.sources import locate
+from .card_mark import differing_parts, read_mark
+from .files import read_json, weights_sha256
+from .model_card import EXAMPLES, RECORDS, render_card
+
+logger = logging.getLogger(__name__)
 
 HANDLER = Path(__file__).parents[1] / "models" / "sparse_merit" / "handler.py"
 REQUIREMENTS = ("torch>=2.6", "transformers>=5.10,<6", "numpy>=1.26", "soundfile>=0.12.1", "soxr>=0.5")
 """What a checkpoint needs where this package is not installed."""
 
-COMPANIONS = ("LICENSE", "README.md", "training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json")
-"""What may lie next to the weights and tell where they come from and how good they are; and `examples.json`."""
+COMPANIONS = ("LICENSE", *RECORDS, EXAMPLES)
+"""What may lie next to the weights and tell where they come from and how good they are."""
+ADAPTER_COMPANIONS = ("LICENSE", "training_data.yaml", "training.yaml", "dev_results.json")
+CARD = "README.md"
 
 
 def export_checkpoint(
-    model: str | os.PathLike, folder: str | os.PathLike, overwrite: bool = False, revision: str | None = None
+    model: str | os.PathLike,
+    folder: str | os.PathLike,
+    overwrite: bool = False,
+    revision: str | None = None,
+    report: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Writes a checkpoint that runs at others' without this package, ready for `push_checkpoint`.
 
     The folder holds the weights (the very bytes of `model.safetensors`, so that results which name their hash still
     hold), both configurations, all code, `handler.py`, `requirements.txt`, and what lies next to the weights: licence,
-    measured results, examples. A model card is written where neither the folder nor the model has one.
+    measured results, examples. The card of the model is taken along where it describes these weights, else one is
+    rendered. A rendered card that is in the folder is replaced; one that a person has edited stays, which is reported.
+    Files of an earlier checkpoint in the folder (results, licence, examples) do not stay next to other weights.
 
     Args:
-        model: folder or Hub id of a checkpoint.
-        folder: where to; made where there is none. Files of other names, and its README.md, stay.
+        model: folder or Hub id of a checkpoint, or of adapters, which are merged into theirs.
+        folder: where to; made where there is none. Files of other names stay.
         overwrite: whether a checkpoint that is in the folder may be replaced.
         revision: the branch or commit of a model on the Hub; `main` by default.
+        report: is given a sentence on each file that was kept or removed and that needs a look.
 
     Returns:
         the folder.
@@ -55,14 +71,22 @@ def export_checkpoint(
         pipe.save_pretrained(complete)
         _copy_companions(source, complete)
         _add_endpoint_files(complete)
+        stale = _settle_companions(folder, complete)
+        _write_card(source, complete, report)
+        _settle_card(folder, complete, report)
+        _remove(stale, report)
         _move_files(complete, folder)
     return folder
 
 
 def _local_folder(model: str | os.PathLike, revision: str | None) -> Path:
     """The folder of a checkpoint, downloaded where it is a Hub id."""
-    folder = Path(model).expanduser()
+    folder = Path(locate(model))
     return folder if folder.is_dir() else Path(snapshot_download(str(model), revision=revision))
+
+
+def _are_adapters(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists()
 
 
 def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
@@ -75,8 +99,12 @@ def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
 
 
 def _copy_companions(source: Path, target: Path) -> None:
-    """Copies what lies next to the weights; and the weights, where they are in one file."""
-    for name in ("model.safetensors", *COMPANIONS, "examples.json", *_example_recordings(source, target)):
+    """Copies what lies next to the weights; and the weights, where they are in one file.
+
+    Results and examples of adapters name other weights than the merged ones, so they are not copied.
+    """
+    names = ["model.safetensors", *COMPANIONS, *_example_recordings(source, target)]
+    for name in names if not _are_adapters(source) else ADAPTER_COMPANIONS:
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).unlink(missing_ok=True)  # a new file can be read by all; safetensors' only by its owner
@@ -85,31 +113,90 @@ def _copy_companions(source: Path, target: Path) -> None:
 
 def _example_recordings(source: Path, target: Path) -> list[str]:
     """What `examples.json` names. Anybody may have written it, so it can name recordings in the folder and no more."""
-    if not (source / "examples.json").exists():
+    if not (source / EXAMPLES).exists():
         return []
     # in the Hub's cache, snapshots/COMMIT holds links to what lies in blobs
     home = source.resolve().parents[1] if source.resolve().parent.name == "snapshots" else source.resolve()
-    names = [str(example["file"]) for example in read_json(source / "examples.json").get("examples", [])]
+    names = [str(example["file"]) for example in read_json(source / EXAMPLES).get("examples", [])]
     for name in names:
         within = (source / name).resolve().is_relative_to(home)
         within = within and (target / name).resolve().is_relative_to(target.resolve())
         if not within or Path(name).suffix.lower() not in audio_suffixes():
-            raise ValueError(f"{source / 'examples.json'} names {name!r}, which is no recording in this folder.")
+            raise ValueError(f"{source / EXAMPLES} names {name!r}, which is no recording in this folder.")
     return names
 
 
 def _add_endpoint_files(folder: Path) -> None:
-    """Writes `handler.py` and `requirements.txt`, which an Inference Endpoint reads, and the card if there is none."""
+    """Writes `handler.py` and `requirements.txt`, which an Inference Endpoint reads."""
     shutil.copyfile(HANDLER, folder / "handler.py")
     (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS), encoding="utf-8")
-    if not (folder / "README.md").exists():
-        (folder / "README.md").write_text(render_card(folder), encoding="utf-8")
+
+
+def _settle_companions(folder: Path, complete: Path) -> list[Path]:
+    """Takes over what lies in the target and belongs to these weights; returns what belongs to others."""
+    before = weights_sha256(folder)
+    if before in (None, weights_sha256(complete)):
+        for name in COMPANIONS:
+            if (folder / name).is_file() and not (complete / name).exists():
+                shutil.copyfile(folder / name, complete / name)
+        return []
+    return [path for path in _files_of_checkpoint(folder) if not (complete / path.relative_to(folder)).exists()]
+
+
+def _files_of_checkpoint(folder: Path) -> Iterator[Path]:
+    """Weights, adapters and companions in a folder."""
+    for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", *COMPANIONS):
+        yield from sorted(folder.glob(pattern))
+    with suppress(ValueError, KeyError, TypeError, AttributeError):  # examples.json may be anybody's
+        yield from (folder / name for name in _example_recordings(folder, folder) if (folder / name).is_file())
+
+
+def _write_card(source: Path, complete: Path, report: Callable[[str], None]) -> None:
+    """Copies the card of the source where it describes these weights, with all that it was rendered from; else renders
+    one."""
+    if _are_adapters(source):
+        (complete / CARD).write_text(render_card(complete), encoding="utf-8")
+        return
+    card, mark = source / CARD, read_mark(source / CARD)
+    describes_others = mark is not None and mark.weights != weights_sha256(complete)
+    is_outdated = mark is not None and not mark.is_edited and all((source / name).exists() for name in mark.records)
+    if card.is_file() and not describes_others and not is_outdated:
+        shutil.copyfile(card, complete / CARD)
+        return
+    if describes_others:
+        report(f"{card} describes other weights than those next to it, so it was not copied: the card is a new one.")
+    (complete / CARD).write_text(render_card(complete), encoding="utf-8")
+
+
+def _settle_card(folder: Path, complete: Path, report: Callable[[str], None]) -> None:
+    """Leaves a card in the target as it is where a person wrote or edited it, and reports what may no longer hold."""
+    kept, fresh, mark = folder / CARD, complete / CARD, read_mark(folder / CARD)
+    if not kept.is_file() or (mark is not None and not mark.is_edited):
+        return
+    texts = [path.read_text(encoding="utf-8") for path in (kept, fresh)]
+    fresh.unlink()
+    if texts[0] == texts[1]:
+        return
+    is_same = mark is not None and mark.weights == weights_sha256(complete)
+    why = "was edited by hand" if is_same else "was written by hand, perhaps for other weights,"
+    report(
+        f"{kept} {why} and is kept. What in it may no longer hold, as a new card says otherwise: "
+        f"{', '.join(differing_parts(*texts))}. For a new card, remove it and export again with --overwrite."
+    )
+
+
+def _remove(stale: list[Path], report: Callable[[str], None]) -> None:
+    """Removes files of the checkpoint that is replaced."""
+    for path in stale:
+        path.unlink()
+    if stale:
+        names = ", ".join(path.name for path in stale)
+        report(f"Removed from {stale[0].parent}, as they belong to the weights that were there before: {names}.")
 
 
 def _move_files(source: Path, target: Path) -> None:
-    """Moves everything, each file at once; a card that is there already stays."""
+    """Moves everything, each file at once."""
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         place = target / file.relative_to(source)
-        if place.name != "README.md" or not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)

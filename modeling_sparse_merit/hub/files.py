@@ -2,11 +2,10 @@
 """Files of a model repository that export, push and model card share."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+from ..files import sha256_of_file, sha256_of_files
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -25,6 +24,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. Write it anew.")
     return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights of a checkpoint, or of adapters: one, or several shards."""
+    names = ("adapter_model*.safetensors", "model*.safetensors")
+    return next((found for name in names if (found := sorted(folder.glob(name)))), [])
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """SHA-256 of the weights in a folder, over those of all shards where there are several; None without weights."""
+    files = weight_files(folder)
+    if not files:
+        return None
+    return sha256_of_file(files[0]) if len(files) == 1 else sha256_of_files(files)
 
 
 def published_files(folder: Path) -> list[Path]:

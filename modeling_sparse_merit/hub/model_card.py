@@ -27,10 +27,14 @@ from safetensors import safe_open
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.sources import HUB_ID
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks, tasks_of_kind
-from .files import HUB_ID, read_json
+from .card_mark import marked
+from .files import read_json, weights_sha256
 
 WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
+RECORDS, EXAMPLES = ("training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json"), "examples.json"
+"""What a card is rendered from, besides the checkpoint."""
 TAGS = ["audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts", "wavlm"]
 EMOTION_METRICS = (
     ("f1", "macro-F1", "macro_f1"),
@@ -63,22 +67,26 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
         records_dir: holds the other files, such as `evaluation.json`; the folder of the checkpoint by default.
 
     Returns:
-        The text of the repository's `README.md`, metadata first.
+        The text of the repository's `README.md`, metadata first; its last line, a comment, names the weights and tells
+        whether a person has edited the card since.
 
     Raises:
         FileNotFoundError: there is no checkpoint in the folder, or the template is missing.
         ValueError: a file is damaged or lacks a field, or its results were measured with other weights.
     """
     folder = Path(checkpoint_dir)
+    records = folder if records_dir is None else Path(records_dir)
     try:
-        facts = _facts(folder, folder if records_dir is None else Path(records_dir))
+        facts = _facts(folder, records)
         # a field that is missing must be an error, never an empty place in a sentence
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
         )
-        return environment.from_string(_template().read_text(encoding="utf-8")).render(facts)
+        text = environment.from_string(_template().read_text(encoding="utf-8")).render(facts)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it anew.") from error
+    found = [path for path in (*(records / name for name in RECORDS), folder / EXAMPLES) if path.exists()]
+    return marked(text, weights_sha256(folder), [path.name for path in found])
 
 
 def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str | os.PathLike]) -> Path:
@@ -103,7 +111,7 @@ def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str |
             raise ValueError(f"{recording} lies outside {folder}: copy it there, so that it is pushed as well.")
         emotion = pipe(str(recording), tasks=(EMOTION,))[EMOTION]
         examples.append({"file": recording.relative_to(folder).as_posix(), EMOTION: emotion})
-    path = folder / "examples.json"
+    path = folder / EXAMPLES
     content = {"model": {"sha256": _sha256(folder / WEIGHTS)}, "examples": examples}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
@@ -209,7 +217,7 @@ def _metadata(
     """The head of the card; what is not known is left out."""
     corpora = data.get("corpora") or []
     results = _eval_results(evaluation) if evaluation else []
-    examples = _read_measured(folder / "examples.json", folder)
+    examples = _read_measured(folder / EXAMPLES, folder)
     widget = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
     return ModelCardData(
         model_name=data.get("name") or folder.resolve().name,

@@ -10,8 +10,11 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, ModelCard
 
+from ..models.sparse_merit.sources import HUB_ID
+from .adapter_card import ADAPTER_CONFIG, is_public, name_base
+from .card_mark import read_mark
 from .client import hub_errors, open_repository
-from .files import HUB_ID, published_files, read_json
+from .files import published_files, read_json, weights_sha256
 
 
 def push_checkpoint(
@@ -20,6 +23,7 @@ def push_checkpoint(
     private: bool = False,
     revision: str | None = None,
     token: str | None = None,
+    base: str | None = None,
 ) -> CommitInfo:
     """Publishes a checkpoint, or adapters, as one commit: all of it, or nothing.
 
@@ -33,6 +37,7 @@ def push_checkpoint(
         private: make it private. Where there is a public repository already, this is an error.
         revision: the branch to commit to, made where there is none; `main` by default.
         token: with write access; the one of HF_TOKEN or `hf auth login` by default.
+        base: of adapters, the Hub id of the checkpoint that they change, which is written into the folder.
 
     Returns:
         the commit; its hash `oid` pins exactly these files: `from_pretrained(repo_id, revision=commit.oid)`.
@@ -42,6 +47,8 @@ def push_checkpoint(
         HubError: the Hub could not be reached or refuses.
     """
     folder = Path(folder).expanduser()
+    if base is not None:
+        name_base(folder, base)
     check_checkpoint(folder)
     files = [CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in published_files(folder)]
     with hub_errors(repo_id):
@@ -59,10 +66,10 @@ def check_checkpoint(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give one that `sparse-merit export` wrote.")
-    are_adapters = (folder / "adapter_config.json").exists()
+    are_adapters = (folder / ADAPTER_CONFIG).exists()
     problems = [*_configuration_problems(folder, are_adapters)]
     problems += _weight_problems(folder, "adapter_model" if are_adapters else "model")
-    problems += _card_problems(folder)
+    problems += [*_card_problems(folder), *_measured_problems(folder)]
     if problems:
         raise ValueError(f"{folder} is not fit to be pushed: {'; '.join(problems)}.")
 
@@ -82,13 +89,24 @@ def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
     if extractor is None:
         yield "preprocessor_config.json is missing or no JSON: save the feature extractor too"
     if are_adapters:
-        if _json_if_whole(folder / "adapter_config.json") is None:
-            yield "adapter_config.json is no JSON"
+        yield from _base_problems(folder)
         return
     code = _code_files(folder, config or {}, extractor or {})
     missing = sorted(name for name in code if not (folder / name).exists())
     if missing:
         yield f"the code that its auto_map names is missing: {', '.join(missing)}"
+
+
+def _base_problems(folder: Path) -> Iterator[str]:
+    """What is wrong with the name of the checkpoint that adapters change."""
+    adapter = _json_if_whole(folder / ADAPTER_CONFIG)
+    if adapter is None:
+        yield f"{ADAPTER_CONFIG} is no JSON"
+    elif not is_public(base := str(adapter.get("base_model_name_or_path"))):
+        yield (
+            f"the adapters change {base}, which others do not have: push that checkpoint too and name it by --base "
+            "USER/MODEL, or push the merged one, which `sparse-merit export` writes"
+        )
 
 
 def _json_if_whole(path: Path) -> dict[str, Any] | None:
@@ -153,6 +171,21 @@ def _card_problems(folder: Path) -> Iterator[str]:
         for base in _base_models(metadata):
             if not HUB_ID.fullmatch(base):
                 yield f"the base_model of README.md is {base!r}: name it as on the Hub, name/model, or leave it out"
+
+
+def _measured_problems(folder: Path) -> Iterator[str]:
+    """What describes other weights than those in the folder."""
+    weights = weights_sha256(folder)
+    mark = read_mark(folder / "README.md")
+    if weights and mark is not None and mark.weights != weights:
+        yield (
+            f"README.md describes other weights (SHA-256 {mark.weights[:12]}, those in the folder {weights[:12]}): "
+            "write a new card with `sparse-merit export`, or, if it holds for these, remove its last line"
+        )
+    for name in ("evaluation.json", "examples.json"):
+        measured = ((_json_if_whole(folder / name) or {}).get("model") or {}).get("sha256")
+        if weights and measured not in (None, weights):
+            yield f"{name} was measured with other weights (SHA-256 {measured[:12]}): measure these, or remove it"
 
 
 def _base_models(metadata: dict[str, Any]) -> set[str]:

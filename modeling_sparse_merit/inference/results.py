@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from .. import DEFAULT_CHECKPOINT
 from ..files import OutputError, append_line, output_errors, remove_unfinished, replacing, sha256_of_files
+from ..models.sparse_merit.sources import portable_name
 from .files import Recording, free_target
 
 if TYPE_CHECKING:
@@ -303,9 +304,20 @@ def settings_of(model: "PreTrainedModel", **options: Any) -> Settings:
     source, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
     folder, weights = Path(source), commit
     if folder.is_dir():
-        weights = sha256_of_files(sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]))
+        weights = sha256_of_files(_model_files(folder))
     name = f"{source}@{commit[:12]}" if commit else source
     if folder == DEFAULT_CHECKPOINT:
-        name = f"sparse-merit-{folder.name}"
+        name = portable_name(folder)
     dtypes = sorted({str(values.dtype) for values in model.state_dict().values()})
     return Settings(name, {"weights": weights or name, "dtypes": dtypes, **options})
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """What a model is made of; with adapters, the checkpoint that they adapt too, where it is on this disk."""
+    from ..models.sparse_merit.adapters import base_of, read_adapter_config
+
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
+    adapters = read_adapter_config(folder)
+    if adapters is not None and (base := Path(base_of(adapters, folder))).is_dir():
+        files += sorted(base.glob("*.safetensors"))
+    return files

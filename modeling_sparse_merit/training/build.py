@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import get_scheduler
 
+from ..models.sparse_merit.adapters import read_adapter_config
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import (
@@ -16,6 +17,7 @@ from ..models.sparse_merit.modeling_sparse_merit import (
     SparseMeritModel,
     encoder_fields,
 )
+from ..models.sparse_merit.sources import locate
 from .label_rows import CLASSIFIER, replace_labels
 from .lora import add_adapters, set_adapters_trainable
 from .settings import TrainingSettings
@@ -41,7 +43,7 @@ def stages(settings: TrainingSettings) -> list[Stage]:
 def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExtractor:
     """That of the checkpoint to start from, or a new one with the settings' normalization."""
     if settings.model or settings.encoder:
-        return SparseMeritFeatureExtractor.from_pretrained(settings.model or settings.encoder)
+        return SparseMeritFeatureExtractor.from_pretrained(locate(settings.model or settings.encoder))
     return SparseMeritFeatureExtractor(
         normalization=settings.normalization, corpus_mean=settings.corpus_mean, corpus_std=settings.corpus_std
     )
@@ -61,7 +63,7 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
     if settings.model:
         model = _from_checkpoint(settings)
     elif settings.encoder:
-        model = _around_encoder(settings.encoder, changes)
+        model = _around_encoder(locate(settings.encoder), changes)
     elif settings.wavlm:
         model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(settings.wavlm, **changes)
     else:
@@ -76,11 +78,27 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
 def _from_checkpoint(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion:
     """The checkpoint `settings.model`, with the settings' labels and configuration."""
     model, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-        settings.model, ignore_mismatched_sizes=True, output_loading_info=True, **settings.config
+        _whole(settings.model), ignore_mismatched_sizes=True, output_loading_info=True, **settings.config
     )
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     replace_labels(model, settings, is_loaded=f"{CLASSIFIER}.weight" not in drawn)
     return model
+
+
+def _whole(model: str) -> str:
+    """
+    The folder or the Hub id of a checkpoint.
+
+    Raises:
+        ValueError: It holds adapters.
+    """
+    source = locate(model)
+    if read_adapter_config(source) is not None:
+        raise ValueError(
+            f"`model` is {model}, which holds adapters: merge them first, `sparse-merit export DIR --model {model}`, "
+            "and go on with DIR."
+        )
+    return source
 
 
 def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForSpeechEnhancementAndEmotion:

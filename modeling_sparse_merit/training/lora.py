@@ -5,15 +5,28 @@ product of two thin matrices; experts, routers and heads, whichever are to learn
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+import yaml
 from torch import nn
 
+from ..files import one_line
+from ..hub.adapter_card import render_adapter_card
+from ..models.sparse_merit.adapters import base_of
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.sources import locate, portable_name
 from ..models.sparse_merit.tasks import EMOTION
 from .settings import TrainingSettings
+
+try:
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+except ImportError as error:
+    raise ImportError(
+        f"{one_line(error)}. To train adapters, or to load them unmerged: pip install 'modeling-sparse-merit[train]'"
+    ) from error
 
 # A pattern, for experts have layers of like names.
 ENCODER_LAYERS = (
@@ -29,7 +42,7 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
     Raises:
         ValueError: The classifier is not that of the checkpoint, and the emotion head is not to learn it.
     """
-    known = list(SparseMeritConfig.from_pretrained(settings.model).id2label.values())
+    known = list(SparseMeritConfig.from_pretrained(locate(settings.model)).id2label.values())
     if list(settings.label_sources.values()) != known and EMOTION not in settings.lora_train_modules:
         raise ValueError(
             f"`lora_train_modules` is {settings.lora_train_modules}, without 'emotion', but `labels` is "
@@ -44,7 +57,9 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
         modules_to_save=list(whole_modules(model, settings.lora_train_modules)),
     )
     model.freeze_feature_encoder()  # else one of WavLM's own asks for a gradient of its input, and keeps all of itself
-    return get_peft_model(model, adapters)
+    adapted = get_peft_model(model, adapters)
+    adapters.base_model_name_or_path = portable_name(locate(settings.model))
+    return adapted
 
 
 def whole_modules(model: SparseMeritForSpeechEnhancementAndEmotion, parts: list[str]) -> Iterator[str]:
@@ -67,6 +82,33 @@ def set_adapters_trainable(model: PeftModel, trainable: bool) -> None:
             parameter.requires_grad_(trainable)
 
 
+def save_adapters(model: PeftModel, folder: Path) -> None:
+    """Writes the adapters, what was trained whole, and the configuration, whose labels adapters do not hold."""
+    model.save_pretrained(folder, save_embedding_layers=False)  # else peft asks the Hub for the checkpoint
+    model.get_base_model().config.save_pretrained(folder)
+
+
+def describe_adapters(folder: Path, settings: TrainingSettings) -> None:
+    """Writes `training.yaml`, the settings that differ from the defaults, and the card, in a folder of adapters."""
+    record = yaml.safe_dump(recorded(settings), sort_keys=False, allow_unicode=True)
+    (folder / "training.yaml").write_text(record, encoding="utf-8")
+    (folder / "README.md").write_text(render_adapter_card(folder), encoding="utf-8")
+
+
+def recorded(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings of a run that differ from the defaults, without places of this machine."""
+    defaults = asdict(TrainingSettings(model=settings.model))
+    changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
+    base = portable_name(locate(settings.model))
+    values = {"model": Path(base).name if Path(base).exists() else base, "labels": settings.labels, **changed}
+    for name in ("output_dir", "resume", "workers", "feature_cache", "cleaned_by"):
+        values.pop(name, None)
+    for name in ("speech", "noise", "rirs"):
+        if name in values:
+            values[name] = [Path(path).name if Path(path).exists() else path for path in values[name]]
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+
+
 def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:
     """
     A model with the adapters of `folder`, and with its labels.
@@ -78,7 +120,7 @@ def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:
     Raises:
         OSError: There are no adapters, or the fine-tuned checkpoint is not there.
     """
-    base = base or PeftConfig.from_pretrained(folder).base_model_name_or_path
+    base = base or base_of(PeftConfig.from_pretrained(folder).to_dict(), folder)
     config = SparseMeritConfig.from_pretrained(folder)
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
         base, config=config, ignore_mismatched_sizes=True

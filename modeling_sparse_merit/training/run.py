@@ -28,6 +28,7 @@ from . import build, checkpoints, dataset
 from .cascade import CleanedLoader, EnhancementModel
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
+from .lora import describe_adapters, save_adapters
 from .pretraining import build_objective
 from .settings import TrainingSettings, parse_settings
 from .validation import selection, validate
@@ -194,12 +195,13 @@ class Run:
         plain = self.accelerator.unwrap_model(model)
         plain = plain.module if isinstance(plain, MovingAverage) else plain
         with replacing_folder(self.folder / "best") as folder:
-            plain.save_pretrained(folder)
-            if self.settings.lora_rank:
-                plain.get_base_model().config.save_pretrained(folder)  # the labels, which adapters do not hold
+            save = save_adapters if self.settings.lora_rank else type(plain).save_pretrained
+            save(plain, folder)
             self.feature_extractor.save_pretrained(folder)
             results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
             (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+            if self.settings.lora_rank:
+                describe_adapters(folder, self.settings)
 
     def log(self, values: dict[str, float]) -> None:
         """To the console, TensorBoard and `log.jsonl`."""

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from transformers import Pipeline
 
+from .adapters import load_merged, read_adapter_config
 from .audio import Channel, check_duration, checked_channel, decode_audio, load_audio, name_of
 from .configuration_sparse_merit import custom_pipelines
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
+from .sources import locate
 from .tasks import EMOTION, ENHANCEMENT, TASKS, RegressionTask
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
@@ -61,7 +63,9 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
-        """Loads model and feature extractor from a folder or a Hub id.
+        """Loads model and feature extractor from a folder, a Hub id or the package (`sparse-merit-tiny`).
+
+        Adapters are merged into the checkpoint that they were trained on.
 
         `revision` (a branch or a commit), `token`, `cache_dir` and `local_files_only` say how it is loaded from the
         Hub; `dtype` ("fp32", the default, "bf16" or "int8") and the pipeline's own arguments may follow, as `device`.
@@ -70,7 +74,7 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             OSError: nothing loadable is there.
             ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite.
         """
-        dtype = kwargs.pop("dtype", "fp32")
+        model, dtype = locate(model), kwargs.pop("dtype", "fp32")
         where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
         config_class = SparseMeritForSpeechEnhancementAndEmotion.config_class
         model_type = config_class.get_config_dict(model, **where)[0].get("model_type")
@@ -79,9 +83,12 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
                 f"{str(model)!r} holds a model of type {model_type!r}, expected {config_class.model_type!r}: "
                 "give the folder or the Hub id of a Sparse MERIT checkpoint."
             )
-        network, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-            model, dtype=dtype, output_loading_info=True, **where
-        )
+        if (adapters := read_adapter_config(model, **where)) is not None:
+            network, loading = load_merged(model, adapters, dtype, **where)
+        else:
+            network, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
+                model, dtype=dtype, output_loading_info=True, **where
+            )
         _check_weights(network, loading["missing_keys"], str(model))
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
         return cls(model=network.eval(), feature_extractor=feature_extractor, **kwargs)

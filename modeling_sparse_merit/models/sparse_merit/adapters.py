@@ -1,0 +1,130 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Adapters (LoRA, arXiv 2106.09685) merged into the checkpoint that they were trained on, without the package peft."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers.utils import cached_file, find_adapter_config_file
+
+from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .sources import embedded_folder, locate
+
+WEIGHTS = "adapter_model.safetensors"
+PLAIN = {"peft_type": "LORA", "bias": "none"}
+NEITHER = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "target_parameters")
+_LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+def read_adapter_config(source: str | os.PathLike, **where: Any) -> dict[str, Any] | None:
+    """What `adapter_config.json` of a folder or a Hub id holds; None where there are no adapters.
+
+    Args:
+        source: the folder or the Hub id.
+        where: `revision`, `token`, `cache_dir` and `local_files_only`, of the Hub.
+    """
+    file = find_adapter_config_file(str(source), **where)
+    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def base_of(config: dict[str, Any], source: str | os.PathLike) -> str:
+    """The folder or the Hub id of the checkpoint that adapters were trained on.
+
+    Args:
+        config: of the adapters, see `read_adapter_config`.
+        source: where they are, for the message.
+
+    Raises:
+        FileNotFoundError: it is no longer where the adapters say.
+    """
+    name = str(config.get("base_model_name_or_path"))
+    try:
+        return str(embedded_folder(name) or locate(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The adapters in {source} were trained on {name}, which is not there. Write where that checkpoint is "
+            "now, a folder or a Hub id, as `base_model_name_or_path` into their adapter_config.json."
+        ) from error
+
+
+def load_merged(
+    source: str | os.PathLike, config: dict[str, Any], dtype: Any = None, **where: Any
+) -> tuple[SparseMeritForSpeechEnhancementAndEmotion, dict[str, Any]]:
+    """The model with adapters and whole modules merged, and with their configuration, labels included.
+
+    Args:
+        source: folder or Hub id of the adapters.
+        config: of the adapters, see `read_adapter_config`.
+        dtype: as for `from_pretrained`; the weights are merged in fp32.
+        where: as for `read_adapter_config`; the revision is of the adapters.
+
+    Returns:
+        the model, and what `output_loading_info` tells.
+
+    Raises:
+        OSError: the adapters or their checkpoint are not there.
+        ValueError: they are of another kind than those that this package trains, or do not fit the checkpoint.
+    """
+    _check_kind(config, source)
+    model_class = SparseMeritForSpeechEnhancementAndEmotion
+    of_base = {name: value for name, value in where.items() if name != "revision"} | {"revision": config["revision"]}
+    base = model_class.from_pretrained(base_of(config, source), dtype=torch.float32, **of_base)
+    weights = load_file(cached_file(str(source), WEIGHTS, **where))
+    fields = model_class.config_class.from_pretrained(source, **where)
+    commit = getattr(fields, "_commit_hash", None)
+    model, loading = model_class.from_pretrained(
+        None,
+        config=fields,
+        state_dict=merge(base.state_dict(), weights, config["lora_alpha"] / config["r"]),
+        dtype=dtype,
+        output_loading_info=True,
+    )
+    model.name_or_path = model.config.name_or_path = str(source)
+    model.config._commit_hash = commit
+    return model, loading
+
+
+@torch.no_grad()
+def merge(base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+    """Weights with adapters in them: W + scale * B . A for low-rank pairs, and whole modules in place of the base's.
+
+    Args:
+        base: state dict of the checkpoint, in fp32. It is changed.
+        adapters: tensors by the names that peft gives them.
+        scale: alpha / rank.
+
+    Raises:
+        ValueError: an adapter belongs to no weight of the checkpoint, or to one of another shape.
+    """
+    for name, tensor in adapters.items():
+        key = name.removeprefix("base_model.model.")
+        pair = _LOW_RANK.fullmatch(key)
+        key = f"{pair['module']}.weight" if pair else key
+        if key not in base:
+            raise ValueError(f"The adapters have {name}, but the checkpoint has no {key}: it is not what they adapt.")
+        if pair is None:
+            base[key] = tensor
+        elif pair["side"] == "A":
+            change = scale * (adapters[name.replace(".lora_A.", ".lora_B.")].float() @ tensor.float())
+            if change.shape != base[key].shape:
+                raise ValueError(
+                    f"The adapters of {key} have the shape {tuple(change.shape)}, the checkpoint "
+                    f"{tuple(base[key].shape)}: it is not what they adapt."
+                )
+            base[key] += change
+    return base
+
+
+def _check_kind(config: dict[str, Any], source: str | os.PathLike) -> None:
+    """Refuses what would not be merged right."""
+    other = {name: config.get(name) for name, value in PLAIN.items() if config.get(name) != value}
+    other |= {name: config[name] for name in NEITHER if config.get(name)}
+    if other:
+        raise ValueError(
+            f"The adapters in {source} have {other}, which this package does not merge; expected plain LoRA. Merge "
+            "them with peft: `PeftModel.from_pretrained(base, adapters).merge_and_unload().save_pretrained(folder)`."
+        )
