@@ -463,7 +463,7 @@ def test_a_wavlm_becomes_the_encoder_of_a_fresh_model(tiny_config, tmp_path):
     assert run(tmp_path / "wavlm", tmp_path / "dense", "--router", "dense").exit_code == 0
     assert SparseMeritConfig.from_pretrained(tmp_path / "dense").router == "dense"
     result = run(tmp_path / "wavlm", tmp_path / "none", "--variant", "dense", "--folder", "model")
-    assert result.exit_code == 2 and "is a WavLM, about which --variant, --folder can say nothing" in result.stderr
+    assert result.exit_code == 2 and "is an encoder, about which --variant, --folder can say nothing" in result.stderr
 
 
 def test_a_hub_id_brings_down_what_is_needed_and_no_more(release, model, tmp_path):

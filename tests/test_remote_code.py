@@ -38,9 +38,11 @@ CODE = {
     "modeling_sparse_merit.py",
     "mpeg.py",
     "pipeline_sparse_merit.py",
+    "pretrained.py",
     "quantization.py",
     "tasks.py",
     "views.py",
+    "whisper.py",
 }
 CHECKPOINT = {"config.json", "preprocessor_config.json", "model.safetensors", *CODE}
 

@@ -2,7 +2,7 @@
 """`sparse-merit info`, `export`, `push` and `convert`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from .options import (
     quieten_hub_client,
     resolve_model,
 )
+
+if TYPE_CHECKING:
+    from .. import SparseMeritConfig
 
 
 def info(model: ModelOption = None, revision: RevisionOption = None) -> None:
@@ -107,8 +110,9 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="The published weights: a Hub id (RogerTzeng/Sparse-MERIT) or a folder; or a `transformers` WavLM, "
-            "which becomes the encoder of a fresh model; or adapters, which are merged into their model."
+            help="The published weights: a Hub id (RogerTzeng/Sparse-MERIT) or a folder; or a WavLM, Whisper, HuBERT "
+            "or wav2vec 2.0 (openai/whisper-base), which becomes the encoder of a new model; or adapters, which are "
+            "merged into their model."
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new checkpoint.")],
@@ -131,8 +135,9 @@ def convert(
         str | None, typer.Option(help="Where final_ssl.pt is within SOURCE, if there are several.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
+    layers: Annotated[int | None, typer.Option(help="How many layers of an encoder are kept; all by default.")] = None,
 ) -> None:
-    """Make a checkpoint out of the weights that the authors of the paper published, a WavLM, or adapters."""
+    """Make a checkpoint out of the weights that the authors of the paper published, an encoder, or adapters."""
     with errors_in_one_line():
         from transformers.utils import logging
 
@@ -142,7 +147,7 @@ def convert(
         logging.disable_progress_bar()
         names = None if labels is None else [label.strip() for label in labels.split(",")]
         statistics = _input_statistics(mean, std, measure)
-        run_conversion(source, target, names, statistics, variant, router, folder, overwrite)
+        run_conversion(source, target, names, statistics, variant, router, folder, overwrite, layers)
     typer.echo(f"{target} is ready: sparse-merit info --model {target}")
 
 
@@ -162,7 +167,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
         "Tasks": ", ".join(config.tasks),
         "Emotions": ", ".join(TASKS[EMOTION].classes(config)) if EMOTION in config.tasks else "-",
         **{name.capitalize(): TASKS[name].describe(config)["meaning"] for name in further_tasks(config.tasks)},
-        "Encoder": f"{config.num_hidden_layers} layers of width {config.hidden_size}",
+        "Encoder": _describe_encoder(config),
         "Integration": config.integration,
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
         "Parameters": f"{parameters / 1e6:.2f} million",
@@ -172,6 +177,13 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
         facts |= {"Adapters of": str(adapters["base_model_name_or_path"])}
     licence = _licence(source, revision)
     return facts if licence is None else {**facts, "Licence": licence}
+
+
+def _describe_encoder(config: "SparseMeritConfig") -> str:
+    layers = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    windows = config.encoder_window_seconds
+    end = "" if windows is None else f", in windows of {windows:g} s"
+    return f"{layers}, feature encoder {config.feature_encoder}{end}"
 
 
 def _licence(source: str, revision: str | None) -> str | None:

@@ -26,6 +26,7 @@ from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.configuration_sparse_merit import PUBLISHED_LABELS, SparseMeritConfig
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
+from ..models.sparse_merit.pretrained import SUPPORTED
 
 MULTITASK = "multitask"
 STATISTICS_FILE = "train_norm_stat.pkl"
@@ -122,22 +123,25 @@ def convert(
     router: str | None = None,
     folder: str | None = None,
     overwrite: bool = False,
+    num_layers: int | None = None,
 ) -> SparseMeritForSpeechEnhancementAndEmotion:
     """
     Writes a checkpoint of this package, model and feature extractor, made from published weights.
 
     Args:
         source: Hub id or local folder, of a checkpoint in the published layout (all its weights are converted), of a
-            `transformers` WavLM checkpoint (it becomes the encoder; experts, routers and heads are fresh), or of
-            adapters that `train_accelerate.py` wrote (they are merged into the model that they were trained on).
+            WavLM, Whisper, HuBERT or wav2vec 2.0 in the layout of `transformers` (it becomes the encoder; experts,
+            routers and heads are initialised), or of adapters that `train_accelerate.py` wrote (they are merged into
+            the model that they were trained on).
         target: The folder to write, whole or not at all.
         labels: The emotions in the order of the classifier's outputs; angry, sad, happy, neutral by default.
         statistics: Mean and standard deviation of the training corpus' samples; by default those of the release, or,
-            for a WavLM, each recording's own.
+            for an encoder, what its own feature extractor does: each recording's own, or no normalisation.
         variant: Of published weights, see [`PublishedCheckpoint`].
         router: "sparse" or "dense", which weights do not tell; by default what the variant's name says, else sparse.
         folder: Of published weights, the folder of `final_ssl.pt` within the source, where there are several.
         overwrite: Whether a checkpoint that is in `target` may be replaced.
+        num_layers: Of an encoder, how many of its layers are kept; all by default.
 
     Raises:
         OSError: Source or a file of it is not there, or `target` is taken.
@@ -150,17 +154,19 @@ def convert(
     adapters = read_adapter_config(root)
     if adapters is not None:
         _refuse("adapters", labels=labels, statistics=statistics, variant=variant, router=router, folder=folder)
+        _refuse("adapters", layers=num_layers)
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(root)
         model, _ = load_merged(root, adapters)
-    elif _is_transformers_wavlm(root):
-        _refuse("a WavLM", variant=variant, folder=folder)
-        feature_extractor = _feature_extractor(statistics)
+    elif (encoder := _model_type(root)) in SUPPORTED:
+        _refuse("an encoder", variant=variant, folder=folder)
+        feature_extractor = _feature_extractor(statistics or _encoder_statistics(root, encoder))
         name = str(root if Path(source).expanduser().is_dir() else source)
         fields = _label_fields(names) | ({"router": router} if router else {})
-        model = SparseMeritForSpeechEnhancementAndEmotion.from_wavlm(name, **fields)
+        model = SparseMeritForSpeechEnhancementAndEmotion.from_encoder(name, num_layers, **fields)
     else:
         if variant == MULTITASK:
             _refuse("a model without experts", router=router)
+        _refuse("published weights", layers=num_layers)
         checkpoint = find_checkpoint(root, folder, variant)
         feature_extractor = _feature_extractor(statistics or _released_statistics(checkpoint))
         model = load_published(checkpoint, names, router)
@@ -466,9 +472,19 @@ def _fetch(source: str | Path, folder: str | None) -> Path:
     return Path(snapshot_download(str(source), allow_patterns=[*others, *statistics, *parts]))
 
 
-def _is_transformers_wavlm(root: Path) -> bool:
+def _model_type(root: Path) -> str | None:
+    """What a configuration of `transformers` says; None where there is none."""
     config = root / "config.json"
-    return config.exists() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "wavlm"
+    return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.exists() else None
+
+
+def _encoder_statistics(root: Path, model_type: str) -> tuple[float, float] | None:
+    """Mean and deviation that make the input of an encoder what its own feature extractor makes it; None for each
+    recording's own."""
+    preprocessor = root / "preprocessor_config.json"
+    given = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.exists() else {}
+    is_normalized = model_type != "whisper" and given.get("do_normalize", True)
+    return None if is_normalized else (0.0, 1.0)
 
 
 def _only_file(root: Path, pattern: str, remedy: str) -> Path:

@@ -16,6 +16,7 @@ from ..models.sparse_merit.modeling_sparse_merit import (
     SparseMeritForSpeechEnhancementAndEmotion,
     SparseMeritModel,
     encoder_fields,
+    load_encoder,
 )
 from ..models.sparse_merit.sources import locate
 from .label_rows import CLASSIFIER, replace_labels
@@ -112,12 +113,8 @@ def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForS
     model = SparseMeritForSpeechEnhancementAndEmotion(
         SparseMeritConfig(**{**encoder_fields(source.config), **changes})
     )
-    encoder, weights = model.model.encoder, source.encoder.state_dict()
-    learned = weights.pop("masked_spec_embed", None)  # of SpecAugment: either encoder may do without it
-    if hasattr(encoder, "masked_spec_embed"):
-        weights["masked_spec_embed"] = encoder.masked_spec_embed if learned is None else learned
     try:
-        encoder.load_state_dict(weights)
+        load_encoder(model.model.encoder, source.encoder.state_dict())
     except RuntimeError as error:
         raise ValueError(
             f"`encoder` is {checkpoint}, and `config` says otherwise of its architecture; leave out of `config` what "

@@ -25,6 +25,7 @@ from ..files import replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
 from ..models.sparse_merit.tasks import EMOTION
 from . import build, checkpoints, dataset
+from .calibration import calibrate_fusion
 from .cascade import CleanedLoader, EnhancementModel
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
@@ -59,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         dev_loader = CleanedLoader(dev_loader, enhancer, feature_extractor)
 
     run = Run(settings, accelerator, model, feature_extractor)
+    if settings.calibration_batches and run.resume_from is None:
+        calibrate_fusion(accelerator, model, train_loader, settings.calibration_batches)
     for stage in build.stages(settings):
         run.train_stage(stage, train_loader, dev_loader)
     accelerator.end_training()

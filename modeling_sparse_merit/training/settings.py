@@ -166,6 +166,13 @@ class TrainingSettings:
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training clips are cropped at a drawn place."})
     workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
 
+    calibration_batches: int = field(
+        default=0,
+        metadata={
+            "help": "Batches on which the layer norms in front of experts and routers are standardised before the "
+            "training starts: 20 for a pretrained encoder, whose features experts do not learn from otherwise; 0: off."
+        },
+    )
     frozen_epochs: int = field(default=0, metadata={"help": "First stage: the encoder is frozen."})
     feature_cache: str | None = field(
         default=None,
@@ -221,7 +228,8 @@ class TrainingSettings:
             self._require(name, low <= high, "two numbers, the lower one first")
         for name in ("batch_size", "gradient_accumulation_steps", "keep_checkpoints", "eval_every", "shuffle_buffer"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("seed", "workers", "frozen_epochs", "epochs", "patience", "max_steps", "weight_decay"):
+        counts = ("workers", "frozen_epochs", "epochs", "patience", "max_steps", "calibration_batches")
+        for name in ("seed", *counts, "weight_decay"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         positive = ("learning_rate", "uncertainty_learning_rate", "encoder_learning_rate_factor")
         for name in (*positive, "max_seconds", "max_grad_norm"):

@@ -126,6 +126,29 @@ class SparseMeritAttention(WavLMAttention):
         return heads.transpose(1, 2).contiguous()  # (B, H, T, D / H)
 
 
+class PlainAttention(SparseMeritAttention):
+    """WavLM's attention without its position bias, as in Whisper, HuBERT and wav2vec 2.0: softmax over keys j of
+    q_i . k_j / sqrt(D / H)."""
+
+    def __init__(self, config: WavLMConfig):
+        super().__init__(config, has_relative_position_bias=False)
+        del self.gru_rel_pos_const, self.gru_rel_pos_linear
+
+    def forward(
+        self, hidden_states, attention_mask=None, position_bias=None, index=0, output_attentions=False, **kwargs
+    ):
+        """As [`SparseMeritAttention`], with no position bias."""
+        query, key, value = (self._heads(states) for states in self._project(hidden_states))
+        mask, dropout, weights = attention_mask.flip(-1), self.dropout if self.training else 0.0, None  # in time order
+        if output_attentions or self._is_eager_faster(query):
+            weights = (query @ key.transpose(2, 3) * self.scaling + mask).softmax(-1)  # (B, H, T, T)
+            output = F.dropout(weights, dropout) @ value
+        else:
+            output = F.scaled_dot_product_attention(query, key, value, mask, dropout)
+        output = output.transpose(1, 2).flatten(2)  # (B, H, T, D / H) -> (B, T, D)
+        return self.out_proj(output), weights if output_attentions else None, None
+
+
 def reversed_key_mask(frame_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What `SparseMeritAttention` adds to scores: (B, T), true for valid frames -> (B, 1, 1, T), 0 or the lowest."""
     lowest = torch.finfo(dtype).min

@@ -10,7 +10,7 @@ from transformers import WavLMConfig
 
 from .tasks import EMOTION, ENHANCEMENT, TASKS
 
-FEATURE_ENCODERS = ("convolution", "log_mel")
+FEATURE_ENCODERS = ("convolution", "log_mel", "whisper")
 ENHANCEMENT_MASKS = ("log1p", "magnitude")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
 ROUTERS = ("sparse", "dense")
@@ -40,8 +40,14 @@ class SparseMeritConfig(WavLMConfig):
     `"group"` (WavLM base) the first convolution is normalised over time, padding included, so answers differ.
 
     Args:
-        feature_encoder: WavLM's `"convolution"`, or `"log_mel"` bands, for which `conv_kernel`, `conv_stride` and
-            `conv_dim` hold one number each (half the window, hop; bands).
+        feature_encoder: WavLM's `"convolution"`; or `"log_mel"` bands, for which `conv_kernel`, `conv_stride` and
+            `conv_dim` hold one number each (half the window, hop; bands); or `"whisper"`, the log-mel bands,
+            convolutions and positions of Whisper, for which they are `(160,)`, `(320,)` and the number of bands.
+        relative_attention_bias: Whether attention has WavLM's gated relative position bias. Whisper, HuBERT and
+            wav2vec 2.0 have none.
+        encoder_window_seconds: Longest piece that the encoder processes at once; a longer recording is encoded in
+            overlapping windows of that length. `None` encodes it whole.
+        encoder_context_seconds: What a window sees on either side of the frames that are taken from it.
         tasks: The heads of the model, at least one: names of the registry `TASKS`, by default `("enhancement",
             "emotion")`.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
@@ -105,6 +111,9 @@ class SparseMeritConfig(WavLMConfig):
     apply_spec_augment: bool = False
     mask_feature_min_masks: int = 0
     feature_encoder: str = "convolution"
+    relative_attention_bias: bool = True
+    encoder_window_seconds: float | int | None = None
+    encoder_context_seconds: float | int = 1.0
     tasks: list[str] | tuple[str, ...] = (ENHANCEMENT, EMOTION)
     integration: str = "experts"
     router: str = "sparse"
@@ -267,6 +276,7 @@ def _check_encoder(config: SparseMeritConfig) -> None:
             f"`hidden_size` is {config.hidden_size}, `num_attention_heads` {config.num_attention_heads}; expected a "
             "multiple of the number of heads."
         )
+    _check_windows(config)
     if config.feature_encoder == "log_mel" and not all(
         len(sizes) == 1 for sizes in (config.conv_kernel, config.conv_stride, config.conv_dim)
     ):
@@ -277,6 +287,22 @@ def _check_encoder(config: SparseMeritConfig) -> None:
         )
     if config.add_adapter:
         raise ValueError("`add_adapter` is True; expected False: the heads are aligned to the encoder's 50 Hz frames.")
+
+
+def _check_windows(config: SparseMeritConfig) -> None:
+    window, context = config.encoder_window_seconds, config.encoder_context_seconds
+    if not 0 <= context < math.inf or (window is not None and not 2 * context < window < math.inf):
+        raise ValueError(
+            f"`encoder_window_seconds`, `encoder_context_seconds` are {window}, {context}; expected a context of at "
+            "least 0 and a window of more than twice that, or None."
+        )
+    sizes = [list(config.conv_kernel), list(config.conv_stride), [0] * len(config.conv_dim)]
+    if config.feature_encoder == "whisper" and sizes != [[160], [320], [0]]:
+        raise ValueError(
+            f"`conv_kernel`, `conv_stride`, `conv_dim` are {config.conv_kernel}, {config.conv_stride}, "
+            f"{config.conv_dim}; expected (160,), (320,) and one number, the mel bands, for the feature encoder "
+            "whisper."
+        )
 
 
 def precision_of(dtype: Any) -> str | None:

@@ -17,7 +17,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder, WavLMLayerNormConvLayer
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import SparseMeritAttention, reversed_key_mask
+from .attention import PlainAttention, SparseMeritAttention, reversed_key_mask
+from .whisper import IdentityProjection, SinusoidalPositions, WhisperFeatureEncoder
 
 FRAMES_AT_ONCE = 200  # 4 s: the widest layer then is of 26 MB in fp32
 SAMPLING_RATE = 16_000
@@ -151,11 +152,19 @@ class Capabilities:
         "attentions": OutputRecorder(SparseMeritAttention, index=1),
     }
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, PlainAttention):  # WavLM looks for its position bias in any attention
+            super()._init_weights(module)
+
 
 class SparseMeritEncoder(Capabilities, WavLMModel):
     """
-    WavLM (arXiv 2110.13900) that returns all layer outputs. Its parameters have the names of `WavLMModel`, apart from
-    those of a `feature_encoder` of its own.
+    WavLM (arXiv 2110.13900) that returns all layer outputs, with the parts of other encoders where the configuration
+    says so. Its parameters have the names of `WavLMModel`, apart from those of a `feature_encoder` of its own.
+
+    A recording longer than `encoder_window_seconds` is encoded in windows, which overlap by twice
+    `encoder_context_seconds`; of the overlap, each gives the half that is further from its edge.
     """
 
     def __init__(self, config):
@@ -163,10 +172,17 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         if config.feature_encoder == "log_mel":
             self.feature_extractor = LogMelFeatureEncoder(config)
             self.feature_projection.layer_norm = nn.Identity()  # how loud a frame is tells of the emotion
+        elif config.feature_encoder == "whisper":
+            self.feature_extractor, self.feature_projection = WhisperFeatureEncoder(config), IdentityProjection()
+            self.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size)
         else:
             self.feature_extractor = ConvolutionFeatureEncoder(config)
         for index, layer in enumerate(self.encoder.layers):
-            layer.attention = SparseMeritAttention(config, has_relative_position_bias=index == 0)
+            if config.relative_attention_bias:
+                layer.attention = SparseMeritAttention(config, has_relative_position_bias=index == 0)
+            else:
+                layer.attention = PlainAttention(config)
+        self.stride, self.reach = math.prod(config.conv_stride), receptive_field(config)
         self.post_init()
         self.freeze_unused()
 
@@ -194,7 +210,59 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
             then the output of each layer, the last one before the encoder's final layer norm; the (B, T) boolean
             mask of the frames that belong to the recording; and, if asked for, the attention weights of each layer,
             (B, H, T, T).
+
+        Raises:
+            ValueError: Attention weights of a recording that is longer than a window.
         """
+        window = self._window_length()
+        if window is None or torch.compiler.is_compiling() or self._num_frames(input_values) <= window:
+            return self._encode(input_values, attention_mask, output_attentions)  # a graph holds for all lengths
+        if output_attentions:
+            raise ValueError(
+                f"`output_attentions` is for recordings of at most {self.config.encoder_window_seconds:g} s, one "
+                f"window of the encoder; got {input_values.shape[1] / SAMPLING_RATE:.1f} s. Cut it, or set "
+                "`encoder_window_seconds` to None."
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_values, dtype=torch.long)
+        return self._encode_windows(input_values, attention_mask, window)
+
+    def _num_frames(self, input_values: torch.Tensor) -> int:
+        """T of (B, S)."""
+        return int(self._get_feat_extract_output_lengths(input_values.shape[1]))
+
+    def _window_length(self) -> int | None:
+        """Frames of a window; None where a recording is encoded whole."""
+        seconds = self.config.encoder_window_seconds
+        return None if seconds is None else round(seconds * SAMPLING_RATE / self.stride)
+
+    def _encode_windows(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor, window: int
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """(B, S) twice -> as `forward`. A clip that ends within a window needs none after it, whatever the batch."""
+        context = round(self.config.encoder_context_seconds * SAMPLING_RATE / self.stride)
+        length = self._num_frames(input_values)
+        frame_mask = self._get_feature_vector_attention_mask(length, attention_mask)
+        num_frames, size = frame_mask.sum(-1), (window - 1) * self.stride + max(self.reach, self.stride)
+        outputs: list[torch.Tensor] = []
+        for start in range(0, length, window - 2 * context):
+            is_first = start == 0
+            rows = (num_frames > (0 if is_first else start + 2 * context)).nonzero().squeeze(-1)  # not ended before
+            if len(rows) == 0:
+                break
+            samples = slice(start * self.stride, start * self.stride + size)
+            encoded, _ = self._encode(input_values[rows, samples], attention_mask[rows, samples])
+            if is_first:
+                outputs = [states.new_zeros(len(num_frames), length, states.shape[-1]) for states in encoded]
+            skipped = 0 if is_first else context
+            for output, states in zip(outputs, encoded, strict=True):
+                output[rows, start + skipped : start + states.shape[1]] = states[:, skipped:]  # (rows, frames, D)
+        return tuple(outputs), frame_mask
+
+    def _encode(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, output_attentions: bool = False
+    ) -> tuple[Any, ...]:
+        """As `forward`, in one piece."""
         convolved = self._extract(input_values, attention_mask)  # (B, T, C)
         batch_size, length, _ = convolved.shape
         if attention_mask is None:
@@ -214,14 +282,16 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
 
     def _extract(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """(B, S) -> (B, T, C) in the dtype of the encoder."""
-        dtype = self.feature_projection.projection.weight.dtype
-        if attention_mask is not None and self.config.feature_encoder == "log_mel":
-            input_values = input_values * attention_mask  # its windows reach into the padding
-        values = input_values.to(dtype)
+        dtype = self.encoder.layer_norm.weight.dtype
+        if attention_mask is not None and self.config.feature_encoder != "convolution":
+            input_values = input_values * attention_mask  # mel frames reach into the padding
+        is_whisper = self.config.feature_encoder == "whisper"
+        values = input_values if is_whisper else input_values.to(dtype)
         is_trained = any(weight.requires_grad for weight in self.feature_extractor.parameters())
         if self.training and is_trained and self.feature_extractor.gradient_checkpointing and not values.requires_grad:
             values = values.detach().requires_grad_()  # without it, `use_reentrant` gives the first layer no gradient
-        return self.feature_extractor(values).to(dtype).transpose(1, 2)  # (B, C, T) -> (B, T, C)
+        lengths = (true_lengths(input_values, attention_mask),) if is_whisper else ()
+        return self.feature_extractor(values, *lengths).to(dtype).transpose(1, 2)  # (B, C, T) -> (B, T, C)
 
     @capture_outputs(tie_last_hidden_states=False)
     def _layer_outputs(
@@ -243,7 +313,15 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         return BaseModelOutput(hidden_states=tuple(outputs))
 
 
+def true_lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """(B, S) -> (B,) true lengths."""
+    if attention_mask is None:
+        batch_size, length = input_values.shape
+        return torch.full((batch_size,), length, device=input_values.device)
+    return attention_mask.sum(-1).long()
+
+
 def receptive_field(config) -> int:
-    """Samples that one encoder frame hears of the recording: 400 in WavLM."""
+    """Samples that one encoder frame depends on: 400 in WavLM."""
     strides = accumulate(config.conv_stride[:-1], mul, initial=1)  # of the input of each layer
     return 1 + sum((kernel - 1) * stride for kernel, stride in zip(config.conv_kernel, strides, strict=True))

@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, WavLMConfig, WavLMModel
+from transformers import WavLMConfig
 from transformers import initialization as init
 from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
 from .emotion import AttentiveStatisticsPooling
-from .encoder import Capabilities, SparseMeritEncoder
+from .encoder import Capabilities, SparseMeritEncoder, true_lengths
 from .experts import LayerWeights, build_integration, load_balancing_loss
+from .pretrained import read_encoder, shared_fields
 from .quantization import is_quantized, lower, plain_dtype
 from .tasks import TASKS, TaskInputs
 
+ENCODER_FIELDS = ("feature_encoder", "relative_attention_bias", "encoder_window_seconds", "encoder_context_seconds")
+"""Fields of the configuration, besides those of `WavLMConfig`, that describe the encoder."""
 EncoderOutputs = tuple[Any, ...]
 """The L layer outputs, each (B, T, D), the (B, T) mask of the frames that belong to the recording, and attentions."""
 
@@ -232,18 +235,38 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_wavlm(cls, name_or_path: str, **config_overrides) -> "SparseMeritForSpeechEnhancementAndEmotion":
+    def from_encoder(
+        cls, name_or_path: str | os.PathLike, num_layers: int | None = None, **config_overrides: Any
+    ) -> "SparseMeritForSpeechEnhancementAndEmotion":
         """
-        A model whose encoder has the weights of a WavLM checkpoint; experts, routers and heads are fresh.
+        A model whose encoder has the weights of a pretrained one; experts, routers and heads are initialised.
 
         Args:
-            name_or_path: Hub id (such as `microsoft/wavlm-large`) or local folder of a WavLM checkpoint.
-            config_overrides: Fields of [`SparseMeritConfig`] that shall differ from the checkpoint and the defaults.
+            name_or_path: Hub id (such as `microsoft/wavlm-large` or `openai/whisper-base`) or local folder of a WavLM,
+                Whisper, HuBERT or wav2vec 2.0 checkpoint.
+            num_layers: How many of its transformer layers are kept, from the first; all by default.
+            config_overrides: Fields of [`SparseMeritConfig`] that differ from the checkpoint and the defaults.
+
+        Raises:
+            ValueError: The architecture does not map onto WavLM's layout.
         """
-        encoder = WavLMModel.from_pretrained(name_or_path)
-        model = cls(SparseMeritConfig(**{**encoder_fields(encoder.config), **config_overrides}))
-        model.model.encoder.load_state_dict(encoder.state_dict())
+        encoder_config, weights = read_encoder(name_or_path, num_layers)
+        model = cls(SparseMeritConfig(**{**encoder_config, **config_overrides}))
+        load_encoder(model.model.encoder, weights)
         return model
+
+    @classmethod
+    def from_wavlm(cls, name_or_path: str, **config_overrides: Any) -> "SparseMeritForSpeechEnhancementAndEmotion":
+        """[`from_encoder`] of a WavLM."""
+        return cls.from_encoder(name_or_path, **config_overrides)
+
+    @classmethod
+    def from_whisper(
+        cls, name_or_path: str, num_layers: int | None = None, **config_overrides: Any
+    ) -> "SparseMeritForSpeechEnhancementAndEmotion":
+        """[`from_encoder`] of a Whisper. Its input is not normalised: the feature extractor needs
+        `normalization="corpus", corpus_mean=0.0, corpus_std=1.0`."""
+        return cls.from_encoder(name_or_path, num_layers, **config_overrides)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """
@@ -310,7 +333,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             output_attentions,
             return_dict=True,
         )
-        batch = (outputs.frame_mask, input_values, _lengths(input_values, attention_mask))
+        batch = (outputs.frame_mask, input_values, true_lengths(input_values, attention_mask))
         found, losses = {}, {}
         for name, features in outputs.features.items():
             inputs = TaskInputs(features, *batch, targets.get(name))
@@ -357,9 +380,22 @@ def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
 
 def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
     """What the configuration of a WavLM, or of a Sparse MERIT, says of the encoder alone."""
-    own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
-    shared = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
-    return {name: getattr(config, name) for name in (*shared, "feature_encoder") if hasattr(config, name)}
+    return shared_fields(config) | {name: getattr(config, name) for name in ENCODER_FIELDS if hasattr(config, name)}
+
+
+def load_encoder(encoder: SparseMeritEncoder, weights: dict[str, torch.Tensor]) -> None:
+    """
+    Loads the weights of an encoder. SpecAugment's embedding may be missing, or be one too many.
+
+    Raises:
+        RuntimeError: The architectures differ.
+    """
+    weights = dict(weights)
+    learned = weights.pop("masked_spec_embed", None)
+    if hasattr(encoder, "masked_spec_embed"):
+        weights["masked_spec_embed"] = encoder.masked_spec_embed if learned is None else learned
+    own = {name: buffer for name, buffer in encoder.named_buffers() if name not in weights}  # mel filters
+    encoder.load_state_dict(weights | own)
 
 
 def _check_unused(arguments: dict[str, Any]) -> None:
@@ -380,13 +416,6 @@ def _selected(
         output if index in indices or index - len(layer_outputs) in indices else None
         for index, output in enumerate(layer_outputs)
     )
-
-
-def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    if attention_mask is None:
-        batch_size, length = input_values.shape
-        return torch.full((batch_size,), length, device=input_values.device)
-    return attention_mask.sum(-1).long()
 
 
 SparseMeritForSpeechEnhancementAndEmotion.register_for_auto_class("AutoModel")

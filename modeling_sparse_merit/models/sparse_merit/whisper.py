@@ -1,0 +1,116 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What Whisper's encoder (arXiv 2212.04356) has in place of WavLM's: its log-mel feature encoder and its positions."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.audio_utils import mel_filter_bank
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+SAMPLING_RATE, N_FFT, HOP = 16_000, 400, 160
+DYNAMIC_RANGE = 8.0  # in powers of ten, below the loudest band of a clip
+NUM_POSITIONS = 1500  # 30 s
+
+
+class WhisperFeatureEncoder(GradientCheckpointingLayer):
+    """
+    Log-mel bands as of `WhisperFeatureExtractor`, but over the true length of a clip in place of 30 s; then a
+    convolution, and one that halves the number of frames, with GELU each: (B, S) -> (B, D, T) with
+    T = ceil((S // 160) / 2).
+
+    Bands are raised to 8 powers of ten below the loudest one of their own clip. Beyond the end of a clip there is
+    silence, and the convolutions are given zeros, so nothing depends on the padding. The spectrum is in fp32.
+
+    The input is the waveform as it is, from -1 to 1: the feature extractor has `normalization="corpus"` with mean 0
+    and standard deviation 1.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        (bands,), width = config.conv_dim, config.hidden_size
+        filters = mel_filter_bank(N_FFT // 2 + 1, bands, 0.0, 8000.0, SAMPLING_RATE, norm="slaney", mel_scale="slaney")
+        self.register_buffer("filters", torch.from_numpy(filters.astype(np.float32)))  # (bins, bands)
+        self.conv1 = nn.Conv1d(bands, width, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, input_values: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            input_values: (B, S) waveforms, 0 in the padding.
+            num_samples: (B,) true lengths.
+
+        Returns:
+            (B, D, T).
+        """
+        valid = _range(input_values.shape[1] // HOP, num_samples // HOP)  # (B, F)
+        mel = self.log_mel(input_values, valid).to(self.conv1.weight.dtype)
+        hidden_states = F.gelu(self.conv1(mel)) * valid[:, None]  # (B, D, F)
+        return F.gelu(self.conv2(hidden_states))  # (B, D, F) -> (B, D, T)
+
+    def log_mel(self, input_values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, S), and which mel frames belong to each, (B, F) -> (B, bands, F) in fp32, 0 in the padding."""
+        with torch.autocast(input_values.device.type, enabled=False):
+            left = input_values[:, 1 : N_FFT // 2 + 1].flip(1)  # reflected
+            padded = F.pad(torch.cat([left, input_values], dim=1).float(), (0, N_FFT // 2))
+            frames = padded.unfold(-1, N_FFT, HOP)[:, : valid.shape[1]]  # (B, F, n_fft)
+            bands = _power(frames) @ self.filters.float()  # (B, F, bands)
+            bands = bands.clamp(min=1e-10).log10().masked_fill(~valid[..., None], -math.inf)
+            loudest = bands.amax((1, 2), keepdim=True)
+            bands = torch.maximum(bands, loudest - DYNAMIC_RANGE) / 4 + 1
+            return bands.masked_fill(~valid[..., None], 0.0).transpose(1, 2)  # (B, F, bands) -> (B, bands, F)
+
+    def _freeze_parameters(self) -> None:
+        """What `freeze_feature_encoder` calls, as in WavLM."""
+        self.requires_grad_(False)
+
+
+class SinusoidalPositions(nn.Module):
+    """Whisper's positions, in place of WavLM's convolution: (B, T, D) -> (1, T, D). Those of the first 30 s are kept
+    as the checkpoint has them, which may be rounded; beyond, they are computed."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("weight", sinusoids(torch.arange(NUM_POSITIONS), width))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        _, length, width = hidden_states.shape
+        time = torch.arange(length, device=hidden_states.device)
+        kept = self.weight[time.clamp(max=NUM_POSITIONS - 1)].float()  # (T, D)
+        positions = torch.where((time < NUM_POSITIONS)[:, None], kept, sinusoids(time, width))
+        return positions[None].to(hidden_states.dtype)
+
+
+def sinusoids(time: torch.Tensor, width: int) -> torch.Tensor:
+    """(T,) frames -> (T, D): sines, then cosines, with wavelengths from 2 pi to 20,000 pi frames."""
+    place = torch.arange(width // 2, device=time.device, dtype=torch.float32)
+    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * place)  # (D / 2,)
+    angles = time[:, None].float() * rates  # (T, D / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class IdentityProjection(nn.Module):
+    """In place of WavLM's feature projection: Whisper's convolutions have the width of the encoder already."""
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return hidden_states, hidden_states
+
+
+def _power(frames: torch.Tensor) -> torch.Tensor:
+    """Power of the spectrum of windowed frames: (B, F, n_fft) -> (B, F, bins). An exported graph multiplies matrices:
+    the Fourier transform of ONNX is slow and inexact for a length that is no power of two."""
+    window = torch.hann_window(N_FFT, device=frames.device)
+    if torch.compiler.is_exporting():
+        angles = torch.arange(N_FFT)[:, None] * torch.arange(N_FFT // 2 + 1) % N_FFT * (2 * math.pi / N_FFT)
+        angles = angles.to(frames.device)  # (n_fft, bins)
+        windowed = frames * window
+        return (windowed @ angles.cos()).square() + (windowed @ angles.sin()).square()
+    spectrum = torch.fft.rfft(frames * window)  # (B, F, n_fft) -> (B, F, bins)
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def _range(length: int, valid: torch.Tensor) -> torch.Tensor:
+    """Boolean (B, length): true for the first `valid[b]` places of row b."""
+    return torch.arange(length, device=valid.device) < valid[:, None]

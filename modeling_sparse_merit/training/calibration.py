@@ -1,0 +1,65 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""
+Calibration of the fusion on the first batches of a training: layer norms that standardise what routers and experts are
+given. Frames of a pretrained encoder share a large mean and have uneven scales after their layer norm, and from these
+experts do not learn: their outputs, and the choice of the expert, hardly differ from frame to frame.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional as F
+
+from ..models.sparse_merit.experts import LayerNorms
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+
+SMALLEST_DEVIATION = 1e-3
+
+
+@torch.no_grad()
+def calibrate_fusion(
+    accelerator: Accelerator,
+    model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel,
+    loader: Iterable[dict[str, Any]],
+    num_batches: int,
+) -> None:
+    """
+    Sets weight and bias of each layer norm of the fusion to 1 / std and -mean / std, of each dimension of its output
+    over the frames of some batches. They stay trainable, and are saved with the model.
+
+    Args:
+        accelerator: Says where the model runs, and joins the frames of all processes.
+        model: Not prepared yet.
+        loader: Batches of the training, prepared.
+        num_batches: How many are used, of each process.
+    """
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain.to(accelerator.device).eval()
+    sums: list[torch.Tensor] = []
+    for batch in islice(loader, num_batches):
+        layer_outputs, frame_mask, *_ = plain.model.encoder(batch["input_values"], batch["attention_mask"])
+        found = [_moments(states[frame_mask]) for states in layer_outputs]
+        sums = [sum(pair) for pair in zip(sums, found, strict=True)] if sums else found
+    sums = accelerator.reduce(sums, "sum")
+    for norms in _fusion_norms(plain.model.integration):
+        for norm, (count, total, squares) in zip(norms, sums, strict=True):
+            mean = total / count  # (D,)
+            std = (squares / count - mean.square()).clamp(min=SMALLEST_DEVIATION**2).sqrt()
+            norm.weight.copy_(1 / std)
+            norm.bias.copy_(-mean / std)
+
+
+def _moments(frames: torch.Tensor) -> torch.Tensor:
+    """(frames, D) -> (3, D) in float64: their number, sum and sum of squares after a layer norm."""
+    normed = F.layer_norm(frames.float(), frames.shape[-1:]).double()
+    return torch.stack([torch.full_like(normed[0], len(normed)), normed.sum(0), normed.square().sum(0)])
+
+
+def _fusion_norms(integration: nn.Module) -> Iterator[LayerNorms]:
+    """The layer norms of experts and routers, or those of each task's weighted sum."""
+    yield from (module for module in integration.modules() if isinstance(module, LayerNorms))
