@@ -27,8 +27,8 @@ from modeling_sparse_merit.models.sparse_merit.quantization import (
     Bf16Linear,
     choose_int8,
     is_bf16_fast,
-    lower,
     plain_dtype,
+    set_precision,
 )
 
 RATE = 16_000
@@ -71,7 +71,7 @@ def in_precisions(
     models = {"fp32": model}
     for precision in ("bf16", "int8") if device == "cpu" else ("bf16",):
         models[precision] = copy.deepcopy(model)
-        lower(models[precision], precision)
+        set_precision(models[precision], precision)
     return models
 
 

@@ -15,6 +15,7 @@ BATCH_SECONDS = 40.0  # audio that goes through the model at once
 _MODULE_OF = {
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",
     "SparseMeritFeatureExtractor": "models.sparse_merit.feature_extraction_sparse_merit",
+    "SparseMeritInt8Config": "models.sparse_merit.quantization",
     "SparseMeritModel": "models.sparse_merit.modeling_sparse_merit",
     "SparseMeritForSpeechEnhancementAndEmotion": "models.sparse_merit.modeling_sparse_merit",
     "SpeechEnhancementAndEmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",

@@ -1,7 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What users of `transformers` take for granted of an audio classifier: arguments, labels, dtypes, the Trainer."""
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_SIZES
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoModel, AutoModelForAudioClassification, pipeline
+from transformers import AutoModel, AutoModelForAudioClassification, WavLMConfig, WavLMModel, pipeline
+from transformers.quantizers import auto as quantizers
 
-from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion, SparseMeritInt8Config
 from modeling_sparse_merit.hub.export import export_checkpoint
+from modeling_sparse_merit.models.sparse_merit import quantization
 from modeling_sparse_merit.models.sparse_merit.quantization import is_quantized
 
 LABELS = torch.tensor([0, 1])
@@ -202,6 +207,64 @@ def test_auto_classes_take_every_precision(exported, tiny_checkpoint, values, dt
         inputs = values.to(model.dtype)
         torch.testing.assert_close(model(inputs).logits, expected.eval()(inputs).logits, rtol=1e-5, atol=1e-5)
         assert "_precision" not in model.config.to_dict()
+
+
+@pytest.mark.parametrize("config", [SparseMeritInt8Config(), {"quant_method": "sparse_merit_int8"}])
+def test_int8_is_a_quantization_config_of_every_door(exported, tiny_checkpoint, values, config):
+    short = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, dtype="int8")
+    models = [
+        SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, quantization_config=config),
+        AutoModel.from_pretrained(exported, trust_remote_code=True, quantization_config=config),
+        AutoModelForAudioClassification.from_pretrained(exported, trust_remote_code=True, quantization_config=config),
+        AutoModel.from_pretrained(exported, trust_remote_code=True, dtype="int8"),
+        pipeline(model=exported, trust_remote_code=True, model_kwargs={"quantization_config": config}).model,
+    ]
+    inputs = values.to(short.dtype)
+    expected = short(inputs).logits
+    for model in (short, *models):
+        assert [type(part).__name__ for part in model.modules()] == [type(part).__name__ for part in short.modules()]
+        torch.testing.assert_close(model(inputs).logits, expected, rtol=0, atol=0)
+        assert model.hf_quantizer.quantization_config.quant_method == "sparse_merit_int8"
+        assert model.config.to_dict()["quantization_config"] == {"quant_method": "sparse_merit_int8"}
+        assert model.is_quantized and not model.hf_quantizer.is_trainable and not model.training
+        with pytest.raises(ValueError, match="load it with dtype='fp32' to save it"):
+            model.save_pretrained("nowhere")
+
+
+def test_a_configuration_saved_from_int8_loads_int8_again(tiny_checkpoint, tmp_path, values):
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    load = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
+    expected = load(tmp_path, dtype="int8")
+    expected.config.save_pretrained(tmp_path)
+    for model in (load(tmp_path), load(tmp_path, dtype="int8")):
+        assert is_quantized(model)
+        inputs = values.to(model.dtype)
+        torch.testing.assert_close(model(inputs).logits, expected(inputs).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_other_precisions_are_not_quantized(load, dtype):
+    model = load(dtype=dtype)
+    assert not hasattr(model, "hf_quantizer") and not hasattr(model.config, "quantization_config")
+
+
+def test_what_does_not_go_with_int8_is_refused(load, tiny_checkpoint):
+    with pytest.raises(ValueError, match="`dtype` is 'int8', and `quantization_config` is given too"):
+        load(dtype="int8", quantization_config=SparseMeritInt8Config())
+    with pytest.raises(ValueError, match="`quant_method` is 'awq'; expected 'sparse_merit_int8'"):
+        SparseMeritInt8Config(quant_method="awq")
+    with pytest.raises(ValueError, match="for Sparse MERIT models, but the model is a WavLMModel"):
+        WavLMModel.from_pretrained(
+            None, config=WavLMConfig(**TINY_SIZES), state_dict={}, quantization_config=SparseMeritInt8Config()
+        )
+
+
+def test_the_code_of_a_checkpoint_registers_its_quantizer_beside_that_of_the_package():
+    spec = importlib.util.spec_from_file_location("second_copy", quantization.__file__)
+    second = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(second)
+    registered = quantizers.AUTO_QUANTIZATION_CONFIG_MAPPING["sparse_merit_int8"]
+    assert registered.__name__ == "SparseMeritInt8Config" and registered is not second.SparseMeritInt8Config
 
 
 @pytest.mark.parametrize("task", [None, "audio-classification"])

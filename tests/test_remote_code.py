@@ -77,6 +77,12 @@ saved["pipeline.audio"] = answer.pop("audio")
 loaded["pipeline"] = answer
 loaded["audio-classification"] = emotion([recording, {"array": waveform[:8000], "sampling_rate": 16_000}])
 loaded["half"] = [str(half.dtype), half(recording)["emotion"]]
+config = {"quant_method": "sparse_merit_int8"}
+for name, argument in {"int8": {"dtype": "int8"}, "quantization_config": {"quantization_config": config}}.items():
+    quantized = AutoModelForAudioClassification.from_pretrained(checkpoint, **argument, **trusting)
+    with torch.no_grad():
+        saved[name] = quantized(inputs["input_values"].to(quantized.dtype)).logits.float()
+    loaded[name] = [type(quantized.hf_quantizer).__name__, quantized.config.quantization_config.to_dict()]
 loaded["printable"] = "pipeline_sparse_merit.EmotionPipeline" in repr(emotion.model.config)
 
 model.save_pretrained(answers + "/by_model")
@@ -184,6 +190,12 @@ def assert_answers_as_here(loaded: dict, answers: Path, checkpoint: Path, record
     for auto_class in ("AutoModel", "AutoModelForAudioClassification"):
         assert np.array_equal(saved[f"{auto_class}.logits"], outputs.logits)
         assert np.array_equal(saved[f"{auto_class}.enhanced_values"], outputs.enhanced_values)
+    quantized = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(checkpoint, dtype="int8")
+    with torch.no_grad():
+        expected = quantized(inputs["input_values"].to(quantized.dtype)).logits.float()
+    for name in ("int8", "quantization_config"):
+        assert np.array_equal(saved[name], expected)
+        assert loaded[name] == ["SparseMeritInt8Quantizer", {"quant_method": "sparse_merit_int8"}]
 
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(checkpoint, device="cpu")
     expected = pipe(recording)

@@ -18,7 +18,7 @@ from .emotion import AttentiveStatisticsPooling
 from .encoder import Capabilities, SparseMeritEncoder, true_lengths
 from .experts import LayerWeights, build_integration, load_balancing_loss
 from .pretrained import read_encoder, shared_fields
-from .quantization import is_quantized, lower, plain_dtype
+from .quantization import SparseMeritInt8Config, is_quantized, plain_dtype, quantize, set_precision
 from .tasks import TASKS, TaskInputs
 
 ENCODER_FIELDS = ("feature_encoder", "relative_attention_bias", "encoder_window_seconds", "encoder_context_seconds")
@@ -97,14 +97,21 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
         cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, dtype: Any = None, **kwargs: Any
     ) -> Any:
         """
-        As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (or `torch.int8`): matrix
-        products of the encoder and of the experts in int8, for inference alone. On a CPU where bf16 is slow, "bf16"
-        only keeps weights in it (see `quantization.py`); `torch.bfloat16` computes in it everywhere.
+        As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (also `torch.int8`), which
+        is short for `quantization_config=SparseMeritInt8Config()`. On a CPU where bf16 is slow, "bf16" only keeps
+        weights in it (see `quantization.py`); `torch.bfloat16` computes in it everywhere.
+
+        Raises:
+            ValueError: `dtype` is "int8", and there is a `quantization_config` too.
         """
         config = kwargs.get("config")
         precision = precision_of(dtype)
         if precision is None and isinstance(config, SparseMeritConfig):  # which an Auto class gave the dtype
             precision = config.__dict__.pop("_precision", None)
+        if precision == "int8":
+            if kwargs.get("quantization_config") is not None:
+                raise ValueError("`dtype` is 'int8', and `quantization_config` is given too; expected one of them.")
+            kwargs["quantization_config"] = SparseMeritInt8Config()
         if precision is not None:
             # "auto" is that of the file, which is mapped: no copy is made before the one that stays
             dtype = plain_dtype(precision) or "auto"
@@ -115,9 +122,13 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
         for part in model.modules():
             if isinstance(part, SparseMeritEncoder):
                 part.freeze_unused()  # loading makes parameters that are trainable
-        if precision is not None and dtype == "auto":
-            lower(model, precision)
+        if precision == "bf16" and dtype == "auto":
+            set_precision(model, precision)
         return loaded
+
+    def _quantize(self) -> None:
+        """What the quantizer of `SparseMeritInt8Config` calls when the weights are loaded."""
+        quantize(self)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """

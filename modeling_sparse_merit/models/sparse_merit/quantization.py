@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The precision in which a model computes: fp32, bf16, or int8 for the matrix products that cost most.
 
+`from_pretrained(..., quantization_config=SparseMeritInt8Config())`, or `dtype="int8"` for short, is int8.
+
 What a precision means depends on what computes. Where bf16 is fast (on an accelerator, and on a CPU with AVX-512 or
 bf16 instructions), "bf16" is all in bf16, and "int8" has bf16 beside its int8 products. Another CPU would take several
 times longer in bf16 than in fp32: there, both compute in fp32 beside large weights that are kept in bf16 or int8.
@@ -15,10 +17,62 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers import auto as quantizers
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
+QUANT_METHOD = "sparse_merit_int8"
 ROWS_AT_ONCE = 64  # of weights: what is freed between weights that stay must not be larger than these
 ROWS_TO_WIDEN = 256  # of weights: in fp32 they still lie in a cache when they multiply
 FEWEST_FRAMES = 17  # that CUDA multiplies in int8
+
+
+class SparseMeritInt8Config(QuantizationConfigMixin):
+    """
+    The `quantization_config` of a model in int8. As a dictionary: `{"quant_method": "sparse_merit_int8"}`.
+
+    The linear layers of the encoder's layers and of the experts compute in int8, see [`quantize`]. A checkpoint in any
+    dtype is quantized when it is loaded, without calibration. The model is for inference alone, and cannot be saved.
+
+    Raises:
+        ValueError: `quant_method` is another one.
+    """
+
+    def __init__(self, quant_method: str = QUANT_METHOD):
+        if quant_method != QUANT_METHOD:
+            raise ValueError(f"`quant_method` is {quant_method!r}; expected {QUANT_METHOD!r}.")
+        self.quant_method = quant_method
+
+
+class SparseMeritInt8Quantizer(HfQuantizer):
+    """Quantizes a model as soon as its weights are loaded, when they still lie in the mapped file."""
+
+    is_trainable = False
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
+        if not hasattr(model, "_quantize"):
+            name = type(model).__name__
+            raise ValueError(f"`quantization_config` is for Sparse MERIT models, but the model is a {name}.")
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
+        model._quantize()  # by its own code, be it this package's or that of a checkpoint
+        return model
+
+    def is_serializable(self) -> bool:
+        """False: rounded weights do not come back."""
+        return False
+
+
+def _register() -> None:
+    """Makes transformers know them. The code of a checkpoint may come second: then those that are known stay."""
+    if QUANT_METHOD not in quantizers.AUTO_QUANTIZATION_CONFIG_MAPPING:
+        quantizers.register_quantization_config(QUANT_METHOD)(SparseMeritInt8Config)
+    if QUANT_METHOD not in quantizers.AUTO_QUANTIZER_MAPPING:
+        quantizers.register_quantizer(QUANT_METHOD)(SparseMeritInt8Quantizer)
+
+
+_register()
 
 
 class Bf16Linear(nn.Linear):
@@ -122,7 +176,7 @@ class WidenedInt8Linear(Int8Linear):
 
 
 def plain_dtype(precision: str) -> torch.dtype | None:
-    """The dtype of a whole model in that precision; None where [`lower`] keeps large weights in another."""
+    """The dtype of a whole model in that precision; None where [`set_precision`] keeps large weights in another."""
     return {"fp32": torch.float32, "bf16": torch.bfloat16 if is_bf16_fast() else None, "int8": None}[precision]
 
 
@@ -141,26 +195,39 @@ def choose_int8() -> type[Int8Linear]:
     return PackedInt8Linear if is_x86 and torch.backends.mkldnn.is_available() else WidenedInt8Linear
 
 
-def lower(model: PreTrainedModel, precision: str) -> None:
+def set_precision(model: PreTrainedModel, precision: str) -> None:
     """
     Brings a model to a precision: to its plain dtype, if it has one; else the weights of the linear layers of the
     encoder's layers and of the experts, layer by layer, to bf16 or int8, and the rest to bf16, or fp32 where faster.
+    """
+    if plain_dtype(precision) is not None:
+        model.to(plain_dtype(precision))
+    elif precision == "int8":
+        quantize(model)
+    else:
+        _replace_large_layers(model, Bf16Linear)
+
+
+def quantize(model: PreTrainedModel) -> None:
+    """
+    Brings the linear layers of the encoder's layers and of the experts to int8, layer by layer, and the rest to bf16,
+    or fp32 where faster.
 
     Feature encoder, position convolution, routers and heads are not in int8: they are few of a large model's products,
     and each would add an error of its own (`benchmarks/sensitivity.py`). A model in int8 is for inference alone, and
     has no parameters to train.
     """
-    if plain_dtype(precision) is not None:
-        model.to(plain_dtype(precision))
-        return
-    kind = Bf16Linear
-    if precision == "int8":
-        kind = choose_int8()
-        model.requires_grad_(False)
-        for layer in _core(model).encoder.encoder.layers:
-            attention = layer.attention
-            attention.qkv_proj = kind(attention.q_proj, attention.k_proj, attention.v_proj)
-            attention.q_proj = attention.k_proj = attention.v_proj = None
+    kind = choose_int8()
+    model.requires_grad_(False)
+    for layer in _core(model).encoder.encoder.layers:
+        attention = layer.attention
+        attention.qkv_proj = kind(attention.q_proj, attention.k_proj, attention.v_proj)
+        attention.q_proj = attention.k_proj = attention.v_proj = None
+    _replace_large_layers(model, kind)
+
+
+def _replace_large_layers(model: PreTrainedModel, kind: type[nn.Module]) -> None:
+    """Puts a layer of that kind in the place of each large one, and brings the rest to bf16, or fp32 where faster."""
     for parent, name in list(_large_layers(model)):
         setattr(parent, name, kind(getattr(parent, name)))
     dtype = torch.bfloat16 if is_bf16_fast() else torch.float32
