@@ -34,24 +34,25 @@ class SparseMeritModelTester:
     num_attention_heads = 2
     encoder_seq_length = 14  # frames: 1024 -> 255 -> 62 -> 14 by three convolutions, (length - 8) // 4 + 1
 
-    def __init__(self, parent: unittest.TestCase):
-        self.parent = parent
+    def __init__(self, parent: unittest.TestCase, **changes: Any):
+        self.parent, self.changes = parent, changes
 
     def get_config(self) -> SparseMeritConfig:
-        return SparseMeritConfig(
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=20,
-            conv_dim=(32, 32, 32),
-            conv_kernel=(8, 8, 8),
-            conv_stride=(4, 4, 4),
-            num_conv_pos_embeddings=16,
-            num_conv_pos_embedding_groups=2,
-            expert_hidden_size=24,
-            emotion_hidden_size=16,
-            enhancement_hidden_size=16,
-        )
+        fields = {
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": 20,
+            "conv_dim": (32, 32, 32),
+            "conv_kernel": (8, 8, 8),
+            "conv_stride": (4, 4, 4),
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 2,
+            "expert_hidden_size": 24,
+            "emotion_hidden_size": 16,
+            "enhancement_hidden_size": 16,
+        }
+        return SparseMeritConfig(**{**fields, **self.changes})
 
     def prepare_config_and_inputs_for_common(self) -> tuple[SparseMeritConfig, dict[str, torch.Tensor]]:
         shape = [self.batch_size, self.seq_length]
@@ -60,10 +61,13 @@ class SparseMeritModelTester:
 
 
 class SparseMeritModelTest(ModelTesterMixin, unittest.TestCase):
+    """The layout of WavLM-Large."""
+
     all_model_classes = (SparseMeritModel, SparseMeritForSpeechEnhancementAndEmotion)
+    changes = {}
 
     def setUp(self) -> None:
-        self.model_tester = SparseMeritModelTester(self)
+        self.model_tester = SparseMeritModelTester(self, **self.changes)
         self.config_tester = ConfigTester(self, config_class=SparseMeritConfig, hidden_size=64)
 
     def _prepare_for_class(self, inputs_dict: dict[str, Any], model_class: type, return_labels: bool = False) -> dict:
@@ -91,3 +95,21 @@ class SparseMeritModelTest(ModelTesterMixin, unittest.TestCase):
 
     @unittest.skip("An audio model has no token embeddings, as WavLM.")
     def test_model_get_set_embeddings(self) -> None: ...
+
+
+class SparseMeritGroupNormModelTest(SparseMeritModelTest):
+    """The layout of WavLM-Base."""
+
+    changes = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
+
+
+class SparseMeritLogMelModelTest(SparseMeritModelTest):
+    """Log-mel bands in place of convolutions, with a spectral mask: as in the embedded checkpoint."""
+
+    changes = {
+        "feature_encoder": "log_mel",
+        "enhancement_mask": "magnitude",
+        "conv_dim": (40,),
+        "conv_kernel": (192,),
+        "conv_stride": (64,),
+    }

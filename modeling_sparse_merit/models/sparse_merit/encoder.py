@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import WavLMModel
+from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -39,9 +40,15 @@ class LogMelFeatureEncoder(GradientCheckpointingLayer):
         (kernel,), (self.hop_length,), (bands,) = config.conv_kernel, config.conv_stride, config.conv_dim
         self.window_length, self.margin = 2 * kernel, (kernel // 2, kernel - kernel // 2)
         self.n_fft = 1 << (self.window_length - 1).bit_length()
+        self.scale = nn.Parameter(torch.ones(bands))
+        self.bias = nn.Parameter(torch.zeros(bands))
+        self.register_buffer("filters", self.mel_filters())
+
+    def mel_filters(self) -> torch.Tensor:
+        """(bins, bands), triangles on the mel scale."""
         filters = mel_filter_bank(
             self.n_fft // 2 + 1,
-            bands,
+            len(self.scale),
             LOWEST_FREQUENCY,
             HIGHEST_FREQUENCY,
             SAMPLING_RATE,
@@ -49,9 +56,7 @@ class LogMelFeatureEncoder(GradientCheckpointingLayer):
             mel_scale="htk",
             triangularize_in_mel_space=True,
         )
-        self.register_buffer("filters", torch.from_numpy(filters.astype(np.float32)))  # (bins, bands)
-        self.scale = nn.Parameter(torch.ones(bands))
-        self.bias = nn.Parameter(torch.zeros(bands))
+        return torch.from_numpy(filters.astype(np.float32))
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         """(B, S) -> (B, bands, T)."""
@@ -192,6 +197,14 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
             self.encoder.layer_norm.requires_grad_(False)  # of `last_hidden_state`, which nothing else depends on
         if hasattr(self, "masked_spec_embed") and not self.config.apply_spec_augment:
             self.masked_spec_embed.requires_grad_(False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LogMelFeatureEncoder):
+            init.ones_(module.scale)
+            init.zeros_(module.bias)
+            init.copy_(module.filters, module.mel_filters())
 
     def forward(
         self,
