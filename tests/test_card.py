@@ -189,7 +189,7 @@ def test_labels_are_listed_in_the_order_of_the_logits(checkpoint):
 
 def test_parameters_are_counted_from_the_weights(full_checkpoint):
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(full_checkpoint)
-    assert f"| weights | {model.num_parameters():,} numbers |" in render_card(full_checkpoint)
+    assert f"| size | {model.num_parameters():,} parameters |" in render_card(full_checkpoint)
 
 
 def test_what_was_not_measured_is_said_and_no_number_is_shown(tiny_checkpoint):

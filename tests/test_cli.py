@@ -266,6 +266,20 @@ def test_plot_draws_a_picture_of_each_recording(run, record):
     assert picture.shape[1] > 1_000 and picture[..., :3].std() > 0.1
 
 
+@pytest.mark.parametrize(("sampling_rate", "highest"), [(8_000, 4.0), (44_100, 8.0)])
+def test_a_picture_ends_at_the_recordings_own_highest_frequency(run, record, monkeypatch, sampling_rate, highest):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn = []
+    monkeypatch.setattr(figure, "savefig", lambda self, path, **options: (drawn.append(self), Path(path).touch()))
+    record("a.wav", seconds=1.0, sampling_rate=sampling_rate)
+    assert run("a.wav", "-o", "out", "--plot").exit_code == 0
+    spectrograms = [axes for axes in drawn[0].axes if axes.images]
+    assert [axes.get_ylim() for axes in spectrograms] == [(0, highest)] * 2
+    labels = {axes.get_ylabel() for axes in drawn[0].axes}
+    assert "Power (dB relative to the maximum)" in labels
+    assert all(image.get_clim() == (-80, 0) for axes in spectrograms for image in axes.images)
+
+
 def test_a_recording_of_silence_is_no_reason_to_fail(run, tmp_path):
     pytest.importorskip("matplotlib")
     soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
@@ -302,7 +316,7 @@ def test_info_says_what_the_checkpoint_is(tiny_checkpoint):
     assert result.exit_code == 0, result.output
     for shown in ("enhancement", "emotion", "angry, sad, happy, neutral", "3 of width 32", "sparse"):
         assert shown in result.stdout
-    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million" in result.stdout
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in result.stdout
     assert "Licence" not in result.stdout
 
 

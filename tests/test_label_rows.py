@@ -3,6 +3,7 @@
 
 import json
 import logging
+import re
 from dataclasses import asdict
 
 import pytest
@@ -139,3 +140,11 @@ def test_an_unknown_label_of_the_checkpoint_lists_those_it_has(checkpoint):
         ValueError, match=r"upset=anger, but .* expected one of \['angry', 'sad', 'happy', 'neutral'\]"
     ):
         classifier_of(checkpoint, ["upset=anger"])
+
+
+def test_each_of_resume_and_no_resume_says_what_it_does(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--resume \[RESUME\] Continue from the newest checkpoint in output_dir, if there is one", shown)
+    assert re.search(r"--no_resume, --no-resume Refuse an output_dir that holds a checkpoint", shown)

@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -325,13 +326,16 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
     assert features.normalization == SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint).normalization
 
 
-def test_own_words_of_a_private_folder_are_learned_from_the_rows_of_known_ones(tiny_checkpoint, speech_clip, tmp_path):
+def test_own_words_of_a_private_folder_are_learned_from_the_rows_of_known_ones(
+    tiny_checkpoint, speech_clip, tmp_path, capfd
+):
     folder = make_private_folder(speech_clip, tmp_path, ["upset", "calm"])
     arguments = ["--model", str(tiny_checkpoint), "--speech", str(folder / "tables" / "calls")]
     arguments += ["--noise", str(folder / "tables" / "noise"), "--labels", "upset=angry", "calm=neutral"]
     arguments += ["--lora_rank", "2", "--workers", "0", "--batch_size", "6", "--learning_rate", "1e-7"]
     for epochs in ("1", "2"):  # the second goes on
         training_run.main([*arguments, "--epochs", epochs, "--output_dir", str(tmp_path / "run")])
+    assert not re.search(r"\d%|it/s|s/it|examples/s", capfd.readouterr().err)  # bars are for terminals
     written = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert (written["labels"], written["labels_from"]) == (["upset", "calm"], {"upset": "angry", "calm": "neutral"})
     assert (tmp_path / "run" / "checkpoint-2").is_dir()

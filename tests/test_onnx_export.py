@@ -102,7 +102,8 @@ def test_the_example_of_its_readme_runs_where_torch_is_not_installed(
     }
     for name, clip in clips.items():
         soundfile.write(tmp_path / f"{name}.wav", clip, 16_000, subtype="FLOAT")
-    example = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    example = (folder / "example.py").read_text(encoding="utf-8")
+    assert f"```python\n{example}```\n" in (folder / "README.md").read_text(encoding="utf-8")
     hidden = "import sys; sys.modules.update(torch=None, transformers=None, modeling_sparse_merit=None)\n"
     (tmp_path / "example.py").write_text(hidden + example, encoding="utf-8")
     command = [sys.executable, tmp_path / "example.py", *(tmp_path / f"{name}.wav" for name in clips)]
@@ -120,6 +121,24 @@ def test_the_example_of_its_readme_runs_where_torch_is_not_installed(
         np.testing.assert_allclose(written, clean, atol=1e-4)  # 16 bits a sample
 
 
+@pytest.mark.parametrize(
+    ("rate", "channels", "samples", "said"),
+    [
+        (8_000, 1, 8_000, "8000 Hz, 1 channel(s), 8000 samples; expected 16000 Hz"),
+        (16_000, 2, 9_000, "16000 Hz, 2 channel(s), 9000 samples; expected 16000 Hz, 1 channel"),
+        (16_000, 1, 399, "399 samples; expected 16000 Hz, 1 channel, at least 400 samples"),
+    ],
+)
+def test_the_example_refuses_what_the_graph_does_not_take_and_says_what_to_do(
+    folder, tmp_path, rate, channels, samples, said
+):
+    soundfile.write(tmp_path / "call.wav", np.zeros((samples, channels)), rate)
+    command = [sys.executable, "example.py", tmp_path / "call.wav"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"{tmp_path / 'call.wav'}: ") and said in done.stderr
+    assert "ffmpeg -i RECORDING -ar 16000 -ac 1" in done.stderr and not list(tmp_path.glob("*.enhanced.wav"))
+
+
 def test_the_folder_says_what_goes_in_and_out_and_nothing_of_this_machine(folder):
     description = json.loads((folder / "onnx_config.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -129,7 +148,12 @@ def test_the_folder_says_what_goes_in_and_out_and_nothing_of_this_machine(folder
         }
     assert description["labels"] == ["angry", "sad", "happy", "neutral"]
     assert description["normalization"] == {"kind": "recording"} and description["sampling_rate"] == 16_000
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.onnx", "onnx_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "example.py",
+        "model.onnx",
+        "onnx_config.json",
+    ]
     assert b"site-packages" not in (folder / "model.onnx").read_bytes()
 
 

@@ -153,15 +153,12 @@ def convert(
 
 def _describe(source: str, revision: str | None) -> dict[str, str]:
     """Returns what a checkpoint's configuration and card say, by name; no weights are loaded."""
-    import torch
-
-    from .. import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
+    from .. import SparseMeritConfig
     from ..models.sparse_merit.adapters import read_adapter_config
+    from ..models.sparse_merit.modeling_sparse_merit import count_parameters
     from ..models.sparse_merit.tasks import EMOTION, TASKS, further_tasks
 
     config = SparseMeritConfig.from_pretrained(source, **({"revision": revision} if revision else {}))
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in SparseMeritForSpeechEnhancementAndEmotion(config).parameters())
     facts = {
         "Model": source,
         "Tasks": ", ".join(config.tasks),
@@ -170,7 +167,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
         "Encoder": _describe_encoder(config),
         "Integration": config.integration,
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
-        "Parameters": f"{parameters / 1e6:.2f} million",
+        "Parameters": f"{count_parameters(config):,}",
     }
     adapters = read_adapter_config(source, revision=revision)
     if adapters is not None:

@@ -69,6 +69,10 @@ The way back: clean speech = enhanced_values times the same divisor, plus the sa
 `pip install numpy onnxruntime soundfile`, then, in this folder, `python example.py RECORDING.wav ...`, which is
 
 ```python
+{{ example }}```
+"""
+
+EXAMPLE = """\
 import sys
 
 import numpy as np
@@ -77,7 +81,18 @@ import soundfile
 
 session = onnxruntime.InferenceSession("{{ graph }}")
 names = sys.argv[1:]
-clips = [soundfile.read(name)[0] for name in names]  # mono, {{ sampling_rate }} Hz
+if not names:
+    sys.exit("Name recordings: python example.py RECORDING.wav ...")
+clips = []
+for name in names:
+    clip, rate = soundfile.read(name, always_2d=True)  # (samples, channels)
+    if rate != {{ sampling_rate }} or clip.shape[1] != 1 or len(clip) < {{ min_samples }}:
+        sys.exit(
+            f"{name}: {rate} Hz, {clip.shape[1]} channel(s), {len(clip)} samples; expected {{ sampling_rate }} Hz, 1 "
+            "channel, at least {{ min_samples }} samples. To convert a recording, for instance: "
+            "ffmpeg -i RECORDING -ar {{ sampling_rate }} -ac 1 CONVERTED.wav"
+        )
+    clips.append(clip[:, 0])
 {% if normalization.kind == "corpus" %}
 scales = [({{ normalization.mean }}, {{ normalization.std }}) for clip in clips]
 {% else %}
@@ -99,7 +114,6 @@ for row, (name, clip, (mean, std)) in enumerate(zip(names, clips, scales)):
 {% if "enhanced_values" in outputs %}
     soundfile.write(f"{name}.enhanced.wav", enhanced_values[row, : len(clip)] * std + mean, {{ sampling_rate }})
 {% endif %}
-```
 """
 
 
@@ -112,7 +126,7 @@ def export_onnx(
 ) -> dict[str, float]:
     """
     Writes `model.onnx` (weights beyond 2 GB beside it), `onnx_config.json` with its inputs, outputs, preprocessing and
-    labels, and `README.md` with an example. All of it, or nothing: the graph is first compared with the model on clips
+    labels, `README.md` and `example.py`. All of it, or nothing: the graph is first compared with the model on clips
     of other lengths than those it was traced with.
 
     Args:
@@ -344,13 +358,15 @@ def _with_shared_weights(
 def _describe(
     folder: Path, config: SparseMeritConfig, feature_extractor: SparseMeritFeatureExtractor, precision: str
 ) -> None:
-    """Writes `onnx_config.json` and the README that says the same."""
+    """Writes `onnx_config.json`, the README that says the same, and the example that it shows."""
     description = _description(config, feature_extractor) | {"precision": precision}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
-    text = environment.from_string(README).render(description)
+    example = environment.from_string(EXAMPLE).render(description)
+    text = environment.from_string(README).render(description, example=example)
+    (folder / "example.py").write_text(example, encoding="utf-8")
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

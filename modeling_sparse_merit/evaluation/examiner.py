@@ -85,7 +85,7 @@ class Examiner:
         # whole batches: a clip's answer depends, in its last bits, on what it is padded with
         mine = batches[self.state.process_index :: self.state.num_processes]
         rows, pending = [], deque()
-        hidden = not self.state.is_main_process
+        hidden = None if self.state.is_main_process else True  # None: where stderr is no terminal
         with tqdm(
             total=sum(map(len, mine)), desc=f"{title} {condition.name}", unit="clip", disable=hidden
         ) as progress:

@@ -311,5 +311,5 @@ def spectrogram_triples(
         row[0].set_ylabel(f"{title}\nFrequency (kHz)")
     for axes, side in zip(grid[0], ("Noisy", "Enhanced", "Clean"), strict=True):
         axes.set_title(side)
-    figure.colorbar(image, ax=grid, label="Power (dB below the loudest of a row)", pad=0.01, fraction=0.03)
+    figure.colorbar(image, ax=grid, label="Power (dB relative to the maximum of a row)", pad=0.01, fraction=0.03)
     _save(figure, path)

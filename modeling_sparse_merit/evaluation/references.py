@@ -115,7 +115,9 @@ class EgemapsSvm:
         )
         recordings = in_conditions(table, recipe, self.settings["copies"])
         classes = np.repeat(classes, 1 + self.settings["copies"])  # a clip's conditions follow one another
-        found = list(tqdm(self._functionals(recordings), f"eGeMAPS of {split}", len(classes), unit="clip"))
+        found = list(
+            tqdm(self._functionals(recordings), f"eGeMAPS of {split}", len(classes), unit="clip", disable=None)
+        )
         lines = [f"{digest} {self.labels[index]}\n" for (digest, _), index in zip(found, classes, strict=True)]
         sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
         return np.stack([row for _, row in found]), classes, sha256

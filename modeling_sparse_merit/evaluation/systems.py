@@ -16,7 +16,7 @@ from ..models.sparse_merit.adapters import WEIGHTS, base_of, read_adapter_config
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, further_tasks
@@ -95,9 +95,8 @@ class CheckpointSystem:
         identity = {"name": self.name, "sha256": self.sha256, "device": torch.device(self._device).type}
         identity["precision"] = self.precision
         parts = {name: getattr(self.config, name) for name in ("tasks", "integration", "router", "num_experts")}
-        with torch.device("meta"):  # counted without weights
-            parameters = SparseMeritForSpeechEnhancementAndEmotion(self.config).num_parameters()
-        return {**identity, "parameters": parameters, **parts, "normalization": self.feature_extractor.normalization}
+        identity["parameters"] = count_parameters(self.config)
+        return {**identity, **parts, "normalization": self.feature_extractor.normalization}
 
     @torch.inference_mode()
     def predict(self, recordings: list[np.ndarray], tasks: tuple[str, ...] | None = None) -> list[Prediction]:

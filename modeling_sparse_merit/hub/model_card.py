@@ -12,7 +12,6 @@ Every number of the results stands in one of these files. A missing file becomes
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -22,11 +21,11 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors import safe_open
 
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.modeling_sparse_merit import count_parameters
 from ..models.sparse_merit.sources import HUB_ID
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks, tasks_of_kind
 from .card_mark import marked
@@ -144,7 +143,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,
         "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
-        "parameters": _count_weights(folder),
+        "parameters": count_parameters(SparseMeritConfig.from_pretrained(folder)),
         "data": {"corpora": corpora, "notes": data.get("notes")},
         "acted": _listed(corpus["name"] for corpus in corpora if corpus.get("acted")),
         "languages": _listed(LANGUAGES.get(code, code) for code in metadata.language or []),
@@ -183,17 +182,6 @@ def _sha256(weights: Path) -> str:
     if not weights.exists():
         raise FileNotFoundError(f"There is no {weights}, whose SHA-256 tells which weights were measured.")
     return sha256_of_file(weights)
-
-
-def _count_weights(folder: Path) -> int:
-    """Numbers in all weights, which may be in several shards."""
-    total = 0
-    for file in folder.glob("model*.safetensors"):
-        with safe_open(file, framework="numpy") as tensors:
-            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
-    if total == 0:
-        raise FileNotFoundError(f"There is no {WEIGHTS} in {folder}: give a folder written by save_pretrained.")
-    return total
 
 
 def _read_training_data(path: Path) -> dict[str, Any]:

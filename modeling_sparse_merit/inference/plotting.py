@@ -37,6 +37,7 @@ def plot_result(
     sampling_rate: int,
     scores: Mapping[str, float],
     title: str,
+    highest_frequency: float = HIGHEST_FREQUENCY,
 ) -> None:
     """Draws a PNG with whatever the model answered.
 
@@ -47,6 +48,7 @@ def plot_result(
         sampling_rate: of both, in Hz.
         scores: probability of each emotion, empty where the model does not recognise emotion.
         title: the heading.
+        highest_frequency: of the spectrograms, in Hz; of a recording at a lower rate, half its own.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -62,7 +64,7 @@ def plot_result(
     figure.get_layout_engine().set(w_pad=0.08)
     figure.suptitle(title, fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=[1, 1.7])
-    _draw_sides(figure, grid, sides, sampling_rate)
+    _draw_sides(figure, grid, sides, sampling_rate, highest_frequency)
     if scores:
         _draw_scores(figure.add_subplot(grid[:, -1]), scores)
     figure.savefig(path, dpi=130)
@@ -86,7 +88,9 @@ def envelope(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return segments.min(axis=1), segments.max(axis=1)
 
 
-def _draw_sides(figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.ndarray, str]], rate: int) -> None:
+def _draw_sides(
+    figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.ndarray, str]], rate: int, highest: float
+) -> None:
     """Draws a column for each side, all on one level scale and one dB scale, so that they can be compared."""
     pictures = [spectrogram(waveform, rate) for _, waveform, _ in sides]
     ceiling = max(levels.max() for levels in pictures)
@@ -100,16 +104,18 @@ def _draw_sides(figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.nd
         top.set(title=name, xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak))
         top.grid(alpha=0.25)
         top.tick_params(labelbottom=False)
-        image = draw_spectrogram(bottom, levels - ceiling, seconds, rate)
+        image = draw_spectrogram(bottom, levels - ceiling, seconds, rate, highest)
     for axes in upper[1:] + lower[1:]:
         axes.tick_params(labelleft=False)
     upper[0].set_ylabel("Amplitude")
     lower[0].set_ylabel("Frequency (kHz)")
-    figure.colorbar(image, ax=lower, label="Power (dB below the loudest)", pad=0.01, fraction=0.04)
+    figure.colorbar(image, ax=lower, label="Power (dB relative to the maximum)", pad=0.01, fraction=0.04)
 
 
-def draw_spectrogram(axes: "Axes", levels: np.ndarray, seconds: float, rate: int) -> "AxesImage":
-    """Draws levels in dB (frequencies, columns), 0 the highest, up to HIGHEST_FREQUENCY."""
+def draw_spectrogram(
+    axes: "Axes", levels: np.ndarray, seconds: float, rate: int, highest: float = HIGHEST_FREQUENCY
+) -> "AxesImage":
+    """Draws levels in dB (frequencies, columns), 0 the highest, up to a frequency in Hz."""
     axes.set(xlabel="Time (s)")
     image = axes.imshow(
         levels,
@@ -120,7 +126,7 @@ def draw_spectrogram(axes: "Axes", levels: np.ndarray, seconds: float, rate: int
         vmax=0,
         extent=(0, seconds, 0, rate / 2000),
     )
-    axes.set_ylim(0, min(HIGHEST_FREQUENCY, rate / 2) / 1000)
+    axes.set_ylim(0, min(highest, rate / 2) / 1000)
     return image
 
 

@@ -152,4 +152,4 @@ def _plot(
     from .plotting import plot_result
 
     with _one_drawing, replacing(target.with_suffix(".png")) as picture:
-        plot_result(picture, signal.waveform, enhanced, signal.rate, scores, recording.path.name)
+        plot_result(picture, signal.waveform, enhanced, signal.rate, scores, recording.path.name, signal.own_rate / 2)

@@ -11,14 +11,17 @@ started again.
 import json
 import logging
 import math
+import sys
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
+import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from ..data.labels import class_weights
 from ..files import replacing_folder
@@ -70,6 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
 def start(settings: TrainingSettings) -> Accelerator:
     """The accelerator, with logs in `output_dir`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if not sys.stderr.isatty():  # bars would fill a log
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -156,7 +162,9 @@ class Run:
         # What is drawn in an epoch depends on its number alone, so a resumed run draws the same.
         set_seed(self.settings.seed + 1_000_003 * (self.progress.epoch + 1), device_specific=True)
         values = defaultdict(list)
-        batches = tqdm(loader, f"epoch {self.progress.epoch + 1}", disable=not self.accelerator.is_main_process)
+        batches = tqdm(
+            loader, f"epoch {self.progress.epoch + 1}", disable=None if self.accelerator.is_main_process else True
+        )
         for batch in batches:
             with self.accelerator.accumulate(model):
                 outputs = self.balancing.through(model)(**batch, tasks=self.settings.tasks)

@@ -40,7 +40,7 @@ class TrainingSettings:
         default="runs/sparse-merit", metadata={"help": "Folder of logs, checkpoints and the result."}
     )
     resume: bool = field(
-        default=True, metadata={"help": "Go on from the newest checkpoint in output_dir; else it may not hold one."}
+        default=True, metadata={"help": "Continue from the newest checkpoint in output_dir, if there is one."}
     )
     seed: int = 0
 
@@ -357,6 +357,7 @@ def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     parser = HfArgumentParser(
         TrainingSettings, description="Trains Sparse MERIT. CONFIG.yaml first, then its overrides."
     )
+    parser._option_string_actions["--no_resume"].help = "Refuse an output_dir that holds a checkpoint."
     if arguments and not arguments[0].startswith("-"):
         parser.set_defaults(**_read_yaml(Path(arguments.pop(0))))
     return parser.parse_args_into_dataclasses(arguments)[0]

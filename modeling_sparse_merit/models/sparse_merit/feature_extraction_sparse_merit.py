@@ -157,8 +157,9 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
             )
         elif sampling_rate != self.sampling_rate:
             raise ValueError(
-                f"The recording is at {sampling_rate} Hz, but the model hears {self.sampling_rate} Hz. Resample it "
-                f"first: `load_audio(recording, sampling_rate={sampling_rate})` of `modeling_sparse_merit`."
+                f"The recording is at {sampling_rate} Hz, but the model takes {self.sampling_rate} Hz. Resample it "
+                f"first, `soxr.resample(recording, {sampling_rate}, {self.sampling_rate})`, or use the pipeline, "
+                "which takes any rate."
             )
 
 

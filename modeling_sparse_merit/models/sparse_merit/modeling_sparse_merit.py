@@ -384,6 +384,12 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         return sum(weights[name] * loss for name, loss in losses.items())
 
 
+def count_parameters(config: SparseMeritConfig) -> int:
+    """The number of parameters of a model, as its `num_parameters()` gives it, without memory for its weights."""
+    with torch.device("meta"):
+        return SparseMeritForSpeechEnhancementAndEmotion(config).num_parameters()
+
+
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     """Names of the weights that hold NaN or Inf, which loading does not notice."""
     return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
