@@ -324,9 +324,11 @@ def test_adapters_of_the_embedded_checkpoint_are_pushed_and_load_elsewhere(hub, 
     assert_same(pipe.model, trained[0], clip, trained[1])
 
 
-def test_adapters_of_a_private_folder_are_pushed_once_their_base_has_a_name_on_the_hub(hub, tiny_checkpoint, tmp_path):
+def test_adapters_of_a_private_folder_are_pushed_once_their_base_has_a_name_on_the_hub(
+    hub, tiny_checkpoint, clip, tmp_path
+):
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
-    train(str(base), tmp_path / "best")
+    model = train(str(base), tmp_path / "best")
     result = run("push", tmp_path / "best", "someone/adapters", "--token", TOKEN)
     assert result.exit_code == 2
     assert f"adapters change {base}, which others do not have" in " ".join(result.stderr.split())
@@ -338,4 +340,10 @@ def test_adapters_of_a_private_folder_are_pushed_once_their_base_has_a_name_on_t
     files = hub.model("someone/adapters").files()
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "someone/base"
     assert ModelCard(files["README.md"].decode()).data["base_model"] == "someone/base"
+    export_checkpoint(base, tmp_path / "exported")
+    assert run("push", tmp_path / "exported", "someone/base", "--token", TOKEN).exit_code == 0
+    shutil.rmtree(base)
+    where = {"token": TOKEN, "cache_dir": tmp_path / "cache"}
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("someone/adapters", device="cpu", **where)
+    assert_same(pipe.model, model, clip, tmp_path / "best")
     assert run("push", tmp_path / "best", "someone/adapters", "--base", str(base)).exit_code == 2

@@ -78,11 +78,7 @@ def enhance(
     ] = BATCH_SECONDS,
     device: DeviceOption = None,
     precision: Annotated[
-        Precision,
-        typer.Option(
-            help="bf16 and int8 need less memory, give almost the same results, and are faster with large models; the "
-            "embedded one is slower in them."
-        ),
+        Precision, typer.Option(help="bf16 and int8 need less memory; the embedded checkpoint is slower in them.")
     ] = Precision.FP32,
     revision: RevisionOption = None,
 ) -> None:

@@ -71,7 +71,9 @@ def load_merged(
     """
     _check_kind(config, source)
     model_class = SparseMeritForSpeechEnhancementAndEmotion
-    of_base = {name: value for name, value in where.items() if name != "revision"} | {"revision": config["revision"]}
+    of_base = {name: value for name, value in where.items() if name != "revision"}
+    if config.get("revision"):
+        of_base["revision"] = config["revision"]
     base = model_class.from_pretrained(base_of(config, source), dtype=torch.float32, **of_base)
     weights = load_file(cached_file(str(source), WEIGHTS, **where))
     fields = model_class.config_class.from_pretrained(source, **where)
