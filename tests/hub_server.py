@@ -155,6 +155,7 @@ class HubServer(ThreadingHTTPServer):
         for name, value in settings.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         monkeypatch.setattr("datasets.config.HF_ENDPOINT", self.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # a client of an earlier Hub
         monkeypatch.delenv("HF_TOKEN", raising=False)
 
 

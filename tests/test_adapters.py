@@ -171,6 +171,8 @@ def test_an_export_is_a_whole_checkpoint_that_needs_neither_peft_nor_this_packag
     assert [scores[label] for label in ("upset", "calm", "weary")] == pytest.approx(expected, abs=1e-5)
     assert not [path for path in target.iterdir() if "adapter" in path.name and path.name != "adapters.py"]
     card = (target / "README.md").read_text()
+    assert ModelCard(card).data["license"] == "cc-by-nc-sa-4.0"  # that of the embedded checkpoint
+    assert "Fine-tuned with adapters from sparse-merit-tiny" in card
     assert "| 0 | upset |" in card and "| macro_f1 | 0.612 |" in card and "lora_rank: 4" in card
     check_checkpoint(target)
 

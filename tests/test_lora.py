@@ -189,10 +189,10 @@ def test_adapters_are_pushed_where_they_are_whole_and_their_card_names_a_base_on
 
 
 @pytest.mark.slow
-def test_adapters_are_pushed_and_come_back(tiny_checkpoint, batch, tmp_path):
-    model = shaken(adapted(tiny_checkpoint))
-    save_as_training_does(model, tiny_checkpoint, tmp_path / "adapter")
-    name_base_on_the_hub(tmp_path / "adapter" / "README.md", tiny_checkpoint)
+def test_adapters_are_pushed_and_come_back(batch, tmp_path):
+    model = shaken(adapted(DEFAULT_CHECKPOINT))
+    save_as_training_does(model, DEFAULT_CHECKPOINT, tmp_path / "adapter")
+    name_base_on_the_hub(tmp_path / "adapter" / "README.md", DEFAULT_CHECKPOINT)
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     with HubServer() as hub:

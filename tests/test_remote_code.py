@@ -25,6 +25,7 @@ from modeling_sparse_merit.hub.export import REQUIREMENTS, export_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CODE = {
+    "adapters.py",
     "attention.py",
     "audio.py",
     "configuration_sparse_merit.py",
@@ -40,6 +41,7 @@ CODE = {
     "pipeline_sparse_merit.py",
     "pretrained.py",
     "quantization.py",
+    "sources.py",
     "tasks.py",
     "views.py",
     "whisper.py",

@@ -183,15 +183,15 @@ def _metadata(base: str, tasks: list[str]) -> ModelCardData:
     return ModelCardData(
         base_model=base if on_hub else None,
         library_name="peft",
-        license=_licence(base),
+        license=licence_of(embedded_folder(base) or base),
         pipeline_tag="audio-classification" if "emotion" in tasks else "audio-to-audio",
         tags=[*TAGS, "lora"],
     )
 
 
-def _licence(base: str) -> str | None:
-    """The licence that the card of the adapted checkpoint states, where that is on this disk."""
-    card = Path(embedded_folder(base) or base) / "README.md"
+def licence_of(folder: str | os.PathLike) -> str | None:
+    """The licence that the card in a folder states; None where there is none on this disk."""
+    card = Path(folder) / "README.md"
     return ModelCard(card.read_text(encoding="utf-8")).data.get("license") if card.is_file() else None
 
 

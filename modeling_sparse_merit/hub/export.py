@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
 from huggingface_hub import snapshot_download
 
 from ..models.sparse_merit.decoding import audio_suffixes
 from ..models.sparse_merit.sources import locate
+from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
 from .files import read_json, weights_sha256
 from .model_card import EXAMPLES, RECORDS, render_card
@@ -85,8 +87,20 @@ def _local_folder(model: str | os.PathLike, revision: str | None) -> Path:
     return folder if folder.is_dir() else Path(snapshot_download(str(model), revision=revision))
 
 
+def _record_base(adapters: Path, target: Path) -> None:
+    """Records, where nothing else does, what adapters were trained on: its licence is that of a merged model too."""
+    if (target / "training_data.yaml").exists():
+        return
+    base = str(read_json(adapters / ADAPTER_CONFIG).get("base_model_name_or_path"))
+    name = base if is_public(base) else Path(base).name
+    notes = f"Fine-tuned with adapters from {name}, whose training data its own card names."
+    licence = licence_of(adapters)
+    record = {**({"license": licence} if licence else {}), "notes": notes}
+    (target / "training_data.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+
+
 def _are_adapters(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
+    return (folder / ADAPTER_CONFIG).exists()
 
 
 def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
@@ -145,7 +159,7 @@ def _settle_companions(folder: Path, complete: Path) -> list[Path]:
 
 def _files_of_checkpoint(folder: Path) -> Iterator[Path]:
     """Weights, adapters and companions in a folder."""
-    for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", *COMPANIONS):
+    for pattern in ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, *COMPANIONS):
         yield from sorted(folder.glob(pattern))
     with suppress(ValueError, KeyError, TypeError, AttributeError):  # examples.json may be anybody's
         yield from (folder / name for name in _example_recordings(folder, folder) if (folder / name).is_file())
@@ -155,6 +169,7 @@ def _write_card(source: Path, complete: Path, report: Callable[[str], None]) -> 
     """Copies the card of the source where it describes these weights, with all that it was rendered from; else renders
     one."""
     if _are_adapters(source):
+        _record_base(source, complete)
         (complete / CARD).write_text(render_card(complete), encoding="utf-8")
         return
     card, mark = source / CARD, read_mark(source / CARD)

@@ -12,6 +12,7 @@ from accelerate.utils import send_to_device
 from ..data.mixing import SAMPLING_RATE
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import ENHANCEMENT
 from .dataset import Collator
 
@@ -29,8 +30,9 @@ class EnhancementModel:
     """
 
     def __init__(self, checkpoint: str, device: torch.device):
-        self.feature_extractor = SparseMeritFeatureExtractor.from_pretrained(checkpoint)
-        self.model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(checkpoint).to(device).eval()
+        source = locate(checkpoint)
+        self.feature_extractor = SparseMeritFeatureExtractor.from_pretrained(source)
+        self.model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(source).to(device).eval()
         if ENHANCEMENT not in self.model.config.tasks:
             raise ValueError(
                 f"`cleaned_by` is {checkpoint}, which has the tasks {self.model.config.tasks}; expected one with "

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
 Low-rank adapters (arXiv 2106.09685) for fine-tuning: every attention and feed-forward layer of the encoder learns a
-product of two thin matrices; experts, routers and heads, whichever are to learn, are trained whole and saved beside.
+product of two thin matrices; experts, routers and heads, whichever are to learn, are trained and saved whole.
 """
 
 from collections.abc import Iterator
