@@ -113,3 +113,19 @@ class SparseMeritLogMelModelTest(SparseMeritModelTest):
         "conv_kernel": (192,),
         "conv_stride": (64,),
     }
+
+
+class SparseMeritWhisperModelTest(SparseMeritModelTest):
+    """The feature encoder, positions and attention of Whisper."""
+
+    changes = {
+        "feature_encoder": "whisper",
+        "relative_attention_bias": False,
+        "conv_dim": (40,),
+        "conv_kernel": (160,),
+        "conv_stride": (320,),
+    }
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester.seq_length = 4_400  # of which (4400 - 160) // 320 + 1 = 14 frames
