@@ -259,7 +259,7 @@ def test_what_does_not_go_with_int8_is_refused(load, tiny_checkpoint):
         )
 
 
-def test_the_code_of_a_checkpoint_registers_its_quantizer_beside_that_of_the_package():
+def test_the_code_of_a_checkpoint_registers_a_quantizer_once():
     spec = importlib.util.spec_from_file_location("second_copy", quantization.__file__)
     second = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(second)

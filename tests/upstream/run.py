@@ -19,7 +19,7 @@ PACKAGE = "transformers_tests"
 
 def download(release: str, folder: Path) -> Path | None:
     """The source distribution of that release of transformers, or None where there is none to be had."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--retries=1", "--no-deps", "--no-binary=transformers"]
     done = subprocess.run([*pip, "--dest", folder, f"transformers=={release}"], check=False)
     path = folder / f"transformers-{release}.tar.gz"
     return path if done.returncode == 0 and path.is_file() else None

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The precision in which a model computes: fp32, bf16, or int8 for the matrix products that cost most.
 
-`from_pretrained(..., quantization_config=SparseMeritInt8Config())`, or `dtype="int8"` for short, is int8.
+`from_pretrained(..., quantization_config=SparseMeritInt8Config())` loads a model in int8, and so does `dtype="int8"`.
 
 What a precision means depends on what computes. Where bf16 is fast (on an accelerator, and on a CPU with AVX-512 or
 bf16 instructions), "bf16" is all in bf16, and "int8" has bf16 beside its int8 products. Another CPU would take several
