@@ -31,10 +31,16 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
     def __init__(self, config):
         super().__init__()
         (bands,), width = config.conv_dim, config.hidden_size
-        filters = mel_filter_bank(N_FFT // 2 + 1, bands, 0.0, 8000.0, SAMPLING_RATE, norm="slaney", mel_scale="slaney")
-        self.register_buffer("filters", torch.from_numpy(filters.astype(np.float32)))  # (bins, bands)
+        self.bands = bands
+        self.register_buffer("filters", self.mel_filters())  # (bins, bands)
         self.conv1 = nn.Conv1d(bands, width, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
+
+    def mel_filters(self) -> torch.Tensor:
+        """(bins, bands), fp32."""
+        bins, scale = N_FFT // 2 + 1, {"norm": "slaney", "mel_scale": "slaney"}
+        filters = mel_filter_bank(bins, self.bands, 0.0, 8000.0, SAMPLING_RATE, **scale)
+        return torch.from_numpy(filters.astype(np.float32))
 
     def forward(self, input_values: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """
