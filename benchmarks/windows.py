@@ -1,11 +1,11 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What long recordings cost: test clips joined into one, encoded whole and in windows of several lengths.
+"""What long recordings cost: clips joined into one, encoded whole and in windows of several lengths.
 
-Sixty clips at 0 dB are enhanced alone, and as one recording, whose pieces are then compared with the clean clips.
-Writes `windows.json` and `windows.md` to `benchmarks/results`.
+Sixty clips at 0 dB are enhanced alone, and as one recording, whose pieces are then compared with the clean clips. The
+window is chosen on the dev split. Writes `windows_SPLIT.json` and `windows_SPLIT.md` to `benchmarks/results/windows`.
 
     python -m benchmarks.windows --model runs/whisper/best --speech tables/ravdess --speech tables/emodb \
-        --speech tables/nemo --noise tables/urbansound8k
+        --speech tables/nemo --noise tables/esc10 --split dev
 """
 
 import json
@@ -26,15 +26,15 @@ from modeling_sparse_merit.metrics.speech import si_sdr
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 
 WINDOWS = (None, 30.0, 15.0, 8.0, 4.0)
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "windows"
 
 
 def mixtures(
-    speech: list[str], noise: str, count: int, snr_db: float, seed: int
+    speech: list[str], noise: str, split: str, count: int, snr_db: float, seed: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Noisy and clean test clips, each (samples,) at 16 kHz."""
-    rows = read_datasets(speech, "test")
-    recipe = MixingRecipe(read_dataset(noise, "test"), snr_db=snr_db, level_db=None, seed=seed)
+    """Noisy and clean clips, each (samples,) at 16 kHz."""
+    rows = read_datasets(speech, split)
+    recipe = MixingRecipe(read_dataset(noise, split), snr_db=snr_db, level_db=None, seed=seed)
     chosen = np.random.default_rng(seed).choice(len(rows), count, replace=False)
     mixed = [recipe.apply(load_audio(rows[int(row)]["audio"]), recipe.draw(int(row))) for row in chosen]
     return [mixture.noisy for mixture in mixed], [mixture.clean for mixture in mixed]
@@ -51,15 +51,16 @@ def score(clean: list[np.ndarray], enhanced: list[np.ndarray]) -> float:
 
 
 def main(
-    speech: Annotated[list[str], typer.Option(help="Speech datasets, of which the test split is used.")],
+    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
     noise: Annotated[str, typer.Option(help="A noise dataset.")],
     model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
+    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
     clips: int = 60,
     snr_db: float = 0.0,
     seed: int = 0,
 ) -> None:
     torch.set_num_threads(1)
-    noisy, clean = mixtures(speech, noise, clips, snr_db, seed)
+    noisy, clean = mixtures(speech, noise, split, clips, snr_db, seed)
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model or DEFAULT_CHECKPOINT)
     ends, joined = np.cumsum([len(clip) for clip in noisy])[:-1], np.concatenate(noisy)
     result = {
@@ -77,14 +78,14 @@ def main(
         row = {"window_seconds": window, "si_sdr": score(clean, np.split(enhanced, ends)), "seconds": seconds}
         result["joined"].append(row)
         print(row, flush=True)
-    write(result)
+    write(result, split)
 
 
-def write(result: dict) -> None:
+def write(result: dict, split: str) -> None:
     lines = [
         "# Long recordings",
         "",
-        f"`{result['command']}`: {result['seconds']:.0f} s of test clips, enhanced alone and joined into one "
+        f"`{result['command']}`: {result['seconds']:.0f} s of clips, enhanced alone and joined into one "
         "recording, on one thread. Mean SI-SDR over the clips, in dB.",
         "",
         f"Noisy {result['noisy']:.2f}, enhanced alone {result['alone']:.2f}. As one recording:",
@@ -96,8 +97,10 @@ def write(result: dict) -> None:
         name = "whole" if row["window_seconds"] is None else f"{row['window_seconds']:g} s"
         difference, rate = row["si_sdr"] - result["alone"], row["seconds"] / result["seconds"]
         lines.append(f"| {name} | {row['si_sdr']:.2f} | {difference:+.2f} | {rate:.3f} |")
-    for name, text in (("windows.json", json.dumps(result, indent=2)), ("windows.md", "\n".join(lines))):
-        with replacing(RESULTS / name) as temporary:
+    RESULTS.mkdir(exist_ok=True)
+    texts = {"json": json.dumps(result, indent=2), "md": "\n".join(lines)}
+    for suffix, text in texts.items():
+        with replacing(RESULTS / f"windows_{split}.{suffix}") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -206,7 +206,7 @@ def test_onnx_and_remote_code_and_the_commands(whisper, speech_clip, tmp_path):
     assert done.exit_code == 0, done.output
     assert json.loads((target / "preprocessor_config.json").read_text())["normalization"] == "corpus"
     shown = CliRunner().invoke(app, ["info", "--model", str(target)]).stdout
-    assert "2 layers of width 32, feature encoder whisper, in windows of 15 s" in " ".join(shown.split())
+    assert "2 layers of width 32, feature encoder whisper, in windows of 8 s" in " ".join(shown.split())
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(target)
     assert pipe(speech_clip(1.0), sampling_rate=16_000)["audio"].shape == (16_000,)
     differences = export_onnx(pipe.model, pipe.feature_extractor, tmp_path / "onnx")

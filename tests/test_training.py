@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from datasets import ClassLabel
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
+from transformers import WhisperConfig, WhisperModel
 
 from benchmarks import ladder
 from modeling_sparse_merit import (
@@ -28,11 +29,13 @@ from modeling_sparse_merit import (
     SparseMeritForSpeechEnhancementAndEmotion,
     SpeechEnhancementAndEmotionPipeline,
 )
+from modeling_sparse_merit.convert.published import convert
 from modeling_sparse_merit.data import labels
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
 from modeling_sparse_merit.hub.datasets import push_dataset
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
+from modeling_sparse_merit.models.sparse_merit.whisper import sinusoids
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel
@@ -758,3 +761,44 @@ def test_the_ladder_trains_what_is_missing_and_names_what_fails(tables, start, t
     assert ladder.main(arguments) == 0
     told = capfd.readouterr()
     assert told.out.count("Training ") == 1 and "3 of 3 runs are done" in told.out
+
+
+def test_a_run_on_a_whisper_calibrates_once_keeps_features_and_takes_adapters(tables, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 64}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    encoder = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
+    whisper = WhisperModel(WhisperConfig(**encoder, **decoder, **tokens))
+    whisper.encoder.embed_positions.weight.data = sinusoids(torch.arange(1500), 32)
+    whisper.save_pretrained(tmp_path / "whisper")
+    convert(tmp_path / "whisper", tmp_path / "converted", LABELS, num_layers=2)
+    calls = []
+    calibrate = training_run.calibrate_fusion
+    monkeypatch.setattr(training_run, "calibrate_fusion", lambda *given: (calls.append(given[3]), calibrate(*given)))
+    settings = {
+        "encoder": str(tmp_path / "converted"),
+        "calibration_batches": 2,
+        "feature_cache": str(tmp_path / "features"),
+        "epochs": 0,
+        "config": {"expert_hidden_size": 16, "emotion_hidden_size": 16, "enhancement_hidden_size": 16},
+    }
+    for epochs in (1, 2):
+        config = write_config(tmp_path / f"{epochs}.yaml", tables, frozen_epochs=epochs, **settings)
+        training_run.main([str(config), "--output_dir", str(tmp_path / "run")])
+    assert calls == [2]
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert epochs == [1, 1, 2, 2]
+    best = tmp_path / "run" / "best"
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(best)
+    assert pipe.feature_extractor.normalization == "corpus" and pipe.model.config.encoder_window_seconds == 8
+    kept, source = (
+        SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(path) for path in (best, settings["encoder"])
+    )
+    for one, other in zip(kept.model.encoder.parameters(), source.model.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+    adapted = write_config(tmp_path / "adapted.yaml", tables, model=str(best), lora_rank=2, epochs=1, config={})
+    training_run.main([str(adapted), "--output_dir", str(tmp_path / "adapted"), "--train_feature_encoder", "false"])
+    weights = load_file(tmp_path / "adapted" / "best" / "adapter_model.safetensors")
+    moved = [name for name, weight in weights.items() if "lora_B" in name and weight.abs().sum() > 0]
+    assert len(moved) == 2 * 6  # each layer: query, key, value, output, and both feed-forward layers

@@ -19,7 +19,7 @@ WHISPER_NAMES = (
     (r"\.fc2\.", ".feed_forward.output_dense."),
     (r"^layer_norm\.", "encoder.layer_norm."),
 )
-WHISPER_WINDOW_SECONDS = 15.0
+WHISPER_WINDOW_SECONDS = 8.0
 UNMAPPED = {
     "add_adapter": (False, None),
     "adapter_attn_dim": (None,),
