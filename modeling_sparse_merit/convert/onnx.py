@@ -56,6 +56,9 @@ README = """\
 
 Batch and samples are free. A recording has {{ min_samples }} samples at least; memory grows with the square of the
 longest one, so cut what is longer than a minute.
+{% if window_seconds %}
+The checkpoint encodes longer recordings in windows of {{ window_seconds }} s, which the graph has not: cut what is longer.
+{% endif %}
 
 {% if normalization.kind == "corpus" %}
 Preprocessing: input = (x - {{ normalization.mean }}) / {{ normalization.std }}, with samples x from -1 to 1.
@@ -389,6 +392,7 @@ def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatur
         },
         "sampling_rate": feature_extractor.sampling_rate,
         "min_samples": MIN_SAMPLES,
+        "window_seconds": config.encoder_window_seconds,
         "normalization": normalization,
         "labels": TASKS[EMOTION].classes(config),
     }
