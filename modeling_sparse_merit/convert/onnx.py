@@ -57,7 +57,7 @@ README = """\
 Batch and samples are free. A recording has {{ min_samples }} samples at least; memory grows with the square of the
 longest one, so cut what is longer than a minute.
 {% if window_seconds %}
-The checkpoint encodes longer recordings in windows of {{ window_seconds }} s, which the graph has not: cut what is longer.
+The checkpoint encodes longer recordings in windows of {{ window_seconds }} s, which the graph has not: cut them.
 {% endif %}
 
 {% if normalization.kind == "corpus" %}
