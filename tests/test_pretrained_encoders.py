@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from transformers import (
+    AutoModel,
     Data2VecAudioConfig,
     Data2VecAudioModel,
     HubertConfig,
@@ -32,6 +33,7 @@ from modeling_sparse_merit import (
 )
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.convert.onnx import export_onnx
+from modeling_sparse_merit.hub.export import export_checkpoint
 from modeling_sparse_merit.models.sparse_merit.pretrained import read_encoder
 from modeling_sparse_merit.models.sparse_merit.whisper import sinusoids
 
@@ -208,6 +210,10 @@ def test_onnx_and_remote_code_and_the_commands(whisper, speech_clip, tmp_path):
     shown = CliRunner().invoke(app, ["info", "--model", str(target)]).stdout
     assert "2 layers of width 32, feature encoder whisper, in windows of 8 s" in " ".join(shown.split())
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(target)
+    travelled = AutoModel.from_pretrained(export_checkpoint(target, tmp_path / "exported"), trust_remote_code=True)
+    values = torch.from_numpy(speech_clip(0.9))[None]
+    assert_close(travelled.eval()(values).logits, pipe.model(values).logits)
+    assert type(travelled).__module__.startswith("transformers_modules")
     assert pipe(speech_clip(1.0), sampling_rate=16_000)["audio"].shape == (16_000,)
     differences = export_onnx(pipe.model, pipe.feature_extractor, tmp_path / "onnx")
     assert max(differences.values()) < 1e-3

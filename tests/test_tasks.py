@@ -105,6 +105,24 @@ def model(tiny_config):
     return SparseMeritForSpeechEnhancementAndEmotion(config).eval()
 
 
+# The registry --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ClassificationTask(GenderHead, columns=("gender",)), "`labels` is None"),
+        (lambda: ClassificationTask(GenderHead, labels=("a", "a")), "expected distinct classes"),
+        (lambda: RegressionTask(AttributesHead), r"`outputs` is \(\)"),
+        (lambda: RegressionTask(AttributesHead, outputs=("a", "b"), columns=("a",)), "a column for each"),
+        (lambda: RegressionTask(AttributesHead, outputs=("a",), minimum=7.0, maximum=1.0), "are 7.0, 1.0"),
+    ],
+)
+def test_an_entry_that_cannot_work_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 # The model -----------------------------------------------------------------------------------------------------------
 
 

@@ -117,12 +117,20 @@ class ClassificationTask(Task):
     One class for a recording. The head gives logits (B, classes); targets are (B,), -100 for a clip without a class.
 
     Attributes:
-        labels: The classes; None takes those of the configuration, `id2label`.
+        labels: The classes; None, for the task of `labels` and `logits` alone, takes the configuration's `id2label`.
+
+    Raises:
+        ValueError: A task with targets of its own has no distinct classes.
     """
 
     labels: tuple[str, ...] | None = None
     kind = "classification"
     metric = "macro_f1"
+
+    def __post_init__(self):
+        has_own = self.target is None or self.labels is not None  # else those of the configuration
+        if has_own and not len(set(self.labels or ())) == len(self.labels or ()) > 0:
+            raise ValueError(f"`labels` is {self.labels}; expected distinct classes, at least one.")
 
     def classes(self, config: Any) -> list[str]:
         """The classes in the order of the logits."""
@@ -145,6 +153,9 @@ class RegressionTask(Task):
     Attributes:
         outputs: Names of the K ratings, and of the columns that hold them, unless `columns` says otherwise.
         minimum, maximum: The scale of the ratings. Outputs are not clipped to it, those of the pipeline are.
+
+    Raises:
+        ValueError: There is no rating, their names repeat or are not as many as `columns`, or the scale is empty.
     """
 
     outputs: tuple[str, ...] = ()
@@ -156,6 +167,15 @@ class RegressionTask(Task):
 
     def __post_init__(self):
         object.__setattr__(self, "columns", self.columns or self.outputs)
+        if not self.outputs or len(set(self.outputs)) != len(self.columns):
+            raise ValueError(
+                f"`outputs` is {self.outputs}, `columns` {self.columns}; expected distinct names, and a column for "
+                "each."
+            )
+        if not self.minimum < self.maximum:
+            raise ValueError(
+                f"`minimum`, `maximum` are {self.minimum}, {self.maximum}; expected the lower end of the scale first."
+            )
 
     def scaled(self, predicted: torch.Tensor) -> torch.Tensor:
         return self.minimum + (self.maximum - self.minimum) * predicted
