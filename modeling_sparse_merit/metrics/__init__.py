@@ -3,12 +3,14 @@
 functions of clips, and, by `load`, as modules of `evaluate`: each has a folder here that `evaluate.load` takes too."""
 
 from .clips import UndefinedScoreWarning
+from .diarization import emotion_diarization_error_rate
 from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unweighted_average_recall
 from .loading import load
 from .quality import composite, log_likelihood_ratio, weighted_spectral_slope
 from .regression import concordance_correlation
 from .scores import DEFAULT_SPEECH_MEASURES, SCORE_TITLES, SPEECH_MEASURES, score_clips, speech_scores
 from .speech import pesq, segmental_snr, si_sdr, snr, stoi
+from .verification import equal_error_rate
 
 __all__ = [
     "DEFAULT_SPEECH_MEASURES",
@@ -19,6 +21,8 @@ __all__ = [
     "composite",
     "concordance_correlation",
     "confusion",
+    "emotion_diarization_error_rate",
+    "equal_error_rate",
     "load",
     "log_likelihood_ratio",
     "macro_f1",

@@ -22,8 +22,8 @@ def load(name: str, **options: Any) -> "evaluate.Metric":
     ```
 
     Args:
-        name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `emotion_recognition` or
-            `concordance_correlation`.
+        name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `emotion_recognition`,
+            `emotion_diarization_error_rate` or `concordance_correlation`.
         options: of the measure, and of `evaluate.load`.
 
     Raises:

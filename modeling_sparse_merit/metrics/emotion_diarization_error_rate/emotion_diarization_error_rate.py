@@ -1,0 +1,43 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""The emotion diarization error rate as a module of `evaluate`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Features, List, Value
+
+from modeling_sparse_merit.metrics import diarization
+from modeling_sparse_merit.metrics.modules import Measure
+
+
+class EmotionDiarizationErrorRate(Measure):
+    """EDER: the share of the time of recordings that has a wrong emotion: falsely found, missed, confused with another
+    one, or several at once. 0 is best."""
+
+    options = {"background": diarization.NEUTRAL}
+    citation = """@inproceedings{wang2023speech,
+  title = {Speech Emotion Diarization: Which Emotion Appears When?},
+  author = {Wang, Yingzhi and Ravanelli, Mirco and Yacoubi, Alya},
+  booktitle = {IEEE Automatic Speech Recognition and Understanding Workshop},
+  year = {2023},
+}"""
+    usage = """
+Args:
+    predictions: of each recording its segments, {"start", "end", "emotion"} in seconds.
+    references: of each recording {"segments": the same, "duration": in seconds}.
+    background: emotion of the reference where it has no segment; "neutral" by default, None for no speech.
+Returns:
+    emotion_diarization_error_rate, and its parts false_alarm, missed_emotion, confusion, overlap: 0 to 1.
+"""
+
+    def _features(self) -> Features:
+        segment = {"start": Value("float64"), "end": Value("float64"), "emotion": Value("string")}
+        reference = {"segments": List(segment), "duration": Value("float64")}
+        return Features({"predictions": List(segment), "references": reference})
+
+    def _compute(
+        self, predictions: Sequence[Any], references: Sequence[dict[str, Any]], **options: Any
+    ) -> dict[str, float]:
+        background = self._override(self.defaults, options)["background"]
+        segments, durations = ([entry[name] for entry in references] for name in ("segments", "duration"))
+        return diarization.emotion_diarization_error_rate(segments, predictions, durations, background)
