@@ -210,7 +210,12 @@ def test_onnx_and_remote_code_and_the_commands(whisper, speech_clip, tmp_path):
     shown = CliRunner().invoke(app, ["info", "--model", str(target)]).stdout
     assert "2 layers of width 32, feature encoder whisper, in windows of 8 s" in " ".join(shown.split())
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(target)
-    travelled = AutoModel.from_pretrained(export_checkpoint(target, tmp_path / "exported"), trust_remote_code=True)
+    exported = export_checkpoint(target, tmp_path / "exported")
+    assert (
+        "- whisper\n" in (exported / "README.md").read_text()
+        and "Whisper encoder" in (exported / "README.md").read_text()
+    )
+    travelled = AutoModel.from_pretrained(exported, trust_remote_code=True)
     values = torch.from_numpy(speech_clip(0.9))[None]
     assert_close(travelled.eval()(values).logits, pipe.model(values).logits)
     assert type(travelled).__module__.startswith("transformers_modules")

@@ -19,7 +19,7 @@ from ..files import replacing
 from ..models.sparse_merit.sources import HUB_ID, embedded_folder, portable_name
 from .card_mark import marked, read_mark
 from .files import read_json, weight_files, weights_sha256
-from .model_card import DEV_SCORES, TAGS
+from .model_card import DEV_SCORES, tags_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 RECORDS = ("training.yaml", "dev_results.json")
@@ -163,7 +163,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     base = str(adapter["base_model_name_or_path"])
     training, dev_results = folder / "training.yaml", folder / "dev_results.json"
     return {
-        "metadata": _metadata(base, config["tasks"]).to_yaml(),
+        "metadata": _metadata(base, config).to_yaml(),
         "title": base if is_public(base) else Path(base).name,
         "base": _described(base),
         "adapter": adapter,
@@ -177,15 +177,15 @@ def _facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _metadata(base: str, tasks: list[str]) -> ModelCardData:
+def _metadata(base: str, config: dict[str, Any]) -> ModelCardData:
     """The head of the card; `base_model` takes ids of the Hub alone."""
     on_hub = is_public(base) and embedded_folder(base) is None
     return ModelCardData(
         base_model=base if on_hub else None,
         library_name="peft",
         license=licence_of(embedded_folder(base) or base),
-        pipeline_tag="audio-classification" if "emotion" in tasks else "audio-to-audio",
-        tags=[*TAGS, "lora"],
+        pipeline_tag="audio-classification" if "emotion" in config["tasks"] else "audio-to-audio",
+        tags=[*tags_of(config), "lora"],
     )
 
 

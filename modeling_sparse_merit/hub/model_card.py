@@ -34,7 +34,7 @@ from .files import read_json, weights_sha256
 WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
 RECORDS, EXAMPLES = ("training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json"), "examples.json"
 """What a card is rendered from, besides the checkpoint."""
-TAGS = ["audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts", "wavlm"]
+TAGS = ("audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts")
 EMOTION_METRICS = (
     ("f1", "macro-F1", "macro_f1"),
     ("recall", "UAR", "unweighted_average_recall"),
@@ -216,10 +216,15 @@ def _metadata(
         datasets=_distinct(corpus.get("id") for corpus in corpora),
         language=_distinct(corpus.get("language") for corpus in corpora),
         metrics=_distinct(result.metric_type for result in results),
-        tags=TAGS,
+        tags=tags_of(config),
         eval_results=results or None,
         **widget,
     )
+
+
+def tags_of(config: dict[str, Any]) -> list[str]:
+    """What a model is found by on the Hub; `config` is what its config.json holds."""
+    return [*TAGS, "whisper" if config.get("feature_encoder") == "whisper" else "wavlm"]
 
 
 def _started_from(training: str | None) -> str | None:
