@@ -265,6 +265,16 @@ def test_windows_are_those_of_the_recording_cut_by_hand(whisper, speech_clip):
 
 
 @torch.no_grad()
+def test_a_window_may_end_within_half_a_transform(whisper, speech_clip):
+    model = from_whisper(whisper, encoder_window_seconds=1.0, encoder_context_seconds=0)
+    encoder, clip = model.model.encoder, torch.from_numpy(speech_clip(1.5)[:16_160])[None]
+    found, _ = encoder(clip)
+    assert found[-1].shape == (1, 51, 32) and found[-1].isfinite().all()
+    for one, other in zip(found, encoder(clip[:, :16_000])[0], strict=True):
+        assert_close(one[:, :50], other)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["whisper", "wavlm"])
 def test_windows_do_not_depend_on_the_batch(whisper, tiny_config, speech_clip, extractor, kind):
     options = {"encoder_window_seconds": 1.0, "encoder_context_seconds": 0.2}

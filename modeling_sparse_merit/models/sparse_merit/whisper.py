@@ -71,6 +71,8 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
         """Waveforms (B, S), and which mel frames belong to each, (B, F) -> (B, bands, F) in fp32, 0 in the padding."""
         with torch.autocast(input_values.device.type, enabled=False):
             left = input_values[:, 1 : N_FFT // 2 + 1].flip(1)  # reflected
+            if not torch.compiler.is_compiling():  # a window of the encoder may end within half a transform
+                left = F.pad(left, (N_FFT // 2 - left.shape[1], 0))
             padded = F.pad(torch.cat([left, input_values], dim=1).float(), (0, N_FFT // 2))
             frames = padded.unfold(-1, N_FFT, HOP)[:, : valid.shape[1]]  # (B, F, n_fft)
             bands = _power(frames) @ self.filters.float()  # (B, F, bands)
