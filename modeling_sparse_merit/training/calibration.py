@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
 Calibration of the fusion on the first batches of a training: layer norms that standardise what routers and experts are
-given. Frames of a pretrained encoder share a large mean and have uneven scales after their layer norm, and from these
-experts do not learn: their outputs, and the choice of the expert, hardly differ from frame to frame.
+given. Frames of a pretrained encoder share a large mean and have uneven scales after their layer norm, from which
+experts learn slowly: their outputs, and the choice of the expert, hardly differ from frame to frame.
 """
 
 from collections.abc import Iterable, Iterator

@@ -170,7 +170,7 @@ class TrainingSettings:
         default=0,
         metadata={
             "help": "Batches on which the layer norms in front of experts and routers are standardised before the "
-            "training starts: 20 for a pretrained encoder, whose features experts do not learn from otherwise; 0: off."
+            "training starts: 20 for a pretrained encoder, whose features experts learn from slowly otherwise; 0: off."
         },
     )
     frozen_epochs: int = field(default=0, metadata={"help": "First stage: the encoder is frozen."})
