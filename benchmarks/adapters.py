@@ -22,9 +22,10 @@ import typer
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
+from benchmarks.writing import RESULTS, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, __version__
 from modeling_sparse_merit.data.datasets import read_dataset
-from modeling_sparse_merit.files import replacing, sha256_of_file
+from modeling_sparse_merit.files import sha256_of_file
 from modeling_sparse_merit.training import build, dataset
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
@@ -33,7 +34,6 @@ from modeling_sparse_merit.training.validation import validate
 LABELS = ("angry", "sad", "neutral")
 ADAPTERS = ("--lora_rank", "8")
 SCORES = ("macro_f1", "si_sdr_gain")
-RESULTS = Path(__file__).parent / "results"
 
 
 def renamed(name: str) -> str:
@@ -154,9 +154,7 @@ def main(
         "epochs": epochs,
         "runs": runs,
     }
-    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", render(results))):
-        with replacing(RESULTS / f"adapters.{name}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_results(RESULTS / "adapters", results, render(results))
 
 
 if __name__ == "__main__":

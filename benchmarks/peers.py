@@ -10,7 +10,6 @@ Writes `peers_speed.json` and `peers_speed.md` to the results of this kind of ma
 """
 
 import ctypes
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +23,8 @@ import torch
 import typer
 
 from benchmarks.timing import in_turn, results_folder
+from benchmarks.writing import write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
-from modeling_sparse_merit.files import replacing
 from modeling_sparse_merit.models.sparse_merit.audio import resample
 
 SECONDS, ROUNDS, RATE = 10, 5, 16_000
@@ -128,10 +127,7 @@ def write(result: dict) -> None:
         ratios = [result["speed_against"][peer][name] for peer in ("GTCRN", "DeepFilterNet3")]
         cells = [f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, low, high in ratios]
         lines.append(f"| {name} | {factor:.4f} | {' | '.join(cells)} |")
-    folder = results_folder()
-    for name, text in (("peers_speed.json", json.dumps(result, indent=2)), ("peers_speed.md", "\n".join(lines))):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    write_results(results_folder() / "peers_speed", result, "\n".join(lines))
     print("\n".join(lines))
 
 

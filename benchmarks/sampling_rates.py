@@ -9,7 +9,6 @@ Each clip goes down to a rate and comes back; the model is given what is left. F
         --noise tables/urbansound8k
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.writing import RESULTS, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline, __version__, load_audio
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
 from modeling_sparse_merit.data.mixing import MixingRecipe
-from modeling_sparse_merit.files import replacing, sha256_of_files
+from modeling_sparse_merit.files import sha256_of_files
 from modeling_sparse_merit.metrics import macro_f1
 from modeling_sparse_merit.metrics.emotion import confusion, recall_from_confusion
 from modeling_sparse_merit.metrics.speech import stoi
@@ -30,7 +30,6 @@ from modeling_sparse_merit.models.sparse_merit.audio import resample
 RATES = (16_000, 11_025, 8_000)
 SNR_DB = 5.0
 RESAMPLES = 2_000
-RESULTS = Path(__file__).parent / "results"
 
 
 def band_limited(waveform: np.ndarray, rate: int) -> np.ndarray:
@@ -130,9 +129,7 @@ def main(
         "seed": 0,
         "rates": rates,
     }
-    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", render(results))):
-        with replacing(RESULTS / f"sampling_rates.{name}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_results(RESULTS / "sampling_rates", results, render(results))
 
 
 if __name__ == "__main__":

@@ -8,25 +8,22 @@ window is chosen on the dev split. Writes `windows_SPLIT.json` and `windows_SPLI
         --speech tables/nemo --noise tables/esc10 --split dev
 """
 
-import json
 import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 
+from benchmarks.writing import RESULTS, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
 from modeling_sparse_merit.data.mixing import MixingRecipe
-from modeling_sparse_merit.files import replacing
 from modeling_sparse_merit.metrics.speech import si_sdr
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 
 WINDOWS = (None, 30.0, 15.0, 8.0, 4.0)
-RESULTS = Path(__file__).parent / "results" / "windows"
 
 
 def mixtures(
@@ -97,11 +94,7 @@ def write(result: dict, split: str) -> None:
         name = "whole" if row["window_seconds"] is None else f"{row['window_seconds']:g} s"
         difference, rate = row["si_sdr"] - result["alone"], row["seconds"] / result["seconds"]
         lines.append(f"| {name} | {row['si_sdr']:.2f} | {difference:+.2f} | {rate:.3f} |")
-    RESULTS.mkdir(exist_ok=True)
-    texts = {"json": json.dumps(result, indent=2), "md": "\n".join(lines)}
-    for suffix, text in texts.items():
-        with replacing(RESULTS / f"windows_{split}.{suffix}") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    write_results(RESULTS / "windows" / f"windows_{split}", result, "\n".join(lines))
     print("\n".join(lines))
 
 

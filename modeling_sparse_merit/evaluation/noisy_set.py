@@ -22,6 +22,7 @@ from ..data.mixing import SAMPLING_RATE
 from ..files import sha256_of_samples
 from ..inference.batching import cut_batches
 from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.tasks import TASKS, columns_of, further_tasks
 from .conditions import (
     Clips,
     Condition,
@@ -35,7 +36,6 @@ from .conditions import (
 )
 from .configuration import EvaluationConfig
 from .fingerprint import check_same_run, fingerprinted_writer
-from .task_scores import target_columns
 
 COLUMNS = {
     "clean": AUDIO,
@@ -79,7 +79,7 @@ class FrozenTestSet:
                 "Make one with `sparse-merit prepare noisy SPEECH NOISE OUT`."
             )
         self.table, self.name = table, name
-        self._target_columns = [name for name in target_columns() if name in table.column_names]
+        self._target_columns = [name for name in columns_of(further_tasks(TASKS)) if name in table.column_names]
         self._facts = self._read_facts(labels)
         self._places = self._place_clips()
         self.conditions = self._sorted_conditions()

@@ -19,11 +19,6 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 """How often each clip counts, (resamples, clips), to the score of each member, (resamples, members)."""
 
 
-def target_columns() -> list[str]:
-    """The columns of a speech dataset that such tasks are compared with."""
-    return list(dict.fromkeys(column for name in further_tasks(list(TASKS)) for column in TASKS[name].columns))
-
-
 def task_scores(
     members: Sequence[Sequence[dict[str, Any]]], resampling: Resampling, stream: int
 ) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from ..files import replacing
 from ..models.sparse_merit.sources import HUB_ID, embedded_folder, portable_name
 from .card_mark import marked, read_mark
 from .files import read_json, weight_files, weights_sha256
-from .model_card import DEV_SCORES, tags_of
+from .model_card import DEV_SCORES, pipeline_tag_of, tags_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 RECORDS = ("training.yaml", "dev_results.json")
@@ -184,7 +184,7 @@ def _metadata(base: str, config: dict[str, Any]) -> ModelCardData:
         base_model=base if on_hub else None,
         library_name="peft",
         license=licence_of(embedded_folder(base) or base),
-        pipeline_tag="audio-classification" if "emotion" in config["tasks"] else "audio-to-audio",
+        pipeline_tag=pipeline_tag_of(config),
         tags=[*tags_of(config), "lora"],
     )
 

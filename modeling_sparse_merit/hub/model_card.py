@@ -132,18 +132,17 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
     dev_path = records / "dev_results.json"
     evaluation = _read_measured(records / "evaluation.json", folder)
     metadata = _metadata(folder, config, data, training, evaluation)
+    model_config = SparseMeritConfig.from_pretrained(folder)
     return {
         "metadata": metadata.to_yaml(),
         "name": metadata.model_name,
         "repository": f"USER/{metadata.model_name}",
         "tasks": config["tasks"],
-        "further_tasks": {
-            name: TASKS[name].describe(SparseMeritConfig.from_dict(config)) for name in further_tasks(config["tasks"])
-        },
+        "further_tasks": {name: TASKS[name].describe(model_config) for name in further_tasks(config["tasks"])},
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,
         "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
-        "parameters": count_parameters(SparseMeritConfig.from_pretrained(folder)),
+        "parameters": count_parameters(model_config),
         "data": {"corpora": corpora, "notes": data.get("notes")},
         "acted": _listed(corpus["name"] for corpus in corpora if corpus.get("acted")),
         "languages": _listed(LANGUAGES.get(code, code) for code in metadata.language or []),
@@ -209,7 +208,7 @@ def _metadata(
     widget = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
     return ModelCardData(
         model_name=data.get("name") or folder.resolve().name,
-        pipeline_tag="audio-to-audio" if tasks_of_kind(config["tasks"], "waveform") == config["tasks"] else CLASSIFIER,
+        pipeline_tag=pipeline_tag_of(config),
         library_name="transformers",
         license=data.get("license"),
         base_model=data.get("base_model") or _started_from(training),
@@ -220,6 +219,11 @@ def _metadata(
         eval_results=results or None,
         **widget,
     )
+
+
+def pipeline_tag_of(config: dict[str, Any]) -> str:
+    """The task of the Hub that a model is listed under; `config` is what its config.json holds."""
+    return "audio-to-audio" if tasks_of_kind(config["tasks"], "waveform") == config["tasks"] else CLASSIFIER
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:

@@ -19,11 +19,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_segment
 from ..models.sparse_merit.audio import load_audio
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, UNLABELLED, tasks_of_kind
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, UNLABELLED, columns_of, tasks_of_kind
 from .descriptors import DescriptorTargets, descriptor_frames
 from .feature_cache import FeatureFolder
 from .settings import UNLABELLED_NAME, TrainingSettings
-from .targets import Target, Targets, collate_targets, has_target, target_columns
+from .targets import Target, Targets, collate_targets, has_target
 
 FRAME_STRIDE = 320  # samples between encoder frames
 
@@ -173,7 +173,7 @@ class StreamedRows(Sampler):
     """
 
     def __init__(self, tables: list[str], tasks: Sequence[str], labels: list[str], seed: int, buffer_size: int):
-        columns = target_columns(tasks)
+        columns = columns_of(tasks)
         self.streams = stream_datasets(tables, "train", ["audio", *columns])
         self.readers = [Targets(stream, tasks, labels) for stream in self.streams]
         streams = stream_datasets(tables, "train", columns or ["duration"])

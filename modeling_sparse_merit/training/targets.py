@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from ..data.datasets import DatasetError
 from ..data.labels import class_numbers
-from ..models.sparse_merit.tasks import EMOTION, TASKS, UNLABELLED, RegressionTask, Task
+from ..models.sparse_merit.tasks import EMOTION, TASKS, UNLABELLED, RegressionTask, Task, columns_of
 
 Target = int | np.ndarray
 """A class, -100 for none; or ratings, float32 (K,), NaN for none."""
@@ -34,7 +34,7 @@ class Targets:
 
     def __init__(self, table: Dataset | IterableDataset, tasks: Sequence[str], labels: Sequence[str]):
         named = {name: TASKS[name] for name in tasks if TASKS[name].columns}
-        self.columns = target_columns(tasks)
+        self.columns = columns_of(tasks)
         missing = [column for column in self.columns if column not in table.features]
         if missing:
             raise DatasetError(
@@ -46,11 +46,6 @@ class Targets:
     def of(self, row: Mapping[str, Any]) -> dict[str, Target]:
         """The target of each task that has columns."""
         return {name: read(row) for name, read in self.readers.items()}
-
-
-def target_columns(tasks: Sequence[str]) -> list[str]:
-    """The columns that some tasks learn from, each once."""
-    return list(dict.fromkeys(column for name in tasks for column in TASKS[name].columns))
 
 
 def has_target(targets: Mapping[str, Target]) -> bool:

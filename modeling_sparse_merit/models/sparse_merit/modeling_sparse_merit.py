@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -354,7 +354,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         if losses and outputs.router_logits and self.config.router == "sparse":
             trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
             losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
-        own_fields = {field.name for field in fields(SparseMeritOutput)}
+        own_fields = SparseMeritOutput.__dataclass_fields__
         return SparseMeritOutput(
             loss=self._total(losses) if losses else None,
             losses=losses or None,

@@ -221,6 +221,11 @@ def further_tasks(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in TASKS and TASKS[name].kind != "waveform" and name != EMOTION]
 
 
+def columns_of(names: Iterable[str]) -> list[str]:
+    """The columns of a speech dataset that some tasks learn from, each once."""
+    return list(dict.fromkeys(column for name in names for column in TASKS[name].columns))
+
+
 def tasks_of_kind(names: list[str] | tuple[str, ...], *kinds: str) -> list[str]:
     """Those of the tasks that are of one of the kinds, in their order."""
     return [name for name in names if TASKS[name].kind in kinds]

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .enhancement import frame_range
+
 SAMPLING_RATE, N_FFT, HOP = 16_000, 400, 160
 DYNAMIC_RANGE = 8.0  # in powers of ten, below the loudest band of a clip
 NUM_POSITIONS = 1500  # 30 s
@@ -52,7 +54,7 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
             (B, D, T).
         """
         num_frames = num_samples // HOP
-        valid = _range(input_values.shape[1] // HOP, num_frames)  # (B, F)
+        valid = frame_range(input_values.shape[1] // HOP, num_frames)  # (B, F)
         mel = self.log_mel(input_values, valid).to(self.conv1.weight.dtype)
         if torch.compiler.is_compiling() or mel.device.type != "cpu":
             return self._convolve(mel, valid[:, None])
@@ -96,6 +98,8 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         _, length, width = hidden_states.shape
+        if not torch.compiler.is_compiling() and length <= NUM_POSITIONS:
+            return self.weight[None, :length].to(hidden_states.dtype)
         time = torch.arange(length, device=hidden_states.device)
         kept = self.weight[time.clamp(max=NUM_POSITIONS - 1)].float()  # (T, D)
         positions = torch.where((time < NUM_POSITIONS)[:, None], kept, sinusoids(time, width))
@@ -128,8 +132,3 @@ def _power(frames: torch.Tensor) -> torch.Tensor:
         return (windowed @ angles.cos()).square() + (windowed @ angles.sin()).square()
     spectrum = torch.fft.rfft(frames * window)  # (B, F, n_fft) -> (B, F, bins)
     return spectrum.real.square() + spectrum.imag.square()
-
-
-def _range(length: int, valid: torch.Tensor) -> torch.Tensor:
-    """Boolean (B, length): true for the first `valid[b]` places of row b."""
-    return torch.arange(length, device=valid.device) < valid[:, None]
