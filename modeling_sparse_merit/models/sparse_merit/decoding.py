@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Encoded audio to samples: libsndfile through soundfile, and ffmpeg for what libsndfile does not read.
 
-Files are decoded block by block. Memory is that of the samples, once more while blocks are joined, and of a block; no
-size that a header promises is allocated.
+Files are decoded block by block (`open_blocks`), so that memory does not grow with their length. `decode` joins the
+blocks: memory is that of the samples, once more while they are joined. No size that a header promises is allocated.
 """
 
 import io
@@ -13,17 +13,17 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from .containers import layout_of
-from .views import Part
+from .views import Layout, Part
 
 try:  # only files and other rates need these, and a checkpoint must load without them
     import soundfile
@@ -93,6 +93,41 @@ class Decoded:
     warnings: list[str] = field(default_factory=list)
 
 
+class Blocks:
+    """A file that is decoded block by block, from its start each time it is iterated over; a new pass ends the last.
+
+    Iteration yields float32 (samples, channels), full scale +-1, with at most about `BLOCK_SAMPLES` values. It raises
+    what `decode` raises, after the blocks before a damage.
+
+    Args:
+        sampling_rate: in Hz.
+        channels: their number.
+        start: begins a pass.
+        warnings: sentences about what is unusual in the file; complete once all blocks were read.
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int,
+        channels: int,
+        start: Callable[[], Generator[np.ndarray, None, None]],
+        warnings: list[str],
+    ):
+        self.sampling_rate, self.channels, self.warnings = sampling_rate, channels, warnings
+        self._start = start
+        self._pass: Generator[np.ndarray, None, None] | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self.close()
+        self._pass = self._start()
+        return self._pass
+
+    def close(self) -> None:
+        """Ends the pass that is going on."""
+        if self._pass is not None:
+            self._pass.close()
+
+
 @cache
 def audio_suffixes() -> tuple[str, ...]:
     """Endings of the files that the installed libsndfile reads."""
@@ -111,22 +146,50 @@ def decode(stream: BinaryIO, name: str) -> Decoded:
     """Decodes a file completely.
 
     Args:
-        stream: a binary file; what cannot be rewound, such as a pipe, is read into memory.
+        stream: a binary file; what cannot be rewound, such as a pipe, is copied to a temporary file.
         name: what messages call it.
 
     Raises:
         ValueError: it is no audio, cut short or damaged, or needs ffmpeg, which is not installed.
         OSError: it cannot be read.
     """
+    with open_blocks(stream, name) as blocks:
+        samples = list(blocks) or [np.empty((0, blocks.channels), np.float32)]
+        return Decoded(np.concatenate(samples), blocks.sampling_rate, blocks.warnings)  # (samples, channels)
+
+
+@contextmanager
+def open_blocks(stream: BinaryIO, name: str) -> Iterator[Blocks]:
+    """Opens a file that is decoded block by block, for the duration of the context.
+
+    Files that were put together are one: at the highest of their rates, mono ones on all channels.
+
+    Args:
+        stream, name: as `decode` takes them.
+
+    Raises:
+        as `decode`; what shows only while decoding is raised by the iteration over the blocks.
+    """
     require_codecs()
-    if not stream.seekable():
-        stream = io.BytesIO(stream.read())
-    layout = layout_of(stream, name)
-    try:
-        decoded = [_decode_part(part, name) for part in layout.parts]
-    except soundfile.LibsndfileError as error:
-        return _decode_with_ffmpeg(stream, name, error.error_string)
-    return Decoded(*_joined(decoded, name), layout.warnings)
+    with ExitStack() as stack:
+        stream = stack.enter_context(_rewindable(stream))
+        layout = layout_of(stream, name)
+        try:
+            blocks = _blocks_of(layout, name)
+        except soundfile.LibsndfileError as error:
+            blocks = stack.enter_context(_open_ffmpeg(stream, name, error.error_string))
+        yield stack.enter_context(closing(blocks))
+
+
+@contextmanager
+def _rewindable(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream, or a temporary copy on disk of one that cannot seek."""
+    if stream.seekable():
+        yield stream
+        return
+    with tempfile.TemporaryFile(prefix="sparse-merit-") as copy:
+        shutil.copyfileobj(stream, copy)
+        yield copy
 
 
 def audio_seconds(path: str | os.PathLike) -> float:
@@ -141,13 +204,12 @@ def audio_seconds(path: str | os.PathLike) -> float:
 
 
 def _part_seconds(part: Part) -> float:
-    with _libmpg123.silenced() if part.is_mpeg else nullcontext():
-        try:
-            with _open_forward(part.stream) as file:
-                samples, rate = file.frames - part.skip, file.samplerate
-        except soundfile.LibsndfileError:
-            return math.inf
-    seconds = (samples if part.samples is None else min(samples, part.samples)) / rate
+    try:
+        head = _head_of(part)
+    except soundfile.LibsndfileError:
+        return math.inf
+    samples = head.samples - part.skip
+    seconds = (samples if part.samples is None else min(samples, part.samples)) / head.rate
     return seconds if seconds < UNKNOWN_SECONDS else math.inf
 
 
@@ -157,41 +219,106 @@ def require_codecs() -> None:
         raise ImportError("Audio files and resampling need soundfile and soxr: `pip install soundfile soxr`.")
 
 
-def _decode_part(part: Part, name: str) -> tuple[np.ndarray, int]:
-    """Samples (samples, channels) and rate of a part, checked against what its structure accounts for.
+def resampled_blocks(
+    blocks: Iterable[np.ndarray], source_rate: int, target_rate: int, channels: int = 1
+) -> Iterator[np.ndarray]:
+    """Resamples consecutive blocks, float32 (samples,) or (samples, channels), as one signal: to the same values as
+    soxr gives of the whole, with its highest quality. Rates are in Hz; blocks may come out empty.
+    """
+    if source_rate == target_rate:
+        yield from blocks
+        return
+    stream, rest = soxr.ResampleStream(source_rate, target_rate, channels, quality="VHQ"), None
+    for block in blocks:
+        rest = block[:0]
+        yield stream.resample_chunk(block)
+    if rest is not None:
+        yield stream.resample_chunk(rest, last=True)
+
+
+# libsndfile ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What libsndfile tells of a part before it decodes it: rate in Hz, channels, samples (per channel)."""
+
+    rate: int
+    channels: int
+    samples: int
+
+
+def _head_of(part: Part) -> _Head:
+    """Raises LibsndfileError where libsndfile does not know the format."""
+    with _opened(part) as file:
+        return _Head(file.samplerate, file.channels, file.frames)
+
+
+def _blocks_of(layout: Layout, name: str) -> Blocks:
+    """The parts of a file as one recording.
 
     Raises:
         LibsndfileError: libsndfile does not know the format.
+        ValueError: the number of channels changes.
     """
-    blocks: list[np.ndarray] = []
-    error: soundfile.LibsndfileError | None = None
-    with _libmpg123.silenced() if part.is_mpeg else nullcontext(), _open_forward(part.stream) as file:
-        rate, channels, promised = file.samplerate, file.channels, file.frames
-        try:
-            while len(block := file.read(max(1, BLOCK_SAMPLES // channels), dtype="float32", always_2d=True)):
-                blocks.append(block)
-        except soundfile.LibsndfileError as raised:
-            error = raised
-            blocks.append(_rest(part, sum(map(len, blocks))))
-    if part.stream.error is not None:
-        raise part.stream.error
-    samples = np.concatenate(blocks) if blocks else np.empty((0, channels), np.float32)  # (samples, channels)
-    samples = samples[part.skip :][: part.samples]
-    seconds = len(samples) / rate
-    _check_length(seconds, promised / rate if part.seconds is None else part.seconds, name)
+    heads = [_head_of(part) for part in layout.parts]
+    rate, channels = max(head.rate for head in heads), max(head.channels for head in heads)
+    for head in heads:
+        if head.channels not in (1, channels):
+            raise ValueError(
+                f"{name} changes from {head.channels} to {channels} channels. Cut it into files of one kind first."
+            )
+    start = partial(_joined, list(zip(layout.parts, heads, strict=True)), rate, channels, name)
+    return Blocks(rate, channels, start, layout.warnings)
+
+
+def _joined(parts: list[tuple[Part, _Head]], rate: int, channels: int, name: str) -> Generator[np.ndarray, None, None]:
+    """Blocks of all parts, (samples, channels) at `rate`."""
+    for part, head in parts:
+        size = max(1, BLOCK_SAMPLES * head.rate // (channels * rate))
+        for block in resampled_blocks(_part_blocks(part, head, size, name), head.rate, rate, head.channels):
+            yield block if head.channels == channels else np.repeat(block, channels, axis=1)
+
+
+def _part_blocks(part: Part, head: _Head, size: int, name: str) -> Iterator[np.ndarray]:
+    """Blocks of a part, in the end checked against what its structure accounts for."""
+    skip, count, error = part.skip, 0, None
+    try:
+        for block in _raw_blocks(part, size):
+            block, skip = block[skip:], max(0, skip - len(block))
+            block = block if part.samples is None else block[: part.samples - count]
+            count += len(block)
+            if len(block):
+                yield block
+    except soundfile.LibsndfileError as raised:
+        error = raised
+    seconds = count / head.rate
+    _check_length(seconds, head.samples / head.rate if part.seconds is None else part.seconds, name)
     if error is not None:
         raise ValueError(f"{name} is damaged after {seconds:.2f} s: {error.error_string}") from error
-    return samples, rate
 
 
-def _rest(part: Part, start: int) -> np.ndarray:
-    """Samples from `start` to a damage, read in small blocks: a block that meets the damage is lost."""
-    part.stream.seek(0)
-    blocks = []
-    with _open_forward(part.stream) as file, suppress(soundfile.LibsndfileError):
-        while len(block := file.read(256, dtype="float32", always_2d=True)):
-            blocks.append(block)
-    return np.concatenate(blocks)[start:] if blocks else np.empty((0, file.channels), np.float32)
+def _raw_blocks(part: Part, size: int) -> Iterator[np.ndarray]:
+    """All that libsndfile reads of a part, in blocks of `size` samples; a LibsndfileError comes behind it."""
+    position = 0
+    with _opened(part) as file:
+        try:
+            while len(block := _read(part, file, size)):
+                position += len(block)
+                yield block
+        except soundfile.LibsndfileError:
+            yield from _rest(part, position, size)
+            raise
+
+
+def _rest(part: Part, start: int, size: int) -> Iterator[np.ndarray]:
+    """Samples from `start` to a damage, in small blocks: a block that meets the damage is lost."""
+    position = 0
+    with _opened(part) as file, suppress(soundfile.LibsndfileError):
+        while len(block := _read(part, file, min(size, start - position) if position < start else 256)):
+            position += len(block)
+            if position > start:
+                yield block
 
 
 def _check_length(seconds: float, expected: float, name: str) -> None:
@@ -201,27 +328,39 @@ def _check_length(seconds: float, expected: float, name: str) -> None:
         )
 
 
-def _open_forward(stream: io.RawIOBase) -> "soundfile.SoundFile":
-    """A file that soundfile reads forward alone: it seeks after every block else, which GSM and others cannot."""
-    file = soundfile.SoundFile(io.BufferedReader(stream, BUFFER))
-    file.seekable = lambda: False
-    return file
+@contextmanager
+def _opened(part: Part) -> Iterator["soundfile.SoundFile"]:
+    """A part that soundfile reads forward alone: it seeks after every block else, which GSM and others cannot."""
+    part.stream.seek(0)
+    reader = io.BufferedReader(part.stream, BUFFER)
+    try:
+        with _calling_libsndfile(part):
+            file = soundfile.SoundFile(reader)
+        with file:
+            file.seekable = lambda: False
+            yield file
+    finally:
+        reader.detach()  # it would close the stream, which is read again
 
 
-def _joined(decoded: list[tuple[np.ndarray, int]], name: str) -> tuple[np.ndarray, int]:
-    """One recording out of its parts, at the highest of their rates; mono parts go to all channels."""
-    rate = max(part_rate for _, part_rate in decoded)
-    channels = max(samples.shape[1] for samples, _ in decoded)
-    parts = []
-    for samples, part_rate in decoded:
-        if samples.shape[1] not in (1, channels):
-            raise ValueError(
-                f"{name} changes from {samples.shape[1]} to {channels} channels. Cut it into files of one kind first."
-            )
-        if part_rate != rate and len(samples):
-            samples = soxr.resample(samples, part_rate, rate, quality="VHQ")
-        parts.append(samples if samples.shape[1] == channels else np.repeat(samples, channels, axis=1))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts), rate
+def _read(part: Part, file: "soundfile.SoundFile", size: int) -> np.ndarray:
+    """The next samples (at most `size`, channels), float32."""
+    with _calling_libsndfile(part):
+        return file.read(size, dtype="float32", always_2d=True)
+
+
+@contextmanager
+def _calling_libsndfile(part: Part) -> Iterator[None]:
+    """For a call of libsndfile: libmpg123 prints nothing, and an OSError of the file is raised.
+
+    It spans no `yield` of blocks: stderr belongs to the program between them.
+    """
+    with _libmpg123.silenced() if part.is_mpeg else nullcontext():
+        try:
+            yield
+        finally:
+            if part.stream.error is not None:
+                raise part.stream.error
 
 
 # libmpg123 -----------------------------------------------------------------------------------------------------------
@@ -278,8 +417,9 @@ _libmpg123 = _StderrFilter()
 # ffmpeg --------------------------------------------------------------------------------------------------------------
 
 
-def _decode_with_ffmpeg(stream: BinaryIO, name: str, complaint: str) -> Decoded:
-    """Decodes with ffmpeg what libsndfile complained about.
+@contextmanager
+def _open_ffmpeg(stream: BinaryIO, name: str, complaint: str) -> Iterator[Blocks]:
+    """Has ffmpeg decode what libsndfile complained about.
 
     Raises:
         ValueError: ffmpeg is not installed, or does not read it either, or finds it cut short.
@@ -294,17 +434,9 @@ def _decode_with_ffmpeg(stream: BinaryIO, name: str, complaint: str) -> Decoded:
             f"{what.rstrip('.')}. Install ffmpeg, or convert the file where it plays: `ffmpeg -i INPUT output.wav`."
         )
     _check_asf(head, stream, name)
-    with _file_of(stream) as path:
-        wav, log = _run_ffmpeg(program, path)
-        errors = [re.sub(r"^\[[^\]]*\] *", "", line) for line in log.splitlines() if re.search(FFMPEG_ERRORS, line)]
-        said = errors[0].replace(f"file:{path}", name).rstrip(".") if errors else "it holds no audio"
-    if not wav:
-        raise ValueError(f"{what.rstrip('.')}; ffmpeg says: {said}. It is cut short, damaged or no audio file.")
-    samples, rate = _decode_part(layout_of(io.BytesIO(wav), name).parts[0], name)
-    _check_length(len(samples) / rate, _ffmpeg_seconds(log), name)
-    if re.search(FFMPEG_CUT, log):
-        raise ValueError(f"{name} is cut short after {len(samples) / rate:.2f} s; ffmpeg says: {said}.")
-    return Decoded(samples, rate, [f"{name} is damaged; ffmpeg says: {said}."] if errors else [])
+    with _file_of(stream) as path, closing(_Ffmpeg(program, path, name, what.rstrip("."))) as ffmpeg:
+        ffmpeg.start()
+        yield Blocks(ffmpeg.rate, ffmpeg.channels, ffmpeg.blocks, ffmpeg.warnings)
 
 
 FFMPEG_CUT = "(?i)partial file|ended prematurely|truncated"
@@ -324,12 +456,93 @@ def _check_asf(head: bytes, stream: BinaryIO, name: str) -> None:
         raise ValueError(f"{name} is cut short: its header promises {promised} bytes, it holds {size}.")
 
 
-def _run_ffmpeg(program: str, path: Path) -> tuple[bytes, str]:
-    """A WAV of the first audio track in 32-bit float, and what ffmpeg says."""
-    command = [program, "-nostdin", "-hide_banner", "-nostats", "-protocol_whitelist", "file,pipe"]
-    command += ["-format_whitelist", FFMPEG_FORMATS, "-i", f"file:{path}", "-map", "0:a:0"]
-    done = subprocess.run([*command, "-f", "wav", "-c:a", "pcm_f32le", "pipe:1"], capture_output=True)
-    return done.stdout if done.returncode == 0 else b"", done.stderr.decode(errors="replace")
+class _Ffmpeg:
+    """ffmpeg as it decodes the first audio track of a file to 32-bit float; `close` kills it where it still runs.
+
+    Args:
+        program: its path.
+        path: of the file, which messages call `name`.
+        what: what libsndfile said of the file.
+    """
+
+    def __init__(self, program: str, path: Path, name: str, what: str) -> None:
+        self._path, self._name, self._what = path, name, what
+        self._command = [program, "-nostdin", "-hide_banner", "-nostats", "-protocol_whitelist", "file,pipe"]
+        self._command += ["-format_whitelist", FFMPEG_FORMATS, "-i", f"file:{path}", "-map", "0:a:0"]
+        self._command += ["-f", "wav", "-c:a", "pcm_f32le", "pipe:1"]
+        self._stack = ExitStack()
+        self._is_used = False
+        self.rate = self.channels = 0
+        self.warnings: list[str] = []
+
+    def start(self) -> None:
+        """Starts it, and reads rate and channels.
+
+        Raises:
+            ValueError: it finds no audio.
+        """
+        self._log = self._stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would stop it
+        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log)
+        self._process = self._stack.enter_context(process)
+        self._stack.callback(process.kill)
+        head = _wav_head(process.stdout)
+        if head is None:
+            raise self._refusal(self._finish()[1])
+        (self.rate, self.channels), self._is_used = head, False
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def blocks(self) -> Generator[np.ndarray, None, None]:
+        """Blocks (samples, channels), float32; the log of ffmpeg is checked in the end."""
+        if self._is_used:
+            self.close()
+            self.start()
+        self._is_used = True
+        size, count = 4 * self.channels, 0  # bytes of a sample of all channels
+        while content := self._process.stdout.read(max(1, BLOCK_SAMPLES // self.channels) * size):
+            whole = len(content) // size
+            count += whole
+            yield np.frombuffer(content, "<f4", whole * self.channels).reshape(whole, -1).astype(np.float32)
+        self._check(count / self.rate)
+
+    def _finish(self) -> tuple[int, str]:
+        """Waits for the end; its return code and what it said."""
+        code = self._process.wait()
+        self._log.seek(0)
+        return code, self._log.read().decode(errors="replace")
+
+    def _check(self, seconds: float) -> None:
+        code, log = self._finish()
+        if code != 0:
+            raise self._refusal(log)
+        _check_length(seconds, _ffmpeg_seconds(log), self._name)
+        said = self._complaint(log)
+        if re.search(FFMPEG_CUT, log):
+            raise ValueError(f"{self._name} is cut short after {seconds:.2f} s; ffmpeg says: {said}.")
+        self.warnings[:] = [f"{self._name} is damaged; ffmpeg says: {said}."] if said else []
+
+    def _refusal(self, log: str) -> ValueError:
+        said = self._complaint(log) or "it holds no audio"
+        return ValueError(f"{self._what}; ffmpeg says: {said}. It is cut short, damaged or no audio file.")
+
+    def _complaint(self, log: str) -> str:
+        """The first error in a log, without its prefix and full stop; empty where there is none."""
+        errors = (re.sub(r"^\[[^\]]*\] *", "", line) for line in log.splitlines() if re.search(FFMPEG_ERRORS, line))
+        return next(errors, "").replace(f"file:{self._path}", self._name).rstrip(".")
+
+
+def _wav_head(stream: BinaryIO) -> tuple[int, int] | None:
+    """Rate and channels of a WAV, which is read up to its samples; None where it ends before them."""
+    stream.read(12)
+    fmt = b""
+    while len(head := stream.read(8)) == 8 and head[:4] != b"data":
+        size = int.from_bytes(head[4:], "little")
+        content = stream.read(size + size % 2)
+        fmt = content if head[:4] == b"fmt " else fmt
+    if len(head) < 8 or len(fmt) < 16:
+        return None
+    return int.from_bytes(fmt[4:8], "little"), int.from_bytes(fmt[2:4], "little")
 
 
 def _ffmpeg_seconds(log: str) -> float:
