@@ -8,9 +8,10 @@ import os
 import re
 import uuid
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -46,8 +47,7 @@ class Track:
     @property
     def level_dbfs(self) -> float | None:
         """Root mean square in dB relative to full scale 1; None for digital silence."""
-        power = float(np.mean(np.square(self.waveform, dtype=np.float64)))
-        return 10 * float(np.log10(power)) if power else None
+        return level_dbfs(float(np.mean(np.square(self.waveform, dtype=np.float64))))
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,16 @@ class Audio:
             return [self._track(channel_number(channel))]
         if self.channels == 1:
             return [self._track(1)]
-        mixed = sum(self.samples.T) / self.channels  # several times faster than a mean over the short axis
+        mixed = mix(self.samples)
         powers = np.mean(np.square(self.samples, dtype=np.float64), axis=0)  # (channels,)
-        if np.mean(np.square(mixed, dtype=np.float64)) < CANCELLATION * powers.mean() / self.channels:
-            loudest = int(powers.argmax()) + 1
-            self.warnings.append(
-                f"The channels of {self.name} cancel each other when they are mixed; channel {loudest}, the loudest, "
-                'was taken. Choose with `channel` ("left", "right", a number, "each").'
-            )
+        loudest, warning = instead_of_mix(powers, np.mean(np.square(mixed, dtype=np.float64)), self.name)
+        if loudest is not None:
+            self.warnings.append(warning)
             return [self._track(loudest)]
         return [Track(mixed, "mix", _clipped_ratio(self.samples))]
 
     def _track(self, number: int) -> Track:
-        if number > self.channels:
-            has = "1 channel" if self.channels == 1 else f"{self.channels} channels"
-            raise ValueError(f"{self.name} has {has}; there is no channel {number}.")
+        check_channel(number, self.channels, self.name)
         waveform = self.samples if self.samples.ndim == 1 else np.ascontiguousarray(self.samples[:, number - 1])
         return Track(waveform, number, _clipped_ratio(waveform))
 
@@ -156,11 +151,55 @@ def decode_audio(recording: Any, sampling_rate: int | None = None) -> Audio:
     name, rate = audio.name, audio.sampling_rate
     if sampling_rate is not None and rate != sampling_rate:
         raise ValueError(f"{name} is at {rate} Hz, but `sampling_rate={sampling_rate}` was given. Leave it out.")
-    if audio.samples.size == 0:
+    check_samples(audio.samples, name)
+    return Audio(audio.samples, checked_rate(rate, name), name, audio.warnings)
+
+
+def mix(samples: np.ndarray) -> np.ndarray:
+    """Mean of the channels: (samples, channels) to (samples,)."""
+    return sum(samples.T) / samples.shape[1]  # several times faster than a mean over the short axis
+
+
+def instead_of_mix(powers: np.ndarray, mixed: float, name: str) -> tuple[int | None, str]:
+    """The loudest channel, from 1, and a warning where channels cancel each other when they are mixed; else None.
+
+    Args:
+        powers: of the channels (channels,): mean squares, or sums of squares.
+        mixed: the same of their mean.
+        name: what the warning calls the recording.
+    """
+    if not mixed < CANCELLATION * powers.mean() / len(powers):
+        return None, ""
+    loudest = int(powers.argmax()) + 1
+    return loudest, (
+        f"The channels of {name} cancel each other when they are mixed; channel {loudest}, the loudest, was taken. "
+        'Choose with `channel` ("left", "right", a number, "each").'
+    )
+
+
+def level_dbfs(power: float) -> float | None:
+    """Mean square in dB relative to full scale 1; None for digital silence."""
+    return 10 * float(np.log10(power)) if power else None
+
+
+def clipped_samples(samples: np.ndarray) -> int:
+    """How many samples, of any shape, are at full scale (|x| >= 0.999)."""
+    return int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
+
+
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Raises ValueError where samples, of any shape, are none, or not finite."""
+    if samples.size == 0:
         raise ValueError(f"{name} is empty: it holds no samples.")
-    if not np.isfinite(audio.samples).all():
+    if not np.isfinite(samples).all():
         raise ValueError(f"{name} holds NaN or infinite samples. Repair it, for example with `numpy.nan_to_num`.")
-    return Audio(audio.samples, _checked_rate(rate, name), name, audio.warnings)
+
+
+def check_channel(number: int, channels: int, name: str) -> None:
+    """Raises ValueError where a recording of so many channels lacks the one of this number, from 1."""
+    if number > channels:
+        has = "1 channel" if channels == 1 else f"{channels} channels"
+        raise ValueError(f"{name} has {has}; there is no channel {number}.")
 
 
 def channel_number(channel: Channel) -> int:
@@ -183,17 +222,33 @@ def checked_channel(channel: Channel) -> Channel:
 
 def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
     """Raises ValueError for a waveform (samples,) that is shorter than the 25 ms of one frame of the model."""
-    milliseconds = 1000 * len(waveform) / sampling_rate
+    check_length(len(waveform), sampling_rate, name)
+
+
+def check_length(samples: int, sampling_rate: int, name: str) -> None:
+    """Like `check_duration`, of a number of samples."""
+    milliseconds = 1000 * samples / sampling_rate
     if milliseconds < MIN_MILLISECONDS:
         raise ValueError(
-            f"{name} lasts {milliseconds:.3g} ms ({len(waveform)} samples at {sampling_rate} Hz); the model needs "
+            f"{name} lasts {milliseconds:.3g} ms ({samples} samples at {sampling_rate} Hz); the model needs "
             f"{MIN_MILLISECONDS} ms, one frame, at least."
         )
 
 
+def checked_rate(rate: Any, name: str) -> int:
+    """A sampling rate in Hz; raises ValueError where it is no whole number, below 1 kHz or above 1 MHz."""
+    lowest, highest = RATES
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not is_number or not lowest <= rate <= highest or rate != int(rate):
+        raise ValueError(
+            f"{name} has a sampling rate of {rate!r}; expected a whole number of Hz from {lowest} to {highest}."
+        )
+    return int(rate)
+
+
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     """Resamples float32 (samples,) from `source_rate` to `target_rate`, both in Hz, with soxr's highest quality."""
-    source_rate, target_rate = _checked_rate(source_rate, "The source"), _checked_rate(target_rate, "The target")
+    source_rate, target_rate = checked_rate(source_rate, "The source"), checked_rate(target_rate, "The target")
     if source_rate == target_rate:
         return waveform
     require_codecs()
@@ -218,17 +273,85 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: in
     waveform, rate = read_audio(np.asarray(waveform), sampling_rate)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: the folder {path.parent} does not exist. Create it first.")
-    samples, file_format, subtype = _encoded(waveform, path)
-    content = io.BytesIO()  # a full disk shows when Python writes; libsndfile would leave it out
-    with soundfile.SoundFile(content, "w", rate, 1, subtype, format=file_format) as file:
-        for start in range(0, len(samples), WRITE_BLOCK):
-            file.write(samples[start : start + WRITE_BLOCK])
+    encoding = encoding_of(path, float(np.abs(waveform).max()))
+    blocks = (waveform[start : start + WRITE_BLOCK] for start in range(0, len(waveform), WRITE_BLOCK))
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        partial.write_bytes(content.getbuffer())
+        write_blocks(partial, blocks, rate, encoding)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def encoding_of(path: Path, peak: float) -> tuple[str, str]:
+    """libsndfile's names of the format and subtype in which `write_audio` writes samples of this peak, |x|.
+
+    Raises:
+        ValueError: unknown ending; beyond full scale in a format that would clip it (FLAC).
+    """
+    require_codecs()
+    file_format = path.suffix[1:].upper()
+    if file_format in ("OGG", "MP3"):
+        return file_format, soundfile.default_subtype(file_format)
+    if file_format not in ("WAV", "FLAC"):
+        raise ValueError(f"Cannot write {path}: its ending must be .wav, .flac, .ogg or .mp3.")
+    if peak <= 1:
+        return file_format, "PCM_16"
+    if file_format == "FLAC":
+        raise ValueError(f"{path} would be clipped: FLAC ends at full scale (+-1). Write a .wav, or scale it down.")
+    return file_format, "FLOAT"
+
+
+def write_blocks(path: Path, blocks: Iterable[np.ndarray], sampling_rate: int, encoding: tuple[str, str]) -> None:
+    """Writes a file block by block; what was written of it stays where an error is raised.
+
+    Args:
+        path: of the file, which is created or replaced; its ending does not matter.
+        blocks: float32 (samples,), mono, of at most `WRITE_BLOCK` samples.
+        sampling_rate: in Hz.
+        encoding: as `encoding_of` gives it. Samples are rounded to 16 bits here, so that reading gives them back.
+
+    Raises:
+        OSError: it cannot be written, for instance because the disk is full.
+    """
+    file_format, subtype = encoding
+    with path.open("wb", WRITE_BLOCK) as raw, _Sink(raw) as sink:
+        with soundfile.SoundFile(sink, "w", sampling_rate, 1, subtype, format=file_format) as file:
+            for block in blocks:
+                file.write(as_pcm16(block) if subtype == "PCM_16" else block)
+                sink.check()
+
+
+class _Sink:
+    """A file for libsndfile to write to: its callbacks cannot raise, so an OSError is kept and raised by `check`."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._error: OSError | None = None
+        self.tell = file.tell
+
+    def __enter__(self) -> "_Sink":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.check()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, content: bytes) -> int:
+        return self._kept(self._file.write, content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._kept(self._file.seek, offset, whence)
+
+    def _kept(self, call: Callable[..., int], *arguments: Any) -> int:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self._error = self._error or error
+            return 0
 
 
 def as_float32(samples: Any, name: str = "The recording") -> np.ndarray:
@@ -271,6 +394,17 @@ def name_of(recording: Any) -> str:
     return str(getattr(recording, "name", None) or "The recording")
 
 
+def open_recording(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file; raises FileNotFoundError where there is none, and ValueError for a folder or a URL."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(path)):
+        raise ValueError(f"{path} is a URL, and nothing is fetched here. Download it and give the file's path.")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no file {path}.")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder. Give the files in it one by one.")
+    return open(path, "rb")
+
+
 def _audio_of(recording: Any, sampling_rate: int | None, name: str) -> Audio:
     """Samples as they come and their rate, by the form of the recording."""
     if isinstance(recording, str | os.PathLike):
@@ -308,13 +442,7 @@ def _from_dict(recording: dict, sampling_rate: int | None, name: str) -> Audio:
 
 
 def _from_path(path: str | os.PathLike) -> Audio:
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(path)):
-        raise ValueError(f"{path} is a URL, and nothing is fetched here. Download it and give the file's path.")
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"There is no file {path}.")
-    if os.path.isdir(path):
-        raise ValueError(f"{path} is a folder. Give the files in it one by one.")
-    with open(path, "rb") as stream:
+    with open_recording(path) as stream:
         return _from_stream(stream, str(path))
 
 
@@ -340,28 +468,4 @@ def _from_array(samples: Any, sampling_rate: int, name: str) -> Audio:
 
 
 def _clipped_ratio(samples: np.ndarray) -> float:
-    return float(np.count_nonzero(np.abs(samples) >= FULL_SCALE)) / samples.size
-
-
-def _checked_rate(rate: Any, name: str) -> int:
-    lowest, highest = RATES
-    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
-    if not is_number or not lowest <= rate <= highest or rate != int(rate):
-        raise ValueError(
-            f"{name} has a sampling rate of {rate!r}; expected a whole number of Hz from {lowest} to {highest}."
-        )
-    return int(rate)
-
-
-def _encoded(waveform: np.ndarray, path: Path) -> tuple[np.ndarray, str, str]:
-    """Samples, format and subtype to write; rounded to 16 bits here, so that reading gives them back exactly."""
-    file_format = path.suffix[1:].upper()
-    if file_format in ("OGG", "MP3"):
-        return waveform, file_format, soundfile.default_subtype(file_format)
-    if file_format not in ("WAV", "FLAC"):
-        raise ValueError(f"Cannot write {path}: its ending must be .wav, .flac, .ogg or .mp3.")
-    if np.abs(waveform).max() <= 1:
-        return as_pcm16(waveform), file_format, "PCM_16"
-    if file_format == "FLAC":
-        raise ValueError(f"{path} would be clipped: FLAC ends at full scale (+-1). Write a .wav, or scale it down.")
-    return waveform, file_format, "FLOAT"
+    return clipped_samples(samples) / samples.size
