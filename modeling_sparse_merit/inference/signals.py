@@ -12,6 +12,7 @@ import numpy as np
 from ..files import one_line, output_errors, replacing
 from ..models.sparse_merit.audio import Channel, check_duration, decode_audio, resample, write_audio
 from ..models.sparse_merit.tasks import EMOTION, further_tasks
+from .blocks import track_facts
 from .files import STDIN, Recording
 from .results import Results
 
@@ -50,13 +51,7 @@ class Signal:
         tracks = audio.tracks(channel)
         signals = []
         for track in tracks:
-            level = track.level_dbfs
-            facts = {
-                "channel": track.channel,
-                "level_dbfs": None if level is None else round(level, 2),
-                "clipped_ratio": round(track.clipped_ratio, 6),
-                **({"warnings": audio.warnings} if audio.warnings else {}),
-            }
+            facts = track_facts(track.channel, track.power, track.clipped_ratio, audio.warnings)
             waveform = resample(track.waveform, audio.sampling_rate, rate)
             check_duration(waveform, rate, audio.name)
             number = track.channel if audio.channels > 1 and channel != "mix" else None

@@ -45,9 +45,9 @@ class Track:
     clipped_ratio: float
 
     @property
-    def level_dbfs(self) -> float | None:
-        """Root mean square in dB relative to full scale 1; None for digital silence."""
-        return level_dbfs(float(np.mean(np.square(self.waveform, dtype=np.float64))))
+    def power(self) -> float:
+        """Mean square, in float64."""
+        return float(np.mean(np.square(self.waveform, dtype=np.float64)))
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def instead_of_mix(powers: np.ndarray, mixed: float, name: str) -> tuple[int | N
 
 
 def level_dbfs(power: float) -> float | None:
-    """Mean square in dB relative to full scale 1; None for digital silence."""
+    """A mean square in dB relative to full scale 1; None for digital silence."""
     return 10 * float(np.log10(power)) if power else None
 
 

@@ -1,0 +1,283 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Recordings of any length, read and written block by block in constant memory."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..models.sparse_merit.audio import (
+    MIN_MILLISECONDS,
+    WRITE_BLOCK,
+    Channel,
+    channel_number,
+    check_channel,
+    check_length,
+    check_samples,
+    checked_rate,
+    clipped_samples,
+    encoding_of,
+    instead_of_mix,
+    level_dbfs,
+    mix,
+    name_of,
+    open_recording,
+    write_blocks,
+)
+from ..models.sparse_merit.decoding import open_blocks, resampled_blocks, soxr
+
+SAMPLE_BYTES = 4  # of float32
+
+
+class BlockReader:
+    """One track of a recording as mono float32 blocks (samples,), full scale +-1, at the rate that is asked for.
+
+    The blocks together are what `load_audio` gives of the whole. All but the last have 25 ms at least. Each iteration
+    reads from the start; with several channels and "mix" it reads the recording twice, as channels that cancel each
+    other are not mixed.
+
+    Args:
+        source: a path or an open binary file; what cannot be rewound, such as a pipe, is copied to a temporary file.
+        rate: of the blocks, in Hz.
+        channel: "mix" (mean of the channels), "left", "right", or a number from 1.
+
+    Attributes:
+        name: what messages call the recording.
+        channels: their number.
+        own_rate: of the recording, in Hz.
+        own_samples: length at that rate; known after iteration.
+        facts: fields of its record, known after iteration: `channel`, `level_dbfs`, `clipped_ratio` and, if any,
+            `warnings`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the recording is undecodable, at a rate below 1 kHz or above 1 MHz, or lacks the channel; it is
+            empty, shorter than 25 ms, cut short, damaged or not finite, which mostly shows in iteration.
+        OSError: it cannot be read.
+
+    Usage:
+        >>> with BlockReader(Path("call.wav"), 16_000) as reader:
+        ...     seconds = sum(map(len, reader)) / 16_000
+    """
+
+    def __init__(self, source: Path | BinaryIO, rate: int, channel: Channel = "mix"):
+        if channel == "each":
+            raise ValueError('A `BlockReader` reads one track; give the number of a channel instead of "each".')
+        self._number = None if channel == "mix" else channel_number(channel)
+        self._rate = checked_rate(rate, "The target")
+        self.name = name_of(source)
+        self.own_samples = 0
+        self.facts: dict[str, Any] = {}
+        with ExitStack() as stack:
+            is_path = isinstance(source, str | os.PathLike)
+            stream = stack.enter_context(open_recording(source)) if is_path else source
+            self._blocks = stack.enter_context(open_blocks(stream, self.name))
+            self.own_rate, self.channels = checked_rate(self._blocks.sampling_rate, self.name), self._blocks.channels
+            if self.channels == 1 and self._number is None:
+                self._number = 1
+            check_channel(self._number or 1, self.channels, self.name)
+            self._stack = stack.pop_all()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        number, warning = (self._number, "") if self._number else self._instead_of_mix()
+        tally = _Tally()
+        track = resampled_blocks(self._track(number, tally), self.own_rate, self._rate)
+        yield from self._checked_length(track)
+        warnings = [*self._blocks.warnings, *([warning] if warning else [])]
+        self.own_samples = tally.samples
+        self.facts = track_facts(number or "mix", tally.power, tally.clipped_ratio, warnings)
+
+    def close(self) -> None:
+        """Ends reading, also that of ffmpeg, and closes a file that was given by its path."""
+        self._stack.close()
+
+    def __enter__(self) -> "BlockReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _checked(self) -> Iterator[np.ndarray]:
+        """Blocks of all channels (samples, channels) at the recording's own rate: some, and finite."""
+        is_empty = True
+        for block in self._blocks:
+            check_samples(block, self.name)
+            is_empty = False
+            yield block
+        if is_empty:
+            check_samples(np.empty(0), self.name)
+
+    def _instead_of_mix(self) -> tuple[int | None, str]:
+        """The channel to take instead of their mean, if any, and a warning, by the power of the whole recording."""
+        powers, mixed = np.zeros(self.channels), 0.0  # (channels,)
+        for block in self._checked():
+            powers += np.square(block, dtype=np.float64).sum(axis=0)
+            mixed += _power(mix(block))
+        return instead_of_mix(powers, mixed, self.name)
+
+    def _track(self, number: int | None, tally: "_Tally") -> Iterator[np.ndarray]:
+        """Blocks (samples,) of a channel, or of the mean of all, at the recording's own rate; they are counted."""
+        for block in self._checked():
+            source = block if number is None else block[:, number - 1]  # (samples, channels) or (samples,)
+            track = mix(block) if number is None else np.ascontiguousarray(source)
+            tally.add(track, source)
+            yield track
+
+    def _checked_length(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Blocks (samples,) of the frame that the model needs at least; raises ValueError where they are no frame."""
+        waiting, count = np.empty(0, np.float32), 0
+        for block in blocks:
+            count += len(block)
+            waiting = np.concatenate([waiting, block]) if len(waiting) else block
+            if 1000 * len(waiting) >= MIN_MILLISECONDS * self._rate:
+                yield waiting
+                waiting = waiting[:0]
+        check_length(count, self._rate, self.name)
+        if len(waiting):
+            yield waiting
+
+
+class _Tally:
+    """Number, power and clipped samples of a track, summed block by block in float64."""
+
+    def __init__(self) -> None:
+        self.samples = self._clipped = self._of = 0
+        self._sum = 0.0
+
+    def add(self, track: np.ndarray, source: np.ndarray) -> None:
+        """Counts a block (samples,), and the block of the channels that it was made of, of any shape."""
+        self.samples += len(track)
+        self._sum += _power(track)
+        self._clipped += clipped_samples(source)
+        self._of += source.size
+
+    @property
+    def power(self) -> float:
+        return self._sum / self.samples
+
+    @property
+    def clipped_ratio(self) -> float:
+        return self._clipped / self._of
+
+
+def _power(block: np.ndarray) -> float:
+    """Sum of squares."""
+    return float(np.square(block, dtype=np.float64).sum())
+
+
+def track_facts(channel: Channel, power: float, clipped_ratio: float, warnings: list[str]) -> dict[str, Any]:
+    """Fields of the record of a track.
+
+    Args:
+        channel: "mix", or a number from 1.
+        power: mean square.
+        clipped_ratio: share of samples at full scale.
+        warnings: sentences about what is unusual in the recording.
+    """
+    level = level_dbfs(power)
+    return {
+        "channel": channel,
+        "level_dbfs": None if level is None else round(level, 2),
+        "clipped_ratio": round(clipped_ratio, 6),
+        **({"warnings": warnings} if warnings else {}),
+    }
+
+
+class BlockWriter:
+    """Writes mono audio that comes block by block, to the same file that `write_audio` writes of the whole.
+
+    The samples wait, in 32-bit float, in a temporary file in the folder of the target: their encoding depends on their
+    peak.
+
+    Args:
+        target: the file to write, with the ending of its format; `replacing` makes it appear complete or not at all.
+        source_rate: of the blocks, in Hz.
+        rate: of the file, in Hz.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: a rate below 1 kHz or above 1 MHz.
+
+    Usage:
+        >>> with replacing(Path("call.enhanced.wav")) as temporary, BlockWriter(temporary, 16_000, 44_100) as writer:
+        ...     for block in blocks:
+        ...         writer.write(block)
+        ...     writer.finish(length)
+    """
+
+    def __init__(self, target: Path, source_rate: int, rate: int):
+        source_rate, self._rate = checked_rate(source_rate, "The source"), checked_rate(rate, "The target")
+        self._target = target
+        is_same = source_rate == rate
+        self._resampler = None if is_same else soxr.ResampleStream(source_rate, rate, 1, quality="VHQ")
+        self._samples, self._peak = 0, 0.0
+        self._file = tempfile.TemporaryFile(dir=target.parent, prefix=".")
+
+    def write(self, block: np.ndarray) -> None:
+        """Takes the next samples: float32 (samples,) at the rate of the source, full scale +-1.
+
+        Raises:
+            ValueError: they are not finite. OSError: they cannot be written, for instance because the disk is full.
+        """
+        if len(block):
+            check_samples(block, "The recording")
+            self._append(block if self._resampler is None else self._resampler.resample_chunk(block))
+
+    def finish(self, length: int) -> None:
+        """Writes the file: `length` samples at its rate; what is missing is silence, and what is more is left out.
+
+        Raises:
+            ValueError: no samples are asked for; beyond full scale in a format that would clip it (FLAC).
+            OSError: it cannot be written.
+        """
+        if length < 1:
+            check_samples(np.empty(0), "The recording")
+        if self._resampler is not None:
+            self._append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
+        encoding = encoding_of(self._target, self._peak_of(length))
+        write_blocks(self._target, self._stored(length), self._rate, encoding)
+
+    def close(self) -> None:
+        """Removes the temporary file; the target stays as it is."""
+        with suppress(OSError):  # what a full disk does not take is not needed any more
+            self._file.close()
+
+    def __enter__(self) -> "BlockWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _append(self, block: np.ndarray) -> None:
+        """Stores samples (samples,) at the rate of the file."""
+        if len(block):
+            self._samples += len(block)
+            self._peak = max(self._peak, _peak(block))
+            self._file.write(np.ascontiguousarray(block, np.float32))
+
+    def _peak_of(self, length: int) -> float:
+        """Peak of the first samples; they are searched only where it matters and others were stored behind them."""
+        if self._samples <= length or self._peak <= 1:
+            return self._peak
+        return max(map(_peak, self._stored(length)))
+
+    def _stored(self, length: int) -> Iterator[np.ndarray]:
+        """The first samples, in blocks (samples,); silence where fewer were stored."""
+        self._file.seek(0)
+        for start in range(0, length, WRITE_BLOCK):
+            size = min(WRITE_BLOCK, length - start)
+            block = np.frombuffer(self._file.read(SAMPLE_BYTES * size), np.float32)
+            yield np.pad(block, (0, size - len(block)))
+
+
+def _peak(block: np.ndarray) -> float:
+    return float(np.abs(block).max())
