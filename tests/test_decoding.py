@@ -5,6 +5,7 @@ import io
 import math
 import os
 import shutil
+import subprocess
 import threading
 import tracemalloc
 
@@ -15,7 +16,15 @@ import soundfile
 from benchmarks import file_formats
 from benchmarks.file_formats import KINDS, encoded, id3, mp3, voice, wav, without_header
 from modeling_sparse_merit import load_audio, read_audio
-from modeling_sparse_merit.models.sparse_merit.decoding import _libmpg123, audio_seconds, audio_suffixes, decode
+from modeling_sparse_merit.models.sparse_merit import decoding
+from modeling_sparse_merit.models.sparse_merit.audio import resample
+from modeling_sparse_merit.models.sparse_merit.decoding import (
+    _libmpg123,
+    audio_seconds,
+    audio_suffixes,
+    decode,
+    open_blocks,
+)
 from modeling_sparse_merit.models.sparse_merit.views import View
 
 RATE = 16_000
@@ -212,3 +221,171 @@ def test_a_view_reads_across_its_pieces():
     assert view.seek(-3, os.SEEK_END) == 5 and view.read(2) == b"cd"
     assert view.seek(4) == 4 and view.read(3) == b"4cd"
     assert view.seek(99) == 99 and view.read(1) == b""
+
+
+# Block by block ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.seconds])
+def test_the_blocks_of_a_file_are_the_whole(name, monkeypatch):
+    if KINDS[name].needs_ffmpeg and shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
+    content = KINDS[name].make()
+    whole = decode(io.BytesIO(content), "x")
+    monkeypatch.setattr(decoding, "BLOCK_SAMPLES", 1000)
+    with open_blocks(io.BytesIO(content), "x") as blocks:
+        assert (blocks.sampling_rate, blocks.channels) == (whole.sampling_rate, whole.samples.shape[1])
+        for _ in range(2):  # each pass starts anew
+            read = list(blocks)
+            assert max(block.size for block in read) <= 4000  # what resampling held back comes in one piece
+            assert {block.dtype for block in read} == {np.dtype(np.float32)}
+            np.testing.assert_array_equal(np.concatenate(read), whole.samples)
+            assert blocks.warnings == whole.warnings
+
+
+def test_a_second_pass_ends_the_first():
+    with open_blocks(io.BytesIO(encoded("WAV", None, voice(20))), "x") as blocks:
+        first, second = iter(blocks), iter(blocks)
+        assert len(list(second)) == 3 and list(first) == []
+    assert list(second) == []
+
+
+def test_a_part_at_a_lower_rate_is_resampled_like_the_whole(monkeypatch):
+    low, high = encoded("FLAC", None, voice(2, 8_000), 8_000), encoded("FLAC", None, voice(1, 44_100), 44_100)
+    expected = resample(decode(io.BytesIO(low), "x").samples[:, 0], 8_000, 44_100)
+    monkeypatch.setattr(decoding, "BLOCK_SAMPLES", 999)
+    samples = decode(io.BytesIO(low + high), "x").samples[:, 0]
+    assert len(samples) == 3 * 44_100
+    np.testing.assert_allclose(samples[: 2 * 44_100], expected, atol=1e-6)
+
+
+def test_the_blocks_before_a_damage_are_read_first():
+    content = bytearray(encoded("FLAC", None, voice(60)))
+    at = 2 * len(content) // 3
+    content[at : at + 20_000] = bytes(20_000)
+    samples = 0
+    with open_blocks(io.BytesIO(bytes(content)), "call.flac") as blocks:
+        with pytest.raises(ValueError, match=r"call.flac is (damaged after|cut short or damaged: )") as error:
+            for block in blocks:
+                samples += len(block)
+    assert f"{samples / RATE:.2f}" in str(error.value) and 30 < samples / RATE < 50
+
+
+def test_an_ogg_that_lacks_pages_is_refused_in_the_end():
+    content = encoded("OGG", "VORBIS", voice(20))
+    pages = [at for at in range(len(content)) if content.startswith(b"OggS\0", at)]
+    with open_blocks(io.BytesIO(content[: pages[3]] + content[pages[6] :]), "x.ogg") as blocks:
+        reading = iter(blocks)
+        assert len(next(reading)) > RATE
+        with pytest.raises(ValueError, match="x.ogg is cut short or damaged: 17.* of 19.* s can be read"):
+            list(reading)
+
+
+def test_stderr_belongs_to_the_program_between_blocks(capfd):
+    with open_blocks(io.BytesIO(mp3(seconds=20)), "x") as blocks:
+        next(iter(blocks))
+        os.write(2, b"between\n")
+        assert capfd.readouterr().err == "between\n"
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+    with pytest.raises(RuntimeError, match="of the caller"), open_blocks(io.BytesIO(mp3(seconds=20)), "x") as blocks:
+        raise RuntimeError(f"of the caller {next(iter(blocks)).shape}")
+    os.write(2, b"after an error\n")
+    assert capfd.readouterr().err == "after an error\n"
+
+
+def two_minutes(folder, suffix: str) -> bytes:
+    """A file as ffmpeg writes it."""
+    (folder / "source.wav").write_bytes(encoded("WAV", None, np.tile(voice(10), 12)))
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", folder / "source.wav", "-b:a", "32k"]
+    subprocess.run([*command, folder / f"memo{suffix}"], check=True)
+    return (folder / f"memo{suffix}").read_bytes()
+
+
+@pytest.fixture
+def processes(monkeypatch) -> list[subprocess.Popen]:
+    """The processes of decoding."""
+    started, popen = [], subprocess.Popen
+
+    def start(*arguments, **options) -> subprocess.Popen:
+        process = popen(*arguments, **options)
+        if "pipe:1" in process.args:
+            started.append(process)
+        return process
+
+    monkeypatch.setattr(decoding.subprocess, "Popen", start)
+    return started
+
+
+@needs_ffmpeg
+def test_ffmpeg_ends_with_its_reader(tmp_path, processes):
+    content = two_minutes(tmp_path, ".m4a")
+    with open_blocks(io.BytesIO(content), "x") as blocks:
+        assert len(next(iter(blocks))) == decoding.BLOCK_SAMPLES
+        assert processes[0].poll() is None
+        assert len(next(iter(blocks))) == decoding.BLOCK_SAMPLES  # a new pass, by a new process
+        assert processes[0].returncode < 0 and processes[1].poll() is None
+    with pytest.raises(RuntimeError, match="of the caller"), open_blocks(io.BytesIO(content), "x") as blocks:
+        raise RuntimeError("of the caller")
+    assert len(processes) == 3 and all(process.returncode < 0 for process in processes)
+    assert all(process.stdout.closed for process in processes)
+
+
+@needs_ffmpeg
+def test_what_ffmpeg_says_is_known_in_the_end(tmp_path, processes):
+    content = bytearray(two_minutes(tmp_path, ".aac"))
+    for at in np.random.default_rng(0).integers(len(content) // 4, len(content) // 2, 20):
+        content[at] = 0xA5
+    with open_blocks(io.BytesIO(content), "memo.aac") as blocks:
+        for _ in range(2):
+            assert sum(map(len, blocks)) == pytest.approx(120 * RATE, rel=0.1)
+            (warning,) = blocks.warnings
+            assert "memo.aac is damaged; ffmpeg says: " in warning
+    assert [process.returncode for process in processes] == [0, 0]
+
+
+@needs_ffmpeg
+def test_a_file_for_ffmpeg_that_is_damaged_is_refused_in_the_end(tmp_path):
+    content = bytearray(two_minutes(tmp_path, ".m4a"))
+    content[len(content) // 2 : len(content) // 2 + 20_000] = b"\xa5" * 20_000
+    samples = 0
+    with open_blocks(io.BytesIO(content), "memo.m4a") as blocks:
+        with pytest.raises(ValueError, match=r"memo.m4a is cut short or damaged: .* of 120.00 s can be read"):
+            for block in blocks:
+                samples += len(block)
+    assert samples > 30 * RATE
+
+
+class Pipe(io.BytesIO):
+    """A stream that cannot seek, and is read in pieces alone."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_):
+        raise io.UnsupportedOperation("seek")
+
+    def read(self, size=-1):
+        assert 0 < size <= 1 << 20
+        return super().read(size)
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "FLAC", "MP3"])
+def test_a_pipe_is_copied_to_disk(file_format):
+    content = encoded(file_format, None, voice(20))
+    np.testing.assert_array_equal(decode(Pipe(content), "x").samples, decode(io.BytesIO(content), "x").samples)
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG", "MP3"])
+def test_memory_is_that_of_a_few_blocks(file_format, tmp_path):
+    path, wave = tmp_path / "long", voice(5)
+    with soundfile.SoundFile(path, "w", RATE, 1, format=file_format) as file:
+        for _ in range(60):
+            file.write(wave)
+    tracemalloc.start()
+    try:
+        with path.open("rb") as stream, open_blocks(stream, "x") as blocks:
+            assert sum(map(len, blocks)) == pytest.approx(300 * RATE, rel=0.01)
+        assert tracemalloc.get_traced_memory()[1] < 2.5e6  # the samples are 19 MB
+    finally:
+        tracemalloc.stop()
