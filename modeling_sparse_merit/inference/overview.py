@@ -1,0 +1,130 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""What a picture of a signal needs to know, gathered block by block in little memory, however long the signal is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_COLUMNS = 2_400  # more than a picture can show
+WINDOWS = 1_024  # transformed at once
+LOWEST_POWER = 1e-12
+
+
+@dataclass(frozen=True)
+class Columns:
+    """At most `MAX_COLUMNS` columns, each of which joins `step` neighbouring items; the last one may still be open.
+
+    Args:
+        join: a binary ufunc: `np.minimum`, `np.maximum` or `np.add`.
+        values: (columns, ...).
+        items: how many have been taken.
+        step: items of a column, a power of two.
+    """
+
+    join: np.ufunc
+    values: np.ndarray
+    items: int = 0
+    step: int = 1
+
+    def plus(self, items: np.ndarray) -> "Columns":
+        """The columns with further items (items, ...) at their end; the step doubles where there would be too many."""
+        missing = -self.items % self.step  # from the open column
+        starts = np.arange(missing, len(items), self.step) + len(self.values)
+        values = np.concatenate([self.values, items])
+        if len(values):
+            values = self.join.reduceat(values, np.concatenate([np.arange(len(self.values)), starts]), axis=0)
+        step = self.step
+        while len(values) > MAX_COLUMNS:
+            values, step = self.join.reduceat(values, np.arange(0, len(values), 2), axis=0), 2 * step
+        return Columns(self.join, values, self.items + len(items), step)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Items of each column (columns,)."""
+        return np.minimum(self.step, self.items - self.step * np.arange(len(self.values)))
+
+
+class Overview:
+    """Envelope and spectrogram of a signal, for pictures.
+
+    The lowest and the highest sample and the mean power spectrum are kept for at most `MAX_COLUMNS` stretches of equal
+    length; when there are more, neighbours are merged. Nothing depends on how a signal is cut into blocks.
+
+    Args:
+        rate: sampling rate, in Hz.
+
+    Usage:
+        >>> overview = Overview(16_000)
+        >>> for block in blocks:
+        ...     overview.add(block)
+        >>> overview.levels.shape  # (257, 1800)
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._size = int(0.032 * rate)
+        self._hop = self._size // 4
+        self._window = np.hanning(self._size).astype(np.float32)
+        self._low = Columns(np.minimum, np.empty(0, np.float32))
+        self._high = Columns(np.maximum, np.empty(0, np.float32))
+        self._power = Columns(np.add, np.empty((0, self._size // 2 + 1), np.float32))
+        self._pending = np.zeros(self._size // 2, np.float32)  # windows are centred: the first one starts before 0
+
+    @classmethod
+    def of(cls, waveform: np.ndarray, rate: int) -> "Overview":
+        """Overview of a whole waveform (samples,)."""
+        overview = cls(rate)
+        overview.add(waveform)
+        return overview
+
+    def add(self, block: np.ndarray) -> None:
+        """Takes the next samples (samples,), float32, full scale 1."""
+        length = WINDOWS * self._hop
+        needed = length - self._hop + self._size
+        for start in range(0, len(block), length):
+            piece = np.asarray(block[start : start + length], np.float32)
+            self._low, self._high = self._low.plus(piece), self._high.plus(piece)
+            self._pending = np.concatenate([self._pending, piece])
+            while len(self._pending) >= needed:
+                self._power = self._power.plus(self._spectra(self._pending[:needed]))
+                self._pending = self._pending[length:]
+
+    @property
+    def seconds(self) -> float:
+        """Length of the signal."""
+        return self._low.items / self.rate
+
+    @property
+    def peak(self) -> float:
+        """The highest magnitude of a sample."""
+        return float(max(-self._low.values.min(initial=0), self._high.values.max(initial=0)))
+
+    @property
+    def envelope(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Middle in seconds, lowest and highest sample of each stretch: (columns,) each."""
+        starts = self._low.step * np.arange(len(self._low.values))
+        return (starts + self._low.counts / 2) / self.rate, self._low.values, self._high.values
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Mean power in dB of Hann windows of 32 ms, one every 8 ms, in each stretch: (frequencies, columns)."""
+        columns = self._columns()
+        return 10 * np.log10(columns.values.T / columns.counts + LOWEST_POWER)
+
+    @property
+    def column_seconds(self) -> float:
+        """Length of the stretch that a column of `levels` stands for."""
+        return self._columns().step * self._hop / self.rate
+
+    def _columns(self) -> Columns:
+        """Sums of the power of all windows, with those that reach beyond the end."""
+        ending = np.concatenate([self._pending, np.zeros(self._size // 2, np.float32)])
+        return self._power.plus(self._spectra(ending))
+
+    def _spectra(self, samples: np.ndarray) -> np.ndarray:
+        """Power of each window that samples (samples,) hold: (windows, frequencies)."""
+        if len(samples) < self._size:
+            return self._power.values[:0]
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self._size)[:: self._hop]  # (windows, size)
+        spectra = np.fft.rfft(frames * self._window, axis=1)
+        return (spectra.real**2 + spectra.imag**2).astype(np.float32, copy=False)
