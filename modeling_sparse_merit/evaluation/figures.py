@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import replacing
-from ..inference.plotting import draw_spectrogram, require_matplotlib, spectrogram
+from ..inference.overview import Overview
+from ..inference.plotting import ceiling_of, draw_spectrogram, require_matplotlib
 from ..metrics import SCORE_TITLES
 from .configuration import NOISY
 from .markdown import condition_score, list_measures
@@ -303,10 +304,10 @@ def spectrogram_triples(
     figure.get_layout_engine().set(w_pad=0.12)
     grid = figure.subplots(len(examples), 3, sharey=True, squeeze=False)
     for index, (row, (title, *waveforms)) in enumerate(zip(grid, examples, strict=True)):
-        pictures = [spectrogram(waveform, sampling_rate) for waveform in waveforms]
-        ceiling = max(levels.max() for levels in pictures)
-        for axes, levels, waveform in zip(row, pictures, waveforms, strict=True):
-            image = draw_spectrogram(axes, levels - ceiling, len(waveform) / sampling_rate, sampling_rate)
+        overviews = [Overview.of(waveform, sampling_rate) for waveform in waveforms]
+        ceiling = ceiling_of(overviews)
+        for axes, overview in zip(row, overviews, strict=True):
+            image = draw_spectrogram(axes, overview, ceiling)
             axes.set_xlabel("Time (s)" if index == len(examples) - 1 else "")
         row[0].set_ylabel(f"{title}\nFrequency (kHz)")
     for axes, side in zip(grid[0], ("Noisy", "Enhanced", "Clean"), strict=True):

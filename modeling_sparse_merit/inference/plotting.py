@@ -1,25 +1,35 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""One picture of one result: waveforms and spectrograms before and after, and the emotion scores.
+"""One picture of one result: waveforms and spectrograms before and after, and the emotions.
 
 matplotlib is an optional extra (`demo`), so it is imported only where a picture is drawn.
 """
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+from .overview import Overview
+from .segments import Segment
+from .timeline import draw_time, draw_timeline, emotion_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import GridSpec
     from matplotlib.image import AxesImage
 
 BLUE, GREEN, GREY = "#3b6ea5", "#2a9d6f", "#c3cad3"
 DYNAMIC_RANGE_DB = 80
+LOWEST_CEILING_DB = -40  # of a picture's levels; silence is dark
 HIGHEST_FREQUENCY = 8_000
-MAX_COLUMNS = 1_200  # more than a picture can show; it bounds the work for long recordings
+SHORT = 12  # seconds; one segment of a recording up to this length is told by its scores
+
+
+class Side(NamedTuple):
+    """A signal with its heading and its colour."""
+
+    name: str
+    overview: Overview
+    colour: str
 
 
 def require_matplotlib() -> None:
@@ -32,91 +42,135 @@ def require_matplotlib() -> None:
 
 def plot_result(
     path: str | os.PathLike,
-    noisy: np.ndarray,
-    enhanced: np.ndarray | None,
-    sampling_rate: int,
+    noisy: Overview,
+    enhanced: Overview | None,
     scores: Mapping[str, float],
     title: str,
     highest_frequency: float = HIGHEST_FREQUENCY,
+    segments: Sequence[Segment] | None = None,
 ) -> None:
     """Draws a PNG with whatever the model answered.
 
+    Both sides stand side by side; with a timeline of several segments, or of more than 12 s, they are stacked, so that
+    all share one axis of time.
+
     Args:
         path: where the PNG goes.
-        noisy: the recording (samples,), full scale 1.
-        enhanced: its clean speech (samples,), or None where the model does not enhance.
-        sampling_rate: of both, in Hz.
+        noisy: the recording.
+        enhanced: its clean speech, or None where the model does not enhance.
         scores: probability of each emotion, empty where the model does not recognise emotion.
         title: the heading.
         highest_frequency: of the spectrograms, in Hz; of a recording at a lower rate, half its own.
+        segments: the emotions over time, or None where there is no timeline.
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Usage:
+        >>> sides = Overview.of(noisy, 16_000), Overview.of(enhanced, 16_000)
+        >>> plot_result("call.png", *sides, {"happy": 0.2, "sad": 0.8}, "call.wav")
     """
     require_matplotlib()
-    from matplotlib.figure import Figure
-
-    sides = [("Recording", noisy, BLUE)]
+    sides = [Side("Recording", noisy, BLUE)]
     if enhanced is not None:
-        sides.append(("Enhanced", enhanced, GREEN))
+        sides.append(Side("Enhanced", enhanced, GREEN))
+    if segments is None or (len(segments) < 2 and noisy.seconds <= SHORT):
+        figure = _side_by_side(sides, scores, title, highest_frequency)
+    else:
+        figure = _stacked(sides, scores, title, highest_frequency, segments)
+    figure.savefig(path, dpi="figure")
+
+
+def _side_by_side(sides: Sequence[Side], scores: Mapping[str, float], title: str, highest: float) -> "Figure":
+    """A column for each side, all on one level scale and one dB scale, so that they can be compared."""
     widths = [5] * len(sides) + [2.2] * bool(scores)
-    figure = Figure(figsize=(1.2 * sum(widths) + 0.6, 5.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08)
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure = _figure((1.2 * sum(widths) + 0.6, 5.6), title)
     grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=[1, 1.7])
-    _draw_sides(figure, grid, sides, sampling_rate, highest_frequency)
-    if scores:
-        _draw_scores(figure.add_subplot(grid[:, -1]), scores)
-    figure.savefig(path, dpi=130)
-
-
-def spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Returns the power in dB of Hann windows of 32 ms: (frequencies, columns)."""
-    size = int(0.032 * sampling_rate)
-    hop = max(size // 4, len(waveform) // MAX_COLUMNS)
-    padded = np.pad(waveform, size // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]  # (columns, size)
-    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
-    return 10 * np.log10(power.T + 1e-12)
-
-
-def envelope(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the lowest and the highest sample of each of at most MAX_COLUMNS segments: (columns,) each."""
-    length = -(-len(waveform) // MAX_COLUMNS)
-    padded = np.pad(waveform, (0, -len(waveform) % length), mode="edge")
-    segments = padded.reshape(-1, length)  # (columns, length)
-    return segments.min(axis=1), segments.max(axis=1)
-
-
-def _draw_sides(
-    figure: "Figure", grid: "GridSpec", sides: list[tuple[str, np.ndarray, str]], rate: int, highest: float
-) -> None:
-    """Draws a column for each side, all on one level scale and one dB scale, so that they can be compared."""
-    pictures = [spectrogram(waveform, rate) for _, waveform, _ in sides]
-    ceiling = max(levels.max() for levels in pictures)
-    peak = max(np.abs(waveform).max() for _, waveform, _ in sides) or 1.0
     upper = [figure.add_subplot(grid[0, column]) for column in range(len(sides))]
     lower = [figure.add_subplot(grid[1, column]) for column in range(len(sides))]
-    for (name, waveform, colour), levels, top, bottom in zip(sides, pictures, upper, lower, strict=True):
-        seconds = len(waveform) / rate
-        low, high = envelope(waveform)
-        top.fill_between(np.linspace(0, seconds, len(low)), low, high, color=colour, linewidth=0.6)
-        top.set(title=name, xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak))
-        top.grid(alpha=0.25)
+    _draw_waveforms(upper, sides)
+    image = _draw_spectrograms(lower, sides, highest)
+    for side, top, bottom in zip(sides, upper, lower, strict=True):
+        for axes in (top, bottom):
+            draw_time(axes, side.overview.seconds)
+        top.set(title=side.name, xlabel="")
         top.tick_params(labelbottom=False)
-        image = draw_spectrogram(bottom, levels - ceiling, seconds, rate, highest)
     for axes in upper[1:] + lower[1:]:
         axes.tick_params(labelleft=False)
     upper[0].set_ylabel("Amplitude")
     lower[0].set_ylabel("Frequency (kHz)")
-    figure.colorbar(image, ax=lower, label="Power (dB relative to the maximum)", pad=0.01, fraction=0.04)
+    _draw_colorbar(figure, lower, image)
+    if scores:
+        _draw_scores(figure.add_subplot(grid[:, -1]), scores)
+    return figure
+
+
+def _stacked(
+    sides: Sequence[Side], scores: Mapping[str, float], title: str, highest: float, segments: Sequence[Segment]
+) -> "Figure":
+    """A row for each waveform, the strip of emotions, and a row for each spectrogram, on one axis of time."""
+    high, higher = (1, 1.5) if len(sides) > 1 else (1.6, 2.4)
+    heights = [high] * len(sides) + [0.6] + [higher] * len(sides)
+    figure = _figure((14, 1.1 * sum(heights) + 1.6), title)
+    widths = [11] + [2.2] * bool(scores)
+    grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
+    rows = [figure.add_subplot(grid[row, 0]) for row in range(len(heights))]
+    upper, strip, lower = rows[: len(sides)], rows[len(sides)], rows[len(sides) + 1 :]
+    _draw_waveforms(upper, sides)
+    image = _draw_spectrograms(lower, sides, highest)
+    for side, top, bottom in zip(sides, upper, lower, strict=True):
+        top.set_ylabel(side.name)
+        bottom.set_ylabel(f"{side.name}\n(kHz)")
+    strip.set(ylim=(0, 1), yticks=[], ylabel="Emotion")
+    for axes in rows:
+        draw_time(axes, sides[0].overview.seconds)
+        axes.label_outer()
+    figure.align_ylabels(rows)
+    _draw_colorbar(figure, lower, image)
+    if scores:
+        bars = figure.add_subplot(grid[: len(sides) + 1, 1])
+        _draw_scores(bars, scores, emotion_colours(scores))
+        bars.set(title="Whole recording", xticks=[], xlabel="")
+        bars.spines["bottom"].set_visible(False)
+    draw_timeline(strip, segments, scores)
+    return figure
+
+
+def _figure(size: tuple[float, float], title: str) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08)
+    figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
+    return figure
+
+
+def _draw_waveforms(rows: Sequence["Axes"], sides: Sequence[Side]) -> None:
+    """Draws the envelope of each side, all on one scale."""
+    peak = max(side.overview.peak for side in sides) or 1.0
+    for axes, side in zip(rows, sides, strict=True):
+        axes.fill_between(*side.overview.envelope, color=side.colour, linewidth=0.6)
+        axes.set_ylim(-1.05 * peak, 1.05 * peak)
+        axes.grid(alpha=0.25)
+
+
+def _draw_spectrograms(rows: Sequence["Axes"], sides: Sequence[Side], highest: float) -> "AxesImage":
+    """Draws the spectrogram of each side, all on one dB scale."""
+    overviews = [side.overview for side in sides]
+    ceiling = ceiling_of(overviews)
+    return [draw_spectrogram(*pair, ceiling, highest) for pair in zip(rows, overviews, strict=True)][-1]
+
+
+def ceiling_of(overviews: Sequence[Overview]) -> float:
+    """The highest level of several signals in dB, which their spectrograms show as 0."""
+    return max(LOWEST_CEILING_DB, *(overview.levels.max() for overview in overviews))
 
 
 def draw_spectrogram(
-    axes: "Axes", levels: np.ndarray, seconds: float, rate: int, highest: float = HIGHEST_FREQUENCY
+    axes: "Axes", overview: Overview, ceiling: float, highest: float = HIGHEST_FREQUENCY
 ) -> "AxesImage":
-    """Draws levels in dB (frequencies, columns), 0 the highest, up to a frequency in Hz."""
-    axes.set(xlabel="Time (s)")
+    """Draws a spectrogram up to a frequency in Hz, in dB relative to a ceiling."""
+    levels = overview.levels - ceiling
     image = axes.imshow(
         levels,
         origin="lower",
@@ -124,17 +178,22 @@ def draw_spectrogram(
         cmap="magma",
         vmin=-DYNAMIC_RANGE_DB,
         vmax=0,
-        extent=(0, seconds, 0, rate / 2000),
+        extent=(0, levels.shape[1] * overview.column_seconds, 0, overview.rate / 2000),
     )
-    axes.set_ylim(0, min(highest, rate / 2) / 1000)
+    axes.set(xlim=(0, overview.seconds), ylim=(0, min(highest, overview.rate / 2) / 1000), xlabel="Time (s)")
     return image
 
 
-def _draw_scores(axes: "Axes", scores: Mapping[str, float]) -> None:
-    """Draws one bar for each emotion, the likeliest on top and in colour."""
+def _draw_colorbar(figure: "Figure", rows: Sequence["Axes"], image: "AxesImage") -> None:
+    figure.colorbar(image, ax=rows, label="Power (dB relative to the maximum)", pad=0.01, fraction=0.04)
+
+
+def _draw_scores(axes: "Axes", scores: Mapping[str, float], colours: Mapping[str, str] | None = None) -> None:
+    """Draws one bar for each emotion, the likeliest on top; it alone is in colour where they have no colours."""
     ranked = sorted(scores.items(), key=lambda item: item[1])
     names, values = zip(*ranked, strict=True)
-    bars = axes.barh(names, values, color=[GREY] * (len(values) - 1) + [GREEN], height=0.6)
+    shades = [colours[name] for name in names] if colours else [GREY] * (len(values) - 1) + [GREEN]
+    bars = axes.barh(names, values, color=shades, height=0.6)
     axes.bar_label(bars, labels=[f"{value:.0%}" for value in values], padding=4)
     axes.set(title="Emotion", xlim=(0, 1.18), xticks=[0, 0.5, 1], xlabel="Score")
     axes.spines[["top", "right"]].set_visible(False)

@@ -144,7 +144,9 @@ def _write_enhanced(target: Path, signal: Signal, answer: dict[str, Any], rate: 
 def _plot(
     recording: Recording, target: Path, signal: Signal, enhanced: np.ndarray | None, scores: dict[str, float]
 ) -> None:
+    from .overview import Overview
     from .plotting import plot_result
 
+    sides = [None if side is None else Overview.of(side, signal.rate) for side in (signal.waveform, enhanced)]
     with _one_drawing, replacing(target.with_suffix(".png")) as picture:
-        plot_result(picture, signal.waveform, enhanced, signal.rate, scores, recording.path.name, signal.own_rate / 2)
+        plot_result(picture, *sides, scores, recording.path.name, signal.own_rate / 2)

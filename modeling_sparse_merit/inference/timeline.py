@@ -1,0 +1,139 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Emotions over time as a strip of coloured spans, and an axis of time for seconds and for hours."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from .segments import UNSURE, Segment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Span = tuple[float, float, str]
+"""Start and end in seconds, and the emotion, or "unsure"."""
+# Paul Tol's "muted" colours, which the colour-blind can tell apart (https://sronpersonalpages.nl/~pault)
+COLOURS = {
+    "ang": "#cc6677",
+    "sad": "#332288",
+    "hap": "#ddcc77",
+    "neu": "#88ccee",
+    "fea": "#aa4499",
+    "dis": "#117733",
+    "sur": "#44aa99",
+    "cal": "#999933",
+    "con": "#882255",
+}
+"""Colour of each usual emotion, by its first three letters."""
+OTHER_COLOURS = ("#ee7733", "#0077bb", "#bbcc33", "#ee3377", "#663333", "#555555")
+UNSURE_COLOUR = "#dddddd"
+STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400)
+MOST_STEPS = 9
+LONG = 120  # seconds; longer recordings have minutes on their axis
+MARGIN = 8  # pixels around the name of an emotion in its span
+
+
+def emotion_colours(labels: Iterable[str]) -> dict[str, str]:
+    """Colour of each label: the same one in all pictures, but for unusual emotions that would share theirs."""
+    names = sorted(set(labels) - {UNSURE})
+    colours = {name: COLOURS[name.lower()[:3]] for name in names if name.lower()[:3] in COLOURS}
+    for name in names:
+        if name not in colours:
+            first = crc32(name.encode()) % len(OTHER_COLOURS)
+            order = OTHER_COLOURS[first:] + OTHER_COLOURS[:first]
+            colours[name] = next((colour for colour in order if colour not in colours.values()), order[0])
+    return {**colours, UNSURE: UNSURE_COLOUR}
+
+
+def merged_spans(segments: Iterable[Segment], gap: float) -> list[Span]:
+    """Segments as spans; neighbours of one emotion that are less than `gap` seconds apart are one span."""
+    spans: list[Span] = []
+    for segment in segments:
+        start, end, emotion = segment["start"], segment["end"], segment["emotion"] or UNSURE
+        if spans and spans[-1][2] == emotion and start - spans[-1][1] < gap:
+            start = spans.pop()[0]
+        spans.append((start, end, emotion))
+    return spans
+
+
+def draw_timeline(axes: "Axes", segments: Sequence[Segment], labels: Iterable[str]) -> None:
+    """Draws a span in the colour of its emotion for each segment, grey where it is unsure, and nothing for pauses.
+
+    Everything else is to be drawn before: the width of the strip says where names fit into their spans. Emotions that
+    have a span without a name are explained by a legend below the figure.
+
+    Args:
+        axes: the strip; its limits are those of the recording, in seconds.
+        segments: in the order of time.
+        labels: all emotions of the model.
+    """
+    figure = axes.figure
+    figure.draw_without_rendering()  # lays the figure out
+    pixel = (axes.get_xlim()[1] - axes.get_xlim()[0]) / axes.get_window_extent().width
+    spans = merged_spans(segments, gap=2 * pixel)
+    emotions = {emotion for *_, emotion in spans}
+    colours = emotion_colours({*labels, *emotions})
+    for emotion in sorted(emotions):
+        ranges = [(start, end - start) for start, end, name in spans if name == emotion]
+        axes.broken_barh(ranges, (0, 1), facecolors=colours[emotion], linewidth=0)
+    unnamed = _draw_names(axes, spans, colours, pixel)
+    if unnamed:
+        _draw_legend(figure, {emotion: colours[emotion] for emotion in colours if emotion in emotions})
+
+
+def _draw_names(axes: "Axes", spans: Sequence[Span], colours: dict[str, str], pixel: float) -> bool:
+    """Writes each emotion into its spans that are wide enough; returns whether there are others."""
+    widths = {emotion: _width(axes, emotion) + MARGIN for *_, emotion in spans}
+    wide = [span for span in spans if span[1] - span[0] >= pixel * widths[span[2]]]
+    for start, end, emotion in wide:
+        name = axes.text((start + end) / 2, 0.5, emotion, **_style(colours[emotion]))
+        name.set(in_layout=False, clip_on=True)
+    return len(wide) < len(spans)
+
+
+def _width(axes: "Axes", text: str) -> float:
+    """Width of a text within the strip, in pixels."""
+    drawn = axes.text(0, 0, text, **_style(UNSURE_COLOUR))
+    width = drawn.get_window_extent().width
+    drawn.remove()
+    return width
+
+
+def _style(background: str) -> dict[str, Any]:
+    """Properties of a text that is readable on a colour; what looks like mathematics is text too."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(background)
+    is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+    colour = "white" if is_dark else "black"
+    return {"color": colour, "fontsize": 9, "ha": "center", "va": "center", "parse_math": False}
+
+
+def _draw_legend(figure: "Figure", colours: dict[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [Patch(facecolor=colour) for colour in colours.values()]
+    legend = figure.legend(patches, list(colours), loc="outside lower center", ncols=min(len(colours), 10))
+    legend.get_frame().set_linewidth(0)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def draw_time(axes: "Axes", seconds: float) -> None:
+    """Labels an axis of time from 0 to `seconds`: in seconds, or as m:ss or h:mm:ss for long recordings."""
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    axes.set_xlim(0, seconds)
+    axes.set_xlabel("Time (s)")
+    if seconds > LONG:
+        step = next((step for step in STEPS if seconds / step <= MOST_STEPS), seconds / MOST_STEPS)
+        axes.xaxis.set_major_locator(MultipleLocator(step))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value, seconds >= 3_600)))
+        axes.set_xlabel("Time (h:mm:ss)" if seconds >= 3_600 else "Time (m:ss)")
+
+
+def clock(seconds: float, with_hours: bool) -> str:
+    """A time as h:mm:ss, or as m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if with_hours else f"{minutes}:{rest:02}"
