@@ -50,7 +50,7 @@ def speech_frames(noisy: np.ndarray, enhanced: np.ndarray | None = None) -> np.n
 
 
 def _levels(signal: np.ndarray) -> np.ndarray:
-    """Smoothed levels of the frames in dBFS, (samples,) to (frames,); the mean of a frame, rumble or offset, is out."""
+    """Smoothed levels in dBFS, (samples,) to (frames,), of the frames without their means (offset, rumble)."""
     frames = np.pad(signal, (0, -len(signal) % FRAME), mode="edge").reshape(-1, FRAME)  # (frames, samples of a frame)
     power = np.pad(frames.var(axis=1, dtype=np.float64), SMOOTHING // 2, mode="edge")
     return 10 * np.log10(np.convolve(power, np.full(SMOOTHING, 1 / SMOOTHING), "valid") + 1e-12)
