@@ -71,22 +71,34 @@ def enhanced_pieces(pipe: SpeechEnhancementAndEmotionPipeline, recording: np.nda
 
 
 def quiet_borders(recording: np.ndarray, reach: int = 50, longest: int = 400) -> list[int]:
-    """Where to cut: the minima of the level within `reach` frames on either side, no two farther apart than `longest`
-    frames.
+    """Where to cut: minima, `reach` frames far on either side, of the level less its step from the half second before
+    to the half second after; no two farther apart than `longest` frames.
     """
     count = len(recording) // FRAME
     power = np.square(recording[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(1)
-    level = np.convolve(power, np.hanning(7)[1:-1] / 3, "same")
-    lowest = minimum_filter1d(level, 2 * reach + 1, mode="nearest")
+    cost = _decibels(np.convolve(power, np.hanning(7)[1:-1] / 3, "same")) - _steps(power, SAMPLING_RATE // FRAME // 2)
+    lowest = minimum_filter1d(cost, 2 * reach + 1, mode="nearest")
     cuts = [0]
-    for cut in [*np.flatnonzero(level == lowest).tolist(), count]:
-        if cut < count and (cut - cuts[-1] <= reach or count - cut <= reach // 2):
+    for cut in [*np.flatnonzero(cost == lowest).tolist(), count]:
+        if cut < count and (cut <= reach // 2 or cut - cuts[-1] <= reach or count - cut <= reach // 2):
             continue
         while cut - cuts[-1] > longest:
             start = cuts[-1] + reach
-            cuts.append(start + int(np.argmin(level[start : min(cut - reach, start + longest - reach)])))
+            cuts.append(start + int(np.argmin(cost[start : min(cut - reach, start + longest - reach)])))
         cuts.append(cut)
     return [*(FRAME * cut for cut in cuts[:-1]), len(recording)]
+
+
+def _steps(power: np.ndarray, width: int) -> np.ndarray:
+    """By how many dB the `width` frames before and after each frame differ."""
+    total, frames = np.concatenate([[0], np.cumsum(power)]), np.arange(len(power))
+    before, after = np.maximum(frames - width, 0), np.minimum(frames + width, len(power))
+    left = (total[frames] - total[before]) / np.maximum(frames - before, 1)
+    return np.abs(_decibels(left) - _decibels((total[after] - total[frames]) / (after - frames)))
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 0) + 1e-10)
 
 
 def detectors(names: list[str]) -> dict[str, Detector]:
