@@ -1,0 +1,275 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""How well the detectors tell speech from noise: noise clips without and with voices, made-up noises, and speech that
+is clean, mixed with noise, and quiet. Every clip is cut into pieces that are enhanced alone, as long recordings are.
+
+Speech is found in a clip where 0.3 s of its frames are speech. The reference of the frames is the clean clip: what is
+within 35 dB of its loudest frame. Writes `NAME_SPLIT.json` and `.md` to `benchmarks/results/speech_activity`.
+
+    python -m benchmarks.speech_activity --name tiny --speech tables/ravdess --speech tables/emodb \
+        --speech tables/nemo --noise tables/esc10 --noise tables/urbansound8k --noise tables/nonspeech_noisex \
+        --mixed tables/esc10 --split dev
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from scipy.ndimage import minimum_filter1d
+
+from benchmarks.windows import mixtures
+from benchmarks.writing import RESULTS, write_results
+from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
+from modeling_sparse_merit.data.datasets import read_dataset
+from modeling_sparse_merit.inference.silero import SileroVoiceActivity
+from modeling_sparse_merit.models.sparse_merit.activity import FRAME, speech_frames
+from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE, load_audio
+
+FOUND = 0.3  # seconds of speech in a clip
+REFERENCE = 35.0  # dB below the loudest frame of a clean clip
+QUIET = -50.0  # dBFS
+SNRS = (10.0, 0.0, -5.0)
+VOICES = {
+    *("baby_cry", "cry", "children_playing", "crowd", "noisex_babble", "street_music"),
+    *("person_sneeze", "cough", "snore"),
+}
+"""Categories of noise that people make with their voices, or may."""
+
+Pieces = list[tuple[np.ndarray, np.ndarray]]
+"""A recording as consecutive pieces, noisy and enhanced, each (samples,)."""
+Detector = Callable[[Pieces], np.ndarray]
+"""Pieces to bool (frames,) of all of them."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording of a condition; `clean` is its speech alone, or None where there is none."""
+
+    condition: str
+    noisy: np.ndarray
+    clean: np.ndarray | None = None
+    category: str = ""
+
+
+def enhanced_pieces(pipe: SpeechEnhancementAndEmotionPipeline, recording: np.ndarray) -> Pieces:
+    """Cuts a recording where it is quiet, and enhances each piece with 40 ms on either side."""
+    margin, borders = SAMPLING_RATE // 25, quiet_borders(recording)
+    pairs = list(zip(borders[:-1], borders[1:], strict=True))
+    windows = [recording[max(0, start - margin) : end + margin] for start, end in pairs]
+    pieces = []
+    for (start, end), result in zip(
+        pairs, pipe(windows, sampling_rate=SAMPLING_RATE, tasks="enhancement"), strict=True
+    ):
+        offset = min(start, margin)
+        pieces.append((recording[start:end], result["audio"][offset : offset + end - start]))
+    return pieces
+
+
+def quiet_borders(recording: np.ndarray, reach: int = 50, longest: int = 400) -> list[int]:
+    """Where to cut: minima, `reach` frames far on either side, of the level less its step from the half second before
+    to the half second after; no two farther apart than `longest` frames.
+    """
+    count = len(recording) // FRAME
+    power = np.square(recording[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(1)
+    cost = _decibels(np.convolve(power, np.hanning(7)[1:-1] / 3, "same")) - _steps(power, SAMPLING_RATE // FRAME // 2)
+    lowest = minimum_filter1d(cost, 2 * reach + 1, mode="nearest")
+    cuts = [0]
+    for cut in [*np.flatnonzero(cost == lowest).tolist(), count]:
+        if cut < count and (cut <= reach // 2 or cut - cuts[-1] <= reach or count - cut <= reach // 2):
+            continue
+        while cut - cuts[-1] > longest:
+            start = cuts[-1] + reach
+            cuts.append(start + int(np.argmin(cost[start : min(cut - reach, start + longest - reach)])))
+        cuts.append(cut)
+    return [*(FRAME * cut for cut in cuts[:-1]), len(recording)]
+
+
+def _steps(power: np.ndarray, width: int) -> np.ndarray:
+    """By how many dB the `width` frames before and after each frame differ."""
+    total, frames = np.concatenate([[0], np.cumsum(power)]), np.arange(len(power))
+    before, after = np.maximum(frames - width, 0), np.minimum(frames + width, len(power))
+    left = (total[frames] - total[before]) / np.maximum(frames - before, 1)
+    return np.abs(_decibels(left) - _decibels((total[after] - total[frames]) / (after - frames)))
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 0) + 1e-10)
+
+
+def detectors(names: list[str]) -> dict[str, Detector]:
+    """
+    Raises:
+        typer.BadParameter: there is no such detector.
+    """
+    known: dict[str, Detector] = {
+        "level": lambda pieces: np.concatenate([speech_frames(*piece) for piece in pieces]),
+        "level_of_noisy": lambda pieces: np.concatenate([speech_frames(noisy) for noisy, _ in pieces]),
+        "silero_on_noisy": lambda pieces: _silero([noisy for noisy, _ in pieces]),
+        "silero_on_enhanced": lambda pieces: _silero([enhanced for _, enhanced in pieces]),
+    }
+    if unknown := set(names) - set(known):
+        raise typer.BadParameter(f"no detector {sorted(unknown)}, expected some of {list(known)}.")
+    return {name: known[name] for name in names or known}
+
+
+def _silero(pieces: list[np.ndarray]) -> np.ndarray:
+    detector = _loaded_silero()
+    detector.reset()
+    return np.concatenate([detector.speech_frames(piece) for piece in pieces])
+
+
+@cache
+def _loaded_silero() -> SileroVoiceActivity:
+    return SileroVoiceActivity()
+
+
+def clips(speech: list[str], noise: list[str], mixed: str, split: str, count: int, seed: int) -> Iterator[Clip]:
+    """All conditions."""
+    for dataset in noise:
+        for row in read_dataset(dataset, split):
+            kind = "noise with voices" if row["category"] in VOICES else "noise without voices"
+            yield Clip(kind, load_audio(row["audio"]), category=row["category"])
+    yield from synthetic_noises(seed)
+    for dataset in speech:
+        rows = min(count, len(read_dataset(dataset, split)))
+        for snr_db in SNRS:
+            noisy, clean = mixtures([dataset], mixed, split, rows, snr_db, seed)
+            for pair in zip(noisy, clean, strict=True):
+                yield Clip(f"speech at {snr_db:g} dB", *pair)
+        for waveform in clean:
+            yield Clip("clean speech", waveform, waveform)
+            quiet = at_level(waveform, QUIET)
+            yield Clip(f"clean speech of {QUIET:g} dBFS", quiet, quiet)
+
+
+def synthetic_noises(seed: int, seconds: float = 6.0) -> Iterator[Clip]:
+    """White, pink and brown noise and the hum of mains, at two levels; silence, and dither of 16 bits."""
+    generator, samples = np.random.default_rng(seed), round(seconds * SAMPLING_RATE)
+    white = generator.standard_normal(samples)
+    spectrum, bins = np.fft.rfft(white), np.maximum(np.arange(samples // 2 + 1), 1)
+    times = np.arange(samples) / SAMPLING_RATE
+    noises = {
+        "white": white,
+        "pink": np.fft.irfft(spectrum / np.sqrt(bins), samples),
+        "brown": np.fft.irfft(spectrum / bins, samples),
+        "hum": sum(np.sin(2 * np.pi * 50 * harmonic * times) / harmonic for harmonic in (1, 2, 3, 5)),
+    }
+    for name, noise in noises.items():
+        for level in (-20.0, QUIET):
+            yield Clip("synthetic noise", at_level(noise, level), category=f"{name} {level:g} dBFS")
+    yield Clip("synthetic noise", np.zeros(samples, np.float32), category="silence")
+    dither = np.round(generator.triangular(-1, 0, 1, samples)) / 32_768
+    yield Clip("synthetic noise", dither.astype(np.float32), category="dither")
+
+
+def at_level(waveform: np.ndarray, dbfs: float) -> np.ndarray:
+    """The waveform at an RMS in dBFS, in steps of 16 bits."""
+    scaled = waveform / np.sqrt(np.mean(np.square(waveform, dtype=np.float64))) * 10 ** (dbfs / 20)
+    return (np.round(scaled * 32_768) / 32_768).astype(np.float32)
+
+
+def reference(clean: np.ndarray) -> np.ndarray:
+    """Frames that are speech, bool (frames,): energy within 35 dB of the loudest frame."""
+    frames = np.pad(clean.astype(np.float64), (0, -len(clean) % FRAME)).reshape(-1, FRAME)  # (frames, samples)
+    energy = np.square(frames).sum(1)
+    return energy > energy.max() * 10 ** (-REFERENCE / 10)
+
+
+def judge(clip: Clip, found: np.ndarray) -> dict:
+    """What a detector said about one clip."""
+    judgement = {"condition": clip.condition, "found": bool(found.sum() * FRAME >= FOUND * SAMPLING_RATE)}
+    if clip.clean is None:
+        return {**judgement, "category": clip.category}
+    expected = reference(clip.clean)
+    hit, extra = found[expected].mean(), (found & ~expected).sum() / max(1, (~expected).sum())
+    return {**judgement, "frames_found": float(hit), "other_frames": float(extra)}
+
+
+def summary(judgements: list[dict]) -> dict[str, dict]:
+    """By condition: the number of clips, the share in which speech was found, and the shares of frames."""
+    rows = {}
+    for condition in dict.fromkeys(judgement["condition"] for judgement in judgements):
+        those = [judgement for judgement in judgements if judgement["condition"] == condition]
+        row = {"clips": len(those), "found": float(np.mean([one["found"] for one in those]))}
+        for key in ("frames_found", "other_frames"):
+            if key in those[0]:
+                row[key] = float(np.mean([one[key] for one in those]))
+        if "category" in those[0]:
+            row["categories_found"] = sorted(one["category"] for one in those if one["found"])
+        rows[condition] = row
+    return rows
+
+
+def main(
+    name: Annotated[str, typer.Option(help="Of the files that are written.")],
+    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
+    noise: Annotated[list[str], typer.Option(help="Noise datasets.")],
+    mixed: Annotated[str, typer.Option(help="The noise dataset that speech is mixed with.")],
+    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
+    detector: Annotated[list[str] | None, typer.Option(help="Detectors; all by default.")] = None,
+    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
+    count: Annotated[int, typer.Option("--clips", help="Of each speech dataset.")] = 60,
+    seed: int = 0,
+) -> None:
+    torch.set_num_threads(1)
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model or DEFAULT_CHECKPOINT)
+    judges = detectors(detector or [])
+    judgements, seconds, total = {key: [] for key in judges}, dict.fromkeys(judges, 0.0), 0.0
+    for clip in clips(speech, noise, mixed, split, count, seed):
+        pieces = enhanced_pieces(pipe, clip.noisy)
+        total += len(clip.noisy) / SAMPLING_RATE
+        for key, detect in judges.items():
+            start = time.perf_counter()
+            found = detect(pieces)
+            seconds[key] += time.perf_counter() - start
+            judgements[key].append(judge(clip, found))
+    result = {
+        "command": f"python -m benchmarks.speech_activity {' '.join(sys.argv[1:])}",
+        "seconds": total,
+        "detectors": {
+            key: {"real_time_factor": seconds[key] / total, "conditions": summary(judgements[key])} for key in judges
+        },
+    }
+    write(result, f"{name}_{split}")
+
+
+def write(result: dict, name: str) -> None:
+    found = result["detectors"]
+    lines = [
+        "# Speech activity",
+        "",
+        f"`{result['command']}`: {result['seconds']:.0f} s of clips. Clips in which speech is found (0.3 s of it), in "
+        "percent; in brackets the share of the speech frames that is found, and of the other frames that is taken "
+        "for speech.",
+        "",
+        f"| condition | clips | {' | '.join(found)} |",
+        "|---|---|" + "---|" * len(found),
+    ]
+    for condition, first in next(iter(found.values()))["conditions"].items():
+        cells = [_cell(detector["conditions"][condition]) for detector in found.values()]
+        lines.append(f"| {condition} | {first['clips']} | {' | '.join(cells)} |")
+    rates = [f"{detector['real_time_factor']:.4f}" for detector in found.values()]
+    lines += [f"| real-time factor | | {' | '.join(rates)} |", "", "Noise that is taken for speech:", ""]
+    for key, detector in found.items():
+        rows = detector["conditions"]
+        names = rows["noise without voices"]["categories_found"] + rows["synthetic noise"]["categories_found"]
+        counted = [f"{each} {names.count(each)}" for each in dict.fromkeys(names)]
+        lines.append(f"- {key}: {', '.join(counted) or 'none'}")
+    write_results(RESULTS / "speech_activity" / name, result, "\n".join(lines))
+    print("\n".join(lines))
+
+
+def _cell(row: dict) -> str:
+    text = f"{100 * row['found']:.1f}"
+    if "frames_found" in row:
+        text += f" ({100 * row['frames_found']:.0f}, {100 * row['other_frames']:.0f})"
+    return text
+
+
+if __name__ == "__main__":
+    typer.run(main)
