@@ -7,7 +7,7 @@ within 35 dB of its loudest frame. Writes `NAME_SPLIT.json` and `.md` to `benchm
 
     python -m benchmarks.speech_activity --name tiny --speech tables/ravdess --speech tables/emodb \
         --speech tables/nemo --noise tables/esc10 --noise tables/urbansound8k --noise tables/nonspeech_noisex \
-        --mixed tables/esc10 --split dev
+        --mixed tables/esc10 --split dev --clips 40
 """
 
 import sys
