@@ -25,11 +25,13 @@ from modeling_sparse_merit.hub.export import REQUIREMENTS, export_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CODE = {
+    "activity.py",
     "adapters.py",
     "attention.py",
     "audio.py",
     "configuration_sparse_merit.py",
     "containers.py",
+    "cutting.py",
     "decoding.py",
     "emotion.py",
     "encoder.py",
@@ -40,6 +42,8 @@ CODE = {
     "mpeg.py",
     "pipeline_sparse_merit.py",
     "pretrained.py",
+    "speech_segments.py",
+    "streaming.py",
     "quantization.py",
     "sources.py",
     "tasks.py",

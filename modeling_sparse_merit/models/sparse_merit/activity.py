@@ -1,52 +1,58 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Tells speech from silence and noise by level: what the enhancement keeps of a piece of a recording is speech."""
+"""Tells speech from pauses by level and by what the enhancement keeps: the simple detector of a checkpoint."""
 
 import numpy as np
 
 FRAME = 320  # samples, 20 ms at 16 kHz
 SMOOTHING = 9  # frames: a syllable, so the closures of stops do not count as pauses
 FLOOR = -75.0  # dBFS: speech at -50 dBFS RMS reaches this far down, 16-bit dither lies 20 dB below
-RANGE = 35.0  # dB below the loudest frame, as far as fricatives and fading ends of words go
-SPEECH_LOSS = 6.0  # dB: where the enhancement removes less, speech is not far below the noise
-FRAME_LOSS = 16.0  # dB: a weak phone among speech may lose as much
+RANGE = 35.0  # dB below the loudest frame of a piece, as far as fricatives and fading ends of words go
+LOUD = 10.0  # dB below the loudest frame: vowels
+SPEECH_LOSS = 6.0  # dB more than the enhancement removes of the clearest speech: speech near the level of the noise
+FRAME_LOSS = 14.0  # dB more: a weak phone among speech
 EVIDENCE = 10  # frames of little loss that a piece with speech has, 0.2 s: a short word
-RISE = 6.0  # dB above the quietest frames: noise that is steady varies less
 GAP = 12  # frames: shorter pauses belong to the speech around them
 BURST = 5  # frames: what is shorter, 0.1 s, is a click
 
 
-def speech_frames(noisy: np.ndarray, enhanced: np.ndarray | None = None) -> np.ndarray:
-    """Which frames of one piece of a recording are speech.
+class LevelDetector:
+    """Which frames of the consecutive pieces of one recording are speech, by level.
 
-    A piece is speech where the enhanced signal is loud for the piece and the enhancement removes little. In a piece
-    without 0.2 s in which it removes less than 6 dB, nothing is speech. The answer does not depend on the level, but
-    for what lies below -75 dBFS, which is never speech.
-
-    Args:
-        noisy: (samples,) at 16 kHz, full scale +-1; pieces of 1 to 8 s, cut where they are quiet.
-        enhanced: (samples,), the same piece after the enhancement; None where a model has none. Then every sound is
-            speech that rises 6 dB above the quietest frames.
-
-    Returns:
-        bool (ceil(samples / 320),).
-
-    Raises:
-        ValueError: the two signals differ in length.
+    Speech is loud for its piece, and the enhancement removes little of it: in comparison to the clearest speech of the
+    recording so far, so it does not matter how much a model removes in general. What lies below -75 dBFS is never
+    speech; steady or sudden noise in a recording without any speech is taken for it. Silero VAD knows better.
     """
-    if enhanced is not None and len(enhanced) != len(noisy):
-        raise ValueError(f"enhanced has {len(enhanced)} samples, expected {len(noisy)}, as noisy has.")
-    if len(noisy) == 0:
-        return np.zeros(0, bool)
-    level = _levels(noisy if enhanced is None else enhanced)
-    loud = (level > FLOOR) & (level > level.max() - RANGE)
-    if enhanced is None:
-        evidence = speech = loud & (level > np.percentile(level, 5) + RISE)
-    else:
-        loss = _levels(noisy) - level
-        evidence, speech = loud & (loss < SPEECH_LOSS), loud & (loss < FRAME_LOSS)
-    if evidence.sum() < EVIDENCE:
-        return np.zeros(len(level), bool)
-    return _tidy(speech)
+
+    def __init__(self) -> None:
+        self._least_loss = np.inf  # dB, of the clearest speech so far
+
+    def speech_frames(self, noisy: np.ndarray, enhanced: np.ndarray | None = None) -> np.ndarray:
+        """The frames of 20 ms of the next piece that are speech.
+
+        Args:
+            noisy: (samples,) at 16 kHz, full scale +-1.
+            enhanced: (samples,), the same piece after the enhancement; None where a model has none. Then every sound
+                is speech.
+
+        Returns:
+            bool (ceil(samples / 320),).
+
+        Raises:
+            ValueError: the two signals differ in length.
+        """
+        if enhanced is not None and len(enhanced) != len(noisy):
+            raise ValueError(f"enhanced has {len(enhanced)} samples, expected {len(noisy)}, as noisy has.")
+        if len(noisy) == 0:
+            return np.zeros(0, bool)
+        levels = _levels(noisy if enhanced is None else enhanced)
+        is_loud = (levels > FLOOR) & (levels > levels.max() - RANGE)
+        loss = np.zeros(len(levels)) if enhanced is None else _levels(noisy) - levels
+        vowels = loss[is_loud & (levels > levels.max() - LOUD)]
+        if len(vowels) >= EVIDENCE:
+            self._least_loss = min(self._least_loss, float(np.percentile(vowels, 25)))
+        if np.count_nonzero(is_loud & (loss < self._least_loss + SPEECH_LOSS)) < EVIDENCE:
+            return np.zeros(len(levels), bool)
+        return _tidy(is_loud & (loss < self._least_loss + FRAME_LOSS))
 
 
 def _levels(signal: np.ndarray) -> np.ndarray:

@@ -70,6 +70,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         truncation: bool = False,
         pad_to_multiple_of: int | None = None,
         return_attention_mask: bool | None = None,
+        scale_like: list[np.ndarray] | None = None,
     ) -> BatchFeature:
         """Scales and pads one recording or a list of them.
 
@@ -81,6 +82,8 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
                 [-1, 1).
             sampling_rate: its rate in Hz, checked against `self.sampling_rate`.
             clean_speech: clean target of each recording, of the same length; scaled with the noisy one's statistics.
+            scale_like: a part of each recording, or what it is a part of: mono float32 (samples,), whose statistics
+                scale it; the recording itself by default.
             padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors: as in
                 `Wav2Vec2FeatureExtractor`.
 
@@ -94,7 +97,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         """
         self._check_rate(sampling_rate)
         noisy = _clips(raw_speech, "raw_speech")
-        scales = [self._scale(clip) for clip in noisy]
+        scales = [self._scale(clip) for clip in scale_like or noisy]
         pad_arguments = {
             "padding": padding,
             "max_length": max_length,
@@ -109,12 +112,14 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
             features["clean_values"] = self._padded(clean, scales, pad_arguments)["input_values"]
         return features.convert_to_tensors(return_tensors)
 
-    def denormalize(self, enhanced_values: Any, raw_speech: Any) -> list[np.ndarray]:
+    def denormalize(
+        self, enhanced_values: Any, raw_speech: Any, scale_like: list[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
         """Enhanced speech in the level and the length of its recording.
 
         Args:
             enhanced_values: the model's output (B, S'), or (S',) of one recording, S' at least the recording's length.
-            raw_speech: the recordings as they were given to the feature extractor.
+            raw_speech, scale_like: as they were given to the feature extractor.
 
         Returns:
             One float32 array (samples,) for each recording.
@@ -132,8 +137,8 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
                 "samples. Give the recordings that went in, uncut."
             )
         restored = []
-        for row, clip in zip(values, noisy, strict=True):
-            mean, std = self._scale(clip)
+        for row, clip, scaled_like in zip(values, noisy, scale_like or noisy, strict=True):
+            mean, std = self._scale(scaled_like)
             restored.append((row[: len(clip)] * std + mean).astype(np.float32))
         return restored
 

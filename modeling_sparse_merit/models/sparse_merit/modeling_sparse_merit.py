@@ -366,6 +366,23 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             **{name: value for name, value in found.items() if name in own_fields},
         )
 
+    def clip_outputs(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """
+        What the heads of clip tasks give of stretches of their features, as `output_features` returns them, whatever
+        recording or window these are from.
+
+        Args:
+            features: {task: (B, T, D)}, without padding.
+
+        Returns:
+            {task: output}, as `of` of [`SparseMeritOutput`] gives them.
+        """
+        found = {}
+        for name, values in features.items():
+            mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            found[name] = TASKS[name].scaled(self.heads[name](values, mask))
+        return found
+
     def _targets(self, task_labels: dict[str, torch.Tensor], **arguments: torch.Tensor | None) -> dict[str, Any]:
         """
         The targets of each task, from the argument that the task names or from `task_labels`.

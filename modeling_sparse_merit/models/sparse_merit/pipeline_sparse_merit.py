@@ -12,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Pipeline
+from transformers.pipelines.base import ChunkPipeline
 
 from .adapters import load_merged, read_adapter_config
 from .audio import Channel, check_duration, checked_channel, decode_audio, load_audio, name_of
 from .configuration_sparse_merit import custom_pipelines
+from .cutting import CHUNK_LENGTH_S, SAMPLING_RATE, STRIDE_LENGTH_S, Stride, Window, WindowCutter
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
 from .sources import locate
+from .speech_segments import SpeechSegment, average
+from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
 from .tasks import EMOTION, ENHANCEMENT, TASKS, RegressionTask
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
+NO_SPEECH, UNSURE = "no speech", "unsure"
+"""Reasons why there is no emotion."""
 
 
-class SpeechEnhancementAndEmotionPipeline(Pipeline):
+class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     """Cleans speech and recognises its emotion.
 
     Usage:
@@ -36,15 +41,29 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
         >>> result = pipe("call.wav")                       # or bytes, an array, {"array": ..., "sampling_rate": ...}
         >>> result["emotion"][0]                            # {"label": "angry", "score": 0.71}
         >>> result["audio"], result["sampling_rate"]        # float32 (samples,) in the recording's own level, 16000
+        >>> pipe.emotion_timeline("call.wav")               # [{"start": 0.4, "end": 2.9, "emotion": "angry", ...}]
         >>> results = pipe(["a.wav", "b.flac"], batch_size=2, tasks=("emotion",))
+
+    A recording of any length is cut into windows where it is quietest (see `WindowCutter`), each scaled by its own
+    mean and variance, so time is linear in length, and a pause or another voice changes nothing elsewhere. The emotion
+    is that of the segments of speech, weighted by their durations; without speech there is none.
 
     Parameters, at construction or at each call:
         tasks: what to compute, any of the model's tasks; all of them by default.
         top_k: how many emotions to return, all of them by default.
+        min_score: below this score of the likeliest emotion, a segment has the emotion None, and the whole has the
+            reason "unsure"; 0 by default.
+        return_segments: whether to return the `segments` of speech too, each with its `start` and `end` in seconds,
+            its `emotion` and its `scores`.
+        chunk_length_s: longest window in seconds, 10 by default.
+        stride_length_s: context of a window on either side, or (left, right), in seconds, 0.04 by default. Windows
+            with less than 2 s between both contexts follow each other at a fixed distance.
+        detector: makes, for each recording, what finds its speech (see `streaming.Detector`); by default a simple
+            detector by level, `activity.LevelDetector`.
         sampling_rate: the rate in Hz of bare arrays, which do not carry their own.
         channel: "mix" (mean of the channels, the default), "left", "right", a number from 1, or "each": a list with an
             answer for each channel, its number as `channel`.
-        batch_size: how many recordings go through the model at once; the answers do not depend on it, but where the
+        batch_size: how many windows go through the model at once; the answers do not depend on it, but where the
             encoder has `feat_extract_norm="group"` (WavLM base).
     """
 
@@ -53,7 +72,7 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
-    _parameters = "tasks, top_k, sampling_rate, channel or batch_size"
+    _parameters = "tasks, top_k, min_score, return_segments, sampling_rate, channel, chunk_length_s, stride_length_s, detector or batch_size"
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
@@ -126,12 +145,62 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
     def _of_channel(self, answer: Any, channel: Channel) -> Any:
         return {"channel": channel, **answer}
 
+    def emotion_timeline(self, inputs: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """The segments of speech of one recording: their `start` and `end` in seconds, `emotion` and `scores`.
+
+        Args:
+            inputs, kwargs: as for a call.
+
+        Raises:
+            ValueError: `channel="each"`, which is several timelines.
+        """
+        if kwargs.get("channel") == "each":
+            raise ValueError('`channel` is "each"; expected one channel, or "mix": a timeline is of one signal.')
+        parts = {"model": self.model, "feature_extractor": self.feature_extractor, "device": self.device}
+        pipe = SpeechEnhancementAndEmotionPipeline(**parts, tasks=(EMOTION,), return_segments=True)
+        return pipe(inputs, **kwargs)["segments"]
+
+    def stream(
+        self,
+        sampling_rate: int = SAMPLING_RATE,
+        chunk_length_s: float = LATENCY_CHUNK_S,
+        stride_length_s: Stride = LATENCY_STRIDE_S,
+        tasks: Sequence[str] | None = None,
+        min_score: float = 0.0,
+        detector: DetectorFactory | None = None,
+    ) -> StreamingEnhancer:
+        """What enhances a live stream and follows its emotion; see [`StreamingEnhancer`].
+
+        Args:
+            sampling_rate: of the stream, in Hz.
+            chunk_length_s, stride_length_s: window and context in seconds; they set latency and load.
+            tasks, min_score, detector: as for a call.
+        """
+        model = self._window_model(tasks, detector)
+
+        def describe(segments: list[SpeechSegment], seconds: float) -> list[dict[str, Any]]:
+            named = [segment for segment in segments if EMOTION in segment.outputs]
+            return [self._described(segment, seconds, min_score) for segment in named]
+
+        def ranked(outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+            return self._ranked(EMOTION, outputs[EMOTION][0].float().softmax(-1)) if EMOTION in outputs else []
+
+        return StreamingEnhancer(model, (describe, ranked), sampling_rate, chunk_length_s, stride_length_s, detector)
+
+    def _window_model(self, tasks: Sequence[str] | None, detector: DetectorFactory | None = None) -> WindowModel:
+        return WindowModel(self.model, self.feature_extractor, tasks, finds_speech=detector is None)
+
     def _sanitize_parameters(
         self,
         tasks: Sequence[str] | None = None,
         top_k: int | None = None,
+        min_score: float | None = None,
+        return_segments: bool | None = None,
         sampling_rate: int | None = None,
         channel: Channel | None = None,
+        chunk_length_s: float | None = None,
+        stride_length_s: Stride | None = None,
+        detector: DetectorFactory | None = None,
         **unknown,
     ) -> tuple[dict, dict, dict]:
         if unknown:
@@ -140,51 +209,142 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
             tasks = (tasks,)
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected 1 or more, or None for all emotions.")
-        if channel is not None:
-            channel = checked_channel(channel)
-        given = ({"sampling_rate": sampling_rate, "channel": channel}, {"tasks": tasks}, {"top_k": top_k})
-        return tuple({name: value for name, value in part.items() if value is not None} for part in given)
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise ValueError(f"min_score is {min_score}, expected a number from 0 to 1.")
+        if chunk_length_s is not None or stride_length_s is not None:
+            chunk_length_s = CHUNK_LENGTH_S if chunk_length_s is None else chunk_length_s
+            stride_length_s = STRIDE_LENGTH_S if stride_length_s is None else stride_length_s
+            WindowCutter(chunk_length_s, stride_length_s)  # refuses what is none
+        before = {
+            "sampling_rate": sampling_rate,
+            "channel": None if channel is None else checked_channel(channel),
+            "chunk_length_s": chunk_length_s,
+            "stride_length_s": stride_length_s,
+        }
+        during = {"tasks": tasks, "detector": detector}
+        parts = (
+            before,
+            during,
+            {"top_k": top_k, "min_score": min_score, "return_segments": return_segments, **during},
+        )
+        return tuple({name: value for name, value in part.items() if value is not None} for part in parts)
 
-    def preprocess(self, inputs: Any, sampling_rate: int | None = None, channel: Channel = "mix") -> dict[str, Any]:
-        """Reads a recording; the waveform travels along, because its level and length are needed at the end."""
-        rate = self.feature_extractor.sampling_rate
-        waveform = load_audio(inputs, sampling_rate, rate, channel)
-        check_duration(waveform, rate, name_of(inputs))
-        features = self.feature_extractor(waveform, sampling_rate=rate, return_tensors="pt")
-        return {**features, "waveform": waveform}
+    def preprocess(
+        self,
+        inputs: Any,
+        sampling_rate: int | None = None,
+        channel: Channel = "mix",
+        chunk_length_s: float = CHUNK_LENGTH_S,
+        stride_length_s: Stride = STRIDE_LENGTH_S,
+    ) -> Iterator[dict[str, Any]]:
+        """Reads a recording and cuts it into windows, which travel along: their places and levels are needed later."""
+        waveform = load_audio(inputs, sampling_rate, SAMPLING_RATE, channel)
+        check_duration(waveform, SAMPLING_RATE, name_of(inputs))
+        cutter, model = WindowCutter(chunk_length_s, stride_length_s), self._window_model(None)
+        for window in [*cutter.add(waveform), *cutter.finish()]:
+            yield {**model.inputs([window]), "window": window, "is_last": window.is_last}
 
-    def _forward(self, model_inputs: dict[str, Any], tasks: Sequence[str] | None = None) -> dict[str, Any]:
-        waveform = model_inputs.pop("waveform")
-        outputs = self.model(**model_inputs, tasks=tasks)
-        # A tensor comes first: from it the base class learns how many recordings are in the batch.
-        found = {task: outputs.of(task) for task in (tasks or self.model.config.tasks)}
-        return {**{task: value for task, value in found.items() if value is not None}, "waveform": waveform}
+    def _forward(
+        self,
+        model_inputs: dict[str, Any],
+        tasks: Sequence[str] | None = None,
+        detector: DetectorFactory | None = None,
+    ) -> dict[str, Any]:
+        travelling = {name: model_inputs.pop(name) for name in ("window", "is_last")}
+        return {**self._window_model(tasks, detector).forward(model_inputs), **travelling}
 
-    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> dict[str, Any]:
+    def postprocess(
+        self,
+        model_outputs: list[dict[str, Any]],
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        return_segments: bool = False,
+        tasks: Sequence[str] | None = None,
+        detector: DetectorFactory | None = None,
+    ) -> dict[str, Any]:
         """
         Returns what each task found, by its name: of a classification label and score, likeliest first; of a
         regression {rating: number}; an embedding (size,). Of the enhancement `audio` (samples,) and its
-        `sampling_rate`.
+        `sampling_rate`. Of the emotion also `segments`, if asked for, and `reason` where it is missing or below
+        `min_score`.
         """
-        waveform = model_outputs.pop("waveform").reshape(-1)  # (samples,) or, out of a batch, (1, samples)
-        result = {}
-        for task, output in model_outputs.items():
-            if TASKS[task].kind == "waveform":
-                speech = self.feature_extractor.denormalize(output.float(), [waveform])[0]
-                result["audio" if task == ENHANCEMENT else task] = speech
-                result["sampling_rate"] = self.feature_extractor.sampling_rate
-            elif TASKS[task].kind == "classification":
-                result[task] = self._ranked(task, output, "softmax")[:top_k]
-            elif TASKS[task].kind == "regression":
-                result[task] = _ratings(TASKS[task], output[0])
-            else:
-                result[task] = output[0].float().numpy()
+        model = self._window_model(tasks, detector)
+        enhanced, segments, samples = self._assembled(model, model_outputs, detector)
+        result = self.clip_results(segments, samples, model.clip_tasks, min_score)
+        for task, waveform in enhanced.items():
+            if task in model.asked:
+                result["audio" if task == ENHANCEMENT else task] = waveform
+                result["sampling_rate"] = SAMPLING_RATE
+        if EMOTION in result:
+            result[EMOTION] = result[EMOTION][:top_k]
+        if not return_segments:
+            result.pop("segments", None)
         return result
 
-    def _ranked(self, task: str, logits: torch.Tensor, function: str) -> list[dict[str, Any]]:
-        """Logits (1, classes) of one recording as label and score, the highest first."""
+    def _assembled(
+        self, model: WindowModel, model_outputs: list[dict[str, Any]], detector: DetectorFactory | None
+    ) -> tuple[dict[str, np.ndarray], list[SpeechSegment], int]:
+        """Waveforms (samples,) by task, the segments, and the number of samples of a recording."""
+        assembler = Assembler(model, detector)
+        parts: dict[str, list[np.ndarray]] = {}
+        segments = []
+        for outputs in model_outputs:
+            window: Window = outputs.pop("window")
+            joined, ended = assembler.add(window, model.output(window, outputs))
+            segments += ended
+            for task, waveform in joined.items():
+                parts.setdefault(task, []).append(waveform)
+        return {task: np.concatenate(waveforms) for task, waveforms in parts.items()}, segments, window.end
+
+    def clip_results(
+        self, segments: list[SpeechSegment], samples: int, tasks: Sequence[str], min_score: float = 0.0
+    ) -> dict[str, Any]:
+        """
+        What the clip tasks found in a recording, as `postprocess` returns it.
+
+        Args:
+            segments: its segments of speech.
+            samples: its length.
+            tasks: the clip tasks that were asked for.
+            min_score: as for a call.
+        """
+        result: dict[str, Any] = {}
+        means = average(segments, self._scored) if segments else {}
+        for task in tasks:
+            if task not in means:
+                result[task] = [] if TASKS[task].kind == "classification" else None
+            elif TASKS[task].kind == "classification":
+                result[task] = self._ranked(task, means[task])
+            elif TASKS[task].kind == "regression":
+                result[task] = _ratings(TASKS[task], means[task])
+            else:
+                result[task] = means[task].numpy()
+        if EMOTION in tasks:
+            seconds = samples / SAMPLING_RATE
+            result["segments"] = [self._described(segment, seconds, min_score) for segment in segments]
+            if not segments or result[EMOTION][0]["score"] < min_score:
+                result["reason"] = UNSURE if segments else NO_SPEECH
+        return result
+
+    def _scored(self, task: str, output: torch.Tensor) -> torch.Tensor:
+        """What is averaged over segments: scores of classes, or else the output (K,) itself."""
+        return output.softmax(-1) if TASKS[task].kind == "classification" else output
+
+    def _described(self, segment: SpeechSegment, seconds: float, min_score: float) -> dict[str, Any]:
+        ranked = self._ranked(EMOTION, segment.outputs[EMOTION][0].float().softmax(-1))
+        is_sure = ranked[0]["score"] >= min_score
+        return {
+            "start": round(segment.start_s, 3),
+            "end": round(min(segment.end_s, seconds), 3),
+            "emotion": ranked[0]["label"] if is_sure else None,
+            "scores": {entry["label"]: round(entry["score"], 6) for entry in sorted(ranked, key=lambda e: e["label"])},
+            **({} if is_sure else {"reason": UNSURE}),
+        }
+
+    def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
+        """Scores (classes,) of one recording with their labels, the highest first."""
         labels = TASKS[task].classes(self.model.config)
-        ranked = SCORE_FUNCTIONS[function](logits[0].float()).sort(descending=True)
+        ranked = scores.sort(descending=True)
         pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
         return [{"label": labels[index], "score": score} for index, score in pairs]
 
@@ -192,28 +352,34 @@ class SpeechEnhancementAndEmotionPipeline(Pipeline):
 class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     """Recognises the emotion alone, and answers as every "audio-classification" pipeline of `transformers`.
 
+    Where there is no speech, the only label is "no speech", with the score 1.
+
     Usage:
         >>> pipe = transformers.pipeline("audio-classification", model="path/or/hub-id", trust_remote_code=True)
         >>> pipe("call.wav", top_k=2)                       # [{"label": "angry", "score": 0.71}, {...}]
 
     Parameters, at construction or at each call:
-        top_k, sampling_rate, channel, batch_size: as in `SpeechEnhancementAndEmotionPipeline`.
+        top_k, sampling_rate, channel, chunk_length_s, stride_length_s, detector, batch_size: as in
+            `SpeechEnhancementAndEmotionPipeline`.
         function_to_apply: what turns logits into scores: "softmax" (by default), "sigmoid" or "none".
     """
 
-    _parameters = "top_k, function_to_apply, sampling_rate, channel or batch_size"
+    _parameters = (
+        "top_k, function_to_apply, sampling_rate, channel, chunk_length_s, stride_length_s, detector or batch_size"
+    )
 
     def _sanitize_parameters(
         self,
-        top_k: int | None = None,
-        sampling_rate: int | None = None,
         function_to_apply: str | None = None,
-        channel: Channel | None = None,
-        **unknown,
+        tasks: Any = None,
+        min_score: Any = None,
+        return_segments: Any = None,
+        **kwargs,
     ) -> tuple[dict, dict, dict]:
-        if unknown:
-            raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
-        before, during, after = super()._sanitize_parameters((EMOTION,), top_k, sampling_rate, channel)
+        refused = {"tasks": tasks, "min_score": min_score, "return_segments": return_segments}
+        if not_taken := [name for name, value in refused.items() if value is not None]:
+            raise TypeError(f"Unknown arguments {not_taken}, expected {self._parameters}.")
+        before, during, after = super()._sanitize_parameters(tasks=(EMOTION,), **kwargs)
         if function_to_apply is not None:
             if function_to_apply not in SCORE_FUNCTIONS:
                 expected = list(SCORE_FUNCTIONS)
@@ -225,10 +391,19 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         return answer
 
     def postprocess(
-        self, model_outputs: dict[str, Any], top_k: int | None = None, function_to_apply: str = "softmax"
+        self,
+        model_outputs: list[dict[str, Any]],
+        top_k: int | None = None,
+        function_to_apply: str = "softmax",
+        tasks: Sequence[str] = (EMOTION,),
+        detector: DetectorFactory | None = None,
     ) -> list[dict[str, Any]]:
         """Returns label and score of each emotion, likeliest first."""
-        return self._ranked(EMOTION, model_outputs[EMOTION], function_to_apply)[:top_k]
+        _, segments, _ = self._assembled(self._window_model(tasks, detector), model_outputs, detector)
+        if not segments:
+            return [{"label": NO_SPEECH, "score": 1.0}]
+        scores = average(segments, lambda task, logits: SCORE_FUNCTIONS[function_to_apply](logits))[EMOTION]
+        return self._ranked(EMOTION, scores)[:top_k]
 
 
 def _ratings(task: RegressionTask, predicted: torch.Tensor) -> dict[str, float]:

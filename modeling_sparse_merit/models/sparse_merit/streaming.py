@@ -1,0 +1,293 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Recordings of any length through the model: windows in, enhanced speech and segments out, in bounded memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .activity import LevelDetector
+from .audio import as_float32, checked_rate
+from .cutting import FRAME, SAMPLING_RATE, Stride, Window, WindowCutter
+from .decoding import soxr
+from .speech_segments import SpeechSegment, SpeechSegments
+from .tasks import ENHANCEMENT, TASKS
+
+HALF_FADE = 640  # samples, 40 ms, on either side of a cut
+LATENCY_CHUNK_S, LATENCY_STRIDE_S = 2.0, (1.6, 0.08)
+"""Window of a stream and its context: what is said now is enhanced 0.4 s later."""
+
+Detector = Callable[[Window, np.ndarray | None], np.ndarray]
+"""What finds speech: the windows of a recording in their order, and each enhanced, or None where there is no
+enhancement, to boolean (ceil(samples of the piece / 320),)."""
+DetectorFactory = Callable[[], Detector]
+"""What makes a detector for a recording."""
+
+
+@dataclass(frozen=True)
+class WindowOutput:
+    """What the model gives of a window.
+
+    Args:
+        enhanced: {task: (samples,)} of the waveform tasks, as long as the window, in the level of the recording.
+        features: {task: (T, D)} of the clip tasks, for the frames of the piece.
+    """
+
+    enhanced: dict[str, np.ndarray]
+    features: dict[str, torch.Tensor]
+
+
+class WindowModel:
+    """A model and its feature extractor on batches of windows.
+
+    Args:
+        model: a `SparseMeritForSpeechEnhancementAndEmotion`.
+        feature_extractor: its `SparseMeritFeatureExtractor`.
+        tasks: what is asked for; all of the model's by default.
+        finds_speech: whether the enhancement is to find the speech for clip tasks.
+    """
+
+    def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, finds_speech: bool = True):
+        self.model, self.feature_extractor = model, feature_extractor
+        self.asked = list(model.config.tasks if tasks is None else tasks)
+        self.clip_tasks = [task for task in self.asked if task in TASKS and TASKS[task].kind != "waveform"]
+        is_needed = finds_speech and self.clip_tasks and ENHANCEMENT in model.config.tasks
+        self.feature_samples = model.config.inputs_to_logits_ratio
+        self.tasks = tuple(dict.fromkeys([*self.asked, *([ENHANCEMENT] if is_needed else [])]))
+
+    def inputs(self, windows: Sequence[Window]) -> dict[str, torch.Tensor]:
+        """`input_values` and `attention_mask` (B, S) of some windows."""
+        waveforms, measured = [window.waveform for window in windows], [window.measured for window in windows]
+        options = {"sampling_rate": SAMPLING_RATE, "scale_like": measured, "return_tensors": "pt"}
+        return dict(self.feature_extractor(waveforms, **options))
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The model's outputs: waveforms (B, S) by the names of their tasks, and features (B, T, D) of clip tasks."""
+        outputs = self.model(**inputs, tasks=self.tasks, output_features=bool(self.clip_tasks))
+        waveforms = {task: outputs.of(task) for task in self.tasks if task not in self.clip_tasks}
+        return waveforms | {task: outputs.features[task] for task in self.clip_tasks}
+
+    def output(self, window: Window, row: dict[str, torch.Tensor]) -> WindowOutput:
+        """What a row (1, ...) of the outputs says about its window."""
+        enhanced, features = {}, {}
+        for task, values in row.items():
+            if task in self.clip_tasks:
+                features[task] = self._of_piece(window, values[0])
+            else:
+                restored = self.feature_extractor.denormalize(
+                    values.float(), [window.waveform], scale_like=[window.measured]
+                )
+                enhanced[task] = restored[0]
+        return WindowOutput(enhanced, features)
+
+    def _of_piece(self, window: Window, features: torch.Tensor) -> torch.Tensor:
+        """Features (T, D) of a window, padding included -> those of its piece; at least one."""
+        length = int(self.model._get_feat_extract_output_lengths(len(window.waveform)))
+        first = min(window.left // self.feature_samples, length - 1)
+        end = first + -(-(window.end - window.start) // self.feature_samples)
+        return features[first : min(end, length)].clone()
+
+    def run(self, windows: Sequence[Window]) -> list[WindowOutput]:
+        """What the model gives of each window, in one batch."""
+        device = self.model.device
+        with torch.inference_mode():
+            inputs = {name: values.to(device) for name, values in self.inputs(windows).items()}
+            outputs = {name: values.cpu() for name, values in self.forward(inputs).items()}
+        rows = ({name: values[place : place + 1] for name, values in outputs.items()} for place in range(len(windows)))
+        return [self.output(*pair) for pair in zip(windows, rows, strict=True)]
+
+    def heads(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the heads of the clip tasks give of a stretch of features, {task: (1, T, D)}: {task: (1, K)}."""
+        with torch.inference_mode():
+            moved = {task: values.to(self.model.device) for task, values in features.items()}
+            return {task: values.cpu() for task, values in self.model.clip_outputs(moved).items()}
+
+
+class Assembler:
+    """Joins what the model gives of the windows of a recording, in their order.
+
+    Neighbours are cross-faded over 80 ms around a cut, or as much as their context allows. The weights of both, sines
+    squared, add up to 1.
+
+    Args:
+        model: what gave the outputs.
+        detector: makes what finds the speech of this recording; `detect_by_level` by default.
+    """
+
+    def __init__(self, model: WindowModel, detector: DetectorFactory | None = None):
+        self._detector = (detector or detect_by_level)()
+        self._timeline = SpeechSegments(model.heads, model.feature_samples) if model.clip_tasks else None
+        self._held: dict[str, np.ndarray] = {}  # around the last cut, as much before it as after it
+
+    def add(self, window: Window, output: WindowOutput) -> tuple[dict[str, np.ndarray], list[SpeechSegment]]:
+        """Takes the next window; returns the samples that are final now, by task, and the segments that have ended."""
+        enhanced = {task: self._joined(task, window, values) for task, values in output.enhanced.items()}
+        if self._timeline is None:
+            return enhanced, []
+        is_speech = self._detector(window, output.enhanced.get(ENHANCEMENT))
+        segments = self._timeline.add(is_speech, output.features)
+        return enhanced, segments + (self._timeline.finish() if window.is_last else [])
+
+    def current(self) -> dict[str, torch.Tensor] | None:
+        """{task: (1, K)} of the segment that goes on; None where there is none, or too little of it yet."""
+        return None if self._timeline is None else self._timeline.current()
+
+    def _joined(self, task: str, window: Window, values: np.ndarray) -> np.ndarray:
+        size = window.end - window.start
+        held = self._held.get(task, values[:0])
+        before = len(held) // 2
+        half = min(before, window.left, size // 2)
+        after = 0 if window.is_last else min(HALF_FADE, window.right, size // 2)
+        cut, end = window.left, window.left + size
+        rising = np.sin(np.pi / 2 * (np.arange(2 * half) + 0.5) / max(1, 2 * half)).astype(np.float32) ** 2
+        faded = held[before - half : before + half] * (1 - rising) + values[cut - half : cut + half] * rising
+        self._held[task] = values[end - after : end + after]
+        return np.concatenate([held[: before - half], faded, values[cut + half : end - after]])
+
+
+def detect_by_level() -> Detector:
+    """A [`LevelDetector`] for a recording. Fixed windows, whose pieces may be short, are seen with their context."""
+    detector = LevelDetector()
+
+    def detect(window: Window, enhanced: np.ndarray | None) -> np.ndarray:
+        if not window.is_fixed:
+            return detector.speech_frames(window.piece, None if enhanced is None else window.of_piece(enhanced))
+        first, count = window.left // FRAME, -(-(window.end - window.start) // FRAME)
+        return detector.speech_frames(window.waveform, enhanced)[first : first + count]
+
+    return detect
+
+
+@dataclass(frozen=True)
+class StreamOutput:
+    """What a block of a stream brought.
+
+    Args:
+        audio: enhanced float32 (samples,) that is final now, in the level and at the rate of the stream; it may be
+            empty. All of a stream together is as long as the stream.
+        segments: segments of speech that have ended, {"start", "end", "emotion", "scores"}, in seconds of the stream.
+        emotion: label and score, likeliest first, of the segment that is being spoken, or else of the last one; empty
+            before the first.
+    """
+
+    audio: np.ndarray
+    segments: list[dict[str, Any]]
+    emotion: list[dict[str, Any]]
+
+
+class StreamingEnhancer:
+    """Enhances a live stream and follows its emotion.
+
+    Made by `pipe.stream()`. Blocks may have any length; what comes out does not depend on it, and is what the pipeline
+    gives of the whole with the same `chunk_length_s` and `stride_length_s`.
+
+    A window has its left context, a piece, and its right context. With less than 2 s between the contexts, the pieces
+    follow each other at that fixed distance: the longest delay of a sample is the piece and the right context, and the
+    load is the window divided by the piece. Else pieces end in pauses, for the best quality, and the delay is up to
+    `chunk_length_s` and 3 s.
+
+    Args:
+        model: a `WindowModel`.
+        describe: gives the segments of the pipeline of some of this model and the seconds so far, and the ranked
+            emotion of outputs {task: (1, K)}.
+        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, which adds its own delay of some ms.
+        chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
+        detector: what makes the detector of speech, `detect_by_level` by default.
+
+    Usage:
+        >>> stream = pipe.stream(sampling_rate=16_000)
+        >>> for block in microphone:                        # (samples,), floats or integers
+        ...     output = stream.process(block)
+        ...     play(output.audio), print(output.emotion[:1], output.segments)
+        >>> rest = stream.finish()
+    """
+
+    def __init__(
+        self,
+        model: WindowModel,
+        describe: tuple[Callable, Callable],
+        sampling_rate: int = SAMPLING_RATE,
+        chunk_length_s: float = LATENCY_CHUNK_S,
+        stride_length_s: Stride = LATENCY_STRIDE_S,
+        detector: DetectorFactory | None = None,
+    ):
+        self.sampling_rate = checked_rate(sampling_rate, "The stream")
+        self._model, (self._segments, self._emotion) = model, describe
+        self._window, self._detector = (chunk_length_s, stride_length_s), detector
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the stream; the next block begins another one."""
+        self._cutter = WindowCutter(*self._window)
+        self._assembler = Assembler(self._model, self._detector)
+        self._given = self._returned = 0
+        self._last: list[dict[str, Any]] = []
+        rates = (self.sampling_rate, SAMPLING_RATE)
+        is_same = rates[0] == rates[1]
+        self._to, self._back = (None if is_same else _Resampler(*pair) for pair in (rates, rates[::-1]))
+
+    @property
+    def latency_ms(self) -> float:
+        """Longest delay of a sample in ms, without the time that the model takes."""
+        return 1000 * (self._cutter.latency_s + min(HALF_FADE / SAMPLING_RATE, self._cutter.right * FRAME))
+
+    def process(self, block: Any) -> StreamOutput:
+        """Takes the next samples.
+
+        Args:
+            block: mono array (samples,), floats in full scale +-1 or integers in that of their type.
+
+        Raises:
+            ValueError: it is not mono, or not finite.
+        """
+        block = as_float32(block, "The block")
+        if block.ndim != 1 or not np.isfinite(block).all():
+            raise ValueError(f"The block has shape {block.shape}; expected finite samples of one channel, (samples,).")
+        self._given += len(block)
+        return self._output(self._cutter.add(block if self._to is None else self._to(block)))
+
+    def finish(self) -> StreamOutput:
+        """Returns the rest of a stream that has ended, and is ready for another one."""
+        windows = [] if self._to is None else self._cutter.add(self._to(np.empty(0, np.float32), True))
+        windows += self._cutter.finish()
+        output = self._output([window for window in windows if len(window.waveform) >= 400], is_last=True)
+        self.reset()
+        return output
+
+    def _output(self, windows: list[Window], is_last: bool = False) -> StreamOutput:
+        audio, segments = [], []
+        for window in windows:
+            (given,) = self._model.run([window])
+            enhanced, ended = self._assembler.add(window, given)
+            audio.append(enhanced.get(ENHANCEMENT, np.empty(0, np.float32)))
+            segments += ended
+        described = self._segments(segments, self._given / self.sampling_rate)
+        current = self._assembler.current() if windows else None
+        if current is not None:
+            self._last = self._emotion(current)
+        elif segments:
+            self._last = self._emotion(segments[-1].outputs)
+        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last)
+
+    def _at_own_rate(self, audio: list[np.ndarray], is_last: bool) -> np.ndarray:
+        """Enhanced samples (samples,) at the rate of the stream; at the end, as many as the stream had."""
+        samples = np.concatenate([*audio, np.empty(0, np.float32)])
+        if self._back is not None:
+            samples = self._back(samples, is_last)
+        if is_last and ENHANCEMENT in self._model.tasks:
+            left = self._given - self._returned
+            samples = np.pad(samples[:left], (0, max(0, left - len(samples))))
+        self._returned += len(samples)
+        return samples
+
+
+class _Resampler:
+    """Blocks from one rate to another, in Hz."""
+
+    def __init__(self, source_rate: int, target_rate: int):
+        self._stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32", quality="VHQ")
+
+    def __call__(self, block: np.ndarray, is_last: bool = False) -> np.ndarray:
+        return self._stream.resample_chunk(block, last=is_last)
