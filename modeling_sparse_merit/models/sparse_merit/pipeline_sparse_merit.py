@@ -28,6 +28,7 @@ from .tasks import EMOTION, ENHANCEMENT, TASKS, RegressionTask
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
+COMMON_PARAMETERS = "sampling_rate, channel, chunk_length_s, stride_length_s, detector or batch_size"
 NO_SPEECH, UNSURE = "no speech", "unsure"
 """Reasons why there is no emotion."""
 
@@ -72,7 +73,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
-    _parameters = "tasks, top_k, min_score, return_segments, sampling_rate, channel, chunk_length_s, stride_length_s, detector or batch_size"
+    _parameters = f"tasks, top_k, min_score, return_segments, {COMMON_PARAMETERS}"
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
@@ -364,9 +365,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         function_to_apply: what turns logits into scores: "softmax" (by default), "sigmoid" or "none".
     """
 
-    _parameters = (
-        "top_k, function_to_apply, sampling_rate, channel, chunk_length_s, stride_length_s, detector or batch_size"
-    )
+    _parameters = f"top_k, function_to_apply, {COMMON_PARAMETERS}"
 
     def _sanitize_parameters(
         self,
