@@ -158,10 +158,10 @@ def test_a_file_that_is_missing_or_damaged_far_behind_is_an_error(tmp_path):
 
 def written(path: Path, wave: np.ndarray, length: int, source_rate: int = RATE, rate: int = RATE) -> bytes:
     """The content of a file that is written in blocks of several sizes."""
-    with replacing(path) as temporary, BlockWriter(temporary, source_rate, rate) as writer:
+    with replacing(path) as temporary, BlockWriter(path.parent, source_rate, rate) as writer:
         for block in np.array_split(wave, [1, 1, 700, len(wave) // 2]):
             writer.write(block)
-        writer.finish(length)
+        writer.finish(temporary, length)
     assert os.listdir(path.parent) == [path.name]
     return path.read_bytes()
 
@@ -217,9 +217,9 @@ def test_a_peak_behind_the_end_makes_no_float_file(tmp_path):
 
 def test_what_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        BlockWriter(tmp_path / "missing" / "a.wav", RATE, RATE)
+        BlockWriter(tmp_path / "missing", RATE, RATE)
     with pytest.raises(ValueError, match="sampling rate of 1"):
-        BlockWriter(tmp_path / "a.wav", RATE, 1)
+        BlockWriter(tmp_path, RATE, 1)
     with pytest.raises(ValueError, match="NaN"):
         written(tmp_path / "a.wav", np.array([np.nan], np.float32), 1)
     with pytest.raises(ValueError, match="empty"):
@@ -252,11 +252,11 @@ try:
     if way == "write_audio":
         write_audio(target, wave, 16_000)
     else:
-        with replacing(target) as temporary, BlockWriter(temporary, 16_000, 16_000) as writer:
+        with replacing(target) as temporary, BlockWriter(target.parent, 16_000, 16_000) as writer:
             for start in range(0, len(wave), 100_000):
                 writer.write(wave[start : start + 100_000])
             print("stored")
-            writer.finish(len(wave))
+            writer.finish(temporary, len(wave))
 except OSError as error:
     print(type(error).__name__)
 """
@@ -290,10 +290,10 @@ def peak():
 
 source, target = map(Path, sys.argv[1:])
 before = peak()
-with BlockReader(source, 16_000) as reader, BlockWriter(target, 16_000, reader.own_rate) as writer:
+with BlockReader(source, 16_000) as reader, BlockWriter(target.parent, 16_000, reader.own_rate) as writer:
     for block in reader:
         writer.write(block)
-    writer.finish(reader.own_samples)
+    writer.finish(target, reader.own_samples)
 print(reader.own_samples, peak() - before)
 """
 

@@ -56,7 +56,7 @@ def cues_of(text: str) -> list[tuple[float, float, str]]:
 def test_files_lie_next_to_the_enhanced_one():
     target = Path("out/a.b.enhanced.wav")
     names = [segments_path(target, kind).as_posix() for kind in SegmentFormat]
-    assert names == ["out/a.b.segments.csv", "out/a.b.vtt", "out/a.b.rttm"]
+    assert names == ["out/a.b.segments.csv", "out/a.b.segments.vtt", "out/a.b.segments.rttm"]
     with pytest.raises(ValueError, match="srt"):
         segments_path(target, "srt")
 

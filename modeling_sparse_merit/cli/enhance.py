@@ -6,8 +6,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import BATCH_SECONDS
 from ..files import OutputError
-from .options import DeviceOption, ModelOption, Precision, RevisionOption, errors_in_one_line, load_pipeline
+from ..inference.segments import SegmentFormat
+from .options import DeviceOption, ModelOption, Precision, RevisionOption, Vad, errors_in_one_line, load_pipeline
 from .printing import INTERRUPTED, INTERRUPTION, Summary, print_json, print_results
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
     from ..inference.files import Recording
     from ..inference.results import Results
-    from ..models.sparse_merit.audio import Channel
+    from ..inference.tracks import Treatment
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+    from ..models.sparse_merit.streaming import DetectorFactory
 
 DEMO_RECORDING = Path(__file__).parents[1] / "demo" / "noisy_speech.flac"
 LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
@@ -34,11 +37,10 @@ LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`,
 
 @dataclass(frozen=True)
 class Options:
-    """How `sparse-merit enhance` treats recordings."""
+    """How `sparse-merit enhance` runs, and how it treats recordings: `treatment` has the fields of a `Treatment`."""
 
-    rate: int | None = None
-    plot: bool = False
-    channel: "Channel" = "mix"
+    treatment: dict[str, Any] = field(default_factory=dict)
+    vad: Vad = Vad.AUTO
     batch_seconds: float = BATCH_SECONDS
     overwrite: bool = False
     quiet: bool = False
@@ -66,6 +68,27 @@ def enhance(
         ),
     ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
+    segments: Annotated[
+        SegmentFormat | None,
+        typer.Option(help="Write the emotion of each segment of speech to NAME.segments.csv, .vtt or .rttm too."),
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(help="Leave out an emotion with a lower score, as unsure.", min=0, max=1)
+    ] = 0.0,
+    vad: Annotated[
+        Vad,
+        typer.Option(
+            help="What finds speech: silero (Silero VAD, from the extra vad), level (simple: takes some noises for "
+            "speech), or auto, silero where it is installed."
+        ),
+    ] = Vad.AUTO,
+    chunk_length: Annotated[
+        float | None,
+        typer.Option(help="Longest window in seconds, 10 by default; longer recordings are cut where it is quiet."),
+    ] = None,
+    stride_length: Annotated[
+        float | None, typer.Option(help="What a window sees of its neighbours, in seconds, 0.04 by default.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do again what an earlier run with the same settings has done.")
     ] = False,
@@ -91,8 +114,14 @@ def enhance(
     """
     with errors_in_one_line():
         from ..models.sparse_merit.audio import checked_channel
+        from ..models.sparse_merit.cutting import WindowCutter
 
-        options = Options(rate, plot, checked_channel(channel), batch_seconds, overwrite, quiet or json_lines)
+        windows = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
+        windows = {name: value for name, value in windows.items() if value is not None}
+        WindowCutter(**windows)  # refuses what is none
+        treatment = {"rate": rate, "plot": plot, "segments": segments, "min_score": min_score, **windows}
+        treatment["channel"] = checked_channel(channel)
+        options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines)
         load = partial(load_pipeline, model, precision=precision.value, revision=revision)
         show = print_json if json_lines else None
         summary = _enhance_recordings(recordings, output, load, device, options, show)
@@ -116,7 +145,7 @@ def demo(
     with errors_in_one_line():
         output.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(DEMO_RECORDING, recording)
-        options = Options(plot=True, overwrite=True)
+        options = Options({"plot": True}, overwrite=True)
         summary = _enhance_recordings([str(recording)], output, partial(load_pipeline, model), None, options)
     assert summary is not None
     print_results(summary, output)
@@ -147,20 +176,23 @@ def _enhance_recordings(
         what is to be printed; None in the other processes of `accelerate launch`.
     """
     found = _find_recordings(arguments, output)
-    if options.plot:
+    if options.treatment.get("plot"):
         from ..inference.plotting import require_matplotlib
 
         require_matplotlib()
+    vad, detector = _detector(options.vad)
     state = _join_processes(device) if LAUNCHED else None
     pipe = load(device or (None if state is None else str(state.device)))
     from ..inference.results import Results, settings_of
+    from ..inference.tracks import Treatment
 
-    settings = settings_of(pipe.model, rate=options.rate, channel=options.channel)
+    treatment = Treatment(**options.treatment, detector=detector)
+    settings = settings_of(pipe.model, vad=vad, **treatment.facts)
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
         recordings = results.placed(found) if process == 0 else []
-        left = [recording for recording in recordings if not results.is_done(recording, options.plot)]
-        stopped = _run(pipe, results, left, options, state)
+        left = [recording for recording in recordings if not results.is_done(recording, treatment.beside)]
+        stopped = _run(pipe, results, left, treatment, options, state)
         if process != 0:
             return None
         results.close()
@@ -180,6 +212,7 @@ def _run(
     pipe: "SpeechEnhancementAndEmotionPipeline",
     results: "Results",
     left: "list[Recording]",
+    treatment: "Treatment",
     options: Options,
     state: "PartialState | None",
 ) -> str | None:
@@ -191,11 +224,10 @@ def _run(
 
         left = share_of(left, state)
     is_shown = not options.quiet and (state is None or state.is_main_process)
-    chosen = {name: getattr(options, name) for name in ("rate", "plot", "channel", "batch_seconds")}
     stopped = None
     try:
         with _progress(is_shown) as progress:
-            for _ in enhance_recordings(pipe, left, **chosen, results=results, progress=progress):
+            for _ in enhance_recordings(pipe, left, options.batch_seconds, results, progress, **vars(treatment)):
                 pass  # its line is in the folder
     except OutputError as error:
         stopped = str(error)
@@ -205,6 +237,21 @@ def _run(
         state.wait_for_everyone()
         state.destroy_process_group()
     return stopped
+
+
+def _detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
+    """The name of what finds speech, and what makes it; None for that of the pipeline.
+
+    Raises:
+        ImportError: Silero VAD is asked for and is not installed.
+    """
+    has_silero = find_spec("silero_vad") is not None and find_spec("onnxruntime") is not None
+    if vad is Vad.LEVEL or (vad is Vad.AUTO and not has_silero):
+        return Vad.LEVEL.value, None
+    from ..inference.silero import SileroDetector
+
+    SileroDetector()  # says now what is missing
+    return Vad.SILERO.value, SileroDetector
 
 
 def _join_processes(device: str | None) -> "PartialState":

@@ -38,6 +38,14 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+class Vad(StrEnum):
+    """What finds speech."""
+
+    AUTO = "auto"
+    SILERO = "silero"
+    LEVEL = "level"
+
+
 def load_pipeline(
     model: str | None, device: str | None, precision: str = "fp32", revision: str | None = None
 ) -> "SpeechEnhancementAndEmotionPipeline":

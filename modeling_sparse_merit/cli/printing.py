@@ -99,13 +99,13 @@ def results_table(records: list[dict[str, Any]], width: int) -> Table:
     columns = {
         "Seconds": [f"{record['seconds']:.2f}" for record in records],
         "Channel": [str(record["channel"]) for record in records],
-        "Emotion": [record["emotion"] or "-" for record in records],
-        "Score": [f"{record['scores'].get(record['emotion'], 0):.2f}" for record in records],
+        "Emotion": [record["emotion"] or record.get("reason", "-") for record in records],
+        "Score": [_score(record, record["emotion"]) for record in records],
     }
-    columns |= {label: [f"{record['scores'][label]:.2f}" for record in records] for label in records[0]["scores"]}
+    labels = sorted({label for record in records for label in record["scores"]})
+    columns |= {label: [_score(record, label) for record in records] for label in labels}
     if all(record["channel"] in (1, "mix") for record in records):
         del columns["Channel"]
-    labels = list(records[0]["scores"])
     for names in (
         ["Seconds", "Channel", "Emotion", *labels],
         ["Seconds", "Channel", "Emotion", "Score"],
@@ -125,6 +125,10 @@ def results_table(records: list[dict[str, Any]], width: int) -> Table:
         cells = [Text(values[place], style="bold" if name == "Emotion" else "") for name, values in shown.items()]
         table.add_row(Text(_shortened(printable(record["file"]), max(8, room))), *cells)
     return table
+
+
+def _score(record: dict[str, Any], label: str | None) -> str:
+    return f"{record['scores'][label]:.2f}" if label in record["scores"] else "-"
 
 
 def _shortened(path: str, width: int) -> str:

@@ -1,23 +1,27 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Many recordings through the model: batches of like length, read and written by threads while the model runs."""
+"""Many recordings through the model: batches of like length, decoded and written in background threads."""
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from .. import BATCH_SECONDS
-from ..models.sparse_merit.audio import Channel, checked_channel
+from ..models.sparse_merit.audio import checked_channel
+from ..models.sparse_merit.cutting import SAMPLING_RATE, Window
 from ..models.sparse_merit.decoding import audio_seconds
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from ..models.sparse_merit.streaming import WindowModel, WindowOutput
 from .files import Recording
 from .results import Results
-from .signals import Signal, failure, save_answer
+from .tracks import Track, Treatment, failure, open_tracks
 
 WINDOW = 256  # recordings among which those of like length are found
 READERS = 8  # threads that read and write for a GPU
@@ -28,17 +32,15 @@ def enhance_recordings(
     pipe: SpeechEnhancementAndEmotionPipeline,
     recordings: Sequence[Recording],
     batch_seconds: float = BATCH_SECONDS,
-    rate: int | None = None,
-    plot: bool = False,
-    channel: Channel = "mix",
     results: Results | None = None,
     progress: Callable[[float, float], object] | None = None,
+    **treatment: Any,
 ) -> Iterator[dict[str, Any]]:
     """Enhances recordings, writes `NAME.enhanced.wav` for each, and yields their records in order.
 
-    Memory is bounded by a few batches, whatever the number of recordings. A recording that fails has a record that
-    says why, and does not keep others from being done; a batch that fails, for lack of memory for instance, is tried
-    one by one.
+    Memory is bounded by a few batches, whatever the number and the length of the recordings. A recording that fails
+    has a record that says why, and does not keep others from being done; a batch that fails, for lack of memory for
+    instance, is tried one by one.
 
     Usage:
         >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
@@ -49,25 +51,25 @@ def enhance_recordings(
     Args:
         recordings: from `find_recordings`.
         batch_seconds: audio, padding included, that goes through the model at once; on a CPU up to four such batches
-            do. A longer recording goes alone.
-        rate: of the enhanced speech, in Hz; each recording's own by default.
-        plot: whether to draw a picture of each.
-        channel: "mix", "left", "right", a number from 1, or "each": a record and a file (`NAME.ch1.enhanced.wav`) for
-            each channel.
+            do. A longer recording is not batched with others.
         results: keeps each record as soon as it is made.
         progress: is told how many seconds of audio are done and how many there are, estimated from the headers that
             were read so far.
+        treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
+            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s` and
+            `detector`.
 
     Raises:
         OutputError: nothing more can be written, for instance because the disk is full.
     """
-    channel = checked_channel(channel)
+    chosen = Treatment(**treatment)
+    chosen = replace(chosen, channel=checked_channel(chosen.channel))
     waiting: dict[int, list[dict[str, Any]]] = {}
     position = 0
     passes = _Passes(pipe.device, len(recordings), batch_seconds)
     durations = _Durations(len(recordings), progress)
     with passes, _threads(passes.workers) as pool:
-        job = _Job(pipe, passes, recordings, rate, plot, channel, results)
+        job = _Job(pipe, pipe.window_model(detector=chosen.detector), passes, recordings, chosen, results, durations)
         batches = _batches(recordings, batch_seconds, passes.count, durations)
         for records in _as_finished(pool, job.records, batches, passes.workers):
             durations.finish(records)
@@ -104,20 +106,35 @@ class _Durations:
         self._recordings = recordings
         self._progress = progress
         self._known: dict[int, float] = {}  # by place
+        self._begun: dict[int, float] = {}  # seconds that are done of the recordings at work, by place
         self._sum = self._done = 0.0
+        self._lock = threading.Lock()
 
     def add(self, place: int, seconds: float) -> None:
         if math.isfinite(seconds):
-            self._known[place] = seconds
-            self._sum += seconds
+            with self._lock:
+                self._known[place] = seconds
+                self._sum += seconds
+
+    def begin(self, place: int, seconds: float) -> None:
+        """Takes how much of a recording is done."""
+        with self._lock:
+            self._begun[place] = seconds
+            self._tell()
 
     def finish(self, records: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
         """Takes the records of recordings, by place; of failed ones the header counts."""
-        for place, lines in records.items():
-            self._done += lines[0].get("seconds", self._known.get(place, 0.0))
+        with self._lock:
+            for place, lines in records.items():
+                self._begun.pop(place, None)
+                self._done += lines[0].get("seconds", self._known.get(place, 0.0))
+            self._tell()
+
+    def _tell(self) -> None:
         if self._progress is not None:
+            done = self._done + sum(self._begun.values())
             estimated = self._sum * self._recordings / max(1, len(self._known))
-            self._progress(self._done, max(self._done, estimated))
+            self._progress(done, max(done, estimated))
 
 
 def _batches(
@@ -181,8 +198,6 @@ class _Passes:
         on_cpu = device.type == "cpu"
         self.count = max(1, min(MAX_PASSES, self._cores, recordings)) if on_cpu else 1
         self.workers = self.count + 1 if on_cpu else READERS  # more would keep memory, and no core is idle
-        self._free = threading.Semaphore(self.count)
-        self._turn = threading.Lock()
         self._pool = ThreadPoolExecutor(self.count)
 
     def __enter__(self) -> "_Passes":
@@ -192,23 +207,22 @@ class _Passes:
         self._pool.shutdown(wait=kind is not KeyboardInterrupt)
         torch.set_num_threads(self._cores)
 
-    def run(self, seconds: float, work: Callable[[], Any]) -> Any:
-        """Waits for its turn and for the result. What is longer than a batch takes the place, and the share of the
-        threads, of several.
-        """
-        places = min(self.count, max(1, math.ceil(seconds / self.batch_seconds)))
-        return self._pool.submit(self._run, places, work).result()
+    def start(self, work: Callable[[], Any]) -> Future:
+        """Begins a pass as soon as it is its turn."""
+        return self._pool.submit(self._run, work)
 
-    def _run(self, places: int, work: Callable[[], Any]) -> Any:
-        with self._turn:  # one asks at a time: two that each hold a part of what they need would wait for ever
-            for _ in range(places):
-                self._free.acquire()
-        try:
-            torch.set_num_threads(max(1, self._cores * places // self.count))
-            with torch.inference_mode():
-                return work()
-        finally:
-            self._free.release(places)
+    def _run(self, work: Callable[[], Any]) -> Any:
+        torch.set_num_threads(max(1, self._cores // self.count))
+        return work()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A window of a track of the recording at a place."""
+
+    place: int
+    track: Track
+    window: Window
 
 
 @dataclass(frozen=True)
@@ -216,28 +230,59 @@ class _Job:
     """What is done with a batch, in one thread: read, process, write."""
 
     pipe: SpeechEnhancementAndEmotionPipeline
+    model: WindowModel
     passes: _Passes
     recordings: Sequence[Recording]
-    rate: int | None
-    plot: bool
-    channel: Channel
+    treatment: Treatment
     results: Results | None
+    durations: _Durations
 
     def records(self, batch: list[int]) -> dict[int, list[dict[str, Any]]]:
         """The records of each recording, by its place; where one of a batch fails, each is tried alone."""
         try:
-            rate = self.pipe.feature_extractor.sampling_rate
-            signals = [Signal.read(self.recordings[place], rate, self.channel) for place in batch]
-            answers = iter(self._answers([signal for tracks in signals for signal in tracks]))
-            return {place: self._save(place, tracks, answers) for place, tracks in zip(batch, signals, strict=True)}
+            return self._process(batch)
         except (OSError, ValueError, RuntimeError) as error:
             if len(batch) == 1:
                 return {batch[0]: [self._fail(self.recordings[batch[0]], error)]}
             return {place: records for alone in batch for place, records in self.records([alone]).items()}
 
-    def _save(self, place: int, tracks: list[Signal], answers: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-        recording, options = self.recordings[place], (self.rate, self.plot, self.results, len(tracks))
-        return [save_answer(recording, track, next(answers), *options) for track in tracks]
+    def _process(self, batch: list[int]) -> dict[int, list[dict[str, Any]]]:
+        records: dict[int, list[dict[str, Any]]] = {place: [] for place in batch}
+        with ExitStack() as stack:
+            for item, output in self._outputs(self._items(batch, stack)):
+                item.track.add(item.window, output)
+                self.durations.begin(item.place, item.window.end / SAMPLING_RATE)
+                if item.window.is_last:
+                    records[item.place].append(item.track.finish())
+        return records
+
+    def _items(self, batch: list[int], stack: ExitStack) -> Iterator[_Item]:
+        """The windows of all tracks, while they are being read."""
+        for place in batch:
+            opened = open_tracks(self.recordings[place], self.pipe, self.model, self.treatment, self.results)
+            for track in stack.enter_context(opened):
+                for window in track.windows():
+                    yield _Item(place, track, window)
+
+    def _outputs(self, items: Iterator[_Item]) -> Iterator[tuple[_Item, WindowOutput]]:
+        """What the model gives of each window, in their order; while it runs, the next ones are read."""
+        begun: deque[tuple[list[_Item], list[tuple[list[int], Future]]]] = deque()
+        for group in _groups(items, self.passes.count * self.passes.batch_seconds):
+            begun.append((group, self._start(group)))
+            if len(begun) > 1:
+                yield from _collected(*begun.popleft())
+        for group, passes in begun:
+            yield from _collected(group, passes)
+
+    def _start(self, group: list[_Item]) -> list[tuple[list[int], Future]]:
+        """Begins the passes of a group; each with the places, in the group, of its windows."""
+        seconds = [len(item.window.waveform) / SAMPLING_RATE for item in group]
+        batches = cut_batches(seconds, self.passes.batch_seconds)
+        windows = [[group[place].window for place in batch] for batch in batches]
+        return [
+            (batch, self.passes.start(partial(self.model.run, part)))
+            for batch, part in zip(batches, windows, strict=True)
+        ]
 
     def _fail(self, recording: Recording, error: BaseException) -> dict[str, Any]:
         record = failure(recording, error)
@@ -245,18 +290,23 @@ class _Job:
             self.results.add(recording, record)
         return record
 
-    def _answers(self, signals: list[Signal]) -> list[dict[str, Any]]:
-        """The pipeline's answers. Headers may have been wrong about lengths, so the batch is cut once more."""
-        answers = {}
-        for part in cut_batches([signal.seconds for signal in signals], self.passes.batch_seconds):
-            answers.update(zip(part, self._process([signals[place] for place in part]), strict=True))
-        return [answers[place] for place in range(len(signals))]
 
-    def _process(self, signals: list[Signal]) -> list[dict[str, Any]]:
-        waveforms = [signal.waveform for signal in signals]
-        features = self.pipe.feature_extractor(waveforms, sampling_rate=signals[0].rate, return_tensors="pt")
-        inputs, seconds = {**features, "waveform": waveforms}, max(signal.seconds for signal in signals) * len(signals)
-        outputs = self.passes.run(seconds, lambda: self.pipe.forward(inputs, **self.pipe._forward_params))
-        del outputs["waveform"]
-        rows = ({name: values[place : place + 1] for name, values in outputs.items()} for place in range(len(signals)))
-        return [self.pipe.postprocess({**row, "waveform": each}) for row, each in zip(rows, waveforms, strict=True)]
+def _groups(items: Iterator[_Item], seconds: float) -> Iterator[list[_Item]]:
+    """Windows that together last so long; fewer at the end."""
+    group: list[_Item] = []
+    duration = 0.0
+    for item in items:
+        group.append(item)
+        duration += len(item.window.waveform) / SAMPLING_RATE
+        if duration >= seconds:
+            yield group
+            group, duration = [], 0.0
+    if group:
+        yield group
+
+
+def _collected(group: list[_Item], passes: list[tuple[list[int], Future]]) -> Iterator[tuple[_Item, WindowOutput]]:
+    """The windows of a group with what the model gave of them, when all its passes are done."""
+    outputs = {place: output for batch, future in passes for place, output in zip(batch, future.result(), strict=True)}
+    for place, item in enumerate(group):
+        yield item, outputs[place]

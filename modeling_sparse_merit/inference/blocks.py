@@ -49,6 +49,7 @@ class BlockReader:
     Attributes:
         name: what messages call the recording.
         channels: their number.
+        number: of the track, from 1; None for "mix".
         own_rate: of the recording, in Hz.
         own_samples: length at that rate; known after iteration.
         facts: fields of its record, known after iteration: `channel`, `level_dbfs`, `clipped_ratio` and, if any,
@@ -68,7 +69,7 @@ class BlockReader:
     def __init__(self, source: Path | BinaryIO, rate: int, channel: Channel = "mix"):
         if channel == "each":
             raise ValueError('A `BlockReader` reads one track; give the number of a channel instead of "each".')
-        self._number = None if channel == "mix" else channel_number(channel)
+        self.number = None if channel == "mix" else channel_number(channel)
         self._rate = checked_rate(rate, "The target")
         self.name = name_of(source)
         self.own_samples = 0
@@ -78,13 +79,13 @@ class BlockReader:
             stream = stack.enter_context(open_recording(source)) if is_path else source
             self._blocks = stack.enter_context(open_blocks(stream, self.name))
             self.own_rate, self.channels = checked_rate(self._blocks.sampling_rate, self.name), self._blocks.channels
-            if self.channels == 1 and self._number is None:
-                self._number = 1
-            check_channel(self._number or 1, self.channels, self.name)
+            if self.channels == 1 and self.number is None:
+                self.number = 1
+            check_channel(self.number or 1, self.channels, self.name)
             self._stack = stack.pop_all()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        number, warning = (self._number, "") if self._number else self._instead_of_mix()
+        number, warning = (self.number, "") if self.number else self._instead_of_mix()
         tally = _Tally()
         track = resampled_blocks(self._track(number, tally), self.own_rate, self._rate)
         yield from self._checked_length(track)
@@ -193,11 +194,10 @@ def track_facts(channel: Channel, power: float, clipped_ratio: float, warnings: 
 class BlockWriter:
     """Writes mono audio that comes block by block, to the same file that `write_audio` writes of the whole.
 
-    The samples wait, in 32-bit float, in a temporary file in the folder of the target: their encoding depends on their
-    peak.
+    The samples wait, in 32-bit float, in a temporary file: their encoding depends on their peak.
 
     Args:
-        target: the file to write, with the ending of its format; `replacing` makes it appear complete or not at all.
+        folder: of the temporary file.
         source_rate: of the blocks, in Hz.
         rate: of the file, in Hz.
 
@@ -206,19 +206,19 @@ class BlockWriter:
         ValueError: a rate below 1 kHz or above 1 MHz.
 
     Usage:
-        >>> with replacing(Path("call.enhanced.wav")) as temporary, BlockWriter(temporary, 16_000, 44_100) as writer:
+        >>> with BlockWriter(folder, 16_000, 44_100) as writer:
         ...     for block in blocks:
         ...         writer.write(block)
-        ...     writer.finish(length)
+        ...     with replacing(folder / "call.enhanced.wav") as temporary:
+        ...         writer.finish(temporary, length)
     """
 
-    def __init__(self, target: Path, source_rate: int, rate: int):
+    def __init__(self, folder: Path, source_rate: int, rate: int):
         source_rate, self._rate = checked_rate(source_rate, "The source"), checked_rate(rate, "The target")
-        self._target = target
         is_same = source_rate == rate
         self._resampler = None if is_same else soxr.ResampleStream(source_rate, rate, 1, quality="VHQ")
         self._samples, self._peak = 0, 0.0
-        self._file = tempfile.TemporaryFile(dir=target.parent, prefix=".")
+        self._file = tempfile.TemporaryFile(dir=folder, prefix=".")
 
     def write(self, block: np.ndarray) -> None:
         """Takes the next samples: float32 (samples,) at the rate of the source, full scale +-1.
@@ -230,8 +230,12 @@ class BlockWriter:
             check_samples(block, "The recording")
             self._append(block if self._resampler is None else self._resampler.resample_chunk(block))
 
-    def finish(self, length: int) -> None:
+    def finish(self, target: Path, length: int) -> None:
         """Writes the file: `length` samples at its rate; what is missing is silence, and what is more is left out.
+
+        Args:
+            target: its ending names the format; `replacing` makes it appear complete or not at all.
+            length: in samples.
 
         Raises:
             ValueError: no samples are asked for; beyond full scale in a format that would clip it (FLAC).
@@ -241,8 +245,8 @@ class BlockWriter:
             check_samples(np.empty(0), "The recording")
         if self._resampler is not None:
             self._append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
-        encoding = encoding_of(self._target, self._peak_of(length))
-        write_blocks(self._target, self._stored(length), self._rate, encoding)
+        encoding = encoding_of(target, self._peak_of(length))
+        write_blocks(target, self._stored(length), self._rate, encoding)
 
     def close(self) -> None:
         """Removes the temporary file; the target stays as it is."""

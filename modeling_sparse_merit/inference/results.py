@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,13 +139,17 @@ class Results:
             placed.append(replace(recording, target=self.folder / name))
         return placed
 
-    def is_done(self, recording: Recording, plot: bool = False) -> bool:
-        """Whether the folder holds what this run would make: of the same recording, model and settings, all files."""
+    def is_done(self, recording: Recording, beside: Sequence[Callable[[Path], Path]] = ()) -> bool:
+        """Whether the folder holds what this run would make: of the same recording, model and settings, all files.
+
+        Args:
+            beside: what gives, of the path of an enhanced file, those of further files that belong to it.
+        """
         if self.overwrite or recording.source is None:
             return False
         state = (self.settings.hash, *recording.stamp())
         lines = [line for line in self._lines.get(recording.source, ()) if line.state == state]
-        return bool(lines) and len(lines) == lines[0].lines and all(self._is_there(line, plot) for line in lines)
+        return bool(lines) and len(lines) == lines[0].lines and all(self._is_there(line, beside) for line in lines)
 
     def add(self, recording: Recording, record: dict[str, Any], target: Path | None = None, lines: int = 1) -> None:
         """Appends the record of a recording.
@@ -254,11 +258,11 @@ class Results:
                 files[line.file].seek(line.position)
                 yield json.loads(files[line.file].readline())
 
-    def _is_there(self, line: Line, plot: bool) -> bool:
+    def _is_there(self, line: Line, beside: Sequence[Callable[[Path], Path]]) -> bool:
         if line.target is None:
             return False
         target = self.folder / line.target
-        files = [target] * line.has_audio + [target.with_suffix(".png")] * plot
+        files = [target] * line.has_audio + [path_of(target) for path_of in beside]
         return all(file.is_file() for file in files)
 
     def _relative(self, path: Path) -> str:

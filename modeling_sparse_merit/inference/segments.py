@@ -25,9 +25,6 @@ class SegmentFormat(StrEnum):
     RTTM = "rttm"
 
 
-_ENDINGS = {SegmentFormat.CSV: ".segments.csv", SegmentFormat.VTT: ".vtt", SegmentFormat.RTTM: ".rttm"}
-
-
 class Segment(TypedDict):
     """A stretch of a recording with one emotion.
 
@@ -67,12 +64,12 @@ def segments_path(target: Path, kind: str) -> Path:
         kind: "csv", "vtt" or "rttm".
 
     Returns:
-        `NAME.segments.csv`, `NAME.vtt` or `NAME.rttm`.
+        `NAME.segments.csv`, and so on.
 
     Raises:
         ValueError: there is no such format.
     """
-    return target.with_name(target.name.removesuffix(ENHANCED_SUFFIX) + _ENDINGS[SegmentFormat(kind)])
+    return target.with_name(target.name.removesuffix(ENHANCED_SUFFIX) + f".segments.{SegmentFormat(kind)}")
 
 
 def write_segments(

@@ -177,7 +177,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             chunk_length_s, stride_length_s: window and context in seconds; they set latency and load.
             tasks, min_score, detector: as for a call.
         """
-        model = self._window_model(tasks, detector)
+        model = self.window_model(tasks, detector)
 
         def describe(segments: list[SpeechSegment], seconds: float) -> list[dict[str, Any]]:
             named = [segment for segment in segments if EMOTION in segment.outputs]
@@ -188,7 +188,14 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         return StreamingEnhancer(model, (describe, ranked), sampling_rate, chunk_length_s, stride_length_s, detector)
 
-    def _window_model(self, tasks: Sequence[str] | None, detector: DetectorFactory | None = None) -> WindowModel:
+    def window_model(self, tasks: Sequence[str] | None = None, detector: DetectorFactory | None = None) -> WindowModel:
+        """The model on batches of windows.
+
+        Args:
+            tasks: what is asked for; by default those of the construction.
+            detector: what finds the speech; where there is none, the enhancement runs for emotion alone too.
+        """
+        tasks = self._forward_params.get("tasks") if tasks is None else tasks
         return WindowModel(self.model, self.feature_extractor, tasks, finds_speech=detector is None)
 
     def _sanitize_parameters(
@@ -241,7 +248,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         """Reads a recording and cuts it into windows, which travel along: their places and levels are needed later."""
         waveform = load_audio(inputs, sampling_rate, SAMPLING_RATE, channel)
         check_duration(waveform, SAMPLING_RATE, name_of(inputs))
-        cutter, model = WindowCutter(chunk_length_s, stride_length_s), self._window_model(None)
+        cutter, model = WindowCutter(chunk_length_s, stride_length_s), self.window_model(None)
         for window in [*cutter.add(waveform), *cutter.finish()]:
             yield {**model.inputs([window]), "window": window, "is_last": window.is_last}
 
@@ -252,7 +259,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         detector: DetectorFactory | None = None,
     ) -> dict[str, Any]:
         travelling = {name: model_inputs.pop(name) for name in ("window", "is_last")}
-        return {**self._window_model(tasks, detector).forward(model_inputs), **travelling}
+        return {**self.window_model(tasks, detector).forward(model_inputs), **travelling}
 
     def postprocess(
         self,
@@ -269,7 +276,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         `sampling_rate`. Of the emotion also `segments`, if asked for, and `reason` where it is missing or below
         `min_score`.
         """
-        model = self._window_model(tasks, detector)
+        model = self.window_model(tasks, detector)
         enhanced, segments, samples = self._assembled(model, model_outputs, detector)
         result = self.clip_results(segments, samples, model.clip_tasks, min_score)
         for task, waveform in enhanced.items():
@@ -398,7 +405,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         detector: DetectorFactory | None = None,
     ) -> list[dict[str, Any]]:
         """Returns label and score of each emotion, likeliest first."""
-        _, segments, _ = self._assembled(self._window_model(tasks, detector), model_outputs, detector)
+        _, segments, _ = self._assembled(self.window_model(tasks, detector), model_outputs, detector)
         if not segments:
             return [{"label": NO_SPEECH, "score": 1.0}]
         scores = average(segments, lambda task, logits: SCORE_FUNCTIONS[function_to_apply](logits))[EMOTION]

@@ -1,0 +1,266 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Tracks of recordings on their way through the model: read in windows, written, and recorded."""
+
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..files import one_line, output_errors, replacing
+from ..models.sparse_merit.audio import Channel
+from ..models.sparse_merit.cutting import CHUNK_LENGTH_S, SAMPLING_RATE, STRIDE_LENGTH_S, Stride, Window, WindowCutter
+from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from ..models.sparse_merit.speech_segments import SpeechSegment
+from ..models.sparse_merit.streaming import Assembler, DetectorFactory, WindowModel, WindowOutput
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, further_tasks
+from .blocks import BlockReader, BlockWriter
+from .files import STDIN, Recording
+from .overview import Overview
+from .results import Results
+from .segments import segments_path, write_segments
+
+_one_drawing = threading.Lock()  # matplotlib is for one thread
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done with recordings.
+
+    Args:
+        rate: of the enhanced speech, in Hz; each recording's own by default.
+        plot: whether to draw a picture of each.
+        segments: format of a file with the segments of speech of each: "csv", "vtt" or "rttm"; None for no file.
+        channel: "mix", "left", "right", a number from 1, or "each".
+        min_score: an emotion with a lower score is None, "unsure".
+        chunk_length_s, stride_length_s: the windows, as for a call of the pipeline.
+        detector: what finds the speech, as for a call of the pipeline.
+    """
+
+    rate: int | None = None
+    plot: bool = False
+    segments: str | None = None
+    channel: Channel = "mix"
+    min_score: float = 0.0
+    chunk_length_s: float = CHUNK_LENGTH_S
+    stride_length_s: Stride = STRIDE_LENGTH_S
+    detector: DetectorFactory | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the records depend on, JSON-clean; the detector has no name of its own."""
+        names = ("rate", "channel", "min_score", "chunk_length_s", "stride_length_s")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def beside(self) -> list[Callable[[Path], Path]]:
+        """What gives, of the path of an enhanced file, those of the further files that are written."""
+        kinds = [] if self.segments is None else [partial(segments_path, kind=self.segments)]
+        return [picture_path] * self.plot + kinds
+
+
+def picture_path(target: Path) -> Path:
+    """File of the picture, next to the enhanced file."""
+    return target.with_suffix(".png")
+
+
+class Track:
+    """One track of a recording: its windows, and what becomes of them.
+
+    Args:
+        recording: what it belongs to.
+        reader: of the track; it is closed when its last window was read.
+        number: of the channel where the recording has several and not their mean was asked for.
+        lines: how many records the recording has.
+        pipe, model: what describes, and what gives, the outputs.
+        treatment: what is done.
+        results: where its record is kept; the line is written right before the enhanced file gets its name.
+
+    Raises (of `add` and `finish`):
+        ValueError: the enhanced file is of another recording. OutputError: nothing more can be written.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        reader: BlockReader,
+        number: Channel | None,
+        lines: int,
+        pipe: SpeechEnhancementAndEmotionPipeline,
+        model: WindowModel,
+        treatment: Treatment,
+        results: Results | None,
+    ):
+        self._recording, self._reader, self._number, self._lines = recording, reader, number, lines
+        self._pipe, self._model, self._treatment, self._results = pipe, model, treatment, results
+        self._target = recording.target_of(number)
+        self._assembler = Assembler(model, treatment.detector)
+        self._segments: list[SpeechSegment] = []
+        self._sides: tuple[Overview, ...] = ()
+        self._writer: BlockWriter | None = None
+        self._samples = 0
+
+    def windows(self) -> Iterator[Window]:
+        """Its windows, while it is being read."""
+        cutter = WindowCutter(self._treatment.chunk_length_s, self._treatment.stride_length_s)
+        with self._reader:
+            for block in self._reader:
+                yield from cutter.add(block)
+        yield from cutter.finish()
+
+    def add(self, window: Window, output: WindowOutput) -> None:
+        """Takes what the model gave of the next window."""
+        joined, ended = self._assembler.add(window, output)
+        self._segments += ended
+        self._samples = window.end
+        if self._treatment.plot:
+            self._look(window.piece, joined.get(ENHANCEMENT))
+        if ENHANCEMENT in self._model.asked:
+            with output_errors():
+                if self._writer is None:
+                    self._writer = self._opened()
+                self._writer.write(joined[ENHANCEMENT])
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the files, once all windows were added; returns the record, a line of `results.jsonl`."""
+        if self._results is not None and not self._results.owns(self._recording, self._target):
+            raise ValueError(
+                f"{self._target} is of another recording, and is not replaced. Give another folder by --output."
+            )
+        found = self._pipe.clip_results(
+            self._segments, self._samples, self._model.clip_tasks, self._treatment.min_score
+        )
+        record = self._record(found)
+        with output_errors():
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._write_beside(record)
+            if self._writer is None:
+                self._keep(record)
+            else:
+                with replacing(self._target) as temporary:
+                    self._writer.finish(temporary, self._own_length())
+                    self._keep(record)
+        return record
+
+    def close(self) -> None:
+        """Removes what is unfinished."""
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _opened(self) -> BlockWriter:
+        folder = self._target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return BlockWriter(folder, SAMPLING_RATE, self._treatment.rate or self._reader.own_rate)
+
+    def _own_length(self) -> int:
+        """Samples of the enhanced file: as long as the recording."""
+        rate = self._treatment.rate or self._reader.own_rate
+        return round(self._reader.own_samples * rate / self._reader.own_rate)
+
+    def _look(self, noisy: np.ndarray, enhanced: np.ndarray | None) -> None:
+        if not self._sides:
+            self._sides = tuple(Overview(SAMPLING_RATE) for _ in range(1 if enhanced is None else 2))
+        for side, block in zip(self._sides, (noisy, enhanced), strict=False):
+            side.add(block)
+
+    def _record(self, found: dict[str, Any]) -> dict[str, Any]:
+        scores = {entry["label"]: round(entry["score"], 6) for entry in found.get(EMOTION, ())}
+        has_emotion = scores and "reason" not in found
+        further = {name: _plain(found[name]) for name in further_tasks(found)}
+        speech = {"segments": found["segments"], "speech_seconds": _speech_seconds(found)} if EMOTION in found else {}
+        return {
+            "file": str(self._recording.path),
+            "seconds": round(self._reader.own_samples / self._reader.own_rate, 3),
+            "sampling_rate": self._reader.own_rate,
+            "emotion": next(iter(scores)) if has_emotion else None,
+            **({"reason": found["reason"]} if "reason" in found else {}),
+            "scores": dict(sorted(scores.items())),
+            "enhanced": str(self._target) if self._writer is not None else None,
+            **speech,
+            **self._reader.facts,
+            **({"task_outputs": further} if further else {}),
+        }
+
+    def _write_beside(self, record: dict[str, Any]) -> None:
+        """The picture and the file of the segments, where they are asked for."""
+        if self._treatment.plot:
+            self._plot(record)
+        if self._treatment.segments is not None and "segments" in record:
+            labels, number = self._pipe.model.config.id2label.values(), self._number or 1
+            path = segments_path(self._target, self._treatment.segments)
+            name = self._recording.path.name
+            write_segments(path, record["segments"], self._treatment.segments, labels, name, int(number))
+
+    def _plot(self, record: dict[str, Any]) -> None:
+        from .plotting import plot_result
+
+        sides = (*self._sides, None)[:2]
+        facts = (record["scores"], self._recording.path.name, self._reader.own_rate / 2, record.get("segments"))
+        with _one_drawing, replacing(picture_path(self._target)) as picture:
+            plot_result(picture, *sides, *facts)
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        if self._results is not None:
+            self._results.add(self._recording, record, self._target, self._lines)
+
+
+@contextmanager
+def open_tracks(
+    recording: Recording,
+    pipe: SpeechEnhancementAndEmotionPipeline,
+    model: WindowModel,
+    treatment: Treatment,
+    results: Results | None = None,
+) -> Iterator[list[Track]]:
+    """The tracks of a recording: one, or with the channel "each" one for each channel.
+
+    Raises:
+        ValueError: it is no recording, damaged, too short, or lacks the channel. OSError: it cannot be read.
+    """
+    if recording.error:
+        raise ValueError(recording.error)
+    with ExitStack() as stack:
+        source = recording.path if recording.source else _rewindable(recording.path, stack)
+        channel = 1 if treatment.channel == "each" else treatment.channel
+        readers = [BlockReader(source, SAMPLING_RATE, channel)]
+        if treatment.channel == "each":
+            others = range(2, readers[0].channels + 1)
+            readers += [BlockReader(source, SAMPLING_RATE, number) for number in others]
+        is_numbered = readers[0].channels > 1 and treatment.channel != "mix"
+        tracks = []
+        for reader in readers:
+            number = reader.number if is_numbered else None
+            track = Track(recording, reader, number, len(readers), pipe, model, treatment, results)
+            stack.callback(track.close)
+            tracks.append(track)
+        yield tracks
+
+
+def failure(recording: Recording, error: BaseException) -> dict[str, str]:
+    """The record of a recording that failed."""
+    return {"file": str(recording.path), "error": one_line(error)}
+
+
+def _rewindable(path: Path, stack: ExitStack) -> BinaryIO:
+    """Standard input or a pipe as a temporary file, which may be read more than once."""
+    source = sys.stdin.buffer if path == STDIN else stack.enter_context(path.open("rb"))
+    copy = stack.enter_context(tempfile.TemporaryFile())
+    shutil.copyfileobj(source, copy)
+    return copy
+
+
+def _plain(output: Any) -> Any:
+    """What a task found, JSON-clean."""
+    return output.tolist() if isinstance(output, np.ndarray) else output
+
+
+def _speech_seconds(found: dict[str, Any]) -> float:
+    return round(sum(segment["end"] - segment["start"] for segment in found["segments"]), 3)
