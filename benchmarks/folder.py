@@ -28,9 +28,10 @@ from modeling_sparse_merit import (
     enhance_recordings,
     find_recordings,
     load_audio,
+    read_audio,
+    write_audio,
 )
 from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
-from modeling_sparse_merit.inference.signals import Signal, save_answer
 from modeling_sparse_merit.models.sparse_merit.audio import resample
 
 from .timing import in_turn, peak_memory, results_folder
@@ -65,9 +66,13 @@ def make_folder(folder: Path, number: int, length: Callable[[np.random.Generator
 def one_by_one(pipe: SpeechEnhancementAndEmotionPipeline, folder: Path, output: Path) -> Iterator[dict[str, Any]]:
     """Reads, processes and writes each recording in turn."""
     for recording in find_recordings([str(folder)], output)[0]:
-        (signal,) = Signal.read(recording, pipe.feature_extractor.sampling_rate)
-        answer = pipe({"array": signal.waveform, "sampling_rate": signal.rate})
-        yield save_answer(recording, signal, answer)
+        waveform, rate = read_audio(recording.path)
+        result = pipe({"array": waveform, "sampling_rate": rate})
+        recording.target.parent.mkdir(parents=True, exist_ok=True)
+        enhanced = resample(result["audio"], result["sampling_rate"], rate)[: len(waveform)]
+        write_audio(recording.target, np.pad(enhanced, (0, len(waveform) - len(enhanced))), rate)
+        scores = {entry["label"]: entry["score"] for entry in result["emotion"]}
+        yield {"file": str(recording.path), "enhanced": str(recording.target), "scores": scores}
 
 
 def in_batches(pipe: SpeechEnhancementAndEmotionPipeline, folder: Path, output: Path) -> Iterator[dict[str, Any]]:

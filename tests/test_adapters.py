@@ -125,7 +125,18 @@ def test_adapters_take_a_precision(trained, clip, dtype):
 def test_adapters_run_from_the_command_line(trained, clip, tmp_path):
     model, folder = trained
     soundfile.write(tmp_path / "call.wav", clip, 16_000, subtype="FLOAT")
-    result = run("enhance", tmp_path / "call.wav", "-o", tmp_path / "out", "--model", folder, "--device", "cpu")
+    result = run(
+        "enhance",
+        tmp_path / "call.wav",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        folder,
+        "--device",
+        "cpu",
+        "--vad",
+        "level",
+    )
     assert result.exit_code == 0, result.output
     line = json.loads((tmp_path / "out" / "results.jsonl").read_text())
     expected = outputs(model, clip, folder).logits.softmax(-1)[0].tolist()

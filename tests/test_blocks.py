@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,9 @@ import soundfile
 from benchmarks.file_formats import encoded, voice
 from modeling_sparse_merit import load_audio, write_audio
 from modeling_sparse_merit.files import replacing
-from modeling_sparse_merit.inference.blocks import BlockReader, BlockWriter
-from modeling_sparse_merit.inference.files import Recording
-from modeling_sparse_merit.inference.signals import Signal
+from modeling_sparse_merit.inference.blocks import BlockReader, BlockWriter, track_facts
 from modeling_sparse_merit.models.sparse_merit import decoding
-from modeling_sparse_merit.models.sparse_merit.audio import resample
+from modeling_sparse_merit.models.sparse_merit.audio import Channel, check_duration, decode_audio, resample
 
 RATE = 16_000
 LOUD = 5.0  # gain that takes `voice` beyond full scale
@@ -29,6 +28,14 @@ def stereo(seconds: float, rate: int) -> np.ndarray:
     """Two channels that differ, the first at full scale in places: float32 (samples, 2)."""
     wave = voice(seconds, rate)
     return np.stack([np.clip(LOUD * wave, -1, 1), 0.3 * np.roll(wave[::-1], 100)], axis=1).astype(np.float32)
+
+
+def facts_of(path: Path, channel: Channel = "mix") -> tuple[np.ndarray, int, dict[str, Any]]:
+    """Samples, rate and facts of a track that is decoded as a whole."""
+    audio = decode_audio(path)
+    (track,) = audio.tracks(channel)
+    facts = track_facts(track.channel, track.power, track.clipped_ratio, audio.warnings)
+    return track.waveform, audio.sampling_rate, facts
 
 
 FILES = {
@@ -60,15 +67,15 @@ def test_the_blocks_of_a_recording_are_the_whole(name, rate, tmp_path, monkeypat
     for channel in ("mix", "left", 2):
         if channel == 2 and "stereo" not in name:
             continue
-        (signal,) = Signal.read(Recording(path, path), rate, channel)
+        samples, own_rate, facts = facts_of(path, channel)
         with BlockReader(path, rate, channel) as reader:
             for _ in range(2):  # each iteration starts anew
                 blocks = list(reader)
                 assert {block.dtype for block in blocks} == {np.dtype(np.float32)} and len(blocks) > 3
-                np.testing.assert_allclose(np.concatenate(blocks), signal.waveform, atol=1e-6)
+                np.testing.assert_allclose(np.concatenate(blocks), resample(samples, own_rate, rate), atol=1e-6)
                 np.testing.assert_allclose(np.concatenate(blocks), load_audio(path, None, rate, channel), atol=1e-6)
-                assert reader.facts == signal.facts
-                assert (reader.own_samples, reader.own_rate) == (signal.own_samples, signal.own_rate)
+                assert reader.facts == facts
+                assert (reader.own_samples, reader.own_rate) == (len(samples), own_rate)
     assert reader.name == str(path)
 
 
@@ -92,10 +99,10 @@ def test_channels_that_cancel_each_other_are_not_mixed(tmp_path):
     path = tmp_path / "line.wav"
     wave = voice(10)
     soundfile.write(path, np.stack([-0.8 * wave, wave], axis=1), RATE, subtype="FLOAT")
-    (signal,) = Signal.read(Recording(path, path), RATE)
+    *_, facts = facts_of(path)
     with BlockReader(path, RATE) as reader:
         np.testing.assert_array_equal(np.concatenate(list(reader)), wave)
-        assert reader.facts == signal.facts
+        assert reader.facts == facts
         assert reader.facts["channel"] == 2 and "cancel each other" in reader.facts["warnings"][0]
 
 
@@ -134,7 +141,8 @@ def test_what_shows_later_is_an_error_before_any_block(content, message):
     with BlockReader(io.BytesIO(content), RATE) as reader, pytest.raises(ValueError, match=message) as ours:
         next(iter(reader))
     with pytest.raises(ValueError, match=message) as theirs:
-        Signal.read(Recording(io.BytesIO(content), Path()), RATE)
+        audio = decode_audio(content)
+        check_duration(resample(audio.tracks()[0].waveform, audio.sampling_rate, RATE), RATE, audio.name)
     assert str(ours.value) == str(theirs.value)
 
 

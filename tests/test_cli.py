@@ -30,7 +30,8 @@ def run(tiny_checkpoint, tmp_path, monkeypatch):
 
     def enhance(*arguments):
         return CliRunner().invoke(
-            app, ["enhance", "--model", str(tiny_checkpoint), "--device", "cpu", *map(str, arguments)]
+            app,
+            ["enhance", "--model", str(tiny_checkpoint), "--device", "cpu", "--vad", "level", *map(str, arguments)],
         )
 
     return enhance
@@ -210,7 +211,18 @@ def test_progress_tells_seconds_of_audio(tiny_checkpoint, record, tmp_path):
         pytest.skip("needs the program `script`")
     for index in range(4):
         record(f"in/{index}.wav", seconds=2)
-    arguments = ["enhance", "in", "-o", "out", "--model", str(tiny_checkpoint), "--batch-seconds", "2"]
+    arguments = [
+        "enhance",
+        "in",
+        "-o",
+        "out",
+        "--model",
+        str(tiny_checkpoint),
+        "--batch-seconds",
+        "2",
+        "--vad",
+        "level",
+    ]
     command = shlex.join([*COMMAND, *arguments, "--device", "cpu"])
     done = subprocess.run(
         ["script", "-qec", command, "/dev/null"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
@@ -349,7 +361,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_H
 
 def test_the_installed_command_runs_as_a_process(tiny_checkpoint, record, tmp_path):
     record("a.wav", seconds=0.5)
-    arguments = ["enhance", "a.wav", "-o", "out", "--model", str(tiny_checkpoint), "--device", "cpu"]
+    arguments = ["enhance", "a.wav", "-o", "out", "--model", str(tiny_checkpoint), "--device", "cpu", "--vad", "level"]
 
     done = subprocess.run(COMMAND + arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
 

@@ -18,7 +18,18 @@ from modeling_sparse_merit.inference.distributed import share_of
 from modeling_sparse_merit.inference.files import Recording
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-ENHANCE = ["-m", "modeling_sparse_merit.cli", "enhance", "in", "--device", "cpu", "--batch-seconds", "4"]
+ENHANCE = [
+    "-m",
+    "modeling_sparse_merit.cli",
+    "enhance",
+    "in",
+    "--device",
+    "cpu",
+    "--vad",
+    "level",
+    "--batch-seconds",
+    "4",
+]
 RECORDINGS = 300
 
 

@@ -23,7 +23,16 @@ from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.inference.files import MAX_NAME_BYTES, Recording, find_recordings, target_for
 from modeling_sparse_merit.inference.results import Results, Settings
 
-COMMAND = [sys.executable, "-c", "from modeling_sparse_merit.cli import app; app()", "enhance", "--device", "cpu"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from modeling_sparse_merit.cli import app; app()",
+    "enhance",
+    "--device",
+    "cpu",
+    "--vad",
+    "level",
+]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a recording that never comes: a named pipe")
 
@@ -34,7 +43,9 @@ def run(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def enhance(*arguments, model=tiny_checkpoint):
-        return CliRunner().invoke(app, ["enhance", "--model", str(model), "--device", "cpu", *map(str, arguments)])
+        return CliRunner().invoke(
+            app, ["enhance", "--model", str(model), "--device", "cpu", "--vad", "level", *map(str, arguments)]
+        )
 
     return enhance
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_sparse_merit.inference.segments import SegmentFormat, segments_path, write_segments
+from modeling_sparse_merit.inference.files import segments_path
+from modeling_sparse_merit.inference.segments import SegmentFormat, write_segments
 
 LABELS = ["sad", "angry", "very happy"]
 SEGMENTS = [

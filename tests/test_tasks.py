@@ -281,12 +281,14 @@ def test_new_heads_train_export_and_run(trained, tables, tmp_path):
         )
     assert "valence, arousal, from 1 to 7" in (tmp_path / "onnx" / "README.md").read_text()
 
-    done = CliRunner().invoke(app, ["enhance", tables["recording"], "-o", str(tmp_path), "--model", str(checkpoint)])
+    done = CliRunner().invoke(
+        app, ["enhance", tables["recording"], "-o", str(tmp_path), "--model", str(checkpoint), "--vad", "level"]
+    )
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
     assert record["task_outputs"]["attributes"] == pytest.approx(result["attributes"], abs=1e-4)
     assert len(record["task_outputs"]["speaker"]) == 6 and record["emotion"] in ("angry", "sad")
-    shown = CliRunner().invoke(app, ["info", "--model", str(checkpoint)]).stdout
+    shown = CliRunner().invoke(app, ["info", "--model", str(checkpoint), "--vad", "level"]).stdout
     assert "valence, arousal, from 1 to 7" in " ".join(shown.split())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..models.sparse_merit.audio import Channel
 from ..models.sparse_merit.decoding import is_recording
+from .segments import SegmentFormat
 
 STDIN = Path("-")
 ENHANCED_SUFFIX = ".enhanced.wav"
@@ -128,6 +129,22 @@ def free_target(target: Path, is_free: Callable[[Path], bool]) -> Path:
         number += 1
         target = target.with_name(f"{stem}-{number}{ENHANCED_SUFFIX}")
     return target
+
+
+def segments_path(target: Path, kind: str) -> Path:
+    """File of the segments of speech, next to the enhanced file.
+
+    Args:
+        target: the enhanced file, `NAME.enhanced.wav`.
+        kind: "csv", "vtt" or "rttm".
+
+    Returns:
+        `NAME.segments.csv`, and so on.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    return target.with_name(f"{_stem(target)}.segments.{SegmentFormat(kind)}")
 
 
 def _stem(target: Path) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 from typing import NamedTuple, NotRequired, TypedDict
 
 from ..files import replacing
-from .files import ENHANCED_SUFFIX
 
 UNSURE = "unsure"
 ROUNDING = 0.0005  # seconds
@@ -56,22 +55,6 @@ class _Cue(NamedTuple):
         return None if self.emotion is None else self.scores.get(self.emotion)
 
 
-def segments_path(target: Path, kind: str) -> Path:
-    """File of the timeline, next to the enhanced file.
-
-    Args:
-        target: the enhanced file, `NAME.enhanced.wav`.
-        kind: "csv", "vtt" or "rttm".
-
-    Returns:
-        `NAME.segments.csv`, and so on.
-
-    Raises:
-        ValueError: there is no such format.
-    """
-    return target.with_name(target.name.removesuffix(ENHANCED_SUFFIX) + f".segments.{SegmentFormat(kind)}")
-
-
 def write_segments(
     path: Path, segments: Iterable[Segment], kind: str, labels: Iterable[str], name: str, channel: int = 1
 ) -> None:
@@ -92,7 +75,7 @@ def write_segments(
         OSError: the file cannot be written.
 
     Usage:
-        >>> write_segments(segments_path(target, "vtt"), record["segments"], "vtt", model.config.labels, "call.wav")
+        >>> write_segments(Path("call.segments.vtt"), record["segments"], "vtt", model.config.labels, "call.wav")
     """
     kind, cues = SegmentFormat(kind), _cues(segments)
     if kind is SegmentFormat.CSV:

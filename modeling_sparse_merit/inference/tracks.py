@@ -22,10 +22,10 @@ from ..models.sparse_merit.speech_segments import SpeechSegment
 from ..models.sparse_merit.streaming import Assembler, DetectorFactory, WindowModel, WindowOutput
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, further_tasks
 from .blocks import BlockReader, BlockWriter
-from .files import STDIN, Recording
+from .files import STDIN, Recording, segments_path
 from .overview import Overview
 from .results import Results
-from .segments import segments_path, write_segments
+from .segments import write_segments
 
 _one_drawing = threading.Lock()  # matplotlib is for one thread
 
