@@ -10,7 +10,6 @@ Writes `adapters.json` and `adapters.md` to `benchmarks/results`.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ import typer
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
-from benchmarks.writing import RESULTS, write_results
+from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, __version__
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.files import sha256_of_file
@@ -124,12 +123,6 @@ def render(results: dict[str, Any]) -> str:
         f"With rows taken over, macro-F1 after the first epoch is not below the base in {kept} of {len(runs)} runs."
     )
     return "\n".join([*lines, "", verdict]) + "\n"
-
-
-def commit() -> str:
-    """The commit of the code that was measured."""
-    command = ["git", "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main(

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """How well the detectors tell speech from noise: noise clips without and with voices, made-up noises, and speech that
-is clean, mixed with noise, and quiet. Every clip is cut into pieces that are enhanced alone, as long recordings are.
+is clean, mixed with noise, and quiet. Every clip goes through the windows of the pipeline.
 
 Speech is found in a clip where 0.3 s of its frames are speech. The reference of the frames is the clean clip: what is
 within 35 dB of its loudest frame. Writes `NAME_SPLIT.json` and `.md` to `benchmarks/results/speech_activity`.
@@ -12,23 +12,23 @@ within 35 dB of its loudest frame. Writes `NAME_SPLIT.json` and `.md` to `benchm
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from scipy.ndimage import minimum_filter1d
 
 from benchmarks.windows import mixtures
-from benchmarks.writing import RESULTS, write_results
+from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.data.datasets import read_dataset
-from modeling_sparse_merit.inference.silero import SileroVoiceActivity
-from modeling_sparse_merit.models.sparse_merit.activity import FRAME, speech_frames
-from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE, load_audio
+from modeling_sparse_merit.inference.silero import SileroDetector
+from modeling_sparse_merit.models.sparse_merit.audio import load_audio
+from modeling_sparse_merit.models.sparse_merit.cutting import FRAME, SAMPLING_RATE, Window, WindowCutter
+from modeling_sparse_merit.models.sparse_merit.streaming import DetectorFactory, WindowModel, detect_by_level
+from modeling_sparse_merit.models.sparse_merit.tasks import ENHANCEMENT
 
 FOUND = 0.3  # seconds of speech in a clip
 REFERENCE = 35.0  # dB below the loudest frame of a clean clip
@@ -40,10 +40,7 @@ VOICES = {
 }
 """Categories of noise that people make with their voices, or may."""
 
-Pieces = list[tuple[np.ndarray, np.ndarray]]
-"""A recording as consecutive pieces, noisy and enhanced, each (samples,)."""
-Detector = Callable[[Pieces], np.ndarray]
-"""Pieces to bool (frames,) of all of them."""
+DETECTORS: dict[str, DetectorFactory] = {"level": detect_by_level, "silero": SileroDetector}
 
 
 @dataclass(frozen=True)
@@ -56,76 +53,11 @@ class Clip:
     category: str = ""
 
 
-def enhanced_pieces(pipe: SpeechEnhancementAndEmotionPipeline, recording: np.ndarray) -> Pieces:
-    """Cuts a recording where it is quiet, and enhances each piece with 40 ms on either side."""
-    margin, borders = SAMPLING_RATE // 25, quiet_borders(recording)
-    pairs = list(zip(borders[:-1], borders[1:], strict=True))
-    windows = [recording[max(0, start - margin) : end + margin] for start, end in pairs]
-    pieces = []
-    for (start, end), result in zip(
-        pairs, pipe(windows, sampling_rate=SAMPLING_RATE, tasks="enhancement"), strict=True
-    ):
-        offset = min(start, margin)
-        pieces.append((recording[start:end], result["audio"][offset : offset + end - start]))
-    return pieces
-
-
-def quiet_borders(recording: np.ndarray, reach: int = 50, longest: int = 400) -> list[int]:
-    """Where to cut: minima, `reach` frames far on either side, of the level less its step from the half second before
-    to the half second after; no two farther apart than `longest` frames.
-    """
-    count = len(recording) // FRAME
-    power = np.square(recording[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(1)
-    cost = _decibels(np.convolve(power, np.hanning(7)[1:-1] / 3, "same")) - _steps(power, SAMPLING_RATE // FRAME // 2)
-    lowest = minimum_filter1d(cost, 2 * reach + 1, mode="nearest")
-    cuts = [0]
-    for cut in [*np.flatnonzero(cost == lowest).tolist(), count]:
-        if cut < count and (cut <= reach // 2 or cut - cuts[-1] <= reach or count - cut <= reach // 2):
-            continue
-        while cut - cuts[-1] > longest:
-            start = cuts[-1] + reach
-            cuts.append(start + int(np.argmin(cost[start : min(cut - reach, start + longest - reach)])))
-        cuts.append(cut)
-    return [*(FRAME * cut for cut in cuts[:-1]), len(recording)]
-
-
-def _steps(power: np.ndarray, width: int) -> np.ndarray:
-    """By how many dB the `width` frames before and after each frame differ."""
-    total, frames = np.concatenate([[0], np.cumsum(power)]), np.arange(len(power))
-    before, after = np.maximum(frames - width, 0), np.minimum(frames + width, len(power))
-    left = (total[frames] - total[before]) / np.maximum(frames - before, 1)
-    return np.abs(_decibels(left) - _decibels((total[after] - total[frames]) / (after - frames)))
-
-
-def _decibels(power: np.ndarray) -> np.ndarray:
-    return 10 * np.log10(np.maximum(power, 0) + 1e-10)
-
-
-def detectors(names: list[str]) -> dict[str, Detector]:
-    """
-    Raises:
-        typer.BadParameter: there is no such detector.
-    """
-    known: dict[str, Detector] = {
-        "level": lambda pieces: np.concatenate([speech_frames(*piece) for piece in pieces]),
-        "level_of_noisy": lambda pieces: np.concatenate([speech_frames(noisy) for noisy, _ in pieces]),
-        "silero_on_noisy": lambda pieces: _silero([noisy for noisy, _ in pieces]),
-        "silero_on_enhanced": lambda pieces: _silero([enhanced for _, enhanced in pieces]),
-    }
-    if unknown := set(names) - set(known):
-        raise typer.BadParameter(f"no detector {sorted(unknown)}, expected some of {list(known)}.")
-    return {name: known[name] for name in names or known}
-
-
-def _silero(pieces: list[np.ndarray]) -> np.ndarray:
-    detector = _loaded_silero()
-    detector.reset()
-    return np.concatenate([detector.speech_frames(piece) for piece in pieces])
-
-
-@cache
-def _loaded_silero() -> SileroVoiceActivity:
-    return SileroVoiceActivity()
+def enhanced_windows(model: WindowModel, recording: np.ndarray) -> list[tuple[Window, np.ndarray]]:
+    """The windows of a recording (samples,), each with its enhanced speech, as long as its waveform."""
+    cutter = WindowCutter()
+    windows = cutter.add(recording) + cutter.finish()
+    return [(window, output.enhanced[ENHANCEMENT]) for window, output in zip(windows, model.run(windows), strict=True)]
 
 
 def clips(speech: list[str], noise: list[str], mixed: str, split: str, count: int, seed: int) -> Iterator[Clip]:
@@ -211,28 +143,30 @@ def main(
     noise: Annotated[list[str], typer.Option(help="Noise datasets.")],
     mixed: Annotated[str, typer.Option(help="The noise dataset that speech is mixed with.")],
     model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
-    detector: Annotated[list[str] | None, typer.Option(help="Detectors; all by default.")] = None,
     split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
     count: Annotated[int, typer.Option("--clips", help="Of each speech dataset.")] = 60,
     seed: int = 0,
 ) -> None:
     torch.set_num_threads(1)
+    measured = commit()
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model or DEFAULT_CHECKPOINT)
-    judges = detectors(detector or [])
-    judgements, seconds, total = {key: [] for key in judges}, dict.fromkeys(judges, 0.0), 0.0
+    window_model = WindowModel(pipe.model, pipe.feature_extractor, (ENHANCEMENT,))
+    judgements, seconds, total = {key: [] for key in DETECTORS}, dict.fromkeys(DETECTORS, 0.0), 0.0
     for clip in clips(speech, noise, mixed, split, count, seed):
-        pieces = enhanced_pieces(pipe, clip.noisy)
+        windows = enhanced_windows(window_model, clip.noisy)
         total += len(clip.noisy) / SAMPLING_RATE
-        for key, detect in judges.items():
-            start = time.perf_counter()
-            found = detect(pieces)
+        for key, make in DETECTORS.items():
+            detector, start = make(), time.perf_counter()
+            found = np.concatenate([detector(*window) for window in windows])
             seconds[key] += time.perf_counter() - start
             judgements[key].append(judge(clip, found))
     result = {
         "command": f"python -m benchmarks.speech_activity {' '.join(sys.argv[1:])}",
+        "commit": measured,
         "seconds": total,
         "detectors": {
-            key: {"real_time_factor": seconds[key] / total, "conditions": summary(judgements[key])} for key in judges
+            key: {"real_time_factor": seconds[key] / total, "conditions": summary(rows)}
+            for key, rows in judgements.items()
         },
     }
     write(result, f"{name}_{split}")
@@ -243,9 +177,9 @@ def write(result: dict, name: str) -> None:
     lines = [
         "# Speech activity",
         "",
-        f"`{result['command']}`: {result['seconds']:.0f} s of clips. Clips in which speech is found (0.3 s of it), in "
-        "percent; in brackets the share of the speech frames that is found, and of the other frames that is taken "
-        "for speech.",
+        f"`{result['command']}`, commit {result['commit']}: {result['seconds']:.0f} s of clips. Clips in which speech "
+        "is found (0.3 s of it), in percent; in brackets the share of the speech frames that is found, and of the "
+        "other frames that is taken for speech.",
         "",
         f"| condition | clips | {' | '.join(found)} |",
         "|---|---|" + "---|" * len(found),

@@ -2,6 +2,7 @@
 """Results of a benchmark as JSON, for programs, and as Markdown, for people."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,9 @@ def write_results(path: Path, results: dict[str, Any], text: str) -> None:
     for suffix, content in ((".json", json.dumps(results, indent=1)), (".md", text)):
         with replacing(path.with_name(path.name + suffix)) as temporary:
             temporary.write_text(content.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def commit() -> str:
+    """The commit of the code that was measured."""
+    command = ["git", "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

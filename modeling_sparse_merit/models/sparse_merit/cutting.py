@@ -89,6 +89,7 @@ class WindowCutter:
 
     def __init__(self, chunk_length_s: float = CHUNK_LENGTH_S, stride_length_s: Stride = STRIDE_LENGTH_S):
         self.left, self.right, self._longest = frames_of(chunk_length_s, stride_length_s)
+        self._ahead = max(self.right, 1)  # frames after a cut, so that it is never the end of the recording
         self._whole = self.left + self._longest + self.right  # frames of a recording that is one window
         self.is_fixed = self._longest < 2 * REACH
         self._samples = _Buffer(FRAME)
@@ -117,9 +118,11 @@ class WindowCutter:
 
     @property
     def latency_s(self) -> float:
-        """Longest time in seconds between a sample and the end of the window that it is in."""
-        ahead = 0 if self.is_fixed else 3 * REACH + len(SMOOTHING) // 2
-        return (self._longest + max(self.right, ahead)) / FRAMES_PER_SECOND
+        """Longest time in seconds from a sample until its window is known."""
+        if self.is_fixed:
+            return (self._longest + self._ahead) / FRAMES_PER_SECOND
+        known = self._longest + max(self._ahead, 3 * REACH + len(SMOOTHING) // 2)
+        return max(known, self._whole + 1) / FRAMES_PER_SECOND
 
     def _windows(self) -> list[Window]:
         windows = []
@@ -138,14 +141,14 @@ class WindowCutter:
 
     def _next_cut(self) -> int | None:
         """Frame of the next cut; None where it is not known yet, or there is none."""
-        end = self._samples.end // FRAME
-        if self.is_fixed:
-            cut = self._start + self._longest
-            has_context = self._samples.end >= (cut + self.right) * FRAME
-            return cut if has_context or (self._is_finished and self._samples.end > cut * FRAME) else None
-        if end <= self._whole:
+        longest = self._start + self._longest
+        if not self.is_fixed and self._samples.end <= self._whole * FRAME:
             return self._next_change() if self._is_finished else None
-        return self._levels.cut(self._start, self._start + self._longest)
+        cut = longest if self.is_fixed else self._levels.cut(self._start, longest)
+        if cut is None:
+            return None
+        ahead = 1 if self._is_finished else self._ahead * FRAME
+        return cut if self._samples.end >= cut * FRAME + ahead else None
 
     def _next_change(self) -> int | None:
         if self._changes is None:

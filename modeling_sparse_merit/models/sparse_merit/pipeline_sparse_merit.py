@@ -150,16 +150,18 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         """The segments of speech of one recording: their `start` and `end` in seconds, `emotion` and `scores`.
 
         Args:
-            inputs, kwargs: as for a call.
+            inputs, kwargs: as for a call; `tasks` and `return_segments` change nothing.
 
         Raises:
             ValueError: `channel="each"`, which is several timelines.
         """
-        if kwargs.get("channel") == "each":
+        settings = {**self._preprocess_params, **self._forward_params, **self._postprocess_params, **kwargs}
+        settings.pop("function_to_apply", None)
+        if settings.get("channel") == "each":
             raise ValueError('`channel` is "each"; expected one channel, or "mix": a timeline is of one signal.')
         parts = {"model": self.model, "feature_extractor": self.feature_extractor, "device": self.device}
-        pipe = SpeechEnhancementAndEmotionPipeline(**parts, tasks=(EMOTION,), return_segments=True)
-        return pipe(inputs, **kwargs)["segments"]
+        pipe = SpeechEnhancementAndEmotionPipeline(**parts, batch_size=self._batch_size)
+        return pipe(inputs, **{**settings, "tasks": (EMOTION,), "return_segments": True})["segments"]
 
     def stream(
         self,
@@ -167,7 +169,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         chunk_length_s: float = LATENCY_CHUNK_S,
         stride_length_s: Stride = LATENCY_STRIDE_S,
         tasks: Sequence[str] | None = None,
-        min_score: float = 0.0,
+        min_score: float | None = None,
         detector: DetectorFactory | None = None,
     ) -> StreamingEnhancer:
         """What enhances a live stream and follows its emotion; see [`StreamingEnhancer`].
@@ -177,11 +179,15 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             chunk_length_s, stride_length_s: window and context in seconds; they set latency and load.
             tasks, min_score, detector: as for a call.
         """
-        model = self.window_model(tasks, detector)
+        given = {"tasks": tasks, "min_score": min_score, "detector": detector}
+        checked = SpeechEnhancementAndEmotionPipeline._sanitize_parameters(self, **given)[2]
+        settings = {**self._postprocess_params, **checked}
+        least, detector = settings.get("min_score", 0.0), settings.get("detector")
+        model = self.window_model(settings.get("tasks"), detector)
 
         def describe(segments: list[SpeechSegment], seconds: float) -> list[dict[str, Any]]:
             named = [segment for segment in segments if EMOTION in segment.outputs]
-            return [self._described(segment, seconds, min_score) for segment in named]
+            return [self._described(segment, seconds, least) for segment in named]
 
         def ranked(outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
             return self._ranked(EMOTION, outputs[EMOTION][0].float().softmax(-1)) if EMOTION in outputs else []
@@ -220,8 +226,11 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         if min_score is not None and not 0 <= min_score <= 1:
             raise ValueError(f"min_score is {min_score}, expected a number from 0 to 1.")
         if chunk_length_s is not None or stride_length_s is not None:
-            chunk_length_s = CHUNK_LENGTH_S if chunk_length_s is None else chunk_length_s
-            stride_length_s = STRIDE_LENGTH_S if stride_length_s is None else stride_length_s
+            own = getattr(self, "_preprocess_params", {})  # those of the construction
+            if chunk_length_s is None:
+                chunk_length_s = own.get("chunk_length_s", CHUNK_LENGTH_S)
+            if stride_length_s is None:
+                stride_length_s = own.get("stride_length_s", STRIDE_LENGTH_S)
             WindowCutter(chunk_length_s, stride_length_s)  # refuses what is none
         before = {
             "sampling_rate": sampling_rate,

@@ -166,7 +166,7 @@ class StreamOutput:
 
     Args:
         audio: enhanced float32 (samples,) that is final now, in the level and at the rate of the stream; it may be
-            empty. All of a stream together is as long as the stream.
+            empty, and is so where enhancement is not asked for. All of a stream together is as long as the stream.
         segments: segments of speech that have ended, {"start", "end", "emotion", "scores"}, in seconds of the stream.
         emotion: label and score, likeliest first, of the segment that is being spoken, or else of the last one; empty
             before the first.
@@ -231,7 +231,7 @@ class StreamingEnhancer:
     @property
     def latency_ms(self) -> float:
         """Longest delay of a sample in ms, without the time that the model takes."""
-        return 1000 * (self._cutter.latency_s + min(HALF_FADE / SAMPLING_RATE, self._cutter.right * FRAME))
+        return 1000 * (self._cutter.latency_s + min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE)
 
     def process(self, block: Any) -> StreamOutput:
         """Takes the next samples.
@@ -261,7 +261,8 @@ class StreamingEnhancer:
         for window in windows:
             (given,) = self._model.run([window])
             enhanced, ended = self._assembler.add(window, given)
-            audio.append(enhanced.get(ENHANCEMENT, np.empty(0, np.float32)))
+            if ENHANCEMENT in self._model.asked:
+                audio.append(enhanced[ENHANCEMENT])
             segments += ended
         described = self._segments(segments, self._given / self.sampling_rate)
         current = self._assembler.current() if windows else None
@@ -276,7 +277,7 @@ class StreamingEnhancer:
         samples = np.concatenate([*audio, np.empty(0, np.float32)])
         if self._back is not None:
             samples = self._back(samples, is_last)
-        if is_last and ENHANCEMENT in self._model.tasks:
+        if is_last and ENHANCEMENT in self._model.asked:
             left = self._given - self._returned
             samples = np.pad(samples[:left], (0, max(0, left - len(samples))))
         self._returned += len(samples)
