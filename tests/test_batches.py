@@ -3,7 +3,6 @@
 
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline, enhance_recordings, find_recordings
 from modeling_sparse_merit.inference import batching
 from modeling_sparse_merit.inference.batching import cut_batches
+from modeling_sparse_merit.models.sparse_merit.streaming import WindowModel
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def test_the_files_and_emotions_are_those_of_the_pipeline_alone(pipe, folder, tm
     for recording, record in zip(recordings, enhance_recordings(pipe, recordings, batch_seconds=4), strict=True):
         answer = pipe(recording.path)
         assert record["file"] == str(recording.path)
-        assert record["emotion"] == answer["emotion"][0]["label"]
+        assert record["emotion"] == (answer["emotion"][0]["label"] if answer["emotion"] else None)
+        assert record.get("reason") == ("no speech" if "2." in record["file"] else None)  # it lasts 0.1 s
         assert record["scores"] == pytest.approx({e["label"]: e["score"] for e in answer["emotion"]}, abs=1e-5)
         written, rate = soundfile.read(record["enhanced"])
         samples, own_rate = soundfile.read(recording.path)
@@ -102,26 +103,28 @@ def test_batches_hold_recordings_of_like_length():
     assert cut_batches([], 18) == []
 
 
-def test_a_recording_longer_than_a_batch_takes_the_place_of_several(two_threads):
-    entered, leave = threading.Event(), threading.Event()
+def test_passes_share_the_threads(two_threads):
+    both = threading.Barrier(2, timeout=10)
 
-    def long():
-        entered.set()
-        leave.wait(10)
+    def work():
+        both.wait()  # only if both run at once
         return torch.get_num_threads()
 
-    def short():
-        return leave.is_set(), torch.get_num_threads()
-
-    with (
-        batching._Passes(torch.device("cpu"), recordings=9, batch_seconds=10) as passes,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        first = pool.submit(passes.run, 100, long)
-        entered.wait(10)
-        second = pool.submit(passes.run, 5, short)
-        assert not wait([second], timeout=0.1).done
-        leave.set()
-        assert first.result(10) == 2
-        assert second.result(10) == (True, 1)
+    with batching._Passes(torch.device("cpu"), recordings=9, batch_seconds=10) as passes:
+        assert [future.result(10) for future in [passes.start(work), passes.start(work)]] == [1, 1]
     assert torch.get_num_threads() == 2
+
+
+def test_a_long_recording_is_done_in_several_passes_and_tells_how_far_it_is(pipe, tmp_path, speech_clip, monkeypatch):
+    clip = speech_clip(seconds=3)
+    soundfile.write(tmp_path / "long.wav", np.tile(np.pad(clip, (0, 8_000)), 20), 16_000)
+    sizes, told = [], []
+    run = WindowModel.run
+    monkeypatch.setattr(WindowModel, "run", lambda self, windows: sizes.append(len(windows)) or run(self, windows))
+    recordings = recordings_in(tmp_path, tmp_path / "out")
+    (record,) = enhance_recordings(pipe, recordings, batch_seconds=10, progress=lambda *seconds: told.append(seconds))
+    assert record["seconds"] == 70 and soundfile.info(record["enhanced"]).frames == 70 * 16_000
+    assert len(sizes) > 5
+    done = [seconds for seconds, _ in told]
+    assert done == sorted(done) and len(set(done)) > 10 and done[-1] == pytest.approx(70)
+    assert {total for _, total in told} == {70}

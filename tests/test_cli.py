@@ -20,7 +20,7 @@ from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
 
 FIELDS = ["file", "seconds", "sampling_rate", "emotion", "scores", "enhanced", "channel", "level_dbfs"]
-FIELDS += ["clipped_ratio", "schema_version", "model", "settings_hash", "resume"]
+FIELDS += ["clipped_ratio", "segments", "speech_seconds", "schema_version", "model", "settings_hash", "resume"]
 
 
 @pytest.fixture

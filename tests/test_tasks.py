@@ -288,7 +288,7 @@ def test_new_heads_train_export_and_run(trained, tables, tmp_path):
     record = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
     assert record["task_outputs"]["attributes"] == pytest.approx(result["attributes"], abs=1e-4)
     assert len(record["task_outputs"]["speaker"]) == 6 and record["emotion"] in ("angry", "sad")
-    shown = CliRunner().invoke(app, ["info", "--model", str(checkpoint), "--vad", "level"]).stdout
+    shown = CliRunner().invoke(app, ["info", "--model", str(checkpoint)]).stdout
     assert "valence, arousal, from 1 to 7" in " ".join(shown.split())
 
 

@@ -184,8 +184,8 @@ class Track:
             **({"reason": found["reason"]} if "reason" in found else {}),
             "scores": dict(sorted(scores.items())),
             "enhanced": str(self._target) if self._writer is not None else None,
-            **speech,
             **self._reader.facts,
+            **speech,
             **({"task_outputs": further} if further else {}),
         }
 
