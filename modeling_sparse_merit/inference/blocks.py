@@ -217,6 +217,8 @@ class BlockWriter:
 
     def __init__(self, folder: Path, source_rate: int, rate: int):
         source_rate, self._rate = checked_rate(source_rate, "The source"), checked_rate(rate, "The target")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"The folder {folder} does not exist. Create it first.")
         is_same = source_rate == rate
         self._resampler = None if is_same else soxr.ResampleStream(source_rate, rate, 1, quality="VHQ")
         self._samples, self._peak = 0, 0.0
