@@ -61,9 +61,9 @@ class SpeechSegments:
     """Joins frames of speech to segments.
 
     A pause of 0.3 s ends a segment of 2 s or more, one of 0.5 s a shorter one. A segment of 2 s or more that the next
-    piece could make longer than 10 s ends before that piece. Stretches with less than 0.2 s of speech are no segments. The heads see
-    all frames of a segment and up to 1 s of the pause on either side, never beyond the middle of the pause nor the
-    border of a piece.
+    piece could make longer than 10 s ends before that piece. Stretches with less than 0.2 s of speech are no segments.
+    The heads see all frames of a segment and up to 1 s of the pause on either side, never beyond the middle of the
+    pause nor the border of a piece.
 
     Args:
         heads: what gives {task: (1, K)} of the features {task: (1, T, D)} of a stretch.
