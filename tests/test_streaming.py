@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Windows are joined without a trace, and a stream in blocks of any length gives what the pipeline gives of the whole."""
+"""Windows are joined without a trace; a stream in blocks of any length is what the pipeline gives of the whole."""
 
 from types import SimpleNamespace
 
@@ -19,6 +19,7 @@ from modeling_sparse_merit.models.sparse_merit.cutting import Window, WindowCutt
 from modeling_sparse_merit.models.sparse_merit.streaming import Assembler, WindowModel, WindowOutput
 
 IDENTITY = SimpleNamespace(clip_tasks=[])
+WIDE = {"chunk_length_s": 3.0, "stride_length_s": 0.04}
 SETTINGS = [(2.0, (1.6, 0.08)), (1.0, (0.5, 0.0)), (0.5, 0.03), (3.0, 0.04), (6.0, (0.5, 1.0))]
 
 
@@ -100,10 +101,9 @@ def test_a_stream_is_what_the_pipeline_gives_of_the_whole(pipe, conversation, ar
     )
     stream = pipe.stream(chunk_length_s=chunk, stride_length_s=stride)
     assert len(whole["segments"]) >= 2
-    for seed in range(2):
-        audio, segments = run(stream, random_blocks(conversation, seed=seed))
-        np.testing.assert_allclose(audio, whole["audio"], atol=1e-5)
-        assert_same_segments(segments, whole["segments"])
+    audio, segments = run(stream, random_blocks(conversation))
+    np.testing.assert_allclose(audio, whole["audio"], atol=1e-5)
+    assert_same_segments(segments, whole["segments"])
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 640, 641, 5_120, 6_400, 16_000])
@@ -127,10 +127,10 @@ def test_streams_of_other_rates_keep_length_place_and_level(pipe, speech_clip, r
     assert segments[-1]["end"] <= 3.0
 
 
-@pytest.mark.parametrize("arguments", [*SETTINGS, (0.1, 0.0), (0.4, (0.2, 0.02)), (5.0, (1.0, 2.0))])
+@pytest.mark.parametrize("arguments", [*SETTINGS, (0.2, 0.0), (0.4, (0.2, 0.02)), (5.0, (1.0, 2.0))])
 def test_no_sample_is_later_than_the_latency(pipe, conversation, arguments):
     stream, returned, lags = pipe.stream(16_000, *arguments), 0, []
-    for start in range(0, 128_000, 160):
+    for start in range(0, 104_000, 160):
         returned += len(stream.process(conversation[start : start + 160]).audio)
         lags.append((start + 160 - returned) / 16)
     assert max(lags) <= stream.latency_ms
@@ -142,12 +142,12 @@ def test_the_latency_is_the_piece_the_context_after_it_and_half_a_fade(pipe):
 
 
 def test_reset_and_finish_leave_a_new_stream(pipe, conversation):
-    stream = pipe.stream(sampling_rate=8_000)
-    first = run(stream, [conversation])
-    second = run(stream, [conversation])
-    stream.process(conversation[::-1].copy())
+    clip, stream = conversation[:20_000], pipe.stream(sampling_rate=8_000)
+    first = run(stream, [clip])
+    second = run(stream, [clip])
+    stream.process(clip[::-1].copy())
     stream.reset()
-    for audio, segments in (second, run(stream, [conversation])):
+    for audio, segments in (second, run(stream, [clip])):
         np.testing.assert_array_equal(audio, first[0])
         assert segments == first[1]
 
@@ -191,15 +191,15 @@ def test_silence_has_no_segments_and_no_emotion(pipe):
 
 
 def test_tasks_of_a_stream_are_those_asked_for(pipe, conversation):
-    whole = run(pipe.stream(), [conversation])
-    audio, segments = run(pipe.stream(tasks="emotion"), [conversation])
+    whole = run(pipe.stream(**WIDE), [conversation])
+    audio, segments = run(pipe.stream(**WIDE, tasks="emotion"), [conversation])
     assert len(audio) == 0
     assert_same_segments(segments, whole[1])
-    audio, segments = run(pipe.stream(tasks=("enhancement",)), [conversation])
+    audio, segments = run(pipe.stream(**WIDE, tasks=("enhancement",)), [conversation])
     np.testing.assert_allclose(audio, whole[0], atol=1e-5)
     assert segments == []
     emotion_pipe = EmotionPipeline(model=pipe.model, feature_extractor=pipe.feature_extractor)
-    audio, segments = run(emotion_pipe.stream(), [conversation])
+    audio, segments = run(emotion_pipe.stream(**WIDE), [conversation])
     assert len(audio) == 0
     assert_same_segments(segments, whole[1])
 
@@ -210,10 +210,10 @@ def test_a_stream_keeps_the_settings_of_its_pipeline(pipe, conversation):
 
     parts = {"model": pipe.model, "feature_extractor": pipe.feature_extractor}
     deaf = SpeechEnhancementAndEmotionPipeline(**parts, detector=nothing)
-    assert run(deaf.stream(), [conversation])[1] == []
+    assert run(deaf.stream(**WIDE), [conversation])[1] == []
     strict = SpeechEnhancementAndEmotionPipeline(**parts, min_score=1.0)
-    assert {segment["reason"] for segment in run(strict.stream(), [conversation])[1]} == {"unsure"}
-    assert all(segment["emotion"] for segment in run(strict.stream(min_score=0.0), [conversation])[1])
+    assert {segment["reason"] for segment in run(strict.stream(**WIDE), [conversation])[1]} == {"unsure"}
+    assert all(segment["emotion"] for segment in run(strict.stream(**WIDE, min_score=0.0), [conversation])[1])
     with pytest.raises(ValueError, match="min_score is 2"):
         pipe.stream(min_score=2)
 
@@ -229,7 +229,7 @@ def test_a_detector_sees_each_piece_in_its_order(pipe, conversation):
 
         return detect
 
-    _, (segment,) = run(pipe.stream(detector=half_a_second, tasks=None), random_blocks(conversation))
+    _, (segment,) = run(pipe.stream(detector=half_a_second), random_blocks(conversation))
     assert (segment["start"], segment["end"]) == (0.0, 0.5)
     assert [start for start, _ in pieces[1:]] == [end for _, end in pieces[:-1]]
     assert pieces[-1][1] == len(conversation)
@@ -259,9 +259,8 @@ def a_model(tiny_config, **fields):
 def test_other_models_stream_as_their_pipeline_does(tiny_config, conversation, fields):
     parts = {"model": a_model(tiny_config, **fields), "feature_extractor": SparseMeritFeatureExtractor()}
     pipe = SpeechEnhancementAndEmotionPipeline(**parts, device="cpu")
-    options = {"chunk_length_s": 3.0, "stride_length_s": 0.04}
-    whole = pipe(conversation, sampling_rate=16_000, return_segments=True, **options)
-    audio, segments = run(pipe.stream(**options), random_blocks(conversation))
+    whole = pipe(conversation, sampling_rate=16_000, return_segments=True, **WIDE)
+    audio, segments = run(pipe.stream(**WIDE), random_blocks(conversation))
     np.testing.assert_allclose(audio, whole.get("audio", np.zeros(0)), atol=1e-5)
     assert_same_segments(segments, whole.get("segments", []))
 
@@ -288,6 +287,5 @@ def test_a_corpus_scale_is_that_of_every_window(tiny_config, conversation):
     (window, *_) = WindowCutter(3.0).add(conversation)
     inputs = pipe.stream()._model.inputs([window])
     np.testing.assert_allclose(inputs["input_values"][0], (window.waveform - 0.01) / 0.1, atol=1e-5)
-    audio, _ = run(pipe.stream(), [conversation])
-    options = {"chunk_length_s": 2.0, "stride_length_s": (1.6, 0.08)}
-    np.testing.assert_allclose(audio, pipe(conversation, sampling_rate=16_000, **options)["audio"], atol=1e-5)
+    audio, _ = run(pipe.stream(**WIDE), [conversation])
+    np.testing.assert_allclose(audio, pipe(conversation, sampling_rate=16_000, **WIDE)["audio"], atol=1e-5)
