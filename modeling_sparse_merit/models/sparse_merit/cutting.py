@@ -100,10 +100,11 @@ class WindowCutter:
 
     def add(self, block: np.ndarray) -> list[Window]:
         """Takes the next samples, float32 (samples,) at 16 kHz; returns the windows that are known by now."""
+        frames = self._samples.end // FRAME
         self._samples.append(block)
         if not self.is_fixed:
             self._levels.add(block)
-        return self._windows()
+        return self._windows() if self._samples.end // FRAME > frames else []
 
     def finish(self) -> list[Window]:
         """Returns the rest, when the recording has ended."""
