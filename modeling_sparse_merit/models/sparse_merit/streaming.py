@@ -192,7 +192,7 @@ class StreamingEnhancer:
         model: a `WindowModel`.
         describe: gives the segments of the pipeline of some of this model and the seconds so far, and the ranked
             emotion of outputs {task: (1, K)}.
-        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, which adds its own delay of some ms.
+        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, whose delay each way is up to 0.1 s.
         chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
         detector: what makes the detector of speech, `detect_by_level` by default.
 
@@ -214,6 +214,8 @@ class StreamingEnhancer:
         detector: DetectorFactory | None = None,
     ):
         self.sampling_rate = checked_rate(sampling_rate, "The stream")
+        rates = (self.sampling_rate, SAMPLING_RATE)
+        self._resampling_s = 0.0 if rates[0] == rates[1] else _delay_s(*rates) + _delay_s(*rates[::-1])
         self._model, (self._segments, self._emotion) = model, describe
         self._window, self._detector = (chunk_length_s, stride_length_s), detector
         self.reset()
@@ -231,7 +233,8 @@ class StreamingEnhancer:
     @property
     def latency_ms(self) -> float:
         """Longest delay of a sample in ms, without the time that the model takes."""
-        return 1000 * (self._cutter.latency_s + min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE)
+        fade_s = min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE
+        return 1000 * (self._cutter.latency_s + fade_s + self._resampling_s)
 
     def process(self, block: Any) -> StreamOutput:
         """Takes the next samples.
@@ -292,3 +295,15 @@ class _Resampler:
 
     def __call__(self, block: np.ndarray, is_last: bool = False) -> np.ndarray:
         return self._stream.resample_chunk(block, last=is_last)
+
+
+def _delay_s(source_rate: int, target_rate: int) -> float:
+    """Longest time in seconds that a resampler, which works in blocks of its own, holds a sample; it is measured."""
+    resample, block = _Resampler(source_rate, target_rate), np.zeros(max(1, source_rate // 1000), np.float32)
+    given = returned = 0
+    longest = 0.0
+    while given < source_rate // 2:
+        given += len(block)
+        returned += len(resample(block))
+        longest = max(longest, given / source_rate - returned / target_rate)
+    return longest
