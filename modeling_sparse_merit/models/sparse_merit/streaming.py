@@ -170,11 +170,13 @@ class StreamOutput:
         segments: segments of speech that have ended, {"start", "end", "emotion", "scores"}, in seconds of the stream.
         emotion: label and score, likeliest first, of the segment that is being spoken, or else of the last one; empty
             before the first.
+        seconds: how much of the stream all of this is about, the windows so far.
     """
 
     audio: np.ndarray
     segments: list[dict[str, Any]]
     emotion: list[dict[str, Any]]
+    seconds: float
 
 
 class StreamingEnhancer:
@@ -225,6 +227,7 @@ class StreamingEnhancer:
         self._cutter = WindowCutter(*self._window)
         self._assembler = Assembler(self._model, self._detector)
         self._given = self._returned = 0
+        self._seconds = 0.0
         self._last: list[dict[str, Any]] = []
         rates = (self.sampling_rate, SAMPLING_RATE)
         is_same = rates[0] == rates[1]
@@ -267,13 +270,14 @@ class StreamingEnhancer:
             if ENHANCEMENT in self._model.asked:
                 audio.append(enhanced[ENHANCEMENT])
             segments += ended
+            self._seconds = min(window.end / SAMPLING_RATE, self._given / self.sampling_rate)
         described = self._segments(segments, self._given / self.sampling_rate)
         current = self._assembler.current() if windows else None
         if current is not None:
             self._last = self._emotion(current)
         elif segments:
             self._last = self._emotion(segments[-1].outputs)
-        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last)
+        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last, self._seconds)
 
     def _at_own_rate(self, audio: list[np.ndarray], is_last: bool) -> np.ndarray:
         """Enhanced samples (samples,) at the rate of the stream; at the end, as many as the stream had."""
