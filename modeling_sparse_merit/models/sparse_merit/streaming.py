@@ -10,7 +10,7 @@ import torch
 
 from .activity import LevelDetector
 from .audio import as_float32, checked_rate
-from .cutting import FRAME, SAMPLING_RATE, Stride, Window, WindowCutter
+from .cutting import FRAME, FRAMES_PER_SECOND, SAMPLING_RATE, Stride, Window, WindowCutter, frames_of
 from .decoding import soxr
 from .speech_segments import SpeechSegment, SpeechSegments
 from .tasks import ENHANCEMENT, TASKS
@@ -238,6 +238,12 @@ class StreamingEnhancer:
         """Longest delay of a sample in ms, without the time that the model takes."""
         fade_s = min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE
         return 1000 * (self._cutter.latency_s + fade_s + self._resampling_s)
+
+    @property
+    def window_s(self) -> tuple[float, float, float]:
+        """Seconds of the left context, of the longest piece, and of the right context of a window."""
+        left, right, piece = frames_of(*self._window)
+        return left / FRAMES_PER_SECOND, piece / FRAMES_PER_SECOND, right / FRAMES_PER_SECOND
 
     def process(self, block: Any) -> StreamOutput:
         """Takes the next samples.
