@@ -10,7 +10,7 @@ import torch
 
 from .activity import LevelDetector
 from .audio import as_float32, checked_rate
-from .cutting import FRAME, SAMPLING_RATE, Stride, Window, WindowCutter
+from .cutting import FRAME, FRAMES_PER_SECOND, SAMPLING_RATE, Stride, Window, WindowCutter, frames_of
 from .decoding import soxr
 from .speech_segments import SpeechSegment, SpeechSegments
 from .tasks import ENHANCEMENT, TASKS
@@ -170,11 +170,13 @@ class StreamOutput:
         segments: segments of speech that have ended, {"start", "end", "emotion", "scores"}, in seconds of the stream.
         emotion: label and score, likeliest first, of the segment that is being spoken, or else of the last one; empty
             before the first.
+        seconds: how much of the stream all of this is about, the windows so far.
     """
 
     audio: np.ndarray
     segments: list[dict[str, Any]]
     emotion: list[dict[str, Any]]
+    seconds: float
 
 
 class StreamingEnhancer:
@@ -192,7 +194,7 @@ class StreamingEnhancer:
         model: a `WindowModel`.
         describe: gives the segments of the pipeline of some of this model and the seconds so far, and the ranked
             emotion of outputs {task: (1, K)}.
-        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, which adds its own delay of some ms.
+        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, whose delay each way is up to 0.1 s.
         chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
         detector: what makes the detector of speech, `detect_by_level` by default.
 
@@ -214,6 +216,8 @@ class StreamingEnhancer:
         detector: DetectorFactory | None = None,
     ):
         self.sampling_rate = checked_rate(sampling_rate, "The stream")
+        rates = (self.sampling_rate, SAMPLING_RATE)
+        self._resampling_s = 0.0 if rates[0] == rates[1] else _delay_s(*rates) + _delay_s(*rates[::-1])
         self._model, (self._segments, self._emotion) = model, describe
         self._window, self._detector = (chunk_length_s, stride_length_s), detector
         self.reset()
@@ -223,6 +227,7 @@ class StreamingEnhancer:
         self._cutter = WindowCutter(*self._window)
         self._assembler = Assembler(self._model, self._detector)
         self._given = self._returned = 0
+        self._seconds = 0.0
         self._last: list[dict[str, Any]] = []
         rates = (self.sampling_rate, SAMPLING_RATE)
         is_same = rates[0] == rates[1]
@@ -231,7 +236,14 @@ class StreamingEnhancer:
     @property
     def latency_ms(self) -> float:
         """Longest delay of a sample in ms, without the time that the model takes."""
-        return 1000 * (self._cutter.latency_s + min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE)
+        fade_s = min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE
+        return 1000 * (self._cutter.latency_s + fade_s + self._resampling_s)
+
+    @property
+    def window_s(self) -> tuple[float, float, float]:
+        """Seconds of the left context, of the longest piece, and of the right context of a window."""
+        left, right, piece = frames_of(*self._window)
+        return left / FRAMES_PER_SECOND, piece / FRAMES_PER_SECOND, right / FRAMES_PER_SECOND
 
     def process(self, block: Any) -> StreamOutput:
         """Takes the next samples.
@@ -264,13 +276,14 @@ class StreamingEnhancer:
             if ENHANCEMENT in self._model.asked:
                 audio.append(enhanced[ENHANCEMENT])
             segments += ended
+            self._seconds = min(window.end / SAMPLING_RATE, self._given / self.sampling_rate)
         described = self._segments(segments, self._given / self.sampling_rate)
         current = self._assembler.current() if windows else None
         if current is not None:
             self._last = self._emotion(current)
         elif segments:
             self._last = self._emotion(segments[-1].outputs)
-        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last)
+        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last, self._seconds)
 
     def _at_own_rate(self, audio: list[np.ndarray], is_last: bool) -> np.ndarray:
         """Enhanced samples (samples,) at the rate of the stream; at the end, as many as the stream had."""
@@ -292,3 +305,15 @@ class _Resampler:
 
     def __call__(self, block: np.ndarray, is_last: bool = False) -> np.ndarray:
         return self._stream.resample_chunk(block, last=is_last)
+
+
+def _delay_s(source_rate: int, target_rate: int) -> float:
+    """Longest time in seconds that a resampler, which works in blocks of its own, holds a sample; it is measured."""
+    resample, block = _Resampler(source_rate, target_rate), np.zeros(max(1, source_rate // 1000), np.float32)
+    given = returned = 0
+    longest = 0.0
+    while given < source_rate // 2:
+        given += len(block)
+        returned += len(resample(block))
+        longest = max(longest, given / source_rate - returned / target_rate)
+    return longest
