@@ -10,7 +10,7 @@ import torch
 
 from .activity import LevelDetector
 from .audio import as_float32, checked_rate
-from .cutting import FRAME, FRAMES_PER_SECOND, SAMPLING_RATE, Stride, Window, WindowCutter, frames_of
+from .cutting import FRAME, FRAMES_PER_SECOND, LEVEL_CHANGE, SAMPLING_RATE, Stride, Window, WindowCutter, frames_of
 from .decoding import soxr
 from .speech_segments import SpeechSegment, SpeechSegments
 from .tasks import ENHANCEMENT, TASKS
@@ -21,7 +21,8 @@ LATENCY_CHUNK_S, LATENCY_STRIDE_S = 2.0, (1.6, 0.08)
 
 Detector = Callable[[Window, np.ndarray | None], np.ndarray]
 """What finds speech: the windows of a recording in their order, and each enhanced, or None where there is no
-enhancement, to boolean (ceil(samples of the piece / 320),)."""
+enhancement, to boolean (ceil(samples of the piece / 320),). One with the attribute `uses_enhancement` False, of itself
+or of what makes it, is given none for clip tasks alone."""
 DetectorFactory = Callable[[], Detector]
 """What makes a detector for a recording."""
 
@@ -46,14 +47,14 @@ class WindowModel:
         model: a `SparseMeritForSpeechEnhancementAndEmotion`.
         feature_extractor: its `SparseMeritFeatureExtractor`.
         tasks: what is asked for; all of the model's by default.
-        finds_speech: whether the enhancement is to find the speech for clip tasks.
+        uses_enhancement: whether the enhancement runs for clip tasks alone too, to find the speech.
     """
 
-    def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, finds_speech: bool = True):
+    def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, uses_enhancement: bool = True):
         self.model, self.feature_extractor = model, feature_extractor
         self.asked = list(model.config.tasks if tasks is None else tasks)
         self.clip_tasks = [task for task in self.asked if task in TASKS and TASKS[task].kind != "waveform"]
-        is_needed = finds_speech and self.clip_tasks and ENHANCEMENT in model.config.tasks
+        is_needed = uses_enhancement and self.clip_tasks and ENHANCEMENT in model.config.tasks
         self.feature_samples = model.config.inputs_to_logits_ratio
         self.tasks = tuple(dict.fromkeys([*self.asked, *([ENHANCEMENT] if is_needed else [])]))
 
@@ -119,6 +120,7 @@ class Assembler:
     def __init__(self, model: WindowModel, detector: DetectorFactory | None = None):
         self._detector = (detector or detect_by_level)()
         self._timeline = SpeechSegments(model.heads, model.feature_samples) if model.clip_tasks else None
+        self._peak_db: float | None = None  # of the last piece
         self._held: dict[str, np.ndarray] = {}  # around the last cut, as much before it as after it
 
     def add(self, window: Window, output: WindowOutput) -> tuple[dict[str, np.ndarray], list[SpeechSegment]]:
@@ -127,8 +129,12 @@ class Assembler:
         if self._timeline is None:
             return enhanced, []
         is_speech = self._detector(window, output.enhanced.get(ENHANCEMENT))
-        segments = self._timeline.add(is_speech, output.features)
+        segments = self._timeline.add(is_speech, output.features, self._is_other_level(window))
         return enhanced, segments + (self._timeline.finish() if window.is_last else [])
+
+    def _is_other_level(self, window: Window) -> bool:
+        before, self._peak_db = self._peak_db, window.peak_db
+        return not window.is_fixed and before is not None and abs(self._peak_db - before) >= LEVEL_CHANGE
 
     def current(self) -> dict[str, torch.Tensor] | None:
         """{task: (1, K)} of the segment that goes on; None where there is none, or too little of it yet."""
