@@ -205,7 +205,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         """
         tasks = self._forward_params.get("tasks") if tasks is None else tasks
         return WindowModel(
-            self.model, self.feature_extractor, tasks, finds_speech=getattr(detector, "uses_enhancement", True)
+            self.model, self.feature_extractor, tasks, uses_enhancement=getattr(detector, "uses_enhancement", True)
         )
 
     def _sanitize_parameters(
