@@ -10,7 +10,13 @@ import pytest
 
 from modeling_sparse_merit.inference.overview import Overview
 from modeling_sparse_merit.inference.plotting import plot_result
-from modeling_sparse_merit.inference.timeline import clock, emotion_colours, merged_spans
+from modeling_sparse_merit.inference.timeline import (
+    clock,
+    draw_timeline,
+    emotion_colours,
+    merged_spans,
+    shares_of_time,
+)
 
 RATE = 1_000
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -91,7 +97,8 @@ def test_a_timeline_is_drawn_below_the_waveforms(tmp_path, figures, seconds, lab
     assert len(rows) == (5 if enhances else 3) and rows[-1].get_xlabel() == label
     (strip,) = (axes for axes in rows if axes.get_ylabel() == "Emotion")
     assert len({(axes.get_position().x0, axes.get_position().x1) for axes in rows}) == 1
-    assert len(strip.collections) == 4  # three emotions, and unsure
+    drawn = strip.collections or {patch.get_facecolor() for patch in strip.patches}  # spans, or shares
+    assert len(drawn) == 4  # three emotions, and unsure
     assert [axes.get_ylim() for axes in rows if axes.images] == [(0, 0.4)] * (1 + enhances)
 
 
@@ -116,3 +123,18 @@ def test_a_long_recording_without_speech_has_an_empty_strip(tmp_path, figures):
     plot_result(tmp_path / "a.png", Overview.of(np.zeros(20 * RATE), RATE), None, {}, "a.wav", 500, [])
     (strip,) = (axes for axes in figures[0].axes if axes.get_ylabel() == "Emotion")
     assert not strip.collections and not figures[0].legends
+
+
+def test_shares_of_time_by_hand():
+    spans = [(0.0, 1.0, "sad"), (1.5, 2.5, "angry"), (3.0, 4.0, "sad")]
+    shares = shares_of_time(spans, 4.0, bins=2)
+    assert {emotion: list(values) for emotion, values in shares.items()} == {"angry": [0.25, 0.25], "sad": [0.5, 0.5]}
+
+
+def test_a_timeline_of_many_spans_is_drawn_as_shares():
+    axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
+    axes.set(xlim=(0, 1000), ylim=(0, 1))
+    segments = [{"start": 5.0 * i, "end": 5.0 * i + 4, "emotion": ("sad", "angry")[i % 2]} for i in range(200)]
+    draw_timeline(axes, segments, ["angry", "sad"])
+    tops = [patch.get_y() + patch.get_height() for patch in axes.patches]
+    assert len(axes.patches) == 200 and max(tops) == pytest.approx(0.8)

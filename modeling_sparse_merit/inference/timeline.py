@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import numpy as np
+
 from .segments import UNSURE, Segment
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ UNSURE_COLOUR = "#dddddd"
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400)
 MOST_STEPS = 9
 LONG = 120  # seconds; longer recordings have minutes on their axis
+MANY = 120  # spans; more would look like a bar code
+BINS = 100  # parts of a recording with many spans
 MARGIN = 8  # pixels around the name of an emotion in its span
 
 
@@ -60,8 +64,9 @@ def merged_spans(segments: Iterable[Segment], gap: float) -> list[Span]:
 def draw_timeline(axes: "Axes", segments: Sequence[Segment], labels: Iterable[str]) -> None:
     """Draws a span in the colour of its emotion for each segment, grey where it is unsure, and nothing for pauses.
 
-    Everything else is to be drawn before: the width of the strip says where names fit into their spans. Emotions that
-    have a span without a name are explained by a legend below the figure.
+    Where that would be more than 120 spans, each hundredth of the recording has a bar with the share of its time that
+    each emotion has. Everything else is to be drawn before: the width of the strip says where names fit into their
+    spans. Emotions that have a span without a name are explained by a legend below the figure.
 
     Args:
         axes: the strip; its limits are those of the recording, in seconds.
@@ -74,12 +79,33 @@ def draw_timeline(axes: "Axes", segments: Sequence[Segment], labels: Iterable[st
     spans = merged_spans(segments, gap=2 * pixel)
     emotions = {emotion for *_, emotion in spans}
     colours = emotion_colours({*labels, *emotions})
+    if len(spans) > MANY:
+        _draw_shares(axes, spans, colours)
+        _draw_legend(figure, {emotion: colours[emotion] for emotion in colours if emotion in emotions})
+        return
     for emotion in sorted(emotions):
         ranges = [(start, end - start) for start, end, name in spans if name == emotion]
         axes.broken_barh(ranges, (0, 1), facecolors=colours[emotion], linewidth=0)
     unnamed = _draw_names(axes, spans, colours, pixel)
     if unnamed:
         _draw_legend(figure, {emotion: colours[emotion] for emotion in colours if emotion in emotions})
+
+
+def shares_of_time(spans: Sequence[Span], seconds: float, bins: int = BINS) -> dict[str, np.ndarray]:
+    """The share of each emotion in the time of each part of a recording, (bins,); the rest is pauses."""
+    edges = np.linspace(0, seconds, bins + 1)
+    shares = {emotion: np.zeros(bins) for emotion in sorted({emotion for *_, emotion in spans})}
+    for start, end, emotion in spans:
+        shares[emotion] += (np.minimum(end, edges[1:]) - np.maximum(start, edges[:-1])).clip(0)
+    return {emotion: values * bins / seconds for emotion, values in shares.items()}
+
+
+def _draw_shares(axes: "Axes", spans: Sequence[Span], colours: dict[str, str]) -> None:
+    seconds = axes.get_xlim()[1]
+    starts, bottom = np.arange(BINS) * seconds / BINS, np.zeros(BINS)
+    for emotion, shares in shares_of_time(spans, seconds).items():
+        axes.bar(starts, shares, seconds / BINS, bottom, align="edge", color=colours[emotion], linewidth=0)
+        bottom += shares
 
 
 def _draw_names(axes: "Axes", spans: Sequence[Span], colours: dict[str, str], pixel: float) -> bool:
