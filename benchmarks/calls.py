@@ -112,7 +112,8 @@ def fixed_windows(pipe: SpeechEnhancementAndEmotionPipeline, call: Call) -> Segm
 
 
 def timeline(detector: DetectorFactory, pipe: SpeechEnhancementAndEmotionPipeline, call: Call) -> Segments:
-    return pipe.emotion_timeline(call.waveform, sampling_rate=SAMPLING_RATE, detector=detector)
+    segments = pipe.emotion_timeline(call.waveform, sampling_rate=SAMPLING_RATE, detector=detector)
+    return [{**segment, "end": min(segment["end"], call.seconds)} for segment in segments]  # they are rounded to 1 ms
 
 
 METHODS: dict[str, Callable[[SpeechEnhancementAndEmotionPipeline, Call], Segments]] = {
