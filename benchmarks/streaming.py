@@ -145,8 +145,8 @@ def write(result: dict, name: str) -> None:
     lines = [
         "# Live streams",
         "",
-        f"`{result['command']}`, commit {result['commit']}: {SECONDS} s in blocks of one hop, one thread, in turn with "
-        f"GTCRN, median of {ROUNDS} rounds, at a load of {result['load_before']:.1f} before. SI-SDR of "
+        f"`{result['command']}`, commit {result['commit']}: {SECONDS} s in blocks of one hop, one thread, in turn "
+        f"with GTCRN, median of {ROUNDS} rounds, at a load of {result['load_before']:.1f} before. SI-SDR of "
         f"{result['clips']} clips, streamed one by one: noisy {result['noisy_si_sdr']:.2f} dB, offline "
         f"{result['offline_si_sdr']:.2f} dB; 95 % bootstrap intervals over the clips.",
         "",
