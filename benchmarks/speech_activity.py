@@ -13,7 +13,7 @@ within 35 dB of its loudest frame. Writes `NAME_SPLIT.json` and `.md` to `benchm
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -45,12 +45,15 @@ DETECTORS: dict[str, DetectorFactory] = {"level": detect_by_level, "silero": Sil
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording of a condition; `clean` is its speech alone, or None where there is none."""
+    """A recording of a condition; `clean` is its speech alone, or None where there is none; `before` is what comes
+    before it in its recording, whole frames that are not judged.
+    """
 
     condition: str
     noisy: np.ndarray
     clean: np.ndarray | None = None
     category: str = ""
+    before: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def enhanced_windows(model: WindowModel, recording: np.ndarray) -> list[tuple[Window, np.ndarray]]:
@@ -62,10 +65,14 @@ def enhanced_windows(model: WindowModel, recording: np.ndarray) -> list[tuple[Wi
 
 def clips(speech: list[str], noise: list[str], mixed: str, split: str, count: int, seed: int) -> Iterator[Clip]:
     """All conditions."""
-    for dataset in noise:
-        for row in read_dataset(dataset, split):
-            kind = "noise with voices" if row["category"] in VOICES else "noise without voices"
-            yield Clip(kind, load_audio(row["audio"]), category=row["category"])
+    noises = [row for dataset in noise for row in read_dataset(dataset, split)]
+    talk = read_dataset(speech[0], split)
+    for place, row in enumerate(noises):
+        kind = "noise with voices" if row["category"] in VOICES else "noise without voices"
+        waveform, before = load_audio(row["audio"]), load_audio(talk[place % len(talk)]["audio"])
+        yield Clip(kind, waveform, category=row["category"])
+        before = before[: len(before) // FRAME * FRAME]
+        yield Clip(f"{kind}, after speech", waveform, category=row["category"], before=before)
     yield from synthetic_noises(seed)
     for dataset in speech:
         rows = min(count, len(read_dataset(dataset, split)))
@@ -153,13 +160,13 @@ def main(
     window_model = WindowModel(pipe.model, pipe.feature_extractor, (ENHANCEMENT,))
     judgements, seconds, total = {key: [] for key in DETECTORS}, dict.fromkeys(DETECTORS, 0.0), 0.0
     for clip in clips(speech, noise, mixed, split, count, seed):
-        windows = enhanced_windows(window_model, clip.noisy)
-        total += len(clip.noisy) / SAMPLING_RATE
+        windows = enhanced_windows(window_model, np.concatenate([clip.before, clip.noisy]))
+        total += sum(len(window.piece) for window, _ in windows) / SAMPLING_RATE
         for key, make in DETECTORS.items():
             detector, start = make(), time.perf_counter()
             found = np.concatenate([detector(*window) for window in windows])
             seconds[key] += time.perf_counter() - start
-            judgements[key].append(judge(clip, found))
+            judgements[key].append(judge(clip, found[len(clip.before) // FRAME :]))
     result = {
         "command": f"python -m benchmarks.speech_activity {' '.join(sys.argv[1:])}",
         "commit": measured,
@@ -179,7 +186,7 @@ def write(result: dict, name: str) -> None:
         "",
         f"`{result['command']}`, commit {result['commit']}: {result['seconds']:.0f} s of clips. Clips in which speech "
         "is found (0.3 s of it), in percent; in brackets the share of the speech frames that is found, and of the "
-        "other frames that is taken for speech.",
+        "other frames that is taken for speech. After speech: a clean clip comes before in the same recording.",
         "",
         f"| condition | clips | {' | '.join(found)} |",
         "|---|---|" + "---|" * len(found),
@@ -188,10 +195,10 @@ def write(result: dict, name: str) -> None:
         cells = [_cell(detector["conditions"][condition]) for detector in found.values()]
         lines.append(f"| {condition} | {first['clips']} | {' | '.join(cells)} |")
     rates = [f"{detector['real_time_factor']:.4f}" for detector in found.values()]
-    lines += [f"| real-time factor | | {' | '.join(rates)} |", "", "Noise that is taken for speech:", ""]
+    lines += [f"| real-time factor | | {' | '.join(rates)} |", "", "Noise that is taken for speech, after speech:", ""]
     for key, detector in found.items():
         rows = detector["conditions"]
-        names = rows["noise without voices"]["categories_found"] + rows["synthetic noise"]["categories_found"]
+        names = rows["noise without voices, after speech"]["categories_found"]
         counted = [f"{each} {names.count(each)}" for each in dict.fromkeys(names)]
         lines.append(f"- {key}: {', '.join(counted) or 'none'}")
     write_results(RESULTS / "speech_activity" / name, result, "\n".join(lines))

@@ -20,6 +20,7 @@ _MODULE_OF = {
     "SparseMeritForSpeechEnhancementAndEmotion": "models.sparse_merit.modeling_sparse_merit",
     "SpeechEnhancementAndEmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",
     "EmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",
+    "StreamingEnhancer": "models.sparse_merit.streaming",
     "enhance_recordings": "inference.batching",
     "find_recordings": "inference.files",
     "load_audio": "models.sparse_merit.audio",

@@ -254,7 +254,7 @@ from modeling_sparse_merit.inference.blocks import BlockWriter
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 
 target, way, limit, gain = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-wave = (gain * np.sin(np.arange(500_000) / 10)).astype(np.float32)
+wave = (gain * np.sin(np.arange(2_500_000) / 10)).astype(np.float32)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     if way == "write_audio":
@@ -274,13 +274,13 @@ except OSError as error:
 @pytest.mark.parametrize(
     "way, limit, gain, output",
     [
-        ("write_audio", 100_000, 0.5, ["OSError"]),
-        ("write_audio", 999_999, 0.5, ["OSError"]),
-        ("write_audio", 2_000_000, 2, ["OSError"]),
-        ("BlockWriter", 100_000, 0.5, ["OSError"]),
-        ("BlockWriter", 1_900_000, 0.5, ["OSError"]),
-        ("BlockWriter", 2_000_000, 2, ["stored", "OSError"]),
-        ("BlockWriter", 2_000_000, 0.5, ["stored"]),
+        ("write_audio", 500_000, 0.5, ["OSError"]),
+        ("write_audio", 4_999_999, 0.5, ["OSError"]),
+        ("write_audio", 10_000_000, 2, ["OSError"]),
+        ("BlockWriter", 500_000, 0.5, ["OSError"]),
+        ("BlockWriter", 9_500_000, 0.5, ["OSError"]),
+        ("BlockWriter", 10_000_000, 2, ["stored", "OSError"]),
+        ("BlockWriter", 10_000_000, 0.5, ["stored"]),
     ],
 )
 def test_a_full_disk_is_an_error_and_leaves_nothing(way, limit, gain, output, tmp_path):

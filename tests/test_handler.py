@@ -144,6 +144,8 @@ def test_parameters_choose_tasks_and_number_of_emotions(post, recording):
     _, best = post({"inputs": inputs, "parameters": {"top_k": 1}})
     _, emotion = post({"inputs": inputs, "parameters": {"tasks": ["emotion"], "top_k": 2}})
     _, enhancement = post({"inputs": inputs, "parameters": {"tasks": "enhancement", "top_k": None}})
+    _, timeline = post({"inputs": inputs, "parameters": {"return_segments": True, "min_score": 1}})
+    assert timeline["reason"] == "unsure" and {segment["emotion"] for segment in timeline["segments"]} == {None}
     assert {entry["label"] for entry in whole["emotion"]} == LABELS
     assert best["emotion"] == whole["emotion"][:1] and best["audio"] == whole["audio"]
     assert emotion == {"emotion": whole["emotion"][:2]}
@@ -184,6 +186,8 @@ def test_a_list_is_answered_one_by_one(post, recording):
         ({"inputs": "QUJD", "parameters": ["emotion"]}, "`parameters` is .*expected an object"),
         ({"inputs": "QUJD", "parameters": {"topk": 1}}, "'topk'.*'tasks', 'top_k'"),
         ({"inputs": "QUJD", "parameters": {"top_k": 0}}, "`top_k` is 0; expected"),
+        ({"inputs": "QUJD", "parameters": {"min_score": 2}}, "`min_score` is 2; expected a number from 0 to 1"),
+        ({"inputs": "QUJD", "parameters": {"return_segments": 1}}, "`return_segments` is 1; expected true or false"),
         ({"inputs": "QUJD", "parameters": {"tasks": ["speaker"]}}, "'speaker'.*'enhancement', 'emotion'"),
     ],
 )

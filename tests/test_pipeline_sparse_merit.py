@@ -4,6 +4,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from modeling_sparse_merit import (
     SparseMeritForSpeechEnhancementAndEmotion,
     SpeechEnhancementAndEmotionPipeline,
 )
+from modeling_sparse_merit.models.sparse_merit.audio import load_audio
+
+DEMO = Path(DEFAULT_CHECKPOINT).parents[1] / "demo" / "noisy_speech.flac"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,19 @@ def pipe(tiny_checkpoint):
 @pytest.fixture(scope="module")
 def emotion_pipe(tiny_checkpoint):
     return EmotionPipeline.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained_pipe():
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu")
+
+
+@pytest.fixture
+def dialogue(speech_clip):
+    """Three stretches of speech, 2.5, 3 and 1.5 s long, with pauses of 0.8 s: 8.6 s at 16 kHz."""
+    pause = np.zeros(12_800, np.float32)
+    stretches = [speech_clip(seconds, seed=seed) for seed, seconds in enumerate((2.5, 3.0, 1.5))]
+    return np.concatenate([stretches[0], pause, stretches[1], pause, stretches[2]])
 
 
 @pytest.fixture
@@ -265,3 +282,259 @@ def test_the_embedded_checkpoint_hears_the_four_emotions(speech_clip):
     result = pipe({"array": clip, "sampling_rate": 16_000})
     assert set(scores_of(result)) == {"angry", "sad", "happy", "neutral"}
     assert result["audio"].shape == clip.shape and np.isfinite(result["audio"]).all()
+
+
+def test_by_hand_a_short_clip_is_what_model_and_feature_extractor_give(trained_pipe, speech_clip):
+    clip = speech_clip(2.0)
+    inputs = trained_pipe.feature_extractor(clip, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        outputs = trained_pipe.model(**inputs)
+    result = trained_pipe(clip, sampling_rate=16_000)
+    labels = trained_pipe.model.config.id2label
+    expected = {labels[index]: score for index, score in enumerate(outputs.logits[0].softmax(-1).tolist())}
+    assert scores_of(result) == pytest.approx(expected, abs=1e-5)
+    restored = trained_pipe.feature_extractor.denormalize(outputs.enhanced_values, clip)[0]
+    np.testing.assert_allclose(result["audio"], restored, atol=1e-5)
+
+
+WINDOWS = [
+    {},
+    {"chunk_length_s": 2.0, "stride_length_s": (1.6, 0.08)},
+    {"chunk_length_s": 3.0, "stride_length_s": 0.03},
+]
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("samples", [400, 641, 5_121, 160_000])
+def test_the_output_is_as_long_as_the_recording(pipe, dialogue, windows, samples):
+    recording = np.concatenate([dialogue, dialogue])[:samples]
+    result = pipe(recording, sampling_rate=16_000, **windows)
+    assert result["audio"].shape == (samples,) and np.isfinite(result["audio"]).all()
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_windows_without_right_context_end_where_the_recording_ends(pipe, speech_clip, seconds):
+    options = {"chunk_length_s": 0.5, "stride_length_s": (0.3, 0.0), "return_segments": True}  # pieces of 0.2 s
+    clip = speech_clip(seconds)
+    results = pipe([clip, clip], sampling_rate=16_000, batch_size=3, **options)
+    assert len(results) == 2
+    for result in results:
+        assert result["audio"].shape == clip.shape and result["segments"][-1]["end"] == seconds
+
+
+def level(waveform):
+    return 10 * np.log10(np.mean(np.square(waveform, dtype=np.float64)))
+
+
+@pytest.fixture(params=["demo", "made"])
+def speech(request, speech_clip):
+    return load_audio(DEMO) if request.param == "demo" else speech_clip(3.0)
+
+
+def test_a_minute_of_silence_changes_nothing_of_the_speech_before(trained_pipe, speech):
+    alone = trained_pipe(speech, sampling_rate=16_000)
+    silence = np.zeros(60 * 16_000, np.float32)
+    followed = trained_pipe(np.concatenate([speech, silence]), sampling_rate=16_000, return_segments=True)
+    assert level(followed["audio"][: len(speech)]) == pytest.approx(level(alone["audio"]), abs=0.5)
+    assert np.abs(followed["audio"][len(speech) + 16_000 :]).max() < 1e-4
+    assert followed["emotion"][0]["label"] == alone["emotion"][0]["label"]
+    assert scores_of(followed) == pytest.approx(scores_of(alone), abs=0.05)
+    assert followed["segments"][-1]["end"] <= len(speech) / 16_000 + 0.1
+
+
+def test_a_quiet_voice_is_heard_as_the_loud_one_before(trained_pipe, speech):
+    alone = trained_pipe(speech, sampling_rate=16_000)
+    both = trained_pipe(np.concatenate([speech, speech / 10]), sampling_rate=16_000, return_segments=True)
+    loud, quiet = np.split(both["audio"], 2)
+    assert level(loud) == pytest.approx(level(alone["audio"]), abs=0.5)
+    assert level(quiet) + 20 == pytest.approx(level(alone["audio"]), abs=0.5)
+    assert {segment["emotion"] for segment in both["segments"]} == {alone["emotion"][0]["label"]}
+    assert scores_of(both) == pytest.approx(scores_of(alone), abs=0.1)
+
+
+def test_a_word_in_a_long_silence_is_found(trained_pipe, speech_clip):
+    recording = np.zeros(40 * 16_000, np.float32)
+    recording[20 * 16_000 : 21 * 16_000] = speech_clip(1.0)
+    result = trained_pipe(recording, sampling_rate=16_000, chunk_length_s=3.0, return_segments=True)
+    (segment,) = result["segments"]
+    assert 19.8 <= segment["start"] <= 20.2 and 20.8 <= segment["end"] <= 21.2
+    assert scores_of(result) == pytest.approx(segment["scores"], abs=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.025, 30.0])
+def test_silence_has_no_emotion(trained_pipe, emotion_pipe, seconds):
+    silence = np.zeros(round(16_000 * seconds), np.float32)
+    result = trained_pipe(silence, sampling_rate=16_000, return_segments=True)
+    assert (result["emotion"], result["segments"], result["reason"]) == ([], [], "no speech")
+    assert result["audio"].shape == silence.shape and np.abs(result["audio"]).max() < 1e-4
+    assert trained_pipe.emotion_timeline(silence, sampling_rate=16_000) == []
+    assert emotion_pipe(silence, sampling_rate=16_000, top_k=2) == [{"label": "no speech", "score": 1.0}]
+
+
+def test_the_whole_has_the_mean_of_its_segments_weighted_by_their_durations(trained_pipe, dialogue):
+    result = trained_pipe(dialogue, sampling_rate=16_000, return_segments=True)
+    assert len(result["segments"]) == 3
+    durations = [segment["end"] - segment["start"] for segment in result["segments"]]
+    for label, score in scores_of(result).items():
+        parts = [segment["scores"][label] for segment in result["segments"]]
+        assert score == pytest.approx(np.average(parts, weights=durations), abs=1e-5)
+    assert trained_pipe(dialogue, sampling_rate=16_000, return_segments=True, top_k=1) | {"audio": 0} == (
+        result | {"emotion": result["emotion"][:1], "audio": 0}
+    )
+
+
+@pytest.mark.parametrize("function", ["softmax", "sigmoid", "none"])
+def test_audio_classification_averages_what_it_is_told_to_apply(trained_pipe, dialogue, function, monkeypatch):
+    emotion_pipe = EmotionPipeline(model=trained_pipe.model, feature_extractor=trained_pipe.feature_extractor)
+    original, logits = trained_pipe.model.clip_outputs, []
+
+    def heads(features):
+        outputs = original(features)
+        logits.append(outputs["emotion"][0].double().numpy())
+        return outputs
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trained_pipe.model, "clip_outputs", heads)
+        answer = emotion_pipe(dialogue, sampling_rate=16_000, function_to_apply=function)
+    durations = [s["end"] - s["start"] for s in trained_pipe.emotion_timeline(dialogue, sampling_rate=16_000)]
+    apply = {
+        "softmax": lambda x: np.exp(x) / np.exp(x).sum(),
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "none": lambda x: x,
+    }[function]
+    expected = np.average([apply(each) for each in logits], axis=0, weights=durations)
+    labels = emotion_pipe.model.config.id2label
+    assert {e["label"]: e["score"] for e in answer} == pytest.approx(
+        {labels[index]: value for index, value in enumerate(expected)}, abs=1e-4
+    )
+    assert [e["score"] for e in answer] == sorted((e["score"] for e in answer), reverse=True)
+
+
+def test_a_timeline_has_the_segments_of_a_call(trained_pipe, dialogue):
+    called = trained_pipe(dialogue, sampling_rate=16_000, return_segments=True)["segments"]
+    timeline = trained_pipe.emotion_timeline(dialogue, sampling_rate=16_000)
+    assert timeline == called
+    ends = [0.0, *(segment["end"] for segment in timeline)]
+    assert all(end <= segment["start"] < segment["end"] for end, segment in zip(ends, timeline, strict=False))
+    assert timeline[-1]["end"] <= 8.6
+    for segment in timeline:
+        assert segment["emotion"] == max(segment["scores"], key=segment["scores"].get)
+        assert sum(segment["scores"].values()) == pytest.approx(1, abs=1e-5)
+    assert trained_pipe.emotion_timeline(dialogue, sampling_rate=16_000, tasks="enhancement") == called
+
+
+def test_a_timeline_keeps_the_settings_of_its_pipeline(trained_pipe, dialogue):
+    parts = {"model": trained_pipe.model, "feature_extractor": trained_pipe.feature_extractor}
+    expected = trained_pipe.emotion_timeline(dialogue, sampling_rate=16_000, chunk_length_s=3.0, min_score=1.0)
+    own = SpeechEnhancementAndEmotionPipeline(**parts, sampling_rate=16_000, chunk_length_s=3.0, min_score=1.0)
+    assert own.emotion_timeline(dialogue) == expected
+    emotion_pipe = EmotionPipeline(**parts, sampling_rate=16_000, function_to_apply="none", top_k=1)
+    assert emotion_pipe.emotion_timeline(dialogue, chunk_length_s=3.0, min_score=1.0) == expected
+    each = SpeechEnhancementAndEmotionPipeline(**parts, sampling_rate=16_000, channel="each")
+    with pytest.raises(ValueError, match='`channel` is "each"; expected one channel'):
+        each.emotion_timeline(dialogue)
+    assert len(each.emotion_timeline(dialogue, channel="left")) == 3
+
+
+def test_below_the_least_score_the_emotion_is_unsure(trained_pipe, dialogue):
+    sure = trained_pipe(dialogue, sampling_rate=16_000, return_segments=True)
+    best = [max(segment["scores"].values()) for segment in sure["segments"]]
+    least = (sorted(best)[0] + sorted(best)[1]) / 2  # one segment is below, two are not
+    result = trained_pipe(dialogue, sampling_rate=16_000, return_segments=True, min_score=least)
+    unsure = [segment["emotion"] is None and segment["reason"] == "unsure" for segment in result["segments"]]
+    assert unsure == [score < least for score in best] and sum(unsure) == 1
+    assert scores_of(result) == scores_of(sure)
+    assert ("reason" in result) == (result["emotion"][0]["score"] < least)
+    assert trained_pipe(dialogue, sampling_rate=16_000, min_score=1.0)["reason"] == "unsure"
+
+
+def test_long_recordings_in_batches_answer_as_alone(trained_pipe, dialogue):
+    recordings = [dialogue, np.concatenate([dialogue, dialogue[:90_001]]), dialogue[:20_000]]
+    options = {"sampling_rate": 16_000, "return_segments": True, "chunk_length_s": 4.0}
+    alone = [trained_pipe(recording, **options) for recording in recordings]
+    together = trained_pipe(recordings, batch_size=3, **options)
+    streamed = list(trained_pipe((recording for recording in recordings), batch_size=5, **options))
+    for results in (together, streamed):
+        for one, other in zip(alone, results, strict=True):
+            np.testing.assert_allclose(one["audio"], other["audio"], atol=1e-5)
+            assert scores_of(one) == pytest.approx(scores_of(other), abs=1e-4)
+            times = [[(s["start"], s["end"]) for s in result["segments"]] for result in (one, other)]
+            assert times[0] == times[1]
+
+
+def test_a_column_of_long_recordings_is_answered_one_by_one(trained_pipe, dialogue, tmp_path):
+    rows = []
+    for index, samples in enumerate((137_600, 60_000)):
+        soundfile.write(tmp_path / f"{index}.wav", np.tile(dialogue, 2)[: 2 * samples], 16_000)
+        rows.append({"audio": {"bytes": (tmp_path / f"{index}.wav").read_bytes(), "path": f"{index}.wav"}})
+    table = Dataset.from_list(rows).cast_column("audio", Audio(sampling_rate=16_000, decode=False))
+    results = trained_pipe(table["audio"], batch_size=2, return_segments=True)
+    assert [len(result["audio"]) for result in results] == [275_200, 120_000]
+    assert [result["segments"] != [] for result in results] == [True, True]
+
+
+def test_channels_of_a_long_recording_are_answered_one_by_one(trained_pipe, dialogue):
+    stereo = {
+        "array": np.stack([np.tile(dialogue, 2), np.zeros(2 * len(dialogue), np.float32)]),
+        "sampling_rate": 16_000,
+    }
+    first, second = trained_pipe(stereo, channel="each", return_segments=True, batch_size=2)
+    assert (first["channel"], second["channel"]) == (1, 2)
+    assert len(first["segments"]) == 5 and second["reason"] == "no speech"
+    assert first["audio"].shape == second["audio"].shape == (2 * len(dialogue),)
+
+
+def test_integers_are_their_fraction_of_full_scale(pipe, speech_clip):
+    integers = np.round(speech_clip(1.0) * 32768).astype(np.int16)
+    floats = integers / np.float32(32768)
+    np.testing.assert_array_equal(
+        pipe(integers, sampling_rate=16_000)["audio"], pipe(floats, sampling_rate=16_000)["audio"]
+    )
+
+
+def test_windows_of_a_call_go_with_those_of_the_construction(pipe):
+    own = SpeechEnhancementAndEmotionPipeline(
+        model=pipe.model, feature_extractor=pipe.feature_extractor, stride_length_s=(1.0, 0.5)
+    )
+    assert own._preprocess_params["chunk_length_s"] == 10.0
+    before, _, _ = own._sanitize_parameters(chunk_length_s=4.0)
+    assert (before["chunk_length_s"], before["stride_length_s"]) == (4.0, (1.0, 0.5))
+    with pytest.raises(ValueError, match=r"1.5, \(1.0, 0.5\); expected 0.1 s or more"):
+        own(np.zeros(16_000), sampling_rate=16_000, chunk_length_s=1.5)
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"min_score is {wrong}"):
+            own(np.zeros(16_000), sampling_rate=16_000, min_score=wrong)
+
+
+def test_a_detector_of_ones_own_finds_the_speech(trained_pipe, dialogue):
+    def second_second():
+        def detect(window, enhanced):
+            frames = np.arange(window.start // 320, -(-window.end // 320))
+            return (50 <= frames) & (frames < 100)
+
+        return detect
+
+    for tasks in (("emotion", "enhancement"), ("emotion",)):
+        options = {"sampling_rate": 16_000, "detector": second_second, "return_segments": True, "tasks": tasks}
+        for result in trained_pipe([dialogue] * 2, **options):
+            assert [(segment["start"], segment["end"]) for segment in result["segments"]] == [(1.0, 2.0)]
+
+
+def test_models_of_one_task_hear_long_recordings(tiny_config, dialogue):
+    for task, found in (("enhancement", {"audio", "sampling_rate"}), ("emotion", {"emotion", "segments"})):
+        config = SparseMeritConfig.from_dict(tiny_config.to_dict(), tasks=[task])
+        model = SparseMeritForSpeechEnhancementAndEmotion(config).eval()
+        one = SpeechEnhancementAndEmotionPipeline(model=model, feature_extractor=SparseMeritFeatureExtractor())
+        result = one(np.tile(dialogue, 2), sampling_rate=16_000, return_segments=True, batch_size=2)
+        assert set(result) == found
+        if task == "emotion":
+            assert len(result["segments"]) == 5
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_other_precisions_hear_the_same_in_a_long_recording(trained_pipe, dialogue, dtype):
+    other = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu", dtype=dtype)
+    recording = np.tile(dialogue, 2)
+    expected, result = (each(recording, sampling_rate=16_000, return_segments=True) for each in (trained_pipe, other))
+    assert [s["emotion"] for s in result["segments"]] == [s["emotion"] for s in expected["segments"]]
+    assert np.corrcoef(result["audio"], expected["audio"])[0, 1] > 0.99

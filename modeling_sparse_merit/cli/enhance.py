@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from .. import BATCH_SECONDS
 from ..files import OutputError
 from ..inference.segments import SegmentFormat
-from .options import DeviceOption, ModelOption, Precision, RevisionOption, Vad, errors_in_one_line, load_pipeline
+from .options import (
+    DeviceOption,
+    ModelOption,
+    Precision,
+    RevisionOption,
+    Vad,
+    errors_in_one_line,
+    load_pipeline,
+    speech_detector,
+)
 from .printing import INTERRUPTED, INTERRUPTION, Summary, print_json, print_results
 
 if TYPE_CHECKING:
@@ -29,7 +37,6 @@ if TYPE_CHECKING:
     from ..inference.results import Results
     from ..inference.tracks import Treatment
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
-    from ..models.sparse_merit.streaming import DetectorFactory
 
 DEMO_RECORDING = Path(__file__).parents[1] / "demo" / "noisy_speech.flac"
 LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
@@ -180,7 +187,7 @@ def _enhance_recordings(
         from ..inference.plotting import require_matplotlib
 
         require_matplotlib()
-    vad, detector = _detector(options.vad)
+    vad, detector = speech_detector(options.vad)
     state = _join_processes(device) if LAUNCHED else None
     pipe = load(device or (None if state is None else str(state.device)))
     from ..inference.results import Results, settings_of
@@ -237,21 +244,6 @@ def _run(
         state.wait_for_everyone()
         state.destroy_process_group()
     return stopped
-
-
-def _detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
-    """The name of what finds speech, and what makes it; None for that of the pipeline.
-
-    Raises:
-        ImportError: Silero VAD is asked for and is not installed.
-    """
-    has_silero = find_spec("silero_vad") is not None and find_spec("onnxruntime") is not None
-    if vad is Vad.LEVEL or (vad is Vad.AUTO and not has_silero):
-        return Vad.LEVEL.value, None
-    from ..inference.silero import SileroDetector
-
-    SileroDetector()  # says now what is missing
-    return Vad.SILERO.value, SileroDetector
 
 
 def _join_processes(device: str | None) -> "PartialState":

@@ -15,6 +15,7 @@ from .enhance import demo, enhance
 from .experiments import evaluate, train
 from .models import convert, export, info, push
 from .prepare import prepare
+from .stream import stream
 
 app = typer.Typer(
     name="sparse-merit",
@@ -32,7 +33,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit()
 
 
-for _command in (enhance, demo, info, evaluate, export, push, convert):
+for _command in (enhance, stream, demo, info, evaluate, export, push, convert):
     app.command()(_command)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(prepare, name="prepare")

@@ -5,6 +5,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from ..models.sparse_merit.sources import locate
 
 if TYPE_CHECKING:
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+    from ..models.sparse_merit.streaming import DetectorFactory
 
 ModelOption = Annotated[
     str | None,
@@ -95,6 +97,21 @@ def resolve_model(model: str | None, revision: str | None) -> str:
             raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
         return str(DEFAULT_CHECKPOINT)
     return locate(model)
+
+
+def speech_detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
+    """The name of what finds speech, and what makes it; None for that of the pipeline.
+
+    Raises:
+        ImportError: Silero VAD is asked for and is not installed.
+    """
+    has_silero = find_spec("silero_vad") is not None and find_spec("onnxruntime") is not None
+    if vad is Vad.LEVEL or (vad is Vad.AUTO and not has_silero):
+        return Vad.LEVEL.value, None
+    from ..inference.silero import SileroDetector
+
+    SileroDetector()  # says now what is missing
+    return Vad.SILERO.value, SileroDetector
 
 
 def quieten_hub_client() -> None:

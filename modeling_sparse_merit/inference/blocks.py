@@ -32,6 +32,7 @@ from ..models.sparse_merit.audio import (
 from ..models.sparse_merit.decoding import open_blocks, resampled_blocks, soxr
 
 SAMPLE_BYTES = 4  # of float32
+IN_MEMORY = 1 << 23  # bytes of samples that wait for their encoding, two minutes at 16 kHz; more wait on the disk
 
 
 class BlockReader:
@@ -194,7 +195,8 @@ def track_facts(channel: Channel, power: float, clipped_ratio: float, warnings: 
 class BlockWriter:
     """Writes mono audio that comes block by block, to the same file that `write_audio` writes of the whole.
 
-    The samples wait, in 32-bit float, in a temporary file: their encoding depends on their peak.
+    The samples wait, in 32-bit float, in memory or, of long recordings, in a temporary file: their encoding depends on
+    their peak.
 
     Args:
         folder: of the temporary file.
@@ -215,10 +217,12 @@ class BlockWriter:
 
     def __init__(self, folder: Path, source_rate: int, rate: int):
         source_rate, self._rate = checked_rate(source_rate, "The source"), checked_rate(rate, "The target")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"The folder {folder} does not exist. Create it first.")
         is_same = source_rate == rate
         self._resampler = None if is_same else soxr.ResampleStream(source_rate, rate, 1, quality="VHQ")
         self._samples, self._peak = 0, 0.0
-        self._file = tempfile.TemporaryFile(dir=folder, prefix=".")
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder, prefix=".")
 
     def write(self, block: np.ndarray) -> None:
         """Takes the next samples: float32 (samples,) at the rate of the source, full scale +-1.

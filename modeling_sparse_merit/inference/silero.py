@@ -34,6 +34,8 @@ class SileroDetector:
         ImportError: silero-vad or onnxruntime is not installed.
     """
 
+    uses_enhancement = False
+
     def __init__(self) -> None:
         self._model = _session()
         self._states = {"h": np.zeros(STATE, np.float32), "c": np.zeros(STATE, np.float32)}

@@ -3,18 +3,19 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 SAMPLING_RATE = 16_000
 FRAME = 320  # samples, 20 ms: the frames of the encoder
 FRAMES_PER_SECOND = SAMPLING_RATE // FRAME
+PEAK = 1600  # samples, 0.1 s
 MIN_SAMPLES = 400  # one frame of the encoder
 REACH = 50  # frames: a cut is the best one within 1 s on either side, and levels are means over 1 s
 SMOOTHING = np.hanning(7)[1:-1] / np.hanning(7).sum()  # 0.1 s: shorter than a syllable
-LEVEL_CHANGE_WEIGHT = 3.0  # of a change of level against a depth of the same dB
+LEVEL_CHANGE_WEIGHT = 4.0  # of a change of level against a depth of the same dB
 LEVEL_CHANGE = 12.0  # dB between the peaks of neighbours, more than within a sentence; less cuts no short recording
+WHOLE = 250  # frames, 5 s, as long as the clips that the models learned from: so much at one level is not cut
 LOWEST_LEVEL = -80.0  # dB relative to full scale, below the noise of rooms and microphones
 CHUNK_LENGTH_S, STRIDE_LENGTH_S = 10.0, 0.04
 """Longest window and its context on either side, in seconds."""
@@ -53,6 +54,13 @@ class Window:
         return self.of_piece(self.waveform)
 
     @property
+    def peak_db(self) -> float:
+        """Level of the loudest 0.1 s of the piece, relative to full scale."""
+        piece = self.piece.astype(np.float64)
+        parts = piece[: len(piece) // PEAK * PEAK].reshape(-1, PEAK) if len(piece) >= PEAK else piece[None]
+        return 10 * math.log10(np.square(parts).mean(axis=1).max() + 1e-10)
+
+    @property
     def measured(self) -> np.ndarray:
         """Samples whose mean and variance scale the window for the model."""
         return self.waveform if self.is_fixed else self.piece
@@ -65,11 +73,12 @@ class Window:
 class WindowCutter:
     """Cuts a recording that comes in blocks into windows, whose pieces join to the recording.
 
-    A cut is where the level over 0.1 s, less three times the change between the mean levels of the second before and
+    A cut is where the level over 0.1 s, less four times the change between the mean levels of the second before and
     the second after, is lowest within 1 s. So pieces begin and end in pauses, speech at another level is in a piece of
-    its own, and cuts depend on what surrounds them alone, not on where the recording begins. A piece that would be
-    longer than a window is cut at the lowest point within. A recording that fits into one window keeps those cuts
-    alone between whose pieces the peak level changes by 12 dB: at pauses of a second or more, and at other voices.
+    its own, and cuts depend on what surrounds them alone, not on where the recording begins. What
+    lasts at most 5 s between two cuts at which the peak level changes by 12 dB, as at a pause of a second or another
+    voice, is not cut further; nor is, of a recording that fits into one window, what lies between such cuts. A piece
+    that would be longer than a window is cut at the lowest point within.
     Windows with room for less than 2 s are too short to choose from: they follow each other at a fixed distance, for a
     low latency.
 
@@ -100,10 +109,11 @@ class WindowCutter:
 
     def add(self, block: np.ndarray) -> list[Window]:
         """Takes the next samples, float32 (samples,) at 16 kHz; returns the windows that are known by now."""
+        frames = self._samples.end // FRAME
         self._samples.append(block)
         if not self.is_fixed:
             self._levels.add(block)
-        return self._windows()
+        return self._windows() if self._samples.end // FRAME > frames else []
 
     def finish(self) -> list[Window]:
         """Returns the rest, when the recording has ended."""
@@ -121,7 +131,9 @@ class WindowCutter:
         """Longest time in seconds from a sample until its window is known."""
         if self.is_fixed:
             return (self._longest + self._ahead) / FRAMES_PER_SECOND
-        known = self._longest + max(self._ahead, 3 * REACH + len(SMOOTHING) // 2)
+        margin = len(SMOOTHING) // 2
+        seen = max(self._longest + 3 * REACH, min(WHOLE, self._longest) + 5 * REACH + 1) + margin
+        known = max(self._longest + self._ahead, seen)
         return max(known, self._whole + 1) / FRAMES_PER_SECOND
 
     def _windows(self) -> list[Window]:
@@ -179,11 +191,12 @@ class _Levels:
         self._weigh(self._powers.end - self._costs.end)
 
     def drop(self, before: int) -> None:
-        for values, kept in ((self._powers, REACH + len(SMOOTHING)), (self._costs, REACH), (self._levels, REACH)):
+        for values, kept in ((self._powers, REACH + len(SMOOTHING)), (self._costs, REACH), (self._levels, 2 * REACH)):
             values.drop(max(0, before - kept))
 
     def cut(self, start: int, longest: int) -> int | None:
-        """The first cut after `start` that is the best one within its reach; where none is up to `longest`, the best.
+        """The next cut: the first change of level within 5 s, or else the first of all that are the best within their
+        reach; where none is up to `longest`, the best.
 
         Args:
             start, longest: frames of the last cut, and of the last possible one.
@@ -194,8 +207,16 @@ class _Levels:
         end = self._costs.end
         first = start + REACH + 1 if start else REACH // 2
         last = end - REACH // 2 if self._is_finished else end - REACH
-        if best := self._best(first, min(last - 1, longest)):
-            return best[0]
+        reach = start + min(WHOLE, longest - start)
+        if not self._is_finished and last <= reach + 2 * REACH:
+            return None
+        cuts = self._best(first, min(last - 1, max(longest, reach + 2 * REACH)))
+        if changes := [cut for cut in self._changes_among(cuts, start) if cut <= reach]:
+            return changes[0]
+        if self._is_finished and end <= reach:
+            return None
+        if cuts and cuts[0] <= longest:
+            return cuts[0]
         if longest >= (end if self._is_finished else end - REACH):
             return None
         costs = self._costs.read(first, longest + 1)
@@ -203,10 +224,17 @@ class _Levels:
 
     def changes(self) -> list[int]:
         """The cuts of a whole recording between whose pieces the peak level changes."""
-        cuts = self._best(REACH // 2, self._costs.end - REACH // 2 - 1)
-        borders = [0, *cuts, self._costs.end]
-        peaks = [self._levels.read(*piece).max() for piece in pairwise(borders)] if cuts else []
-        return [cut for cut, two in zip(cuts, pairwise(peaks), strict=True) if abs(two[0] - two[1]) >= LEVEL_CHANGE]
+        return self._changes_among(self._best(REACH // 2, self._costs.end - REACH // 2 - 1), 0)
+
+    def _changes_among(self, cuts: list[int], start: int) -> list[int]:
+        """Those of the cuts between which and their neighbours, at most 2 s away, the peak level changes."""
+        changes = []
+        for before, cut, after in zip([start, *cuts], cuts, [*cuts[1:], self._costs.end], strict=False):
+            left = self._levels.read(max(before, cut - 2 * REACH), cut)
+            right = self._levels.read(cut, min(after, cut + 2 * REACH))
+            if abs(left.max() - right.max()) >= LEVEL_CHANGE:
+                changes.append(cut)
+        return changes
 
     def _best(self, first: int, last: int) -> list[int]:
         """Frames that have the lowest cost within reach, the first one of equals."""

@@ -21,7 +21,7 @@ EXPECTED_INPUTS = (
     "expected the bytes of an audio file (WAV, FLAC, OGG, MP3), their base64 text, or "
     '{"array": [numbers in -1 to 1], "sampling_rate": Hz}; paths and URLs are not opened'
 )
-PARAMETERS = ("tasks", "top_k")
+PARAMETERS = ("tasks", "top_k", "min_score", "return_segments")
 MAX_AMPLITUDE = 100  # 40 dB above full scale: no recording, but integers that were not scaled
 
 
@@ -50,11 +50,14 @@ class EndpointHandler:
         Args:
             data: `inputs` is a recording: the bytes of an audio file, their base64 text (a data URI too), or
                 `{"array" or "raw": samples, "sampling_rate": Hz}`; or a list of such recordings. `parameters`, if any,
-                holds `tasks` (which of the model's tasks to compute) and `top_k` (how many emotions to return).
+                holds `tasks` (which of the model's tasks to compute), `top_k` (how many emotions to return),
+                `min_score` (an emotion with a lower score is unsure) and `return_segments` (whether to return the
+                segments of speech).
 
         Returns:
-            `emotion` (label and score, likeliest first), `audio` (base64 of a WAV as long as the recording) and its
-            `sampling_rate` in Hz, each where its task was computed; or `error`, a sentence. A list for a list.
+            `emotion` (label and score, likeliest first; empty and with a `reason` where there is no speech), `audio`
+            (base64 of a WAV as long as the recording) and its `sampling_rate` in Hz, each where its task was computed;
+            or `error`, a sentence. A list for a list.
         """
         try:
             inputs, parameters = _checked_payload(data, self.pipe.model.config.tasks)
@@ -87,6 +90,11 @@ def _checked_payload(data: Any, tasks: list[str]) -> tuple[Any, dict[str, Any]]:
     top_k = parameters.get("top_k", 1)
     if type(top_k) is not int or top_k < 1:
         raise PayloadError(f"`top_k` is {_shown(top_k)}; expected a whole number, 1 or more.")
+    min_score = parameters.get("min_score", 0)
+    if type(min_score) not in (int, float) or not 0 <= min_score <= 1:
+        raise PayloadError(f"`min_score` is {_shown(min_score)}; expected a number from 0 to 1.")
+    if type(parameters.get("return_segments", False)) is not bool:
+        raise PayloadError(f"`return_segments` is {_shown(parameters['return_segments'])}; expected true or false.")
     return data["inputs"], parameters
 
 

@@ -6,6 +6,7 @@
 rows of any rate and channel count all work alike.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
@@ -199,10 +200,13 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         Args:
             tasks: what is asked for; by default those of the construction.
-            detector: what finds the speech; where there is none, the enhancement runs for emotion alone too.
+            detector: what finds the speech; unless its `uses_enhancement` is False, the enhancement runs for emotion
+                alone too.
         """
         tasks = self._forward_params.get("tasks") if tasks is None else tasks
-        return WindowModel(self.model, self.feature_extractor, tasks, finds_speech=detector is None)
+        return WindowModel(
+            self.model, self.feature_extractor, tasks, uses_enhancement=getattr(detector, "uses_enhancement", True)
+        )
 
     def _sanitize_parameters(
         self,
@@ -352,7 +356,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         is_sure = ranked[0]["score"] >= min_score
         return {
             "start": round(segment.start_s, 3),
-            "end": round(min(segment.end_s, seconds), 3),
+            "end": round(min(segment.end_s, math.floor(1000 * seconds) / 1000), 3),  # never behind the recording
             "emotion": ranked[0]["label"] if is_sure else None,
             "scores": {entry["label"]: round(entry["score"], 6) for entry in sorted(ranked, key=lambda e: e["label"])},
             **({} if is_sure else {"reason": UNSURE}),

@@ -61,9 +61,9 @@ class SpeechSegments:
     """Joins frames of speech to segments.
 
     A pause of 0.3 s ends a segment of 2 s or more, one of 0.5 s a shorter one. A segment of 2 s or more that the next
-    piece could make longer than 10 s ends before that piece. Stretches with less than 0.2 s of speech are no segments.
-    The heads see all frames of a segment and up to 1 s of the pause on either side, never beyond the middle of the
-    pause nor the border of a piece.
+    piece could make longer than 10 s ends before that piece, and any segment before a piece at another level.
+    Stretches with less than 0.2 s of speech are no segments. The heads see all frames of a segment and up to 1 s of
+    the pause on either side, never beyond the middle of the pause nor the border of a piece.
 
     Args:
         heads: what gives {task: (1, K)} of the features {task: (1, T, D)} of a stretch.
@@ -77,10 +77,11 @@ class SpeechSegments:
         self._end = 0  # of the frames that came
         self._last_end = 0  # of the last segment
 
-    def add(self, is_speech: np.ndarray, features: Features) -> list[SpeechSegment]:
+    def add(self, is_speech: np.ndarray, features: Features, is_other_level: bool = False) -> list[SpeechSegment]:
         """Takes the next piece.
 
         Args:
+            is_other_level: whether its level differs so much from that of the last one that another voice speaks.
             is_speech: boolean, for each frame of 20 ms.
             features: {task: (T, D)} of the same time; the last frame may be missing.
 
@@ -89,8 +90,10 @@ class SpeechSegments:
         """
         start, end = self._end, self._end + len(is_speech)
         ended = []
-        if self._open is not None and end - self._open.start > TOO_LONG and start - self._open.start >= LONG_ENOUGH:
-            ended += self._close(start)
+        if self._open is not None:
+            is_too_long = end - self._open.start > TOO_LONG and start - self._open.start >= LONG_ENOUGH
+            if is_other_level or is_too_long:
+                ended += self._close(start)
         self._pieces.append((start, end, features))
         self._end = end
         for first, last in _runs(is_speech, start):

@@ -10,7 +10,7 @@ import torch
 
 from .activity import LevelDetector
 from .audio import as_float32, checked_rate
-from .cutting import FRAME, SAMPLING_RATE, Stride, Window, WindowCutter
+from .cutting import FRAME, FRAMES_PER_SECOND, LEVEL_CHANGE, SAMPLING_RATE, Stride, Window, WindowCutter, frames_of
 from .decoding import soxr
 from .speech_segments import SpeechSegment, SpeechSegments
 from .tasks import ENHANCEMENT, TASKS
@@ -21,7 +21,8 @@ LATENCY_CHUNK_S, LATENCY_STRIDE_S = 2.0, (1.6, 0.08)
 
 Detector = Callable[[Window, np.ndarray | None], np.ndarray]
 """What finds speech: the windows of a recording in their order, and each enhanced, or None where there is no
-enhancement, to boolean (ceil(samples of the piece / 320),)."""
+enhancement, to boolean (ceil(samples of the piece / 320),). One with the attribute `uses_enhancement` False, of itself
+or of what makes it, is given none for clip tasks alone."""
 DetectorFactory = Callable[[], Detector]
 """What makes a detector for a recording."""
 
@@ -46,14 +47,14 @@ class WindowModel:
         model: a `SparseMeritForSpeechEnhancementAndEmotion`.
         feature_extractor: its `SparseMeritFeatureExtractor`.
         tasks: what is asked for; all of the model's by default.
-        finds_speech: whether the enhancement is to find the speech for clip tasks.
+        uses_enhancement: whether the enhancement runs for clip tasks alone too, to find the speech.
     """
 
-    def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, finds_speech: bool = True):
+    def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, uses_enhancement: bool = True):
         self.model, self.feature_extractor = model, feature_extractor
         self.asked = list(model.config.tasks if tasks is None else tasks)
         self.clip_tasks = [task for task in self.asked if task in TASKS and TASKS[task].kind != "waveform"]
-        is_needed = finds_speech and self.clip_tasks and ENHANCEMENT in model.config.tasks
+        is_needed = uses_enhancement and self.clip_tasks and ENHANCEMENT in model.config.tasks
         self.feature_samples = model.config.inputs_to_logits_ratio
         self.tasks = tuple(dict.fromkeys([*self.asked, *([ENHANCEMENT] if is_needed else [])]))
 
@@ -119,6 +120,7 @@ class Assembler:
     def __init__(self, model: WindowModel, detector: DetectorFactory | None = None):
         self._detector = (detector or detect_by_level)()
         self._timeline = SpeechSegments(model.heads, model.feature_samples) if model.clip_tasks else None
+        self._peak_db: float | None = None  # of the last piece
         self._held: dict[str, np.ndarray] = {}  # around the last cut, as much before it as after it
 
     def add(self, window: Window, output: WindowOutput) -> tuple[dict[str, np.ndarray], list[SpeechSegment]]:
@@ -127,8 +129,12 @@ class Assembler:
         if self._timeline is None:
             return enhanced, []
         is_speech = self._detector(window, output.enhanced.get(ENHANCEMENT))
-        segments = self._timeline.add(is_speech, output.features)
+        segments = self._timeline.add(is_speech, output.features, self._is_other_level(window))
         return enhanced, segments + (self._timeline.finish() if window.is_last else [])
+
+    def _is_other_level(self, window: Window) -> bool:
+        before, self._peak_db = self._peak_db, window.peak_db
+        return not window.is_fixed and before is not None and abs(self._peak_db - before) >= LEVEL_CHANGE
 
     def current(self) -> dict[str, torch.Tensor] | None:
         """{task: (1, K)} of the segment that goes on; None where there is none, or too little of it yet."""
@@ -170,11 +176,13 @@ class StreamOutput:
         segments: segments of speech that have ended, {"start", "end", "emotion", "scores"}, in seconds of the stream.
         emotion: label and score, likeliest first, of the segment that is being spoken, or else of the last one; empty
             before the first.
+        seconds: how much of the stream all of this is about, the windows so far.
     """
 
     audio: np.ndarray
     segments: list[dict[str, Any]]
     emotion: list[dict[str, Any]]
+    seconds: float
 
 
 class StreamingEnhancer:
@@ -192,7 +200,7 @@ class StreamingEnhancer:
         model: a `WindowModel`.
         describe: gives the segments of the pipeline of some of this model and the seconds so far, and the ranked
             emotion of outputs {task: (1, K)}.
-        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, which adds its own delay of some ms.
+        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, whose delay each way is up to 0.1 s.
         chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
         detector: what makes the detector of speech, `detect_by_level` by default.
 
@@ -214,6 +222,8 @@ class StreamingEnhancer:
         detector: DetectorFactory | None = None,
     ):
         self.sampling_rate = checked_rate(sampling_rate, "The stream")
+        rates = (self.sampling_rate, SAMPLING_RATE)
+        self._resampling_s = 0.0 if rates[0] == rates[1] else _delay_s(*rates) + _delay_s(*rates[::-1])
         self._model, (self._segments, self._emotion) = model, describe
         self._window, self._detector = (chunk_length_s, stride_length_s), detector
         self.reset()
@@ -223,6 +233,7 @@ class StreamingEnhancer:
         self._cutter = WindowCutter(*self._window)
         self._assembler = Assembler(self._model, self._detector)
         self._given = self._returned = 0
+        self._seconds = 0.0
         self._last: list[dict[str, Any]] = []
         rates = (self.sampling_rate, SAMPLING_RATE)
         is_same = rates[0] == rates[1]
@@ -231,7 +242,14 @@ class StreamingEnhancer:
     @property
     def latency_ms(self) -> float:
         """Longest delay of a sample in ms, without the time that the model takes."""
-        return 1000 * (self._cutter.latency_s + min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE)
+        fade_s = min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE
+        return 1000 * (self._cutter.latency_s + fade_s + self._resampling_s)
+
+    @property
+    def window_s(self) -> tuple[float, float, float]:
+        """Seconds of the left context, of the longest piece, and of the right context of a window."""
+        left, right, piece = frames_of(*self._window)
+        return left / FRAMES_PER_SECOND, piece / FRAMES_PER_SECOND, right / FRAMES_PER_SECOND
 
     def process(self, block: Any) -> StreamOutput:
         """Takes the next samples.
@@ -264,13 +282,14 @@ class StreamingEnhancer:
             if ENHANCEMENT in self._model.asked:
                 audio.append(enhanced[ENHANCEMENT])
             segments += ended
+            self._seconds = min(window.end / SAMPLING_RATE, self._given / self.sampling_rate)
         described = self._segments(segments, self._given / self.sampling_rate)
         current = self._assembler.current() if windows else None
         if current is not None:
             self._last = self._emotion(current)
         elif segments:
             self._last = self._emotion(segments[-1].outputs)
-        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last)
+        return StreamOutput(self._at_own_rate(audio, is_last), described, self._last, self._seconds)
 
     def _at_own_rate(self, audio: list[np.ndarray], is_last: bool) -> np.ndarray:
         """Enhanced samples (samples,) at the rate of the stream; at the end, as many as the stream had."""
@@ -292,3 +311,15 @@ class _Resampler:
 
     def __call__(self, block: np.ndarray, is_last: bool = False) -> np.ndarray:
         return self._stream.resample_chunk(block, last=is_last)
+
+
+def _delay_s(source_rate: int, target_rate: int) -> float:
+    """Longest time in seconds that a resampler, which works in blocks of its own, holds a sample; it is measured."""
+    resample, block = _Resampler(source_rate, target_rate), np.zeros(max(1, source_rate // 1000), np.float32)
+    given = returned = 0
+    longest = 0.0
+    while given < source_rate // 2:
+        given += len(block)
+        returned += len(resample(block))
+        longest = max(longest, given / source_rate - returned / target_rate)
+    return longest
