@@ -112,8 +112,7 @@ def fixed_windows(pipe: SpeechEnhancementAndEmotionPipeline, call: Call) -> Segm
 
 
 def timeline(detector: DetectorFactory, pipe: SpeechEnhancementAndEmotionPipeline, call: Call) -> Segments:
-    segments = pipe.emotion_timeline(call.waveform, sampling_rate=SAMPLING_RATE, detector=detector)
-    return [{**segment, "end": min(segment["end"], call.seconds)} for segment in segments]  # they are rounded to 1 ms
+    return pipe.emotion_timeline(call.waveform, sampling_rate=SAMPLING_RATE, detector=detector)
 
 
 METHODS: dict[str, Callable[[SpeechEnhancementAndEmotionPipeline, Call], Segments]] = {
