@@ -13,9 +13,9 @@ PEAK = 1600  # samples, 0.1 s
 MIN_SAMPLES = 400  # one frame of the encoder
 REACH = 50  # frames: a cut is the best one within 1 s on either side, and levels are means over 1 s
 SMOOTHING = np.hanning(7)[1:-1] / np.hanning(7).sum()  # 0.1 s: shorter than a syllable
-LEVEL_CHANGE_WEIGHT = 4.0  # of a change of level against a depth of the same dB
+LEVEL_CHANGE_WEIGHT = 3.0  # of a change of level against a depth of the same dB
 LEVEL_CHANGE = 12.0  # dB between the peaks of neighbours, more than within a sentence; less cuts no short recording
-WHOLE = 250  # frames, 5 s, as long as the clips that the models learned from: so much at one level is not cut
+WHOLE = 150  # frames, 3 s: so much between two changes of level is not cut
 LOWEST_LEVEL = -80.0  # dB relative to full scale, below the noise of rooms and microphones
 CHUNK_LENGTH_S, STRIDE_LENGTH_S = 10.0, 0.04
 """Longest window and its context on either side, in seconds."""
@@ -73,10 +73,10 @@ class Window:
 class WindowCutter:
     """Cuts a recording that comes in blocks into windows, whose pieces join to the recording.
 
-    A cut is where the level over 0.1 s, less four times the change between the mean levels of the second before and
+    A cut is where the level over 0.1 s, less three times the change between the mean levels of the second before and
     the second after, is lowest within 1 s. So pieces begin and end in pauses, speech at another level is in a piece of
     its own, and cuts depend on what surrounds them alone, not on where the recording begins. What
-    lasts at most 5 s between two cuts at which the peak level changes by 12 dB, as at a pause of a second or another
+    lasts at most 3 s between two cuts at which the peak level changes by 12 dB, as at a pause of a second or another
     voice, is not cut further; nor is, of a recording that fits into one window, what lies between such cuts. A piece
     that would be longer than a window is cut at the lowest point within.
     Windows with room for less than 2 s are too short to choose from: they follow each other at a fixed distance, for a
@@ -195,7 +195,7 @@ class _Levels:
             values.drop(max(0, before - kept))
 
     def cut(self, start: int, longest: int) -> int | None:
-        """The next cut: the first change of level within 5 s, or else the first of all that are the best within their
+        """The next cut: the first change of level within 3 s, or else the first of all that are the best within their
         reach; where none is up to `longest`, the best.
 
         Args:
