@@ -1,29 +1,34 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What long recordings cost: clips joined into one, encoded whole and in windows of several lengths.
+"""What cutting long recordings into windows costs: clips joined into one recording, and a recording that begins later.
 
 Sixty clips at 0 dB are enhanced alone, and as one recording, whose pieces are then compared with the clean clips. The
-window is chosen on the dev split. Writes `windows_SPLIT.json` and `windows_SPLIT.md` to `benchmarks/results/windows`.
+same recording without its first 5 s, half of a window, is compared with the same part of the whole one. Writes
+`NAME_SPLIT.json` and `.md` to `benchmarks/results/windows`.
 
-    python -m benchmarks.windows --model runs/whisper/best --speech tables/ravdess --speech tables/emodb \
-        --speech tables/nemo --noise tables/esc10 --split dev
+    python -m benchmarks.windows --name whisper --model runs/whisper/best --speech tables/ravdess \
+        --speech tables/emodb --speech tables/nemo --noise tables/esc10 --split dev
 """
 
 import sys
-import time
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 
-from benchmarks.writing import RESULTS, write_results
+from benchmarks.intervals import estimate, shown
+from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
 from modeling_sparse_merit.data.mixing import MixingRecipe
-from modeling_sparse_merit.metrics.speech import si_sdr
+from modeling_sparse_merit.metrics.speech import si_sdr, stoi
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
+from modeling_sparse_merit.models.sparse_merit.cutting import CHUNK_LENGTH_S, SAMPLING_RATE
 
-WINDOWS = (None, 30.0, 15.0, 8.0, 4.0)
+MEASURES = {"SI-SDR (dB)": (si_sdr, 2), "STOI": (stoi, 4)}
+"""What is measured, and the digits that are shown."""
+SHIFT = round(CHUNK_LENGTH_S / 2 * SAMPLING_RATE)
+SETTLED = 10 * SAMPLING_RATE  # samples, beyond which the beginning of a recording no longer matters
 
 
 def mixtures(
@@ -39,15 +44,42 @@ def mixtures(
 
 def enhance(pipe: SpeechEnhancementAndEmotionPipeline, recordings: list[np.ndarray]) -> list[np.ndarray]:
     """The enhanced speech of each recording, one at a time."""
-    return [pipe(recording, sampling_rate=16_000, tasks="enhancement")["audio"] for recording in recordings]
+    return [pipe(recording, sampling_rate=SAMPLING_RATE, tasks="enhancement")["audio"] for recording in recordings]
 
 
-def score(clean: list[np.ndarray], enhanced: list[np.ndarray]) -> float:
-    """Mean SI-SDR in dB."""
-    return float(np.mean([si_sdr(*pair) for pair in zip(clean, enhanced, strict=True)]))
+def scores(clean: list[np.ndarray], enhanced: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Of each measure, the score of each clip."""
+    pairs = list(zip(clean, enhanced, strict=True))
+    return {name: np.array([measure(*pair) for pair in pairs]) for name, (measure, _) in MEASURES.items()}
+
+
+def difference_db(signal: np.ndarray, reference: np.ndarray) -> float:
+    """Power of what two signals differ by, in dB relative to the reference; -200 where they are the same."""
+    signal, reference = signal.astype(np.float64), reference.astype(np.float64)
+    return float(10 * np.log10(np.square(signal - reference).sum() / np.square(reference).sum() + 1e-20))
+
+
+def compare(pipe: SpeechEnhancementAndEmotionPipeline, noisy: list[np.ndarray], clean: list[np.ndarray]) -> dict:
+    """The scores of clips alone and joined, and what a later beginning changes."""
+    ends, joined = np.cumsum([len(clip) for clip in noisy])[:-1], np.concatenate(noisy)
+    whole, shifted = enhance(pipe, [joined, joined[SHIFT:]])
+    sides = {"noisy": noisy, "alone": enhance(pipe, noisy), "joined": np.split(whole, ends)}
+    found = {name: scores(clean, side) for name, side in sides.items()}
+    measures = {}
+    for measure in MEASURES:
+        row: dict = {name: float(found[name][measure].mean()) for name in sides}
+        row["joined - alone"] = estimate(found["joined"][measure] - found["alone"][measure])
+        measures[measure] = row
+    later = whole[SHIFT:]
+    shift = {
+        "everything": difference_db(shifted, later),
+        "beyond the first 10 s": difference_db(shifted[SETTLED:], later[SETTLED:]),
+    }
+    return {"seconds": len(joined) / SAMPLING_RATE, "measures": measures, "shift_db": shift}
 
 
 def main(
+    name: Annotated[str, typer.Option(help="Of the files that are written.")],
     speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
     noise: Annotated[str, typer.Option(help="A noise dataset.")],
     model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
@@ -57,44 +89,36 @@ def main(
     seed: int = 0,
 ) -> None:
     torch.set_num_threads(1)
+    measured = commit()
     noisy, clean = mixtures(speech, noise, split, clips, snr_db, seed)
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model or DEFAULT_CHECKPOINT)
-    ends, joined = np.cumsum([len(clip) for clip in noisy])[:-1], np.concatenate(noisy)
-    result = {
-        "command": f"python -m benchmarks.windows {' '.join(sys.argv[1:])}",
-        "seconds": len(joined) / 16_000,
-        "noisy": score(clean, noisy),
-        "alone": score(clean, enhance(pipe, noisy)),
-        "joined": [],
-    }
-    for window in WINDOWS:
-        pipe.model.model.encoder.config.encoder_window_seconds = window
-        start = time.perf_counter()
-        (enhanced,) = enhance(pipe, [joined])
-        seconds = time.perf_counter() - start
-        row = {"window_seconds": window, "si_sdr": score(clean, np.split(enhanced, ends)), "seconds": seconds}
-        result["joined"].append(row)
-        print(row, flush=True)
-    write(result, split)
+    command = f"python -m benchmarks.windows {' '.join(sys.argv[1:])}"
+    facts = {"command": command, "commit": measured, "seed": seed, "clips": clips, "snr_db": snr_db}
+    write({**facts, **compare(pipe, noisy, clean)}, f"{name}_{split}")
 
 
-def write(result: dict, split: str) -> None:
+def write(result: dict, name: str) -> None:
     lines = [
-        "# Long recordings",
+        "# Windows",
         "",
-        f"`{result['command']}`: {result['seconds']:.0f} s of clips, enhanced alone and joined into one "
-        "recording, on one thread. Mean SI-SDR over the clips, in dB.",
+        f"`{result['command']}`, commit {result['commit']}: {result['clips']} clips at {result['snr_db']:g} dB, "
+        f"{result['seconds']:.0f} s, enhanced alone and joined into one recording. Means over the clips; the "
+        "difference with its 95 % bootstrap interval over the clips.",
         "",
-        f"Noisy {result['noisy']:.2f}, enhanced alone {result['alone']:.2f}. As one recording:",
-        "",
-        "| window of the encoder | SI-SDR | difference from alone | real-time factor |",
-        "|---|---|---|---|",
+        "| | noisy | alone | joined | joined - alone |",
+        "|---|---|---|---|---|",
     ]
-    for row in result["joined"]:
-        name = "whole" if row["window_seconds"] is None else f"{row['window_seconds']:g} s"
-        difference, rate = row["si_sdr"] - result["alone"], row["seconds"] / result["seconds"]
-        lines.append(f"| {name} | {row['si_sdr']:.2f} | {difference:+.2f} | {rate:.3f} |")
-    write_results(RESULTS / "windows" / f"windows_{split}", result, "\n".join(lines))
+    for measure, row in result["measures"].items():
+        digits = MEASURES[measure][1]
+        means = [f"{row[side]:.{digits}f}" for side in ("noisy", "alone", "joined")]
+        lines.append(f"| {measure} | {' | '.join(means)} | {shown(row['joined - alone'], digits, '+')} |")
+    shift = [f"{place} {value:.1f} dB" for place, value in result["shift_db"].items()]
+    lines += [
+        "",
+        f"The recording without its first {SHIFT / SAMPLING_RATE:g} s against the same part of the whole, power of "
+        f"the difference relative to the output: {', '.join(shift)}.",
+    ]
+    write_results(RESULTS / "windows" / name, result, "\n".join(lines))
     print("\n".join(lines))
 
 
