@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,10 @@ def start(tiny_checkpoint, tmp_path):
 
     def process(*arguments, stdin=subprocess.PIPE):
         options = ["--model", str(tiny_checkpoint), "--device", "cpu", "--vad", "level"]
-        pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        running.append(subprocess.Popen([*COMMAND, "-", *options, *arguments], **pipes, cwd=tmp_path, env=ENVIRONMENT))
+        settings = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}
+        if os.name != "nt":  # tests that run in the background ignore Ctrl-C, and what they start would too
+            settings["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        running.append(subprocess.Popen([*COMMAND, "-", *options, *arguments], **settings, env=ENVIRONMENT))
         return running[-1]
 
     yield process
@@ -182,6 +185,7 @@ def test_audio_does_not_go_to_a_terminal():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_stream(start, speech_clip):
     """10 minutes, with the emotion: less than 8 MB above what the first minute took."""
     process = start("--quiet", "--segments", "events.jsonl", "--chunk-length", "2.4", "--stride-length", "0.5,0.1")
