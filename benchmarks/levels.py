@@ -31,7 +31,7 @@ QUIET = np.float32(0.1)  # 20 dB lower
 TRIMMED = 25.0  # dB below the peak of a clip
 TOLERANCE = 0.5  # dB
 
-Answer = dict[str, Any]
+Result = dict[str, Any]
 """What the pipeline says about a recording, with its segments."""
 
 
@@ -45,7 +45,7 @@ class Part:
     clip: int
 
 
-def ask(pipe: SpeechEnhancementAndEmotionPipeline, recording: np.ndarray) -> Answer:
+def process(pipe: SpeechEnhancementAndEmotionPipeline, recording: np.ndarray) -> Result:
     return pipe(recording, sampling_rate=SAMPLING_RATE, return_segments=True)
 
 
@@ -85,22 +85,22 @@ def emotion_within(segments: list[dict[str, Any]], start: float, end: float) -> 
     return max(scores, key=scores.__getitem__) if any(scores.values()) else None
 
 
-def judge(part: Part, answer: Answer, alone: Answer) -> dict[str, Any]:
+def judge(part: Part, result: Result, alone: Result) -> dict[str, Any]:
     """What changed of a clip."""
     size = len(alone["audio"])
-    level = level_db(answer["audio"][part.start : part.start + size]) - level_db(alone["audio"] * part.gain)
+    level = level_db(result["audio"][part.start : part.start + size]) - level_db(alone["audio"] * part.gain)
     times = (part.start / SAMPLING_RATE, (part.start + size) / SAMPLING_RATE)
-    found = emotion_within(answer["segments"], *times)
+    found = emotion_within(result["segments"], *times)
     expected = emotion_within(alone["segments"], 0.0, size / SAMPLING_RATE)
     return {"case": part.case, "clip": part.clip, "level_db": level, "emotion": found, "expected": expected}
 
 
 def judgements(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[np.ndarray]) -> Iterator[dict[str, Any]]:
-    alone = [ask(pipe, clip) for clip in clips]
+    alone = [process(pipe, clip) for clip in clips]
     for number, clip in enumerate(clips):
         for recording, parts in recordings(clips, number):
-            answer = ask(pipe, recording)
-            yield from (judge(part, answer, alone[part.clip]) for part in parts)
+            result = process(pipe, recording)
+            yield from (judge(part, result, alone[part.clip]) for part in parts)
         following = (number + 1) % len(clips)
         size = max(len(clip), len(clips[following]))
         channels = (np.pad(clip, (0, size - len(clip))), np.pad(clips[following], (0, size - len(clips[following]))))

@@ -198,7 +198,7 @@ def _enhance_recordings(
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
         recordings = results.placed(found) if process == 0 else []
-        left = [recording for recording in recordings if not results.is_done(recording, treatment.beside)]
+        left = [recording for recording in recordings if not results.is_done(recording, treatment.further_files)]
         stopped = _run(pipe, results, left, treatment, options, state)
         if process != 0:
             return None

@@ -139,17 +139,19 @@ class Results:
             placed.append(replace(recording, target=self.folder / name))
         return placed
 
-    def is_done(self, recording: Recording, beside: Sequence[Callable[[Path], Path]] = ()) -> bool:
+    def is_done(self, recording: Recording, further_files: Sequence[Callable[[Path], Path]] = ()) -> bool:
         """Whether the folder holds what this run would make: of the same recording, model and settings, all files.
 
         Args:
-            beside: what gives, of the path of an enhanced file, those of further files that belong to it.
+            further_files: what gives, of the path of an enhanced file, those of further files that belong to it.
         """
         if self.overwrite or recording.source is None:
             return False
         state = (self.settings.hash, *recording.stamp())
         lines = [line for line in self._lines.get(recording.source, ()) if line.state == state]
-        return bool(lines) and len(lines) == lines[0].lines and all(self._is_there(line, beside) for line in lines)
+        return (
+            bool(lines) and len(lines) == lines[0].lines and all(self._is_there(line, further_files) for line in lines)
+        )
 
     def add(self, recording: Recording, record: dict[str, Any], target: Path | None = None, lines: int = 1) -> None:
         """Appends the record of a recording.
@@ -258,11 +260,11 @@ class Results:
                 files[line.file].seek(line.position)
                 yield json.loads(files[line.file].readline())
 
-    def _is_there(self, line: Line, beside: Sequence[Callable[[Path], Path]]) -> bool:
+    def _is_there(self, line: Line, further_files: Sequence[Callable[[Path], Path]]) -> bool:
         if line.target is None:
             return False
         target = self.folder / line.target
-        files = [target] * line.has_audio + [path_of(target) for path_of in beside]
+        files = [target] * line.has_audio + [path_of(target) for path_of in further_files]
         return all(file.is_file() for file in files)
 
     def _relative(self, path: Path) -> str:

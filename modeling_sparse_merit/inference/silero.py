@@ -27,7 +27,7 @@ class SileroDetector:
     where a window has no context on the right, the frames after the last whole block are what that block is.
 
     Usage:
-        >>> answer = pipe("call.wav", detector=SileroDetector)
+        >>> result = pipe("call.wav", detector=SileroDetector)
         >>> stream = pipe.stream(detector=SileroDetector)
 
     Raises:

@@ -60,7 +60,7 @@ class Treatment:
         return {name: getattr(self, name) for name in names}
 
     @property
-    def beside(self) -> list[Callable[[Path], Path]]:
+    def further_files(self) -> list[Callable[[Path], Path]]:
         """What gives, of the path of an enhanced file, those of the further files that are written."""
         kinds = [] if self.segments is None else [partial(segments_path, kind=self.segments)]
         return [picture_path] * self.plot + kinds
@@ -140,7 +140,7 @@ class Track:
         record = self._record(found)
         with output_errors():
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._write_beside(record)
+            self._write_further_files(record)
             if self._writer is None:
                 self._keep(record)
             else:
@@ -189,7 +189,7 @@ class Track:
             **({"task_outputs": further} if further else {}),
         }
 
-    def _write_beside(self, record: dict[str, Any]) -> None:
+    def _write_further_files(self, record: dict[str, Any]) -> None:
         """The picture and the file of the segments, where they are asked for."""
         if self._treatment.plot:
             self._plot(record)
