@@ -110,7 +110,7 @@ def test_passes_share_the_threads(two_threads):
         both.wait()  # only if both run at once
         return torch.get_num_threads()
 
-    with batching._Passes(torch.device("cpu"), recordings=9, batch_seconds=10) as passes:
+    with batching._Passes(torch.device("cpu"), most=9, batch_seconds=10) as passes:
         assert [future.result(10) for future in [passes.start(work), passes.start(work)]] == [1, 1]
     assert torch.get_num_threads() == 2
 

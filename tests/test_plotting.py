@@ -82,8 +82,10 @@ def test_a_short_recording_of_one_segment_is_drawn_as_one_without(tmp_path, figu
     assert [axes.get_ylim() for axes in figures[0].axes if axes.images] == [(0, 0.5)] * 2
 
 
-@pytest.mark.parametrize(("seconds", "label"), [(90, "Time (s)"), (600, "Time (m:ss)"), (3_600, "Time (h:mm:ss)")])
-@pytest.mark.parametrize("enhances", [True, False])
+@pytest.mark.parametrize(
+    ("seconds", "label", "enhances"),
+    [(90, "Time (s)", True), (600, "Time (m:ss)", False), (3_600, "Time (h:mm:ss)", True)],
+)
 def test_a_timeline_is_drawn_below_the_waveforms(tmp_path, figures, seconds, label, enhances):
     side = Overview.of(noise(seconds * RATE), RATE)
     scores = dict(zip(LABELS, (0.4, 0.3, 0.2, 0.1), strict=True)) if enhances else {}

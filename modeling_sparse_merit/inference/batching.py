@@ -26,6 +26,7 @@ from .tracks import Track, Treatment, failure, open_tracks
 WINDOW = 256  # recordings among which those of like length are found
 READERS = 8  # threads that read and write for a GPU
 MAX_PASSES = 4  # of the model at once, on a CPU
+GROUPS_AHEAD = 2  # groups of windows of a recording that the model works on while an earlier one is written
 
 
 def enhance_recordings(
@@ -66,7 +67,7 @@ def enhance_recordings(
     chosen = replace(chosen, channel=checked_channel(chosen.channel))
     waiting: dict[int, list[dict[str, Any]]] = {}
     position = 0
-    passes = _Passes(pipe.device, len(recordings), batch_seconds)
+    passes = _Passes(pipe.device, _passes_of(recordings, chosen.chunk_length_s), batch_seconds)
     durations = _Durations(len(recordings), progress)
     with passes, _threads(passes.workers) as pool:
         job = _Job(pipe, pipe.window_model(detector=chosen.detector), passes, recordings, chosen, results, durations)
@@ -150,6 +151,13 @@ def _batches(
             yield [start + place for place in batch]
 
 
+def _passes_of(recordings: Sequence[Recording], chunk_length_s: float) -> int:
+    """How many passes there is work for: one for each recording; one recording that is long has work for several."""
+    if len(recordings) != 1:
+        return len(recordings)
+    return math.ceil(min(MAX_PASSES, max(1.0, _seconds(recordings[0]) / chunk_length_s)))
+
+
 def _seconds(recording: Recording) -> float:
     """Duration as far as it is known before decoding, else infinite."""
     if recording.error or not recording.path.is_file():  # what is no file, such as a pipe, is there to be read once
@@ -192,11 +200,11 @@ class _Passes:
     They have threads of their own: what a thread has allocated once, it mostly keeps.
     """
 
-    def __init__(self, device: torch.device, recordings: int, batch_seconds: float):
+    def __init__(self, device: torch.device, most: int, batch_seconds: float):
         self.batch_seconds = batch_seconds
         self._cores = torch.get_num_threads()
         on_cpu = device.type == "cpu"
-        self.count = max(1, min(MAX_PASSES, self._cores, recordings)) if on_cpu else 1
+        self.count = max(1, min(MAX_PASSES, self._cores, most)) if on_cpu else 1
         self.workers = self.count + 1 if on_cpu else READERS  # more would keep memory, and no core is idle
         self._pool = ThreadPoolExecutor(self.count)
 
@@ -269,7 +277,7 @@ class _Job:
         begun: deque[tuple[list[_Item], list[tuple[list[int], Future]]]] = deque()
         for group in _groups(items, self.passes.count * self.passes.batch_seconds):
             begun.append((group, self._start(group)))
-            if len(begun) > 1:
+            if len(begun) > GROUPS_AHEAD:
                 yield from _collected(*begun.popleft())
         for group, passes in begun:
             yield from _collected(group, passes)
