@@ -26,7 +26,8 @@ from .tracks import Track, Treatment, failure, open_tracks
 WINDOW = 256  # recordings among which those of like length are found
 READERS = 8  # threads that read and write for a GPU
 MAX_PASSES = 4  # of the model at once, on a CPU
-GROUPS_AHEAD = 2  # groups of windows of a recording that the model works on while an earlier one is written
+PASS_SECONDS = 10.0  # of windows in a pass on a CPU: longer passes take more memory and are not faster
+GROUPS_AHEAD = 1  # groups of windows of a recording that the model works on while an earlier one is written
 
 
 def enhance_recordings(
@@ -202,6 +203,7 @@ class _Passes:
 
     def __init__(self, device: torch.device, most: int, batch_seconds: float):
         self.batch_seconds = batch_seconds
+        self.pass_seconds = min(batch_seconds, PASS_SECONDS) if device.type == "cpu" else batch_seconds
         self._cores = torch.get_num_threads()
         on_cpu = device.type == "cpu"
         self.count = max(1, min(MAX_PASSES, self._cores, most)) if on_cpu else 1
@@ -275,7 +277,7 @@ class _Job:
     def _outputs(self, items: Iterator[_Item]) -> Iterator[tuple[_Item, WindowOutput]]:
         """What the model gives of each window, in their order; while it runs, the next ones are read."""
         begun: deque[tuple[list[_Item], list[tuple[list[int], Future]]]] = deque()
-        for group in _groups(items, self.passes.count * self.passes.batch_seconds):
+        for group in _groups(items, self.passes.count * self.passes.pass_seconds):
             begun.append((group, self._start(group)))
             if len(begun) > GROUPS_AHEAD:
                 yield from _collected(*begun.popleft())
@@ -285,7 +287,7 @@ class _Job:
     def _start(self, group: list[_Item]) -> list[tuple[list[int], Future]]:
         """Begins the passes of a group; each with the places, in the group, of its windows."""
         seconds = [len(item.window.waveform) / SAMPLING_RATE for item in group]
-        batches = cut_batches(seconds, self.passes.batch_seconds)
+        batches = cut_batches(seconds, self.passes.pass_seconds)
         windows = [[group[place].window for place in batch] for batch in batches]
         return [
             (batch, self.passes.start(partial(self.model.run, part)))
