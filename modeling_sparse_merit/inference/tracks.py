@@ -263,4 +263,4 @@ def _plain(output: Any) -> Any:
 
 
 def _speech_seconds(found: dict[str, Any]) -> float:
-    return round(sum(segment["end"] - segment["start"] for segment in found["segments"]), 3)
+    return round(sum((segment["end"] - segment["start"] for segment in found["segments"]), 0.0), 3)
