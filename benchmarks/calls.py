@@ -105,7 +105,7 @@ def fixed_windows(pipe: SpeechEnhancementAndEmotionPipeline, call: Call) -> Segm
     segments = []
     for start in range(0, len(call.waveform), FIXED):
         clip = call.waveform[start : start + FIXED]
-        if len(clip) >= SAMPLING_RATE // 20:  # less is nothing to hear
+        if len(clip) >= SAMPLING_RATE // 20:  # less is too short for the model
             times = {"start": start / SAMPLING_RATE, "end": (start + len(clip)) / SAMPLING_RATE}
             segments.append({**times, "emotion": emotion_of_clip(pipe, clip)})
     return segments

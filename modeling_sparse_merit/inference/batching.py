@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Many recordings through the model: batches of like length, decoded and written in background threads."""
+"""Many recordings through the model: batches of similar length, decoded and written in background threads."""
 
 import math
 import threading
@@ -202,7 +202,6 @@ class _Passes:
     """
 
     def __init__(self, device: torch.device, most: int, batch_seconds: float):
-        self.batch_seconds = batch_seconds
         self.pass_seconds = min(batch_seconds, PASS_SECONDS) if device.type == "cpu" else batch_seconds
         self._cores = torch.get_num_threads()
         on_cpu = device.type == "cpu"

@@ -47,7 +47,7 @@ class Columns:
 class Overview:
     """Envelope and spectrogram of a signal, for pictures.
 
-    The lowest and the highest sample and the mean power spectrum are kept for at most `MAX_COLUMNS` stretches of equal
+    The lowest and the highest sample and the mean power spectrum are kept for at most `MAX_COLUMNS` spans of equal
     length; when there are more, neighbours are merged. Nothing depends on how a signal is cut into blocks.
 
     Args:
@@ -101,19 +101,19 @@ class Overview:
 
     @property
     def envelope(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Middle in seconds, lowest and highest sample of each stretch: (columns,) each."""
+        """Middle in seconds, lowest and highest sample of each span: (columns,) each."""
         starts = self._low.step * np.arange(len(self._low.values))
         return (starts + self._low.counts / 2) / self.rate, self._low.values, self._high.values
 
     @property
     def levels(self) -> np.ndarray:
-        """Mean power in dB of Hann windows of 32 ms, one every 8 ms, in each stretch: (frequencies, columns)."""
+        """Mean power in dB of Hann windows of 32 ms, one every 8 ms, in each span: (frequencies, columns)."""
         columns = self._columns()
         return 10 * np.log10(columns.values.T / columns.counts + LOWEST_POWER)
 
     @property
     def column_seconds(self) -> float:
-        """Length of the stretch that a column of `levels` stands for."""
+        """Length of the span that a column of `levels` stands for."""
         return self._columns().step * self._hop / self.rate
 
     def _columns(self) -> Columns:

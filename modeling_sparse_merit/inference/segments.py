@@ -25,7 +25,7 @@ class SegmentFormat(StrEnum):
 
 
 class Segment(TypedDict):
-    """A stretch of a recording with one emotion.
+    """A span of a recording with one emotion.
 
     Args:
         start, end: in seconds from the start of the recording.

@@ -1,9 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Tracks of recordings on their way through the model: read in windows, written, and recorded."""
 
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +15,7 @@ import numpy as np
 from ..files import one_line, output_errors, replacing
 from ..models.sparse_merit.audio import Channel
 from ..models.sparse_merit.cutting import CHUNK_LENGTH_S, SAMPLING_RATE, STRIDE_LENGTH_S, Stride, Window, WindowCutter
+from ..models.sparse_merit.decoding import rewindable
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.speech_segments import SpeechSegment
 from ..models.sparse_merit.streaming import Assembler, DetectorFactory, WindowModel, WindowOutput
@@ -228,7 +227,7 @@ def open_tracks(
     if recording.error:
         raise ValueError(recording.error)
     with ExitStack() as stack:
-        source = recording.path if recording.source else _rewindable(recording.path, stack)
+        source = recording.path if recording.source else _source_of(recording.path, stack)
         channel = 1 if treatment.channel == "each" else treatment.channel
         readers = [BlockReader(source, SAMPLING_RATE, channel)]
         if treatment.channel == "each":
@@ -249,12 +248,10 @@ def failure(recording: Recording, error: BaseException) -> dict[str, str]:
     return {"file": str(recording.path), "error": one_line(error)}
 
 
-def _rewindable(path: Path, stack: ExitStack) -> BinaryIO:
-    """Standard input or a pipe as a temporary file, which may be read more than once."""
+def _source_of(path: Path, stack: ExitStack) -> BinaryIO:
+    """Standard input or a pipe, of which several tracks may be read."""
     source = sys.stdin.buffer if path == STDIN else stack.enter_context(path.open("rb"))
-    copy = stack.enter_context(tempfile.TemporaryFile())
-    shutil.copyfileobj(source, copy)
-    return copy
+    return stack.enter_context(rewindable(source))
 
 
 def _plain(output: Any) -> Any:

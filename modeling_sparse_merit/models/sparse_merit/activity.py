@@ -3,7 +3,8 @@
 
 import numpy as np
 
-FRAME = 320  # samples, 20 ms at 16 kHz
+from .cutting import FRAME
+
 SMOOTHING = 9  # frames: a syllable, so the closures of stops do not count as pauses
 FLOOR = -75.0  # dBFS: speech at -50 dBFS RMS reaches this far down, 16-bit dither lies 20 dB below
 RANGE = 35.0  # dB below the loudest frame of a piece, as far as fricatives and fading ends of words go
@@ -65,15 +66,15 @@ def _levels(signal: np.ndarray) -> np.ndarray:
 def _tidy(speech: np.ndarray) -> np.ndarray:
     """Closes short pauses between speech, then drops short speech; (frames,) to (frames,)."""
     tidy = speech.copy()
-    for start, end in _runs(~tidy):
+    for start, end in runs(~tidy):
         if 0 < start and end < len(tidy) and end - start < GAP:
             tidy[start:end] = True
-    for start, end in _runs(tidy):
+    for start, end in runs(tidy):
         if end - start < BURST:
             tidy[start:end] = False
     return tidy
 
 
-def _runs(mask: np.ndarray) -> np.ndarray:
+def runs(mask: np.ndarray) -> np.ndarray:
     """Starts and ends of the runs of True, (runs, 2)."""
     return np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)

@@ -136,6 +136,12 @@ class WindowCutter:
         known = max(self._longest + self._ahead, seen)
         return max(known, self._whole + 1) / FRAMES_PER_SECOND
 
+    @property
+    def window_s(self) -> tuple[float, float, float]:
+        """Seconds of the left context, of the longest piece, and of the right context of a window."""
+        frames = (self.left, self._longest, self.right)
+        return tuple(count / FRAMES_PER_SECOND for count in frames)
+
     def _windows(self) -> list[Window]:
         windows = []
         while (cut := self._next_cut()) is not None:

@@ -172,7 +172,7 @@ def open_blocks(stream: BinaryIO, name: str) -> Iterator[Blocks]:
     """
     require_codecs()
     with ExitStack() as stack:
-        stream = stack.enter_context(_rewindable(stream))
+        stream = stack.enter_context(rewindable(stream))
         layout = layout_of(stream, name)
         try:
             blocks = _blocks_of(layout, name)
@@ -182,7 +182,7 @@ def open_blocks(stream: BinaryIO, name: str) -> Iterator[Blocks]:
 
 
 @contextmanager
-def _rewindable(stream: BinaryIO) -> Iterator[BinaryIO]:
+def rewindable(stream: BinaryIO) -> Iterator[BinaryIO]:
     """The stream, or a temporary copy on disk of one that cannot seek."""
     if stream.seekable():
         yield stream

@@ -368,7 +368,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
     def clip_outputs(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """
-        What the heads of clip tasks give of stretches of their features, as `output_features` returns them, whatever
+        What the heads of clip tasks give of spans of their features, as `output_features` returns them, whatever
         recording or window these are from.
 
         Args:

@@ -191,7 +191,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             return [self._described(segment, seconds, least) for segment in named]
 
         def ranked(outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-            return self._ranked(EMOTION, outputs[EMOTION][0].float().softmax(-1)) if EMOTION in outputs else []
+            return self._ranked_emotion(outputs) if EMOTION in outputs else []
 
         return StreamingEnhancer(model, (describe, ranked), sampling_rate, chunk_length_s, stride_length_s, detector)
 
@@ -352,7 +352,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         return output.softmax(-1) if TASKS[task].kind == "classification" else output
 
     def _described(self, segment: SpeechSegment, seconds: float, min_score: float) -> dict[str, Any]:
-        ranked = self._ranked(EMOTION, segment.outputs[EMOTION][0].float().softmax(-1))
+        ranked = self._ranked_emotion(segment.outputs)
         is_sure = ranked[0]["score"] >= min_score
         return {
             "start": round(segment.start_s, 3),
@@ -361,6 +361,10 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             "scores": {entry["label"]: round(entry["score"], 6) for entry in sorted(ranked, key=lambda e: e["label"])},
             **({} if is_sure else {"reason": UNSURE}),
         }
+
+    def _ranked_emotion(self, outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        """The emotions that outputs {task: (1, K)} tell, the likeliest first."""
+        return self._ranked(EMOTION, self._scored(EMOTION, outputs[EMOTION][0].float()))
 
     def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
         """Scores (classes,) of one recording with their labels, the highest first."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .activity import runs
 from .cutting import FRAME, FRAMES_PER_SECOND
 
 LONG_ENOUGH = 2 * FRAMES_PER_SECOND  # frames of a segment that a short pause ends
@@ -17,14 +18,14 @@ MARGIN = 50  # frames, 1 s, of the pauses around a segment that its heads see, a
 LEAST_SPEECH = 10  # frames, 0.2 s
 
 Features = dict[str, torch.Tensor]
-"""{task: (T, D)} of a stretch, at the rate of the encoder."""
+"""{task: (T, D)} of a span, at the rate of the encoder."""
 Outputs = dict[str, torch.Tensor]
-"""{task: (1, K)}, what the heads give of a stretch."""
+"""{task: (1, K)}, what the heads give of a span."""
 
 
 @dataclass(frozen=True)
 class SpeechSegment:
-    """A stretch of speech.
+    """A span of speech.
 
     Args:
         start, end: frames of 20 ms of the recording.
@@ -62,11 +63,11 @@ class SpeechSegments:
 
     A pause of 0.3 s ends a segment of 2 s or more, one of 0.5 s a shorter one. A segment of 2 s or more that the next
     piece could make longer than 10 s ends before that piece, and any segment before a piece at another level.
-    Stretches with less than 0.2 s of speech are no segments. The heads see all frames of a segment and up to 1 s of
+    Spans with less than 0.2 s of speech are no segments. The heads see all frames of a segment and up to 1 s of
     the pause on either side, never beyond the middle of the pause nor the border of a piece.
 
     Args:
-        heads: what gives {task: (1, K)} of the features {task: (1, T, D)} of a stretch.
+        heads: what gives {task: (1, K)} of the features {task: (1, T, D)} of a span.
         feature_samples: samples from one frame of the encoder to the next; mostly 320, those of a frame of speech.
     """
 
@@ -96,7 +97,7 @@ class SpeechSegments:
                 ended += self._close(start)
         self._pieces.append((start, end, features))
         self._end = end
-        for first, last in _runs(is_speech, start):
+        for first, last in (runs(is_speech) + start).tolist():
             if self._open is not None and first - self._open.end >= self._pause():
                 ended += self._close((self._open.end + first + 1) // 2)
             if self._open is None:
@@ -163,9 +164,3 @@ def average(segments: list[SpeechSegment], function: Callable[[str, torch.Tensor
         values = torch.stack([function(task, segment.outputs[task][0].float()) for segment in segments])  # (N, K)
         means[task] = values[0] if len(segments) == 1 else (weights[:, None] * values).sum(0).float()
     return means
-
-
-def _runs(is_speech: np.ndarray, offset: int) -> list[tuple[int, int]]:
-    """The first frame and the end of each run of speech."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], is_speech.astype(np.int8), [0]]))) + offset
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

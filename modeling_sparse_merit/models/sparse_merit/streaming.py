@@ -10,7 +10,7 @@ import torch
 
 from .activity import LevelDetector
 from .audio import as_float32, checked_rate
-from .cutting import FRAME, FRAMES_PER_SECOND, LEVEL_CHANGE, SAMPLING_RATE, Stride, Window, WindowCutter, frames_of
+from .cutting import FRAME, LEVEL_CHANGE, MIN_SAMPLES, SAMPLING_RATE, Stride, Window, WindowCutter
 from .decoding import soxr
 from .speech_segments import SpeechSegment, SpeechSegments
 from .tasks import ENHANCEMENT, TASKS
@@ -100,7 +100,7 @@ class WindowModel:
         return [self.output(*pair) for pair in zip(windows, rows, strict=True)]
 
     def heads(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the heads of the clip tasks give of a stretch of features, {task: (1, T, D)}: {task: (1, K)}."""
+        """What the heads of the clip tasks give of a span of features, {task: (1, T, D)}: {task: (1, K)}."""
         with torch.inference_mode():
             moved = {task: values.to(self.model.device) for task, values in features.items()}
             return {task: values.cpu() for task, values in self.model.clip_outputs(moved).items()}
@@ -222,8 +222,6 @@ class StreamingEnhancer:
         detector: DetectorFactory | None = None,
     ):
         self.sampling_rate = checked_rate(sampling_rate, "The stream")
-        rates = (self.sampling_rate, SAMPLING_RATE)
-        self._resampling_s = 0.0 if rates[0] == rates[1] else _delay_s(*rates) + _delay_s(*rates[::-1])
         self._model, (self._segments, self._emotion) = model, describe
         self._window, self._detector = (chunk_length_s, stride_length_s), detector
         self.reset()
@@ -243,13 +241,14 @@ class StreamingEnhancer:
     def latency_ms(self) -> float:
         """Longest delay of a sample in ms, without the time that the model takes."""
         fade_s = min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE
-        return 1000 * (self._cutter.latency_s + fade_s + self._resampling_s)
+        rates = (self.sampling_rate, SAMPLING_RATE)
+        resampling_s = 0.0 if self._to is None else _delay_s(*rates) + _delay_s(*rates[::-1])
+        return 1000 * (self._cutter.latency_s + fade_s + resampling_s)
 
     @property
     def window_s(self) -> tuple[float, float, float]:
         """Seconds of the left context, of the longest piece, and of the right context of a window."""
-        left, right, piece = frames_of(*self._window)
-        return left / FRAMES_PER_SECOND, piece / FRAMES_PER_SECOND, right / FRAMES_PER_SECOND
+        return self._cutter.window_s
 
     def process(self, block: Any) -> StreamOutput:
         """Takes the next samples.
@@ -270,7 +269,7 @@ class StreamingEnhancer:
         """Returns the rest of a stream that has ended, and is ready for another one."""
         windows = [] if self._to is None else self._cutter.add(self._to(np.empty(0, np.float32), True))
         windows += self._cutter.finish()
-        output = self._output([window for window in windows if len(window.waveform) >= 400], is_last=True)
+        output = self._output([window for window in windows if len(window.waveform) >= MIN_SAMPLES], is_last=True)
         self.reset()
         return output
 
