@@ -15,6 +15,7 @@ from datasets import Audio, Dataset
 from torch.utils.data import DataLoader
 
 from modeling_sparse_merit.data.mixing import MixingParameters, MixingRecipe
+from modeling_sparse_merit.data.transmission import TRANSMISSIONS
 
 RATE = 16_000
 
@@ -273,6 +274,98 @@ def test_rooms_are_used_as_often_as_asked():
     assert with_rir == pytest.approx(0.3, abs=0.04)
 
 
+def test_draws_of_before_transmissions_are_the_same():
+    parameters = MixingRecipe(table(white(RATE), white(RATE)), noise_speed=(0.5, 2.0), seed=7).draw(3, epoch=2)
+    generator = np.random.default_rng([7, 2, 3])
+    noise, offset, snr, level = generator.random(7)[:4]
+    augment_seed, noise_speed = int(generator.integers(2**32)), 0.5 + 1.5 * generator.random()
+    assert parameters == MixingParameters(
+        noise_index=int(2 * noise),
+        noise_offset=offset,
+        snr_db=-5 + 20 * snr,
+        level_db=-35 + 20 * level,
+        augment_seed=augment_seed,
+        noise_speed=noise_speed,
+    )
+
+
+def test_switching_transmissions_clipping_and_clean_clips_on_leaves_the_other_draws():
+    noises = table(*(white(RATE, seed=seed) for seed in range(5)))
+    plain = MixingRecipe(noises)
+    varied = MixingRecipe(
+        noises,
+        transmissions=["gsm", "mp3"],
+        transmission_probability=0.5,
+        clipping_probability=0.3,
+        clean_probability=0.2,
+    )
+    drawn = [varied.draw(index) for index in range(1000)]
+    assert np.mean([one.transmission == "gsm" for one in drawn]) == pytest.approx(0.25, abs=0.05)
+    assert np.mean([one.transmission == "mp3" for one in drawn]) == pytest.approx(0.25, abs=0.05)
+    assert np.mean([one.clipping_db > 0 for one in drawn]) == pytest.approx(0.3, abs=0.05)
+    assert 14 < max(one.clipping_db for one in drawn) <= 15
+    assert np.mean([one.noise_index is None for one in drawn]) == pytest.approx(0.2, abs=0.05)
+    for index, one in enumerate(drawn):
+        expected = plain.draw(index)
+        kept = {"noise_index": expected.noise_index, "transmission": None, "clipping_db": 0.0}
+        assert dataclasses.replace(one, **kept) == expected
+
+
+def test_parameters_that_were_logged_before_transmissions_still_load():
+    logged = '{"noise_index": 0, "noise_offset": 0.5, "snr_db": 3.0, "level_db": null, "rir_index": null}'
+    parameters = MixingParameters(**json.loads(logged))
+    assert parameters.transmission is None and parameters.clipping_db == 0.0
+
+
+@pytest.mark.parametrize("name", ["telephone", "gsm"])
+def test_a_transmitted_mixture_has_the_clean_speech_in_its_band_as_target(name):
+    recipe = MixingRecipe(table(white(RATE)), level_db=None)
+    plain = MixingParameters(noise_index=0, noise_offset=0.0, snr_db=5.0)
+    speech = tone(RATE + 77) + white(RATE + 77, level=0.03, seed=3)
+    direct = recipe.apply(speech, plain)
+    mixture = recipe.apply(speech, dataclasses.replace(plain, transmission=name))
+    assert np.abs(direct.noisy).max() <= 1  # not scaled down, so the two can be compared
+    transmission = TRANSMISSIONS[name]
+    np.testing.assert_allclose(mixture.clean, transmission.band_limit(speech), atol=1e-6)
+    np.testing.assert_allclose(mixture.noisy, transmission.apply(direct.noisy), atol=1e-6)
+    np.testing.assert_allclose(mixture.noisy - mixture.noise, mixture.clean, atol=1e-6)
+
+
+def test_the_reflections_of_a_room_are_transmitted_too():
+    response = np.zeros(2000, np.float32)
+    response[[0, 1500]] = 1.0, 0.5  # the second comes after the 50 ms of the early part
+    recipe = MixingRecipe(table(white(RATE)), rirs=table(response), level_db=None)
+    parameters = MixingParameters(None, 0.0, 0.0, rir_index=0, transmission="narrowband")
+    mixture = recipe.apply(white(RATE), parameters)
+    plain = recipe.apply(white(RATE), dataclasses.replace(parameters, transmission=None))
+    limit = TRANSMISSIONS["narrowband"].band_limit
+    np.testing.assert_allclose(mixture.noisy, limit(plain.noisy), atol=1e-6)
+    np.testing.assert_allclose(mixture.clean, limit(plain.clean), atol=1e-6)
+    np.testing.assert_allclose(mixture.noise, 0, atol=1e-6)  # the echo belongs to the speech at the microphone
+
+
+def test_clipping_cuts_the_mixture_and_leaves_the_target():
+    recipe = MixingRecipe(table(white(RATE)), level_db=None)
+    plain = MixingParameters(noise_index=0, noise_offset=0.0, snr_db=10.0)
+    direct, clipped = (
+        recipe.apply(tone(), dataclasses.replace(plain, clipping_db=clipping_db)) for clipping_db in (0.0, 6.0)
+    )
+    limit = np.abs(direct.noisy).max() / 10 ** (6 / 20)
+    np.testing.assert_allclose(clipped.noisy, np.clip(direct.noisy, -limit, limit), atol=1e-6)
+    assert np.mean(np.isclose(np.abs(clipped.noisy), limit)) > 0.01
+    np.testing.assert_array_equal(clipped.clean, direct.clean)
+    np.testing.assert_allclose(clipped.noisy - clipped.noise, clipped.clean, atol=1e-6)
+
+
+def test_an_example_without_noise_is_its_own_target():
+    recipe = MixingRecipe(table(white(RATE)), clean_probability=1.0)
+    parameters = recipe.draw(4)
+    mixture = recipe.apply(tone(), parameters)
+    np.testing.assert_array_equal(mixture.noisy, mixture.clean)
+    assert not mixture.noise.any()
+    assert level_of(mixture.noisy) == pytest.approx(parameters.level_db, abs=0.01)
+
+
 def test_decoded_noise_is_bounded():
     recipe = MixingRecipe(table(*(white(RATE, seed=seed) for seed in range(10))), cache_seconds=3)
     for index in range(40):
@@ -325,6 +418,11 @@ def test_a_transform_that_silences_the_speech_is_an_error():
         ({"noise_speed": (0.0, 1.0)}, "noise_speed"),
         ({"rir_probability": 0.5}, "rir_probability"),
         ({"rir_probability": 1.5}, "rir_probability"),
+        ({"transmission_probability": 0.5}, "transmission_probability"),
+        ({"transmissions": ["gsm"], "transmission_probability": 1.5}, "transmission_probability"),
+        ({"transmissions": ["fax"]}, "transmissions"),
+        ({"clipping_probability": -0.1}, "clipping_probability"),
+        ({"clean_probability": 2.0}, "clean_probability"),
     ],
 )
 def test_impossible_recipes_are_refused_early(arguments, field):
@@ -345,6 +443,8 @@ def test_parameters_of_another_recipe_are_refused():
         recipe.apply(tone(), MixingParameters(noise_index=7, noise_offset=0.0, snr_db=0.0))
     with pytest.raises(ValueError, match="without `rirs`"):
         recipe.apply(tone(), MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0, rir_index=0))
+    with pytest.raises(ValueError, match=r"`transmission` is \['fax'\]"):
+        recipe.apply(tone(), MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0, transmission="fax"))
 
 
 def test_real_recordings_meet_their_snr(reference_data):

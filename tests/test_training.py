@@ -467,6 +467,11 @@ def test_settings_come_from_the_file_and_the_command_line_wins(tmp_path):
         ("encoder: a\nmodel: b\n", "encoder"),
         ("pitch_semitones: [2]\n", "pitch_semitones"),
         ("pitch_probability: 2\n", "pitch_probability"),
+        ("transmissions: [fax]\n", "transmissions"),
+        ("transmission_probability: 0.5\n", "no `transmissions`"),
+        ("transmissions: [gsm]\ntransmission_probability: 2\n", "transmission_probability"),
+        ("clipping_probability: -1\n", "clipping_probability"),
+        ("clean_probability: 2\n", "clean_probability"),
         ("extends: config.yaml\n", "extends itself"),
     ],
 )
@@ -580,6 +585,23 @@ def test_pitch_is_drawn_anew_each_epoch_and_alike_when_repeated(tables):
     assert not np.array_equal(one[shifted]["clean"], other[shifted]["clean"])
     dev = dataset.load_clips(make_settings(tables, **changes), "dev")
     assert np.array_equal(dev[0]["clean"], dataset.load_clips(make_settings(tables), "dev")[0]["clean"])
+
+
+def test_training_clips_are_transmitted_clipped_or_clean_as_often_as_it_is_asked_for(tables):
+    changes = {"transmissions": ["gsm", "mu_law"], "transmission_probability": 1.0}
+    plain, transmitted = (dataset.load_clips(make_settings(tables, **other), "train") for other in ({}, changes))
+    assert {transmitted.recipe.draw(i).transmission for i in range(20)} == {"gsm", "mu_law"}
+    assert len(transmitted[0]["noisy"]) == len(transmitted[0]["clean"]) == len(plain[0]["clean"])
+    power = np.abs(np.fft.rfft(transmitted[0]["clean"])) ** 2
+    assert power[len(power) * 9 // 16 :].sum() < 1e-4 * power.sum()  # nothing above 4.5 kHz but the edges
+    clipped = dataset.load_clips(make_settings(tables, clipping_probability=1.0), "train")
+    assert np.array_equal(clipped[0]["clean"], plain[0]["clean"])
+    assert np.abs(clipped[0]["noisy"]).max() < np.abs(plain[0]["noisy"]).max()
+    clean = dataset.load_clips(make_settings(tables, clean_probability=1.0), "train")
+    assert np.array_equal(clean[0]["noisy"], clean[0]["clean"])
+    everything = {**changes, "clipping_probability": 1.0, "clean_probability": 1.0}
+    dev = dataset.load_clips(make_settings(tables, **everything), "dev")
+    assert np.array_equal(dev[0]["noisy"], dataset.load_clips(make_settings(tables), "dev")[0]["noisy"])
 
 
 # What a run starts from, and what its speech passes through ----------------------------------------------------------

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Noisy training and test examples: clean speech, a noise, perhaps an RIR, at a signal-to-noise ratio.
+"""Noisy training and test examples: clean speech, a noise, perhaps an RIR, at a signal-to-noise ratio, transmitted.
 
 What is random is drawn (`MixingRecipe.draw`) apart from being applied (`MixingRecipe.apply`). Everything drawn comes
 from (seed, epoch, index) alone, so an example is the same for any number of workers, and can be logged, frozen and
@@ -9,7 +9,7 @@ repeated.
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,12 +18,14 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
 from ..models.sparse_merit.audio import SAMPLING_RATE, load_audio, resample
+from .transmission import TRANSMISSIONS, checked_transmissions
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SILENT_RMS = 10 ** (-90 / 20)  # -90 dBFS, just above one step of 16-bit dither
 EARLY_SAMPLES = SAMPLING_RATE * 50 // 1000  # reflections within 50 ms of the direct sound help the listener
+CLIPPING_DB = (0.0, 15.0)  # peak above the level at which a mixture is clipped
 
 Range = tuple[float, float]
 
@@ -34,7 +36,7 @@ class MixingParameters:
     back.
 
     Attributes:
-        noise_index: row of the noise dataset.
+        noise_index: row of the noise dataset; None is no noise.
         noise_offset: where the noise starts, as a fraction in [0, 1) of the places where it may start.
         snr_db: signal-to-noise ratio over the whole clip, dB.
         level_db: RMS level of the speech in the mixture, dBFS; None keeps the recording's level.
@@ -42,9 +44,11 @@ class MixingParameters:
         speed: speed of the speech (1.1 is 10 % faster, and higher in pitch).
         augment_seed: seed of the transform given as `augment`.
         noise_speed: speed of the noise, like that of the speech.
+        transmission: name in `transmission.TRANSMISSIONS`; None is none.
+        clipping_db: the mixture is clipped so far below its peak, dB; 0 is not at all.
     """
 
-    noise_index: int
+    noise_index: int | None
     noise_offset: float
     snr_db: float
     level_db: float | None = None
@@ -52,6 +56,8 @@ class MixingParameters:
     speed: float = 1.0
     augment_seed: int = 0
     noise_speed: float = 1.0
+    transmission: str | None = None
+    clipping_db: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,10 @@ class Mixture:
     """One mixed example: float32 arrays (samples,) at 16 kHz, aligned in time and of one length.
 
     Attributes:
-        noisy: speech at the microphone plus noise.
+        noisy: speech at the microphone plus noise, clipped and transmitted where that was drawn.
         clean: the target of the enhancement.
-        noise: the noise in `noisy`, so `noisy - noise` is the speech at the microphone. Without an RIR that is
-            `clean`.
+        noise: the noise in `noisy`, with the distortion by clipping and codec, so `noisy - noise` is the speech at the
+            microphone, in the band of the transmission. Without an RIR that is `clean`.
     """
 
     noisy: np.ndarray
@@ -86,10 +92,14 @@ class MixingRecipe:
             worker processes but not among threads.
         cache_seconds: how much decoded noise (and RIRs) is kept in memory, in each process; 64 kB a second.
         noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) makes more noises of few.
+        transmissions: names in `transmission.TRANSMISSIONS`, from which one is drawn.
+        transmission_probability: share of the examples that are transmitted.
+        clipping_probability: share of the examples that are clipped, up to 15 dB below their peak.
+        clean_probability: share of the examples without noise.
 
     Raises:
-        ValueError: a dataset is empty or has no `audio` column; a range is not finite or runs backwards;
-            `rir_probability` is not in [0, 1], or asks for RIRs that are not given.
+        ValueError: a dataset is empty or has no `audio` column; a range is not finite or runs backwards; a probability
+            is not in [0, 1], or asks for RIRs or transmissions that are not given; a transmission is not known.
     """
 
     def __init__(
@@ -104,16 +114,22 @@ class MixingRecipe:
         augment: Callable[..., np.ndarray] | None = None,
         cache_seconds: float = 1200.0,
         noise_speed: Range | None = None,
+        transmissions: Sequence[str] = (),
+        transmission_probability: float = 0.0,
+        clipping_probability: float = 0.0,
+        clean_probability: float = 0.0,
     ):
-        if not 0 <= rir_probability <= 1 or (rir_probability and rirs is None):
-            raise ValueError(
-                f"`rir_probability` must be in [0, 1], and 0 where no `rirs` are given; got {rir_probability}."
-            )
+        self.rir_probability = _checked_probability(rir_probability, "rir_probability", rirs is not None, "rirs")
+        self.transmissions = checked_transmissions(transmissions)
+        self.transmission_probability = _checked_probability(
+            transmission_probability, "transmission_probability", bool(self.transmissions), "transmissions"
+        )
+        self.clipping_probability = _checked_probability(clipping_probability, "clipping_probability")
+        self.clean_probability = _checked_probability(clean_probability, "clean_probability")
         self.snr_db = _checked_range(snr_db, "snr_db")
         self.level_db = None if level_db is None else _checked_range(level_db, "level_db")
         self.speed = _checked_speed(speed, "speed")
         self.noise_speed = _checked_speed(noise_speed, "noise_speed")
-        self.rir_probability = rir_probability
         self.seed = seed
         self.augment = augment
         self.noise = _DecodedRows(noise, "noise", cache_seconds)
@@ -125,27 +141,33 @@ class MixingRecipe:
         # One number for each parameter, always and in this order: switching RIRs on leaves the noises as they were.
         noise, offset, snr, level, with_rir, rir, speed = generator.random(7).tolist()
         has_rir = self.rirs is not None and with_rir < self.rir_probability
+        augment_seed, noise_speed = int(generator.integers(2**32)), generator.random()
+        with_transmission, transmission, with_clipping, clipping, without_noise = generator.random(5).tolist()
+        is_transmitted = with_transmission < self.transmission_probability
         return MixingParameters(
-            noise_index=int(noise * len(self.noise)),
+            noise_index=None if without_noise < self.clean_probability else int(noise * len(self.noise)),
             noise_offset=offset,
             snr_db=_within(self.snr_db, snr),
             level_db=None if self.level_db is None else _within(self.level_db, level),
             rir_index=int(rir * len(self.rirs)) if has_rir else None,
             speed=_within(self.speed, speed),
-            augment_seed=int(generator.integers(2**32)),
-            noise_speed=_within(self.noise_speed, generator.random()),
+            augment_seed=augment_seed,
+            noise_speed=_within(self.noise_speed, noise_speed),
+            transmission=self.transmissions[int(transmission * len(self.transmissions))] if is_transmitted else None,
+            clipping_db=_within(CLIPPING_DB, clipping) if with_clipping < self.clipping_probability else 0.0,
         )
 
     def apply(self, speech: np.ndarray, parameters: MixingParameters, name: str = "the speech") -> Mixture:
         """Mixes one recording as `parameters` say; the same arguments give the same samples.
 
-        Speed, `augment`, RIR, level, noise, in this order. The SNR is that of the speech at the microphone (RIR and
-        all) to the noise, by energy over the whole clip. Where the mixture or the target would exceed full scale
-        (+-1), all are scaled down together, which keeps the SNR.
+        Speed, `augment`, RIR, level, noise, clipping and transmission, in this order. The SNR is that of the speech at
+        the microphone (RIR and all) to the noise, by energy over the whole clip, before clipping and transmission.
+        Where the mixture or the target would exceed full scale (+-1), all are scaled down together, which keeps the
+        SNR.
 
         With an RIR the target is the direct sound: the speech convolved with the impulse response up to 50 ms after
         its peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with each other and
-        with the dry speech.
+        with the dry speech. Clipping leaves the target as it is; a transmission limits its band.
 
         Args:
             speech: float array (samples,) at 16 kHz, full scale +-1.
@@ -161,7 +183,11 @@ class MixingRecipe:
         gain = np.float32(level / _rms(reverberant))
         reverberant, clean = reverberant * gain, clean * gain
         noise = self._noise_for(reverberant, parameters)
-        return _within_full_scale(reverberant + noise, clean, noise)
+        noisy = reverberant + noise
+        if parameters.clipping_db or parameters.transmission:
+            noisy, reverberant, clean = _transmitted(noisy, reverberant, clean, parameters)
+            noise = noisy - reverberant
+        return _within_full_scale(noisy, clean, noise)
 
     def _prepared(self, speech: np.ndarray, parameters: MixingParameters, name: str) -> np.ndarray:
         """The speech after speed change and `augment`, (samples,)."""
@@ -189,7 +215,9 @@ class MixingRecipe:
         return reverberant, clean
 
     def _noise_for(self, speech: np.ndarray, parameters: MixingParameters) -> np.ndarray:
-        """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,)."""
+        """The drawn noise, as long as the speech and scaled to the drawn SNR, (samples,); zeros for none."""
+        if parameters.noise_index is None:
+            return np.zeros_like(speech)
         noise = _at_speed(self.noise[parameters.noise_index], len(speech), parameters)
         if noise is None:
             raise ValueError(
@@ -263,6 +291,14 @@ def _checked_speed(value: Range | None, name: str) -> Range:
     return limits
 
 
+def _checked_probability(value: float, name: str, is_possible: bool = True, needs: str = "") -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be in [0, 1]; got {value}.")
+    if value and not is_possible:
+        raise ValueError(f"`{name}` must be 0 where no `{needs}` are given; got {value}.")
+    return value
+
+
 def _within(limits: Range, fraction: float) -> float:
     return limits[0] + fraction * (limits[1] - limits[0])
 
@@ -328,6 +364,20 @@ def audible_segment(waveform: np.ndarray, length: int, offset: float) -> np.ndar
     segments = np.resize(np.roll(waveform, -start), (count, length))  # (count, samples)
     audible = np.flatnonzero(np.mean(np.square(segments, dtype=np.float64), axis=1) >= SILENT_RMS**2)
     return segments[audible[0]] if audible.size else None
+
+
+def _transmitted(
+    noisy: np.ndarray, speech: np.ndarray, clean: np.ndarray, parameters: MixingParameters
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The clipped and transmitted mixture; speech and target in the band of the transmission; each (samples,)."""
+    if parameters.clipping_db:
+        limit = np.float32(np.abs(noisy).max() / 10 ** (parameters.clipping_db / 20))
+        noisy = np.clip(noisy, -limit, limit)
+    if parameters.transmission is None:
+        return noisy, speech, clean
+    (name,) = checked_transmissions([parameters.transmission], "transmission")
+    transmission = TRANSMISSIONS[name]
+    return transmission.apply(noisy), transmission.band_limit(speech), transmission.band_limit(clean)
 
 
 def _within_full_scale(noisy: np.ndarray, clean: np.ndarray, noise: np.ndarray) -> Mixture:

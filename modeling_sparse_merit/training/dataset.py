@@ -318,6 +318,10 @@ def load_clips(
         augment=pitch_shift(settings) if train else None,
         rir_probability=settings.rir_probability if train else 0.0,
         seed=settings.seed,
+        transmissions=settings.transmissions,
+        transmission_probability=settings.transmission_probability if train else 0.0,
+        clipping_probability=settings.clipping_probability if train else 0.0,
+        clean_probability=settings.clean_probability if train else 0.0,
     )
     if settings.streaming and train:
         rows = StreamedRows(settings.speech, tasks, settings.labels, settings.seed, settings.shuffle_buffer)

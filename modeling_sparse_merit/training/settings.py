@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, SchedulerType
 
+from ..data.transmission import TRANSMISSIONS, checked_transmissions
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.tasks import EMOTION, TASKS
 
@@ -163,6 +164,20 @@ class TrainingSettings:
         default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors of the noise."}
     )
     rir_probability: float = 0.0
+    transmissions: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"Transmissions of the mixtures, one of which is drawn: some of {', '.join(TRANSMISSIONS)}. The "
+            "target of the enhancement is the clean speech in the band of the transmission."
+        },
+    )
+    transmission_probability: float = field(default=0.0, metadata={"help": "Share of the clips with a transmission."})
+    clipping_probability: float = field(
+        default=0.0, metadata={"help": "Share of the clips whose mixture is clipped, up to 15 dB below its peak."}
+    )
+    clean_probability: float = field(
+        default=0.0, metadata={"help": "Share of the clips without noise, from which a model learns to keep speech."}
+    )
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training clips are cropped at a drawn place."})
     workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
 
@@ -234,10 +249,14 @@ class TrainingSettings:
         positive = ("learning_rate", "uncertainty_learning_rate", "encoder_learning_rate_factor")
         for name in (*positive, "max_seconds", "max_grad_norm"):
             self._require(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("rir_probability", "pitch_probability", "warmup_ratio"):
+        probabilities = ("rir", "pitch", "transmission", "clipping", "clean")
+        for name in (*(f"{drawn}_probability" for drawn in probabilities), "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
         self._require("rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
+        checked_transmissions(self.transmissions)
+        is_possible = self.transmissions or not self.transmission_probability
+        self._require("transmission_probability", is_possible, "0, as there are no `transmissions`")
         self._check_labels()
         choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
         schedules = [str(schedule.value) for schedule in SchedulerType]

@@ -1,0 +1,131 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Transmissions: what telephones and codecs do to speech at 16 kHz.
+
+A transmission is a linear part, which limits the band, and perhaps a codec, which adds distortion. `apply` does both;
+`band_limit` does the linear part alone, the target of the enhancement: a model can remove distortion, but not recover
+what was not transmitted. Both return as many samples as they are given, aligned with them to a fraction of a sample.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import soundfile
+from scipy.signal import firwin, oaconvolve
+
+from ..models.sparse_merit.audio import SAMPLING_RATE, resample
+
+TELEPHONE_BAND = (300.0, 3400.0)  # Hz, of a telephone channel (ITU-T G.712)
+FILTER_TAPS = 255  # odd: a delay of whole samples; edges of about 100 Hz at 8 kHz
+CODEC_PEAK = 0.7  # codecs saturate, and some overshoot
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec of libsndfile, by its names there.
+
+    Attributes:
+        file_format: the container, such as "WAV".
+        subtype: the codec, such as "ULAW".
+        options: of `soundfile.write`, such as `compression_level`.
+    """
+
+    file_format: str
+    subtype: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """The waveform after encoding and decoding.
+
+        Args:
+            waveform: float32 (samples,); full scale may be exceeded, as it is scaled for the codec and back.
+            sampling_rate: in Hz, one that the codec has.
+
+        Returns:
+            float32 (samples,). libsndfile leaves out the delay of a codec, but GSM and MP3 may end a frame later.
+        """
+        gain = np.float32(max(1.0, np.abs(waveform).max() / CODEC_PEAK))
+        file = io.BytesIO()
+        soundfile.write(
+            file, waveform / gain, sampling_rate, format=self.file_format, subtype=self.subtype, **self.options
+        )
+        file.seek(0)
+        decoded, _ = soundfile.read(file, dtype="float32")
+        return _of_length(decoded, len(waveform)) * gain
+
+
+@dataclass(frozen=True)
+class Transmission:
+    """One way that speech is transmitted.
+
+    Attributes:
+        sampling_rate: of the channel in Hz, which keeps frequencies below half of it.
+        band: lowest and highest frequency in Hz that the channel keeps, where it keeps less than that.
+        codec: None for a channel that limits the band and is transparent otherwise.
+    """
+
+    sampling_rate: int
+    band: tuple[float, float] | None = None
+    codec: Codec | None = None
+
+    def apply(self, waveform: np.ndarray) -> np.ndarray:
+        """Band limit and codec: float32 (samples,) at 16 kHz to the same."""
+        sent = self._sent(waveform)
+        return self._received(sent if self.codec is None else self.codec.apply(sent, self.sampling_rate), waveform)
+
+    def band_limit(self, waveform: np.ndarray) -> np.ndarray:
+        """The band limit alone, which is linear and has no delay: float32 (samples,) at 16 kHz to the same."""
+        return self._received(self._sent(waveform), waveform)
+
+    def _sent(self, waveform: np.ndarray) -> np.ndarray:
+        """The waveform at the rate of the channel and in its band, (channel samples,)."""
+        sent = resample(waveform, SAMPLING_RATE, self.sampling_rate)
+        if self.band is None:
+            return sent
+        taps = firwin(FILTER_TAPS, self.band, pass_zero=False, fs=self.sampling_rate)  # (taps,)
+        return oaconvolve(sent, taps.astype(np.float32), mode="same")
+
+    def _received(self, sent: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+        """(channel samples,) back at 16 kHz, as long as the waveform."""
+        return _of_length(resample(sent, self.sampling_rate, SAMPLING_RATE), len(waveform))
+
+
+# Bit rates are those of speech. Opus ends at half the sampling rate; MP3 cuts off near 7.3 kHz by itself.
+TRANSMISSIONS = {
+    "narrowband": Transmission(8_000),
+    "telephone": Transmission(8_000, TELEPHONE_BAND),
+    "band_5500": Transmission(11_025),
+    "band_6000": Transmission(12_000),
+    "mu_law": Transmission(8_000, TELEPHONE_BAND, Codec("WAV", "ULAW")),  # G.711, 64 kbit/s
+    "a_law": Transmission(8_000, TELEPHONE_BAND, Codec("WAV", "ALAW")),  # G.711, 64 kbit/s
+    "gsm": Transmission(8_000, None, Codec("WAV", "GSM610")),  # GSM 06.10 full rate, 13 kbit/s
+    "opus_narrowband": Transmission(8_000, None, Codec("OGG", "OPUS", {"compression_level": 0.98})),  # 11 kbit/s
+    "opus_wideband": Transmission(16_000, None, Codec("OGG", "OPUS", {"compression_level": 0.96})),  # 16 kbit/s
+    "mp3": Transmission(
+        16_000, None, Codec("MP3", "MPEG_LAYER_III", {"compression_level": 0.9, "bitrate_mode": "VARIABLE"})
+    ),  # 25 kbit/s; a file of constant rate may lack the header that states the delay
+}
+"""Every transmission by its name."""
+
+
+def checked_transmissions(names: Iterable[str], setting: str = "transmissions") -> tuple[str, ...]:
+    """Names of transmissions, each once.
+
+    Args:
+        names: to be checked.
+        setting: what an error calls them.
+
+    Raises:
+        ValueError: one is not known, or stands twice.
+    """
+    names = tuple(names)
+    if len(set(names)) < len(names) or not set(names) <= set(TRANSMISSIONS):
+        raise ValueError(f"`{setting}` is {list(names)}; expected some of {list(TRANSMISSIONS)}, each once.")
+    return names
+
+
+def _of_length(waveform: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` samples, with zeros for those that are missing."""
+    return np.pad(waveform[:length], (0, max(0, length - len(waveform))))
