@@ -273,6 +273,36 @@ def test_noises_are_taken_with_or_without_a_list(tmp_path):
     assert listed[0]["rt60_s"] == pytest.approx(0.4)
 
 
+def test_folders_of_noise_with_a_list_each_become_one_dataset(tmp_path):
+    for name, seconds in (("halls", 1.2), ("rooms", 0.4)):
+        list_files(record(tmp_path / name, "1.wav"), "file_name,split,rt60_s", f"1.wav,train,{seconds}")
+
+    found = noise.build(tmp_path)
+
+    assert [(row["source_file"], row["split"]) for row in found] == [
+        ("halls/1.wav", "train"),
+        ("rooms/1.wav", "train"),
+    ]
+    assert found["rt60_s"] == pytest.approx([1.2, 0.4])
+
+
+def test_recordings_with_a_loud_background_can_be_left_out(tmp_path):
+    tone = np.sin(np.arange(8_000) * np.pi / 2 + np.pi / 4)  # the same power in every frame
+    for name, background in (("quiet", 0.005), ("noisy", 0.05)):  # 40 and 20 dB below 0.5
+        samples = np.concatenate([background * tone, 0.5 * tone])
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("no audio")
+    list_files(tmp_path, "file_name,speaker", "quiet.wav,anna", "noisy.wav,otto")
+
+    dataset = folder.build(tmp_path, min_dynamic_range=39.9)
+
+    assert dataset["speaker"] == ["anna"]
+    assert "1 recordings with a dynamic range below 39.9 dB were left out" in dataset.info.description
+    assert len(folder.build(tmp_path, min_dynamic_range=19.9)) == 2
+    with pytest.raises(DatasetError, match="1 unreadable recordings: text.wav"):
+        folder.build(list_files(tmp_path, "file_name", "text.wav"), min_dynamic_range=30)
+
+
 # What is wrong with a corpus -----------------------------------------------------------------------------------------
 
 
@@ -436,17 +466,32 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
             {"train": 720, "dev": 166, "test": 180},
         ),
         ("speech/picovoice_commands", 193, {None: 193}, {"train": 154, "dev": 20, "test": 19}),
+        (
+            "emotion/ased",
+            1626,
+            {"neutral": 341, "fear": 334, "angry": 322, "happy": 322, "sad": 307},
+            {"train": 1069, "dev": 180, "test": 377},
+        ),
+        (
+            "emotion/emospeech_commands",
+            976,
+            {"calm": 347, "angry": 228, "happy": 206, "fear": 195},
+            {"train": 714, "dev": 86, "test": 176},
+        ),
+        ("emotion/emodb_more", 28, {"fear": 25, "disgust": 3}, {"train": 11, "dev": 10, "test": 7}),
+        ("emotion_level/baved", 392, {None: 392}, {"train": 300, "dev": 28, "test": 64}),
+        ("speech/speechocean762", 1541, {None: 1541}, {"train": 1313, "dev": 78, "test": 150}),
     ],
 )
 def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips, emotions, splits):
     dataset = folder.build(reference_data / "data" / corpus, info=DatasetInfo(license="see the corpus"))
-    rows = by_file(dataset).values()
+    names = dict(enumerate(dataset.features["emotion"].names))
 
     assert len(dataset) == clips
-    assert Counter(row["emotion"] for row in rows) == emotions
-    assert Counter(row["split"] for row in rows) == splits
+    assert Counter(map(names.get, dataset["emotion"])) == emotions
+    assert Counter(dataset["split"]) == splits
     assert not prepare.overlap(dataset, "speaker")
-    assert all(row["speaker"] != "unknown" for row in rows)
+    assert not {"unknown", "Unknown"} & {*dataset["speaker"], *dataset["gender"]}
 
 
 @pytest.mark.parametrize(
@@ -456,7 +501,9 @@ def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips,
         ("noise/speech_commands_background", {"train": 24}),
         ("noise/urbansound8k", {"test": 81, "dev": 27}),
         ("noise/nonspeech_noisex", {"test": 59, "dev": 19}),
-        ("rir/web_audio_samples", {"train": 16, "test": 6}),
+        ("noise/moodist", {"train": 124, "dev": 21}),
+        ("noise/emospeech_background", {"train": 39, "dev": 51}),
+        ("rir", {"train": 20, "test": 6}),
     ],
 )
 def test_real_noise_has_the_counts_of_its_readme(reference_data, corpus, splits):
