@@ -75,6 +75,7 @@ def test_ravdess_is_read_from_its_file_names(tmp_path):
     assert row["duration"] == pytest.approx(0.5)
     assert rows["03-01-01-01-02-01-01"]["gender"] == "male"
     assert rows["03-01-01-01-02-01-01"]["text"] == "Dogs are sitting by the door"
+    assert (row["sentence"], rows["03-01-01-01-02-01-01"]["sentence"]) == ("01", "02")
     assert rows["03-01-03-01-01-01-18"]["split"] == "test"
 
 
@@ -105,6 +106,7 @@ def test_emodb_is_read_from_its_file_names_and_boredom_stays_unlabelled(tmp_path
     assert {letter: rows[f"03a01{letter}a"]["emotion"] for letter in letters} == letters
     assert "1 clips of boredom were kept unlabelled" in dataset.info.description
     assert rows["03a01Fa"]["text"] == "Der Lappen liegt auf dem Eisschrank."
+    assert (rows["03a01Fa"]["sentence"], rows["13b10Na"]["sentence"]) == ("a01", "b10")
     found = {name: (row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
     assert found["03a01Fa"] == ("emodb_03", "male", "train")
     assert found["13b10Na"] == ("emodb_13", "female", "dev")
@@ -136,6 +138,7 @@ def test_nemo_is_read_from_its_list_or_its_file_names(tmp_path, listed):
         "SM0_happiness_4": ("happy", "nemo_SM0", "male", "train"),
     }
     assert rows["EB0_anger_1"]["text"] == ('To „żart" .' if listed else None)
+    assert all(row["sentence"] == name[-1] for name, row in rows.items())
 
 
 def test_nemo_recordings_that_are_not_listed_are_counted(tmp_path):
@@ -227,12 +230,14 @@ def test_msp_podcast_labels_as_the_laboratory_writes_them(reference_data, tmp_pa
 
 def test_a_folder_with_metadata_may_leave_most_of_it_out(tmp_path):
     record(tmp_path, "a/1.wav", "b/1.wav")
-    list_files(tmp_path, "file_name,emotion,speaker,split", "a/1.wav,sad,Unknown,validation", "b/1.wav,,anna,train")
+    header = "file_name,emotion,speaker,split,sentence"
+    list_files(tmp_path, header, "a/1.wav,sad,Unknown,validation,06", "b/1.wav,,anna,train,")
 
     first, second = folder.build(tmp_path)
 
     assert (first["emotion"], first["speaker"], first["split"]) == (EMOTIONS.index("sad"), None, "dev")
     assert (second["emotion"], second["speaker"], second["text"]) == (None, "anna", None)
+    assert (first["sentence"], second["sentence"]) == ("06", None)
     assert first["audio"] == {"bytes": None, "path": str(tmp_path / "a" / "1.wav")}
 
 

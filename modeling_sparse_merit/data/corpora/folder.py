@@ -2,8 +2,8 @@
 """Any folder of recordings with a `metadata.csv`, such as a private corpus.
 
 `metadata.csv` needs a column `file_name` (relative to the folder) and may have `emotion`, `speaker`, `split`,
-`gender`, `language`, `text`, `source_file`, `arousal`, `valence` and `dominance`; other columns are left aside unless
-`--column emotion=label` says what they are. An empty cell is None, and so is a speaker called `unknown`.
+`gender`, `language`, `text`, `sentence`, `source_file`, `arousal`, `valence` and `dominance`; other columns are left
+aside unless `--column emotion=label` says what they are. An empty cell is None, and so is a speaker called `unknown`.
 
 Clean targets of speech enhancement need a quiet background: `--min-dynamic-range 41` leaves noisier recordings out.
 """
