@@ -17,12 +17,17 @@ from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import EMOTIONS, DatasetError, read_dataset
 
+ased = corpus_named("ased")
+baved = corpus_named("baved")
 emodb = corpus_named("emodb")
+emospeech_commands = corpus_named("emospeech_commands")
 folder = corpus_named("folder")
+moodist = corpus_named("moodist")
 msp_podcast = corpus_named("msp_podcast")
 nemo = corpus_named("nemo")
 noise = corpus_named("noise")
 ravdess = corpus_named("ravdess")
+speechocean762 = corpus_named("speechocean762")
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,6 +151,94 @@ def test_nemo_recordings_that_are_not_listed_are_counted(tmp_path):
     list_files(tmp_path, NEMO_HEADER, NEMO_LINES[0], name="data.tsv")
 
     assert "1 recordings without a line in data.tsv" in nemo.build(tmp_path, dev=(), test=()).info.description
+
+
+def test_ased_is_read_from_its_file_names_and_common_sentences_keep_their_number(tmp_path):
+    letters = {"n1": "neutral", "f2": "fear", "h3": "happy", "S4": "sad", "a5": "angry"}
+    files = [f"folder/{code}-02-01-01-01.wav" for code in letters]
+    record(tmp_path, *files, "05Angry/a5-06-02-02-04.wav", "01Neutral/n1-07-01-02-10.wav")
+
+    with pytest.warns(UserWarning, match="speakers 08, 20, 23, 25, 27, 31, 32, 33, 46, 49, 56, 63 are to be held out"):
+        rows = by_file(ased.build(tmp_path))
+
+    assert [rows[Path(file).stem]["emotion"] for file in files] == list(letters.values())
+    columns = ["emotion", "speaker", "gender", "split", "sentence", "language"]
+    assert [rows["a5-02-01-01-01"][name] for name in columns] == [
+        *("angry", "ased_01", "female", "train", "angry02", "am")
+    ]
+    assert [rows["a5-06-02-02-04"][name] for name in columns] == ["angry", "ased_04", "male", "test", "06", "am"]
+    assert [rows["n1-07-01-02-10"][name] for name in columns] == ["neutral", "ased_10", "male", "dev", "07", "am"]
+
+
+def test_emospeech_commands_are_those_of_known_users(tmp_path):
+    users = {name: name + 48 * "0" for name in ("016294ed", "d14a028c", "b85700a6", "da09e319")}
+    files = {
+        f"webservice/bacho-safe-angry-1563000375725-{users['016294ed']}.wav": ("angry", "016294ed", "train", "hi"),
+        f"webservice/help-scream-fearful-12312-{users['b85700a6']}.wav": ("fear", "b85700a6", "test", "en"),
+        f"webservice/unknown-glass break-calm-1-{users['da09e319']}.wav": ("calm", "da09e319", "dev", "en"),
+        f"webservice/yes-safe-None-1-{users['da09e319']}.wav": (None, "da09e319", "dev", "en"),
+    }
+    unknown = f"help-safe-calm-1-{users['d14a028c']}.wav"
+    record(tmp_path, *files, f"webservice/{unknown}", f"Roads/background-safe-None-1-{users['016294ed']}.wav")
+
+    with pytest.warns(UserWarning, match="to be held out but are not in the corpus"):
+        dataset = emospeech_commands.build(tmp_path)
+
+    rows = by_file(dataset)
+    assert "2 clips without a word, or of an unknown user, were left out" in dataset.info.description
+    for file, (emotion, user, split, language) in files.items():
+        row = rows.pop(Path(file).stem)
+        found = (row["emotion"], row["speaker"], row["split"], row["language"], row["gender"])
+        assert found == (emotion, f"emospeech_{user}", split, language, None)
+        assert row["text"] == {"bacho": "bacho", "help": "help", "yes": "yes"}.get(Path(file).name.split("-")[0])
+    assert not rows
+
+
+def test_baved_has_voices_and_no_emotions(tmp_path):
+    record(tmp_path, "1/1-m-20-1-2-376.wav", "0/100-f-6-0-0-0.wav", "6/4-m-20-6-1-9.wav")
+
+    rows = by_file(baved.build(tmp_path, dev=("100",), test=("04",)))
+
+    found = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert found == {
+        "1-m-20-1-2-376": (None, "baved_01", "male", "train"),
+        "100-f-6-0-0-0": (None, "baved_100", "female", "dev"),
+        "4-m-20-6-1-9": (None, "baved_04", "male", "test"),
+    }
+    assert rows["1-m-20-1-2-376"]["text"] == "لم يعجبني" and rows["1-m-20-1-2-376"]["sentence"] == "1"
+
+
+def test_speechocean762_is_read_from_its_lists(tmp_path):
+    record(tmp_path, "WAVE/SPEAKER0001/000010011.WAV", "WAVE/SPEAKER0306/003060004.WAV", "WAVE/x/unlisted.WAV")
+    for part, speaker, utterance, text, letter in (
+        ("train", "0001", "000010011", "WE CALL IT BEAR", "m"),
+        ("test", "0306", "003060004", "IT RAINS", "f"),
+    ):
+        list_files(tmp_path, f"{utterance}\tWAVE/SPEAKER{speaker}/{utterance}.WAV", name=f"{part}/wav.scp")
+        list_files(tmp_path, f"{utterance} {speaker}", name=f"{part}/utt2spk")
+        list_files(tmp_path, f"{utterance}\t{text}", name=f"{part}/text")
+        list_files(tmp_path, f"{speaker}\t{letter}", name=f"{part}/spk2gender")
+
+    rows = by_file(speechocean762.build(tmp_path, dev=("0306",), test=()))
+
+    columns = ["speaker", "gender", "split", "text", "emotion", "source_file"]
+    assert {name: [row[column] for column in columns] for name, row in rows.items()} == {
+        "000010011": ["speechocean_0001", "male", "train", "WE CALL IT BEAR", None, "WAVE/SPEAKER0001/000010011.WAV"],
+        "003060004": ["speechocean_0306", "female", "dev", "IT RAINS", None, "WAVE/SPEAKER0306/003060004.WAV"],
+    }
+    with pytest.raises(DatasetError, match="utt2spk is missing; give the folder of speechocean762"):
+        speechocean762.build(tmp_path / "WAVE")
+
+
+@pytest.mark.parametrize("inside", ["", "public/sounds"])
+def test_moodist_sounds_are_their_own_category(tmp_path, inside):
+    record(tmp_path / inside, "rain/light-rain.wav", "urban/road.wav", "noise/pink-noise.wav", "alarm.wav")
+
+    dataset = moodist.build(tmp_path)
+
+    assert [(row["category"], row["split"]) for row in dataset] == [("light-rain", "train"), ("road", "dev")]
+    assert "2 synthetic sounds and signals were left out" in dataset.info.description
+    assert moodist.build(tmp_path, dev=("light-rain",))["split"] == ["dev", "train"]
 
 
 MSP_HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
@@ -516,6 +609,20 @@ def test_real_noise_has_the_counts_of_its_readme(reference_data, corpus, splits)
 
     assert Counter(dataset["split"]) == splits
     assert all(seconds > 0 for seconds in dataset["duration"])
+
+
+@pytest.mark.parametrize("script, corpus", [(ased, "emotion/ased"), (baved, "emotion_level/baved")])
+def test_original_file_names_agree_with_the_list_of_converted_recordings(reference_data, tmp_path, script, corpus):
+    listed = {row["source_file"]: row for row in folder.build(reference_data / "data" / corpus)}
+
+    named = list(script.build(record(tmp_path, *listed, seconds=0.02)))
+
+    columns = ["emotion", "speaker", "split", "gender", "language", "text"]
+    columns += ["sentence"] * (script is ased)
+    assert len(named) == len(listed)
+    for row in named:
+        expected = listed[row["source_file"]]
+        assert [row[name] for name in columns] == [expected[name] for name in columns], row["source_file"]
 
 
 @pytest.mark.parametrize("script, corpus", [(ravdess, "ravdess"), (emodb, "emodb"), (nemo, "nemo")])
