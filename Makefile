@@ -42,7 +42,7 @@ style: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 
 # The embedded checkpoint ----------------------------------------------------------------------------------------------
-# CORPORA holds the folders named below, each with a metadata.csv. Rooms did not take part.
+# CORPORA holds the folders named below, each with a metadata.csv.
 TINY := modeling_sparse_merit/checkpoints/tiny
 RECORDS := benchmarks/results/tiny
 SPEECH_TABLE = $(BIN)/python -m dataset_scripts.folder --overwrite
@@ -58,6 +58,15 @@ tables: $(VENV)/.installed-test
 	$(NOISE_TABLE) $(CORPORA)/noise/speech_commands_background tables/speech_commands_background --license "CC BY 4.0"
 	$(NOISE_TABLE) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
 	$(NOISE_TABLE) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
+	$(SPEECH_TABLE) $(CORPORA)/emotion/ased tables/ased --license "for research only"
+	$(SPEECH_TABLE) $(CORPORA)/emotion/emospeech_commands tables/emospeech_commands --license "CC BY-NC-SA 4.0"
+	$(SPEECH_TABLE) $(CORPORA)/emotion/emodb_more tables/emodb_more --license "free of charge, to be cited"
+	$(SPEECH_TABLE) $(CORPORA)/emotion_level/baved tables/baved --license "for research only"
+	$(SPEECH_TABLE) $(CORPORA)/speech/speechocean762 tables/speechocean762 --license "free of charge" --min-dynamic-range 41
+	$(SPEECH_TABLE) $(CORPORA)/speech/picovoice_commands_more tables/picovoice_commands_more --license "Apache-2.0"
+	$(NOISE_TABLE) $(CORPORA)/noise/moodist tables/moodist --license "Pixabay Content License or CC0"
+	$(NOISE_TABLE) $(CORPORA)/noise/emospeech_background tables/emospeech_background --license "CC BY-NC-SA 4.0"
+	$(NOISE_TABLE) $(CORPORA)/rir tables/rirs --license "Apache-2.0, CC0, and Creative Commons by OpenAIR"
 	for speech in ravdess emodb nemo picovoice_commands; do \
 	  $(BIN)/python -m dataset_scripts.acoustic_features --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise --clips 240 --seconds 6 --seed 0 \

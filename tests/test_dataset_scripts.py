@@ -17,12 +17,17 @@ from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import EMOTIONS, DatasetError, read_dataset
 
+ased = corpus_named("ased")
+baved = corpus_named("baved")
 emodb = corpus_named("emodb")
+emospeech_commands = corpus_named("emospeech_commands")
 folder = corpus_named("folder")
+moodist = corpus_named("moodist")
 msp_podcast = corpus_named("msp_podcast")
 nemo = corpus_named("nemo")
 noise = corpus_named("noise")
 ravdess = corpus_named("ravdess")
+speechocean762 = corpus_named("speechocean762")
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +80,7 @@ def test_ravdess_is_read_from_its_file_names(tmp_path):
     assert row["duration"] == pytest.approx(0.5)
     assert rows["03-01-01-01-02-01-01"]["gender"] == "male"
     assert rows["03-01-01-01-02-01-01"]["text"] == "Dogs are sitting by the door"
+    assert (row["sentence"], rows["03-01-01-01-02-01-01"]["sentence"]) == ("01", "02")
     assert rows["03-01-03-01-01-01-18"]["split"] == "test"
 
 
@@ -105,6 +111,7 @@ def test_emodb_is_read_from_its_file_names_and_boredom_stays_unlabelled(tmp_path
     assert {letter: rows[f"03a01{letter}a"]["emotion"] for letter in letters} == letters
     assert "1 clips of boredom were kept unlabelled" in dataset.info.description
     assert rows["03a01Fa"]["text"] == "Der Lappen liegt auf dem Eisschrank."
+    assert (rows["03a01Fa"]["sentence"], rows["13b10Na"]["sentence"]) == ("a01", "b10")
     found = {name: (row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
     assert found["03a01Fa"] == ("emodb_03", "male", "train")
     assert found["13b10Na"] == ("emodb_13", "female", "dev")
@@ -136,6 +143,7 @@ def test_nemo_is_read_from_its_list_or_its_file_names(tmp_path, listed):
         "SM0_happiness_4": ("happy", "nemo_SM0", "male", "train"),
     }
     assert rows["EB0_anger_1"]["text"] == ('To „żart" .' if listed else None)
+    assert all(row["sentence"] == name[-1] for name, row in rows.items())
 
 
 def test_nemo_recordings_that_are_not_listed_are_counted(tmp_path):
@@ -143,6 +151,94 @@ def test_nemo_recordings_that_are_not_listed_are_counted(tmp_path):
     list_files(tmp_path, NEMO_HEADER, NEMO_LINES[0], name="data.tsv")
 
     assert "1 recordings without a line in data.tsv" in nemo.build(tmp_path, dev=(), test=()).info.description
+
+
+def test_ased_is_read_from_its_file_names_and_common_sentences_keep_their_number(tmp_path):
+    letters = {"n1": "neutral", "f2": "fear", "h3": "happy", "S4": "sad", "a5": "angry"}
+    files = [f"folder/{code}-02-01-01-01.wav" for code in letters]
+    record(tmp_path, *files, "05Angry/a5-06-02-02-04.wav", "01Neutral/n1-07-01-02-10.wav")
+
+    with pytest.warns(UserWarning, match="speakers 08, 20, 23, 25, 27, 31, 32, 33, 46, 49, 56, 63 are to be held out"):
+        rows = by_file(ased.build(tmp_path))
+
+    assert [rows[Path(file).stem]["emotion"] for file in files] == list(letters.values())
+    columns = ["emotion", "speaker", "gender", "split", "sentence", "language"]
+    assert [rows["a5-02-01-01-01"][name] for name in columns] == [
+        *("angry", "ased_01", "female", "train", "angry02", "am")
+    ]
+    assert [rows["a5-06-02-02-04"][name] for name in columns] == ["angry", "ased_04", "male", "test", "06", "am"]
+    assert [rows["n1-07-01-02-10"][name] for name in columns] == ["neutral", "ased_10", "male", "dev", "07", "am"]
+
+
+def test_emospeech_commands_are_those_of_known_users(tmp_path):
+    users = {name: name + 48 * "0" for name in ("016294ed", "d14a028c", "b85700a6", "da09e319")}
+    files = {
+        f"webservice/bacho-safe-angry-1563000375725-{users['016294ed']}.wav": ("angry", "016294ed", "train", "hi"),
+        f"webservice/help-scream-fearful-12312-{users['b85700a6']}.wav": ("fear", "b85700a6", "test", "en"),
+        f"webservice/unknown-glass break-calm-1-{users['da09e319']}.wav": ("calm", "da09e319", "dev", "en"),
+        f"webservice/yes-safe-None-1-{users['da09e319']}.wav": (None, "da09e319", "dev", "en"),
+    }
+    unknown = f"help-safe-calm-1-{users['d14a028c']}.wav"
+    record(tmp_path, *files, f"webservice/{unknown}", f"Roads/background-safe-None-1-{users['016294ed']}.wav")
+
+    with pytest.warns(UserWarning, match="to be held out but are not in the corpus"):
+        dataset = emospeech_commands.build(tmp_path)
+
+    rows = by_file(dataset)
+    assert "2 clips without a word, or of an unknown user, were left out" in dataset.info.description
+    for file, (emotion, user, split, language) in files.items():
+        row = rows.pop(Path(file).stem)
+        found = (row["emotion"], row["speaker"], row["split"], row["language"], row["gender"])
+        assert found == (emotion, f"emospeech_{user}", split, language, None)
+        assert row["text"] == {"bacho": "bacho", "help": "help", "yes": "yes"}.get(Path(file).name.split("-")[0])
+    assert not rows
+
+
+def test_baved_has_voices_and_no_emotions(tmp_path):
+    record(tmp_path, "1/1-m-20-1-2-376.wav", "0/100-f-6-0-0-0.wav", "6/4-m-20-6-1-9.wav")
+
+    rows = by_file(baved.build(tmp_path, dev=("100",), test=("04",)))
+
+    found = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert found == {
+        "1-m-20-1-2-376": (None, "baved_01", "male", "train"),
+        "100-f-6-0-0-0": (None, "baved_100", "female", "dev"),
+        "4-m-20-6-1-9": (None, "baved_04", "male", "test"),
+    }
+    assert rows["1-m-20-1-2-376"]["text"] == "لم يعجبني" and rows["1-m-20-1-2-376"]["sentence"] == "1"
+
+
+def test_speechocean762_is_read_from_its_lists(tmp_path):
+    record(tmp_path, "WAVE/SPEAKER0001/000010011.WAV", "WAVE/SPEAKER0306/003060004.WAV", "WAVE/x/unlisted.WAV")
+    for part, speaker, utterance, text, letter in (
+        ("train", "0001", "000010011", "WE CALL IT BEAR", "m"),
+        ("test", "0306", "003060004", "IT RAINS", "f"),
+    ):
+        list_files(tmp_path, f"{utterance}\tWAVE/SPEAKER{speaker}/{utterance}.WAV", name=f"{part}/wav.scp")
+        list_files(tmp_path, f"{utterance} {speaker}", name=f"{part}/utt2spk")
+        list_files(tmp_path, f"{utterance}\t{text}", name=f"{part}/text")
+        list_files(tmp_path, f"{speaker}\t{letter}", name=f"{part}/spk2gender")
+
+    rows = by_file(speechocean762.build(tmp_path, dev=("0306",), test=()))
+
+    columns = ["speaker", "gender", "split", "text", "emotion", "source_file"]
+    assert {name: [row[column] for column in columns] for name, row in rows.items()} == {
+        "000010011": ["speechocean_0001", "male", "train", "WE CALL IT BEAR", None, "WAVE/SPEAKER0001/000010011.WAV"],
+        "003060004": ["speechocean_0306", "female", "dev", "IT RAINS", None, "WAVE/SPEAKER0306/003060004.WAV"],
+    }
+    with pytest.raises(DatasetError, match="utt2spk is missing; give the folder of speechocean762"):
+        speechocean762.build(tmp_path / "WAVE")
+
+
+@pytest.mark.parametrize("inside", ["", "public/sounds"])
+def test_moodist_sounds_are_their_own_category(tmp_path, inside):
+    record(tmp_path / inside, "rain/light-rain.wav", "urban/road.wav", "noise/pink-noise.wav", "alarm.wav")
+
+    dataset = moodist.build(tmp_path)
+
+    assert [(row["category"], row["split"]) for row in dataset] == [("light-rain", "train"), ("road", "dev")]
+    assert "2 synthetic sounds and signals were left out" in dataset.info.description
+    assert moodist.build(tmp_path, dev=("light-rain",))["split"] == ["dev", "train"]
 
 
 MSP_HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
@@ -227,12 +323,14 @@ def test_msp_podcast_labels_as_the_laboratory_writes_them(reference_data, tmp_pa
 
 def test_a_folder_with_metadata_may_leave_most_of_it_out(tmp_path):
     record(tmp_path, "a/1.wav", "b/1.wav")
-    list_files(tmp_path, "file_name,emotion,speaker,split", "a/1.wav,sad,Unknown,validation", "b/1.wav,,anna,train")
+    header = "file_name,emotion,speaker,split,sentence"
+    list_files(tmp_path, header, "a/1.wav,sad,Unknown,validation,06", "b/1.wav,,anna,train,")
 
     first, second = folder.build(tmp_path)
 
     assert (first["emotion"], first["speaker"], first["split"]) == (EMOTIONS.index("sad"), None, "dev")
     assert (second["emotion"], second["speaker"], second["text"]) == (None, "anna", None)
+    assert (first["sentence"], second["sentence"]) == ("06", None)
     assert first["audio"] == {"bytes": None, "path": str(tmp_path / "a" / "1.wav")}
 
 
@@ -271,6 +369,36 @@ def test_noises_are_taken_with_or_without_a_list(tmp_path):
     assert [(row["category"], row["split"]) for row in found] == [(None, "train"), ("rain", "train")]
     assert [(row["category"], row["split"]) for row in listed] == [(None, "test"), (None, "train")]
     assert listed[0]["rt60_s"] == pytest.approx(0.4)
+
+
+def test_folders_of_noise_with_a_list_each_become_one_dataset(tmp_path):
+    for name, seconds in (("halls", 1.2), ("rooms", 0.4)):
+        list_files(record(tmp_path / name, "1.wav"), "file_name,split,rt60_s", f"1.wav,train,{seconds}")
+
+    found = noise.build(tmp_path)
+
+    assert [(row["source_file"], row["split"]) for row in found] == [
+        ("halls/1.wav", "train"),
+        ("rooms/1.wav", "train"),
+    ]
+    assert found["rt60_s"] == pytest.approx([1.2, 0.4])
+
+
+def test_recordings_with_a_loud_background_can_be_left_out(tmp_path):
+    tone = np.sin(np.arange(8_000) * np.pi / 2 + np.pi / 4)  # the same power in every frame
+    for name, background in (("quiet", 0.005), ("noisy", 0.05)):  # 40 and 20 dB below 0.5
+        samples = np.concatenate([background * tone, 0.5 * tone])
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("no audio")
+    list_files(tmp_path, "file_name,speaker", "quiet.wav,anna", "noisy.wav,otto")
+
+    dataset = folder.build(tmp_path, min_dynamic_range=39.9)
+
+    assert dataset["speaker"] == ["anna"]
+    assert "1 recordings with a dynamic range below 39.9 dB were left out" in dataset.info.description
+    assert len(folder.build(tmp_path, min_dynamic_range=19.9)) == 2
+    with pytest.raises(DatasetError, match="1 unreadable recordings: text.wav"):
+        folder.build(list_files(tmp_path, "file_name", "text.wav"), min_dynamic_range=30)
 
 
 # What is wrong with a corpus -----------------------------------------------------------------------------------------
@@ -436,17 +564,32 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
             {"train": 720, "dev": 166, "test": 180},
         ),
         ("speech/picovoice_commands", 193, {None: 193}, {"train": 154, "dev": 20, "test": 19}),
+        (
+            "emotion/ased",
+            1626,
+            {"neutral": 341, "fear": 334, "angry": 322, "happy": 322, "sad": 307},
+            {"train": 1069, "dev": 180, "test": 377},
+        ),
+        (
+            "emotion/emospeech_commands",
+            976,
+            {"calm": 347, "angry": 228, "happy": 206, "fear": 195},
+            {"train": 714, "dev": 86, "test": 176},
+        ),
+        ("emotion/emodb_more", 28, {"fear": 25, "disgust": 3}, {"train": 11, "dev": 10, "test": 7}),
+        ("emotion_level/baved", 392, {None: 392}, {"train": 300, "dev": 28, "test": 64}),
+        ("speech/speechocean762", 1541, {None: 1541}, {"train": 1313, "dev": 78, "test": 150}),
     ],
 )
 def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips, emotions, splits):
     dataset = folder.build(reference_data / "data" / corpus, info=DatasetInfo(license="see the corpus"))
-    rows = by_file(dataset).values()
+    names = dict(enumerate(dataset.features["emotion"].names))
 
     assert len(dataset) == clips
-    assert Counter(row["emotion"] for row in rows) == emotions
-    assert Counter(row["split"] for row in rows) == splits
+    assert Counter(map(names.get, dataset["emotion"])) == emotions
+    assert Counter(dataset["split"]) == splits
     assert not prepare.overlap(dataset, "speaker")
-    assert all(row["speaker"] != "unknown" for row in rows)
+    assert not {"unknown", "Unknown"} & {*dataset["speaker"], *dataset["gender"]}
 
 
 @pytest.mark.parametrize(
@@ -456,7 +599,9 @@ def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips,
         ("noise/speech_commands_background", {"train": 24}),
         ("noise/urbansound8k", {"test": 81, "dev": 27}),
         ("noise/nonspeech_noisex", {"test": 59, "dev": 19}),
-        ("rir/web_audio_samples", {"train": 16, "test": 6}),
+        ("noise/moodist", {"train": 124, "dev": 21}),
+        ("noise/emospeech_background", {"train": 39, "dev": 51}),
+        ("rir", {"train": 20, "test": 6}),
     ],
 )
 def test_real_noise_has_the_counts_of_its_readme(reference_data, corpus, splits):
@@ -464,6 +609,20 @@ def test_real_noise_has_the_counts_of_its_readme(reference_data, corpus, splits)
 
     assert Counter(dataset["split"]) == splits
     assert all(seconds > 0 for seconds in dataset["duration"])
+
+
+@pytest.mark.parametrize("script, corpus", [(ased, "emotion/ased"), (baved, "emotion_level/baved")])
+def test_original_file_names_agree_with_the_list_of_converted_recordings(reference_data, tmp_path, script, corpus):
+    listed = {row["source_file"]: row for row in folder.build(reference_data / "data" / corpus)}
+
+    named = list(script.build(record(tmp_path, *listed, seconds=0.02)))
+
+    columns = ["emotion", "speaker", "split", "gender", "language", "text"]
+    columns += ["sentence"] * (script is ased)
+    assert len(named) == len(listed)
+    for row in named:
+        expected = listed[row["source_file"]]
+        assert [row[name] for name in columns] == [expected[name] for name in columns], row["source_file"]
 
 
 @pytest.mark.parametrize("script, corpus", [(ravdess, "ravdess"), (emodb, "emodb"), (nemo, "nemo")])

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Value, load_dataset
+from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features, Value, load_dataset
 
 from modeling_sparse_merit.data.datasets import (
     EMOTIONS,
@@ -120,6 +120,17 @@ def test_tables_are_joined_with_missing_columns_as_none(tmp_path, recording):
     joined = read_datasets([tmp_path / "speech", tmp_path / "noise"], "train")
 
     assert [(row["emotion"], row["category"]) for row in joined] == [(1, None), (None, "rain")]
+
+
+def test_tables_without_sentences_go_together_with_others(tmp_path, recording):
+    features = speech_features()
+    write_dataset(make_table(recording, [ROWS[0] | {"sentence": "06"}]), tmp_path / "new")
+    older = Features({name: feature for name, feature in features.items() if name != "sentence"})
+    write_dataset(make_table(recording, ROWS[:1], older), tmp_path / "older")
+
+    for paths, sentences in (["older", "new"], [None, "06"]), (["new", "older"], ["06", None]):
+        joined = read_datasets(tmp_path / path for path in paths)
+        assert joined["sentence"] == sentences and joined["emotion"] == [1, 1]
 
 
 def test_a_split_may_be_missing_from_some_of_the_tables(tmp_path, recording):

@@ -30,6 +30,7 @@ MEANINGS = {
     "gender": "of the speaker",
     "language": "ISO 639 code",
     "text": "what is said",
+    "sentence": "the corpus's own identifier of the sentence that was spoken",
     "source_file": "the recording's name in the corpus",
     "duration": "seconds",
     "arousal": "mean rating in the corpus's own scale",

@@ -41,8 +41,9 @@ class DatasetError(ValueError):
 
 def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:
     """Columns of a speech dataset. `duration` is in seconds, ratings are in the corpus's own scale, any value but
-    `audio` and `duration` may be None; an emotion of None is an unlabelled clip and never a class."""
-    text = ("speaker", "split", "gender", "language", "text", "source_file")
+    `audio` and `duration` may be None; an emotion of None is an unlabelled clip and never a class. `sentence` is the
+    corpus's own identifier of the sentence that was spoken."""
+    text = ("speaker", "split", "gender", "language", "text", "sentence", "source_file")
     numbers = ("duration", "arousal", "valence", "dominance")
     return Features(
         {"audio": AUDIO, "emotion": ClassLabel(names=list(labels))}

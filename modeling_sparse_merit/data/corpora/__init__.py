@@ -12,6 +12,11 @@ CORPORA = {
     "emodb": "EmoDB, from its file names.",
     "nemo": "nEMO, from its list or its file names.",
     "msp_podcast": "MSP-Podcast, from its consensus labels.",
+    "ased": "ASED, from its file names.",
+    "emospeech_commands": "Indian EmoSpeech Command Dataset, from its file names.",
+    "baved": "BAVED, unlabelled, from its file names.",
+    "speechocean762": "speechocean762, unlabelled, from its lists.",
+    "moodist": "The sounds of Moodist, noise.",
     "folder": "Any folder with a metadata.csv, such as a private corpus.",
     "noise": "A folder of noises or room impulse responses.",
 }

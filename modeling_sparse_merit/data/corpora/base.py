@@ -102,22 +102,21 @@ class Corpus(ABC):
         prepare.run(parser, build, arguments, publish)
 
 
-class ActedCorpus(Corpus):
-    """A corpus whose file names tell all, with speakers to hold out.
+class SpeakerCorpus(Corpus):
+    """A corpus without splits of its own, with speakers to hold out.
 
-    A subclass gives `file_name` and `row`.
+    A subclass gives `found`.
     """
 
     name: ClassVar[str]
     """Prefix of its speakers."""
-    file_name: ClassVar[re.Pattern[str]]
     dev: ClassVar[Sequence[str]]
     test: ClassVar[Sequence[str]]
     unique_names = True
 
     @abstractmethod
-    def row(self, match: re.Match[str], notes: Counter[str], **options: Any) -> dict[str, Any] | None:
-        """Columns of the recording with this name, its speaker without the prefix; None where it is left out."""
+    def found(self, folder: Path, notes: Counter[str], **options: Any) -> Iterator[Row]:
+        """Yields the recordings as `rows` does, their speakers without the prefix and without splits."""
 
     def rows(
         self,
@@ -134,6 +133,28 @@ class ActedCorpus(Corpus):
                 found |= {"speaker": f"{self.name}_{speaker}", "split": splits.split_of(speaker)}
             yield found
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        prepare.add_speaker_splits(parser, self.dev, self.test)
+
+    def check(self, dataset: Dataset, **options: Any) -> None:
+        self._splits(options.get("dev"), options.get("test")).warn_of_absent(dataset, f"{self.name}_")
+
+    def _splits(self, dev: Sequence[str] | None, test: Sequence[str] | None) -> prepare.SpeakerSplits:
+        return prepare.SpeakerSplits(self.dev if dev is None else dev, self.test if test is None else test)
+
+
+class ActedCorpus(SpeakerCorpus):
+    """A corpus whose file names tell all.
+
+    A subclass gives `file_name` and `row`.
+    """
+
+    file_name: ClassVar[re.Pattern[str]]
+
+    @abstractmethod
+    def row(self, match: re.Match[str], notes: Counter[str], **options: Any) -> dict[str, Any] | None:
+        """Columns of the recording with this name, its speaker without the prefix; None where it is left out."""
+
     def found(self, folder: Path, notes: Counter[str], **options: Any) -> Iterator[Row]:
         """Yields the recordings below a folder by their names."""
         for path in prepare.audio_files(folder):
@@ -143,12 +164,3 @@ class ActedCorpus(Corpus):
                 yield prepare.Problem(f"file names that are not of {self.description.split(' to ')[0]}", file)
             elif row := self.row(match, notes, **options):
                 yield {"file": file, **row}
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        prepare.add_speaker_splits(parser, self.dev, self.test)
-
-    def check(self, dataset: Dataset, **options: Any) -> None:
-        self._splits(options.get("dev"), options.get("test")).warn_of_absent(dataset, f"{self.name}_")
-
-    def _splits(self, dev: Sequence[str] | None, test: Sequence[str] | None) -> prepare.SpeakerSplits:
-        return prepare.SpeakerSplits(self.dev if dev is None else dev, self.test if test is None else test)

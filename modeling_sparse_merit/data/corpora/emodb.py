@@ -61,6 +61,7 @@ class EmoDB(ActedCorpus):
             "gender": "male" if speaker in MEN else "female",
             "language": "de",
             "text": SENTENCES.get(sentence),
+            "sentence": sentence,
         }
 
 

@@ -2,8 +2,10 @@
 """Any folder of recordings with a `metadata.csv`, such as a private corpus.
 
 `metadata.csv` needs a column `file_name` (relative to the folder) and may have `emotion`, `speaker`, `split`,
-`gender`, `language`, `text`, `source_file`, `arousal`, `valence` and `dominance`; other columns are left aside unless
-`--column emotion=label` says what they are. An empty cell is None, and so is a speaker called `unknown`.
+`gender`, `language`, `text`, `sentence`, `source_file`, `arousal`, `valence` and `dominance`; other columns are left
+aside unless `--column emotion=label` says what they are. An empty cell is None, and so is a speaker called `unknown`.
+
+Clean targets of speech enhancement need a quiet background: `--min-dynamic-range 41` leaves noisier recordings out.
 """
 
 import argparse
@@ -13,11 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Features
 
+from ...models.sparse_merit.audio import SAMPLING_RATE, load_audio
 from .. import prepare
 from ..datasets import EMOTIONS, DatasetError, speech_features
 from .base import Corpus
+
+FRAME = SAMPLING_RATE // 50
+"""20 ms."""
 
 
 class MetadataFolder(Corpus):
@@ -26,6 +33,7 @@ class MetadataFolder(Corpus):
     Options:
         labels: the emotion vocabulary, in the order of the class numbers.
         columns: `{"emotion": "label"}` where `metadata.csv` calls the emotion `label`.
+        min_dynamic_range: leave out recordings of a smaller `dynamic_range`, in dB.
     """
 
     description = "A folder with metadata.csv to a speech dataset."
@@ -37,13 +45,18 @@ class MetadataFolder(Corpus):
         notes: Counter[str],
         labels: Sequence[str] = EMOTIONS,
         columns: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        min_dynamic_range: float | None = None,
     ) -> Iterator[dict[str, str]]:
         columns = dict(columns or {})
         unknown = sorted(set(columns) - {"file_name", *self.features(labels)})
         if unknown:
             known = ", ".join(self.features(labels))
             raise DatasetError(f"--column {unknown[0]}=... names no column of a dataset; those are {known}")
-        yield from metadata_rows(folder, columns)
+        for row in metadata_rows(folder, columns):
+            if min_dynamic_range is not None and _is_noisy(folder / row["file"], min_dynamic_range):
+                notes[f"recordings with a dynamic range below {min_dynamic_range:g} dB were left out"] += 1
+            else:
+                yield row
 
     def features(self, labels: Sequence[str] = EMOTIONS, **options: Any) -> Features:
         return speech_features(labels)
@@ -59,6 +72,36 @@ class MetadataFolder(Corpus):
             action="append",
             help="such as emotion=label",
         )
+        parser.add_argument(
+            "--min-dynamic-range",
+            metavar="DB",
+            type=float,
+            help="leave out recordings whose loud parts are less than this above their quiet ones",
+        )
+
+
+def dynamic_range(waveform: np.ndarray) -> float:
+    """The distance in dB between the 95th and the 5th percentile of the levels of frames of 20 ms, which is small
+    where the background is loud.
+
+    Args:
+        waveform: (samples,) at 16 kHz; 0 dB if shorter than a frame.
+    """
+    count = len(waveform) // FRAME
+    if not count:
+        return 0.0
+    frames = waveform[: count * FRAME].reshape(count, FRAME).astype(np.float64)
+    levels = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-12)  # (count,), digital silence is -120 dB
+    quiet, loud = np.percentile(levels, [5, 95])
+    return float(loud - quiet)
+
+
+def _is_noisy(path: Path, min_dynamic_range: float) -> bool:
+    """Whether the background of a recording is too loud; one that cannot be read is reported with the other rows."""
+    try:
+        return dynamic_range(load_audio(path)) < min_dynamic_range
+    except (OSError, ValueError):
+        return False
 
 
 def metadata_rows(folder: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:

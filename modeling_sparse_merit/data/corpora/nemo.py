@@ -2,8 +2,8 @@
 """nEMO, Polish emotional speech, as it is distributed (`data.tsv` and `samples/EB0_anger_1.wav`).
 
 `data.tsv` says what each recording is. Without it speaker, emotion and gender follow from the file name, and the text
-is left out. The corpus has no splits: by default speaker MP0 is the dev split, KD0 the test split, and the other seven
-train.
+is left out. The number at the end of a file name is that of the sentence. The corpus has no splits: by default speaker
+MP0 is the dev split, KD0 the test split, and the other seven train.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Nemo(ActedCorpus):
     """nEMO."""
 
     name, description = "nemo", "nEMO to a speech dataset."
-    file_name = re.compile(r"([A-Z0-9]+)_([a-z]+)_\d+")
+    file_name = re.compile(r"([A-Z0-9]+)_([a-z]+)_(\d+)")
     dev, test = ("MP0",), ("KD0",)
     info = DatasetInfo(
         description="nEMO: nine Polish actors speak ninety sentences in six emotions.",
@@ -44,8 +44,9 @@ class Nemo(ActedCorpus):
             yield row
 
     def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:
-        speaker, emotion = match.groups()
-        return {"emotion": emotion, "speaker": speaker, "gender": "female" if speaker in WOMEN else "male"}
+        speaker, emotion, sentence = match.groups()
+        gender = "female" if speaker in WOMEN else "male"
+        return {"emotion": emotion, "speaker": speaker, "gender": gender, "sentence": sentence}
 
 
 def _listed(folder: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -60,7 +61,8 @@ def _listed(folder: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]:
             # The distributed file pads its speakers with blanks.
             file, emotion, text, speaker, gender = ((line[name] or "").strip() for name in COLUMNS)
             listed.add(file)
-            yield {"file": f"samples/{file}", "emotion": emotion, "text": text, "speaker": speaker, "gender": gender}
+            row = {"emotion": emotion, "text": text, "speaker": speaker, "gender": gender}
+            yield {"file": f"samples/{file}", "sentence": Path(file).stem.rpartition("_")[-1], **row}
     unlisted = [path for path in prepare.audio_files(folder) if path.name not in listed]
     if unlisted:
         notes["recordings without a line in data.tsv were left out"] += len(unlisted)

@@ -1,8 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """A folder of noises, or of room impulse responses.
 
-With a `metadata.csv` its columns `file_name`, `category`, `split`, `source_file`, `freesound_id` and `rt60_s` are
-taken. Without one, every recording below the folder is a row, and its category is the folder that it lies in.
+With a `metadata.csv` in the folder, or in each of its subfolders, the columns `file_name`, `category`, `split`,
+`source_file`, `freesound_id` and `rt60_s` are taken. Without one, every recording below the folder is a row, and its
+category is the folder that it lies in.
 """
 
 import argparse
@@ -26,9 +27,12 @@ class NoiseFolder(Corpus):
     independent = "freesound_id"
 
     def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:
-        if (folder / "metadata.csv").is_file():
-            for row in metadata_rows(folder, {}):
-                yield row | {"split": row.get("split") or split}
+        listed = [folder] if (folder / "metadata.csv").is_file() else _listed_subfolders(folder)
+        for part in listed:
+            prefix = "" if part == folder else f"{part.name}/"
+            for row in metadata_rows(part, {}):
+                yield row | {"file": prefix + row["file"], "split": row.get("split") or split}
+        if listed:
             return
         for path in prepare.audio_files(folder):
             category = path.parent.name if path.parent != folder else None
@@ -40,6 +44,11 @@ class NoiseFolder(Corpus):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         prepare.add_origin(parser)
         parser.add_argument("--split", help="the split of rows that name none, such as train")
+
+
+def _listed_subfolders(folder: Path) -> list[Path]:
+    """The subfolders that hold a `metadata.csv`."""
+    return [path.parent for path in sorted(folder.glob("*/metadata.csv"))]
 
 
 CORPUS = NoiseFolder()

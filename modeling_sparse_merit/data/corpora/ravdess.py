@@ -44,6 +44,7 @@ class Ravdess(ActedCorpus):
             "gender": "male" if int(actor) % 2 else "female",
             "language": "en",
             "text": STATEMENTS.get(statement),
+            "sentence": statement,
         }
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
