@@ -18,6 +18,7 @@ LAYOUTS = {
         **{"feature_encoder": "log_mel", "conv_kernel": [400], "conv_stride": [320], "conv_dim": [40]},
         **{"enhancement_mask": "magnitude", "n_fft": 512, "win_length": 512},
     },
+    "deep_filter": {"enhancement_mask": "deep_filter", "n_fft": 512, "win_length": 512, "hop_length": 256},
 }
 
 

@@ -28,6 +28,7 @@ LOG_MEL = {"feature_encoder": "log_mel", "conv_kernel": (400,), "conv_stride": (
 VARIANTS = {
     "log_mel, magnitude": {**LOG_MEL, "enhancement_mask": "magnitude"},
     "log1p": {"enhancement_mask": "log1p", "enhancement_num_layers": 2},
+    "deep filter": {"enhancement_mask": "deep_filter", "n_fft": 512, "win_length": 512, "hop_length": 256},
     "post norm": {"do_stable_layer_norm": False},
     "convolutions with group norm": {"feat_extract_norm": "group"},
     "odd transform": {"n_fft": 401, "win_length": 320, "hop_length": 100},

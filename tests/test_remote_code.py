@@ -35,6 +35,7 @@ CODE = {
     "decoding.py",
     "emotion.py",
     "encoder.py",
+    "deep_filtering.py",
     "enhancement.py",
     "experts.py",
     "feature_extraction_sparse_merit.py",

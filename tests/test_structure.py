@@ -23,7 +23,7 @@ TRAVELLING = {
         *("configuration_sparse_merit", "modeling_sparse_merit", "feature_extraction_sparse_merit"),
         *("pipeline_sparse_merit", "handler", "encoder", "attention", "experts", "quantization", "emotion"),
         *("enhancement", "tasks", "audio", "decoding", "containers", "mpeg", "views", "adapters", "sources"),
-        *("whisper", "pretrained", "activity", "cutting", "speech_segments", "streaming"),
+        *("deep_filtering", "whisper", "pretrained", "activity", "cutting", "speech_segments", "streaming"),
     }
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""

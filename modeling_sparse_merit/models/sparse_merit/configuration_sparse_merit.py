@@ -11,7 +11,7 @@ from transformers import WavLMConfig
 from .tasks import EMOTION, ENHANCEMENT, TASKS
 
 FEATURE_ENCODERS = ("convolution", "log_mel", "whisper")
-ENHANCEMENT_MASKS = ("log1p", "magnitude")
+ENHANCEMENT_MASKS = ("log1p", "magnitude", "deep_filter")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
 ROUTERS = ("sparse", "dense")
 PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
@@ -66,7 +66,11 @@ class SparseMeritConfig(WavLMConfig):
         enhancement_num_layers: Number of bidirectional LSTM layers of the mask estimator.
         enhancement_mask: What the mask of the enhancement head multiplies. `"log1p"`, the published one, is the log1p
             of the noisy magnitude, and the loss is the L1 distance there. `"magnitude"` is the noisy spectrum itself,
-            and the loss is that of compressed spectra and of the SNR, see `spectral_loss`.
+            and the loss is that of compressed spectra and of the SNR, see `spectral_loss`. With `"deep_filter"` a
+            complex filter over time follows, and the loss compares spectra of three resolutions, see
+            [`DeepFilterHead`].
+        deep_filter_bins: Number of spectrogram bins, from 0 Hz on, that the complex filter is for.
+        deep_filter_taps: Frames that the complex filter spans, an odd number.
         enhancement_weight: Weight of the enhancement loss against the emotion loss.
         load_balancing_weight: Weight (alpha) of the Switch load-balancing loss of each router.
         class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`; `None` for none.
@@ -125,6 +129,8 @@ class SparseMeritConfig(WavLMConfig):
     enhancement_hidden_size: int = 256
     enhancement_num_layers: int = 2
     enhancement_mask: str = "log1p"
+    deep_filter_bins: int = 128
+    deep_filter_taps: int = 5
     enhancement_weight: float | int = 1.0
     load_balancing_weight: float | int = 0.01
     class_weights: list[float] | None = None
@@ -246,6 +252,11 @@ def _check_sizes(config: SparseMeritConfig) -> None:
     for name in ("enhancement_weight", "load_balancing_weight", "focal_gamma"):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
+    if config.deep_filter_bins < 1 or config.deep_filter_taps < 1 or config.deep_filter_taps % 2 == 0:
+        raise ValueError(
+            f"`deep_filter_bins`, `deep_filter_taps` are {config.deep_filter_bins}, {config.deep_filter_taps}; "
+            "expected at least 1 bin, and an odd number of taps."
+        )
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected a share from 0 up to, but not, 1.")
     if config.problem_type not in (None, "single_label_classification"):

@@ -119,13 +119,15 @@ class EnhancementHead(nn.Module):
     directions are added, Linear, sigmoid, on the noisy magnitude and the features of the task.
     """
 
+    inputs_per_bin = 1
+
     def __init__(self, config):
         super().__init__()
         bins, hidden = config.n_fft // 2 + 1, config.enhancement_hidden_size
         self.mask = config.enhancement_mask
         self.frame_ratio = (config.hop_length, config.inputs_to_logits_ratio)
         self.spectrogram = Spectrogram(config.n_fft, config.hop_length, config.win_length)
-        self.input_dense = nn.Linear(bins + config.hidden_size, hidden)
+        self.input_dense = nn.Linear(self.inputs_per_bin * bins + config.hidden_size, hidden)
         self.lstm = BidirectionalLSTM(hidden, config.enhancement_num_layers)
         self.output_dense = nn.Linear(hidden, bins)
 
@@ -185,11 +187,16 @@ class EnhancementHead(nn.Module):
         Returns:
             The mask (B, F, bins), between 0 and 1, in fp32.
         """
+        return self.output_dense(self._recur(noisy, features, num_frames, num_features)).float().sigmoid()
+
+    def _recur(
+        self, noisy: torch.Tensor, features: torch.Tensor, num_frames: torch.Tensor, num_features: torch.Tensor
+    ) -> torch.Tensor:
+        """As `estimate_mask`, but the hidden states (B, F, H) that the mask is made of; any inputs (B, F, I)."""
         noisy = noisy.to(features.dtype)
         aligned = self._align(features, noisy.shape[1], num_features)
-        hidden = self.input_dense(torch.cat([noisy, aligned], dim=-1))  # (B, F, bins + D) -> (B, F, H)
-        hidden = self.lstm(hidden, num_frames)
-        return self.output_dense(hidden).float().sigmoid()
+        hidden = self.input_dense(torch.cat([noisy, aligned], dim=-1))  # (B, F, I + D) -> (B, F, H)
+        return self.lstm(hidden, num_frames)
 
     def _align(self, features: torch.Tensor, num_frames: int, num_features: torch.Tensor) -> torch.Tensor:
         hop_length, stride = self.frame_ratio
@@ -240,19 +247,32 @@ def spectral_loss(
     Returns:
         A scalar in fp32, at least 0.
     """
-    valid = frame_range(predicted.shape[1], num_frames)[..., None]  # (B, F, 1)
-    (predicted, loudness), (clean, clean_loudness) = _compress(predicted), _compress(clean)
-    distance = (loudness - clean_loudness).square() + (predicted - clean).abs().square()
-    distance = (distance * valid).sum() / (valid.sum() * predicted.shape[-1])
     heard = frame_range(clean_values.shape[1], num_samples)
     signal = (clean_values * heard).square().sum(-1)
     noise = ((predicted_values - clean_values) * heard).square().sum(-1)
     snr = 10 * torch.log10((signal + 1e-6) / (noise + 1e-6))  # (B,)
-    return distance + 0.03 * (30.0 - snr).clamp(min=0.0).mean()
+    return spectral_distance(predicted, clean, num_frames) + 0.03 * (30.0 - snr).clamp(min=0.0).mean()
 
 
-def _compress(spectrum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The spectrum with its magnitude to the power of 0.3, and this magnitude; 1e-8 keeps the gradient finite."""
+def spectral_distance(predicted: torch.Tensor, clean: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """
+    The first two terms of [`spectral_loss`], the distance of compressed spectra with and without phase.
+
+    Args:
+        predicted, clean: Complex (B, F, bins).
+        num_frames: (B,) valid frames of each clip.
+
+    Returns:
+        A scalar in fp32, at least 0.
+    """
+    valid = frame_range(predicted.shape[1], num_frames)[..., None]  # (B, F, 1)
+    (predicted, loudness), (clean, clean_loudness) = compress(predicted), compress(clean)
+    distance = (loudness - clean_loudness).square() + (predicted - clean).abs().square()
+    return (distance * valid).sum() / (valid.sum() * predicted.shape[-1])
+
+
+def compress(spectrum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A spectrum with its magnitude to the power of 0.3, and this magnitude; 1e-8 keeps the gradient finite."""
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt()
     compressed = _loudness(magnitude)
     return spectrum * (compressed / magnitude), compressed

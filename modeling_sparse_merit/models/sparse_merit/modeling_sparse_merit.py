@@ -14,6 +14,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
+from .deep_filtering import FilterLinear
 from .emotion import AttentiveStatisticsPooling
 from .encoder import Capabilities, SparseMeritEncoder, true_lengths
 from .experts import LayerWeights, build_integration, load_balancing_loss
@@ -155,6 +156,8 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
+        elif isinstance(module, FilterLinear):
+            init.zeros_(module.weight)
 
 
 class SparseMeritModel(SparseMeritPreTrainedModel):

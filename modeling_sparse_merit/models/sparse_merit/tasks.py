@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .deep_filtering import build_enhancement_head
 from .emotion import EmotionHead
-from .enhancement import EnhancementHead
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ UNLABELLED = -100
 
 ENHANCEMENT, EMOTION = "enhancement", "emotion"
 TASKS: dict[str, Task] = {
-    ENHANCEMENT: WaveformTask(EnhancementHead, "enhanced_values", "clean_values", weight="enhancement_weight"),
+    ENHANCEMENT: WaveformTask(build_enhancement_head, "enhanced_values", "clean_values", weight="enhancement_weight"),
     EMOTION: ClassificationTask(EmotionHead, "logits", "labels", ("emotion",)),
 }
 """All tasks that a configuration may name."""
