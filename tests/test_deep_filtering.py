@@ -3,8 +3,8 @@
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from conftest import TINY_SIZES
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
 from modeling_sparse_merit.models.sparse_merit.deep_filtering import DeepFilterHead, build_enhancement_head

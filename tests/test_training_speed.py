@@ -144,7 +144,9 @@ def test_features_of_a_frozen_encoder_are_those_of_use_unless_it_masks(tables):
 # Features that are kept ----------------------------------------------------------------------------------------------
 
 
-def cached_loader(tables, folder: Path, model=None, split: str = "train", **changes) -> CachedLoader:
+def cached_loader(
+    tables, folder: Path, model=None, split: str = "train", rounds: int = 1, dtype=None, **changes
+) -> CachedLoader:
     settings = make_settings(tables, **changes)
     AcceleratorState._reset_state(reset_partial_state=True)  # each loader has a precision of its own
     accelerator = Accelerator(cpu=True, mixed_precision=settings.mixed_precision)
@@ -153,7 +155,9 @@ def cached_loader(tables, folder: Path, model=None, split: str = "train", **chan
         dataset.load_clips(settings, split), feature_extractor, settings, shuffle=split == "train"
     )
     model = build.build_model(settings) if model is None else model
-    return CachedLoader(accelerator.prepare(loader), model.eval(), feature_extractor, folder, accelerator)
+    return CachedLoader(
+        accelerator.prepare(loader), model.eval(), feature_extractor, folder, accelerator, rounds, dtype
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -186,6 +190,27 @@ def test_each_epoch_has_its_own_order_of_the_same_mixtures_and_the_next_stage_ha
     again = clips[0]["noisy"]
     clips.set_epoch(2)
     assert not np.array_equal(clips[0]["noisy"], again) and "features" not in clips[0]
+
+
+def test_mixtures_repeat_after_the_rounds(tables, tmp_path):
+    loader, epochs = cached_loader(tables, tmp_path, rounds=2), []
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        epochs.append(sorted(row.sum().item() for batch in loader for row in batch["input_values"].abs()))
+    assert epochs[0] == pytest.approx(epochs[2]) and epochs[1] == pytest.approx(epochs[3])
+    assert epochs[0] != pytest.approx(epochs[1])
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 12  # two mixtures of each of six clips
+
+
+def test_features_are_kept_in_fewer_bits_and_used_in_those_of_the_training(tables, tmp_path):
+    exact, kept = (
+        next(iter(cached_loader(tables, tmp_path / name, build.build_model(make_settings(tables)), dtype=dtype)))
+        for name, dtype in (("exact", None), ("kept", torch.float16))
+    )
+    (file, *_) = (tmp_path / "kept").rglob("*.safetensors")
+    assert load_file(file)["features"].dtype == torch.float16
+    assert kept["encoder_outputs"][0][0].dtype == torch.float32
+    assert exact["encoder_outputs"][0][0].shape == kept["encoder_outputs"][0][0].shape
 
 
 def test_features_of_another_encoder_or_precision_are_not_taken(tables, tmp_path):

@@ -39,7 +39,7 @@ class Clips(Dataset):
         fixed: Whether every epoch has the same mixtures, as a dev set must; else they are drawn anew.
 
     Attributes:
-        features: Where features of the mixtures may be; while it is set, every epoch has the same mixtures.
+        features: Where features of the mixtures may be; while it is set, mixtures repeat after its `rounds` epochs.
     """
 
     def __init__(
@@ -62,8 +62,9 @@ class Clips(Dataset):
         return [targets.get(EMOTION, UNLABELLED) for targets in self.targets]
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch is another draw of every mixture, unless they are fixed."""
-        self.epoch = 0 if self.fixed or self.features else epoch
+        """Another epoch is another draw of every mixture, unless they are fixed; with features, of so many rounds."""
+        rounds = 1 if self.fixed else self.features and self.features.rounds
+        self.epoch = epoch % rounds if rounds else epoch
 
     def mix(self, index: int, audio: dict[str, Any], targets: dict[str, Target]) -> dict[str, Any]:
         """The example of one recording; `index` is what its mixture is drawn from."""

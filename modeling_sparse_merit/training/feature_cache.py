@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-The layer outputs of a frozen encoder on disk: computed when a mixture is first heard, read whenever it is heard again.
+The layer outputs of a frozen encoder on disk: computed when a mixture is first used, read whenever it is used again.
 
-Every epoch then has the same mixtures. A clip costs T x L x D numbers, 50 x L x D a second: 2.6 MB a second of speech
+Mixtures then repeat after some epochs. A clip costs T x L x D numbers, 50 x L x D a second: 2.6 MB a second of speech
 for the 25 layer outputs of WavLM-Large in bf16, 0.1 MB for sparse-merit-tiny in fp32.
 """
 
@@ -24,7 +24,7 @@ from ..files import replacing, sha256_of_samples
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, encoder_fields
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISION_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FeatureFolder:
@@ -33,10 +33,11 @@ class FeatureFolder:
 
     Args:
         path: Made when the first features are written.
+        rounds: Epochs after which the mixtures repeat.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, rounds: int = 1):
+        self.path, self.rounds = path, rounds
 
     def file_of(self, noisy: np.ndarray) -> Path:
         """Where the features of a mixture, float32 (samples,), are or would be."""
@@ -58,14 +59,16 @@ class CachedLoader:
     Batches whose "encoder_outputs" are read, or else computed and written, so that the model need not run its encoder.
 
     Args:
-        loader: As `build_loader` makes it of a dataset, prepared by accelerate. Its mixtures are those of epoch 0.
+        loader: As `build_loader` makes it of a dataset, prepared by accelerate.
         model: Its encoder is frozen, and does not mask (SpecAugment).
         feature_extractor: That of `loader`.
         folder: Features of other encoders, precisions and scales are in other folders within.
-        accelerator: Its precision is that of the features.
+        accelerator: Computes the features.
+        rounds: Epochs after which the mixtures repeat: those of epoch `rounds` are those of epoch 0.
+        dtype: Of the features that are kept; by default that of the accelerator's precision.
 
     Raises:
-        ValueError: The encoder masks what it hears.
+        ValueError: The encoder masks its input (SpecAugment).
     """
 
     def __init__(
@@ -75,25 +78,33 @@ class CachedLoader:
         feature_extractor: SparseMeritFeatureExtractor,
         folder: Path,
         accelerator: Accelerator,
+        rounds: int = 1,
+        dtype: torch.dtype | None = None,
     ):
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
         config = plain.config
         if config.apply_spec_augment and (config.mask_time_prob or config.mask_feature_prob):
             raise ValueError(
-                f"`feature_cache` is {folder}, but the encoder masks what it hears, anew in each epoch; expected "
+                f"`feature_cache` is {folder}, but the encoder masks its input, differently in each epoch; expected "
                 "`config: {apply_spec_augment: false}`, or no `feature_cache`."
             )
         self.loader, self.encoder, self.accelerator = loader, plain.model.encoder, accelerator
-        self.dtype = DTYPES[accelerator.mixed_precision]
-        self.folder = FeatureFolder(folder / _fingerprint(plain, feature_extractor, self.dtype))
-        self.dataset, self.set_epoch = loader.dataset, loader.set_epoch
+        self.computed_in = PRECISION_DTYPES[accelerator.mixed_precision]
+        self.dtype = dtype or self.computed_in
+        self.folder = FeatureFolder(folder / _fingerprint(plain, feature_extractor, self.dtype), rounds)
+        self.dataset, self.epoch = loader.dataset, 0
 
     def __len__(self) -> int:
         return len(self.loader)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch is another order of the clips, and of the rounds the next."""
+        self.epoch = epoch
+        self.loader.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.dataset.features = self.folder  # for the workers, which start now
-        self.dataset.set_epoch(0)
+        self.dataset.set_epoch(self.epoch)
         try:
             for batch in self.loader:
                 yield self._with_encoder_outputs(**batch)
@@ -108,7 +119,7 @@ class CachedLoader:
             for row, found in zip(missing, computed, strict=True):
                 self.folder.write(features[row][0], found)
                 known[row] = found
-        padded = pad_sequence(list(known.values()), batch_first=True)  # (B, T, L, D)
+        padded = pad_sequence(list(known.values()), batch_first=True).to(self.computed_in)  # (B, T, L, D)
         frame_mask = self.encoder._get_feature_vector_attention_mask(padded.shape[1], batch["attention_mask"])
         return {**batch, "encoder_outputs": (padded.unbind(2), frame_mask)}
 

@@ -152,8 +152,17 @@ class Run:
 
     def cached(self, loader) -> CachedLoader:
         """The loader, with features of the frozen encoder, whose weights are those of all processes by now."""
-        folder = Path(self.settings.feature_cache)
-        return CachedLoader(loader, self.model, self.feature_extractor, folder, self.accelerator)
+        settings = self.settings
+        dtype = settings.feature_cache_dtype and getattr(torch, settings.feature_cache_dtype)
+        return CachedLoader(
+            loader,
+            self.model,
+            self.feature_extractor,
+            Path(settings.feature_cache),
+            self.accelerator,
+            settings.feature_cache_rounds,
+            dtype,
+        )
 
     def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
         """One pass over the training clips. Returns the mean losses and the mean gradient norm."""

@@ -193,8 +193,17 @@ class TrainingSettings:
         default=None,
         metadata={
             "help": "Folder for the layer outputs of the frozen encoder: 50 x layers x width numbers for a second of "
-            "speech, in mixed_precision. All epochs of the first stage then have the same mixtures, and only the "
-            "first of them runs the encoder."
+            "speech. The mixtures of the first stage then repeat after feature_cache_rounds epochs, and only in these "
+            "does the encoder run."
+        },
+    )
+    feature_cache_rounds: int = field(
+        default=1, metadata={"help": "Epochs with mixtures of their own, each with its share of the folder."}
+    )
+    feature_cache_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of the numbers in the folder: float32, bfloat16 or float16; that of mixed_precision if unset."
         },
     )
     epochs: int = field(default=20, metadata={"help": "Second stage: all is trained, but see train_feature_encoder."})
@@ -241,7 +250,14 @@ class TrainingSettings:
         for name in ("snr_db", "level_db", "speed", "pitch_semitones", "eval_snr_db"):
             low, high = getattr(self, name) if len(getattr(self, name)) == 2 else (math.nan, math.nan)
             self._require(name, low <= high, "two numbers, the lower one first")
-        for name in ("batch_size", "gradient_accumulation_steps", "keep_checkpoints", "eval_every", "shuffle_buffer"):
+        for name in (
+            "batch_size",
+            "gradient_accumulation_steps",
+            "keep_checkpoints",
+            "eval_every",
+            "shuffle_buffer",
+            "feature_cache_rounds",
+        ):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         counts = ("workers", "frozen_epochs", "epochs", "patience", "max_steps", "calibration_batches")
         for name in ("seed", *counts, "weight_decay"):
@@ -328,10 +344,12 @@ class TrainingSettings:
             )
 
     def _check_feature_cache(self) -> None:
+        dtypes = (None, "float32", "bfloat16", "float16")
+        self._require("feature_cache_dtype", self.feature_cache_dtype in dtypes, f"one of {list(dtypes)}")
         against = {"streaming": self.streaming, "cleaned_by": self.cleaned_by, "frozen_epochs": self.frozen_epochs}
         if self.feature_cache and (self.streaming or self.cleaned_by or not self.frozen_epochs):
             raise ValueError(
-                f"`feature_cache` is {self.feature_cache}, for mixtures that a frozen encoder hears again: expected "
+                f"`feature_cache` is {self.feature_cache}, for mixtures that repeat under a frozen encoder: expected "
                 f"frozen_epochs above 0, no streaming and no cleaned_by; got {against}."
             )
 
