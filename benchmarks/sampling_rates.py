@@ -21,6 +21,7 @@ from benchmarks.writing import RESULTS, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline, __version__, load_audio
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
 from modeling_sparse_merit.data.mixing import MixingRecipe
+from modeling_sparse_merit.data.transmission import Transmission
 from modeling_sparse_merit.files import sha256_of_files
 from modeling_sparse_merit.metrics import macro_f1
 from modeling_sparse_merit.metrics.emotion import confusion, recall_from_confusion
@@ -32,18 +33,12 @@ SNR_DB = 5.0
 RESAMPLES = 2_000
 
 
-def band_limited(waveform: np.ndarray, rate: int) -> np.ndarray:
-    """16 kHz speech (samples,) with the band that a rate holds, of the same length."""
-    back = resample(resample(waveform, 16_000, rate), rate, 16_000)[: len(waveform)]
-    return np.pad(back, (0, len(waveform) - len(back)))
-
-
 def emotion(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[dict[str, Any]], rate: int) -> dict[str, Any]:
     """Macro-F1 with its 95 % interval over clips, and the recall of each emotion, of clean speech."""
     classes = sorted(pipe.model.config.label2id)
     labels = [clip["emotion"] for clip in clips]
     answers = pipe(
-        ({"array": band_limited(clip["speech"], rate), "sampling_rate": 16_000} for clip in clips),
+        ({"array": Transmission(rate).band_limit(clip["speech"]), "sampling_rate": 16_000} for clip in clips),
         tasks="emotion",
         top_k=1,
     )
@@ -67,7 +62,7 @@ def enhancement(
     scores: dict[str, list[float]] = {"noisy": [], "enhanced": []}
     for index, clip in enumerate(clips):
         mixture = recipe.apply(clip["speech"], recipe.draw(index))
-        noisy = band_limited(mixture.noisy, rate)
+        noisy = Transmission(rate).band_limit(mixture.noisy)
         answer = pipe({"array": noisy, "sampling_rate": 16_000}, tasks="enhancement")
         clean = resample(mixture.clean, 16_000, rate)
         for name, waveform in (("noisy", noisy), ("enhanced", answer["audio"])):

@@ -31,6 +31,8 @@ from modeling_sparse_merit import (
     metrics,
 )
 from modeling_sparse_merit.data.datasets import read_dataset
+from modeling_sparse_merit.data.mixing import MixingParameters
+from modeling_sparse_merit.data.transmission import TRANSMISSIONS
 from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, noisy_set, prepare_noisy
 from modeling_sparse_merit.evaluation.systems import Cascade, CheckpointSystem
 
@@ -446,6 +448,65 @@ def test_noisy_clips_have_the_snr_of_their_condition(corpus):
     assert metrics.snr(example.clean, example.noisy) == pytest.approx(3, abs=0.01)
 
 
+def listener_of(corpus: dict, *condition) -> conditions.Listener:
+    config = EvaluationConfig(speech=corpus["speech"], noise=corpus["noise"])
+    noise = conditions.load_noise(config).get(condition[0])
+    return conditions.Listener(conditions.Clips(config, LABELS), conditions.Condition(*condition), noise, seed=0)
+
+
+def test_every_condition_comes_as_it_is_and_after_each_transmission():
+    config = EvaluationConfig(speech=["a"], noise={"hiss": "b"}, snr_db=[0, 5], transmissions=["gsm", "mp3"])
+    plain = ["clean", "hiss_0dB", "hiss_5dB"]
+    names = [condition.name for condition in conditions.list_conditions(config)]
+    assert names == [*plain, *(f"{name}@gsm" for name in plain), *(f"{name}@mp3" for name in plain)]
+
+
+@pytest.mark.parametrize("condition", [(None, None), ("hiss", 3.0)])
+@pytest.mark.parametrize("name", ["telephone", "gsm"])
+def test_a_transmitted_condition_has_the_mixture_of_the_plain_one(corpus, condition, name):
+    plain, transmitted = (listener_of(corpus, *condition, last).example(2) for last in (None, name))
+    transmission = TRANSMISSIONS[name]
+    np.testing.assert_allclose(transmitted.noisy, transmission.apply(plain.noisy), atol=1e-6)
+    np.testing.assert_allclose(transmitted.clean, transmission.band_limit(plain.clean), atol=1e-6)
+    drawn = [example.facts["mixture"] and json.loads(example.facts["mixture"]) for example in (plain, transmitted)]
+    assert drawn[1] == (drawn[0] and drawn[0] | {"transmission": name})
+    for gain in ("speech_gain", "noise_gain"):
+        assert transmitted.facts[gain] == (plain.facts[gain] and pytest.approx(plain.facts[gain], rel=1e-5))
+
+
+def test_a_transmitted_mixture_can_be_made_again_from_what_was_drawn(corpus):
+    listener = listener_of(corpus, "hiss", -5.0, "gsm")
+    example = listener.example(1)
+    parameters = MixingParameters(**json.loads(example.facts["mixture"]))
+    again = listener.recipe.apply(listener.clips.load(1), parameters)
+    np.testing.assert_array_equal(again.noisy, example.noisy)
+    np.testing.assert_array_equal(again.clean, example.clean)
+
+
+def test_transmissions_add_conditions_and_change_none(measure, tmp_path):
+    plain = measure("plain")
+    settings = {"transmissions": ["narrowband", "gsm"], "baseline": "noisy"}
+    found = measure("transmitted", **settings)
+    names = [summary["condition"] for summary in found["conditions"]]
+    assert names[:3] == ["clean", "hiss_0dB", "roar_0dB"] and names[6:] == [
+        "clean@gsm",
+        "hiss_0dB@gsm",
+        "roar_0dB@gsm",
+    ]
+    assert found["conditions"][:3] == plain["conditions"]
+    noisy = {one["condition"]: one["enhancement"]["si_sdr"] for one in found["results"]["noisy"]["conditions"]}
+    assert noisy["clean"]["noisy"] is None and noisy["clean@narrowband"]["noisy"] is None  # each is its own target
+    assert noisy["clean@gsm"]["noisy"]["mean"] < 30
+    pooled = {entry["condition"] for entry in found["comparisons"]["pooled"]}
+    assert pooled == {"0dB", "0dB@narrowband", "0dB@gsm"}
+    text = (tmp_path / "transmitted" / "results.md").read_text(encoding="utf-8")
+    assert "### After gsm" in text and "| hiss, 0 dB, gsm |" in text and "| clean, narrowband |" in text
+    frozen_rows = pq.read_table(tmp_path / "transmitted" / "test_set" / "hiss_0dB@gsm.parquet").to_pylist()
+    assert {row["transmission"] for row in frozen_rows} == {"gsm"}
+    added = measure("plain", **settings)  # to a run that was finished without them
+    assert added["conditions"] == found["conditions"]
+
+
 @pytest.fixture
 def frozen(corpus, tmp_path) -> str:
     """The folder of a frozen test set, as `sparse-merit prepare noisy` writes it."""
@@ -506,6 +567,9 @@ def test_batches_hold_every_clip_once_within_their_budget(corpus, tmp_path):
         ("snr_db", [5, 5.0000001]),
         ("snr_db", [float("nan")]),
         ("clean", False),
+        ("transmissions", "gsm"),
+        ("transmissions", ["fax"]),
+        ("transmissions", ["gsm", "gsm"]),
         ("labels", []),
         ("clips", "some"),
         ("max_clips", 0),

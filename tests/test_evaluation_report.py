@@ -481,6 +481,24 @@ def test_every_figure_is_drawn_and_shown(written):
         assert f"](figures/{name})" in text
 
 
+def test_transmitted_conditions_have_their_own_tables_and_no_place_in_figures(tmp_path):
+    def after(rows: list[dict], name: str) -> list[dict]:
+        return [row | {"condition": f"{row['condition']}@{name}", "transmission": name} for row in rows]
+
+    rows = {system: [member + after(member, "gsm") for member in members] for system, members in SYSTEMS.items()}
+    found, plain = make_report(rows), make_report()
+    for system, result in plain["results"].items():
+        assert found["results"][system]["conditions"][: len(result["conditions"])] == result["conditions"]
+    report.write_report(tmp_path / "both", found, rows)
+    report.write_report(tmp_path / "plain", plain, SYSTEMS)
+    for figure in (tmp_path / "plain" / "figures").iterdir():
+        assert (tmp_path / "both" / "figures" / figure.name).read_bytes() == figure.read_bytes()
+    text = (tmp_path / "both" / "results.md").read_text(encoding="utf-8")
+    first, second = text.split("## Macro-F1")[1].split("## Segmental SNR")[0].split("### After gsm")
+    assert first.count("\n|") == second.count("\n|") == 2 + len(SYSTEMS) - 1  # the noisy input has no emotion
+    assert "macro-F1 after gsm: " in printed(found)
+
+
 def test_clean_speech_alone_has_no_figure_against_snr(tmp_path):
     systems = {name: [rows_in(rows, "clean") for rows in members] for name, members in SYSTEMS.items()}
     found = make_report(systems)

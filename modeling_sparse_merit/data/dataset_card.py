@@ -42,6 +42,7 @@ MEANINGS = {
     "freesound_id": "its number at freesound.org",
     "rt60_s": "reverberation time of the room in seconds",
     "condition": "what the clip is heard in",
+    "transmission": "telephone or codec that the clip went through, or none",
     "snr_db": "signal-to-noise ratio over the clip in dB",
     "mixture": "JSON of all that was drawn for this mixture",
     "row": "number of the clip, the same in every condition",

@@ -183,11 +183,10 @@ class MixingRecipe:
         gain = np.float32(level / _rms(reverberant))
         reverberant, clean = reverberant * gain, clean * gain
         noise = self._noise_for(reverberant, parameters)
-        noisy = reverberant + noise
-        if parameters.clipping_db or parameters.transmission:
-            noisy, reverberant, clean = _transmitted(noisy, reverberant, clean, parameters)
-            noise = noisy - reverberant
-        return _within_full_scale(noisy, clean, noise)
+        mixture = _within_full_scale(reverberant + noise, clean, noise)
+        if parameters.clipping_db:
+            mixture = _clipped(mixture, parameters.clipping_db)
+        return mixture if parameters.transmission is None else transmitted(mixture, parameters.transmission)
 
     def _prepared(self, speech: np.ndarray, parameters: MixingParameters, name: str) -> np.ndarray:
         """The speech after speed change and `augment`, (samples,)."""
@@ -366,18 +365,27 @@ def audible_segment(waveform: np.ndarray, length: int, offset: float) -> np.ndar
     return segments[audible[0]] if audible.size else None
 
 
-def _transmitted(
-    noisy: np.ndarray, speech: np.ndarray, clean: np.ndarray, parameters: MixingParameters
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The clipped and transmitted mixture; speech and target in the band of the transmission; each (samples,)."""
-    if parameters.clipping_db:
-        limit = np.float32(np.abs(noisy).max() / 10 ** (parameters.clipping_db / 20))
-        noisy = np.clip(noisy, -limit, limit)
-    if parameters.transmission is None:
-        return noisy, speech, clean
-    (name,) = checked_transmissions([parameters.transmission], "transmission")
+def transmitted(mixture: Mixture, name: str) -> Mixture:
+    """The mixture after a transmission, which codes `noisy` and limits the band of the target. All are scaled down
+    together where one would exceed full scale.
+
+    Args:
+        mixture: before the transmission.
+        name: in `transmission.TRANSMISSIONS`.
+
+    Raises:
+        ValueError: there is no such transmission.
+    """
+    (name,) = checked_transmissions([name], "transmission")
     transmission = TRANSMISSIONS[name]
-    return transmission.apply(noisy), transmission.band_limit(speech), transmission.band_limit(clean)
+    noisy, clean = transmission.apply(mixture.noisy), transmission.band_limit(mixture.clean)
+    return _within_full_scale(noisy, clean, noisy - transmission.band_limit(mixture.noisy - mixture.noise))
+
+
+def _clipped(mixture: Mixture, clipping_db: float) -> Mixture:
+    limit = np.float32(np.abs(mixture.noisy).max() / 10 ** (clipping_db / 20))
+    noisy = np.clip(mixture.noisy, -limit, limit)
+    return Mixture(noisy=noisy, clean=mixture.clean, noise=mixture.noise + (noisy - mixture.noisy))
 
 
 def _within_full_scale(noisy: np.ndarray, clean: np.ndarray, noise: np.ndarray) -> Mixture:

@@ -1,35 +1,48 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The test conditions, clean and every noise pool at every SNR, and how clips are put into each. A mixture depends on
-(seed, condition, row of the speech datasets) alone, so it is the same whichever clips are evaluated."""
+"""The test conditions, clean and every noise pool at every SNR, as they are and after transmissions, and how clips are
+put into each. A mixture depends on (seed, pool, SNR, row of the speech datasets) alone, so it is the same whichever
+clips are evaluated, and what is transmitted is that same mixture."""
 
 import hashlib
 import json
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..data.datasets import read_dataset, read_datasets
-from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_segment
+from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_segment, transmitted
+from ..data.transmission import TRANSMISSIONS
 from ..models.sparse_merit.audio import load_audio
 from .configuration import EvaluationConfig
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One test condition. `pool` and `snr_db` are None for the recordings as they are."""
+    """One test condition. `pool` and `snr_db` are None for speech without noise, `transmission` for none."""
 
     pool: str | None = None
     snr_db: float | None = None
+    transmission: str | None = None
 
     @property
     def name(self) -> str:
-        """Such as "clean" or "urbansound8k_-5dB"; also the name of its file."""
+        """Such as "clean", "urbansound8k_-5dB" or "clean@gsm"; also the name of its file."""
+        return self.mixture_name + ("" if self.transmission is None else f"@{self.transmission}")
+
+    @property
+    def mixture_name(self) -> str:
+        """The name of the condition before the transmission."""
         return "clean" if self.pool is None else f"{self.pool}_{self.snr_db:g}dB"
+
+    @property
+    def is_its_target(self) -> bool:
+        """The input is the clean speech itself: nothing but the band is limited."""
+        return self.pool is None and (self.transmission is None or TRANSMISSIONS[self.transmission].codec is None)
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,8 @@ class Listener:
     """
 
     def __init__(self, clips: Clips, condition: Condition, noise: Dataset | None, seed: int):
-        self.clips = clips
-        self.stream = zlib.crc32(condition.name.encode())  # the same on every machine, unlike hash()
+        self.clips, self.condition = clips, condition
+        self.stream = zlib.crc32(condition.mixture_name.encode())  # the same on every machine, unlike hash()
         self.recipe = None
         if noise is not None:
             self.recipe = MixingRecipe(noise, snr_db=condition.snr_db, level_db=None, seed=seed)
@@ -119,13 +132,28 @@ class Listener:
         """One clip as it is heard in this condition. Its facts, `None` for clean but for the gain of the speech:
         `mixture`, the JSON of what was drawn; `noise_file`; `noise_offset`, the sample at which the noise starts (at
         its end it starts over); `speech_gain` and `noise_gain`, the factors of both recordings in the mixture."""
+        mixture, facts = self._mixed(row)
+        if self.condition.transmission is not None:
+            mixture, facts = self._transmitted(mixture, facts)
+        return Example(row, mixture.noisy, mixture.clean, facts)
+
+    def _mixed(self, row: int) -> tuple[Mixture, dict[str, Any]]:
+        """One clip before the transmission, and its facts."""
         speech = self.clips.load(row)
         if self.recipe is None:
             facts = dict.fromkeys(("mixture", "noise_file", "noise_offset", "noise_gain"))
-            return Example(row, speech, speech, facts | {"speech_gain": 1.0})
+            return Mixture(speech, speech, np.zeros_like(speech)), facts | {"speech_gain": 1.0}
         parameters = self.recipe.draw(row, epoch=self.stream)
         mixture = self.recipe.apply(speech, parameters, name=self.clips.name(row))
-        return Example(row, mixture.noisy, mixture.clean, self._facts(speech, parameters, mixture))
+        parameters = replace(parameters, transmission=self.condition.transmission)
+        return mixture, self._facts(speech, parameters, mixture)
+
+    def _transmitted(self, mixture: Mixture, facts: dict[str, Any]) -> tuple[Mixture, dict[str, Any]]:
+        """The transmitted mixture, and the facts with the gains of its speech and noise."""
+        received = transmitted(mixture, self.condition.transmission)
+        limited = TRANSMISSIONS[self.condition.transmission].band_limit(mixture.clean)
+        scale = _rms(received.clean) / _rms(limited) if limited.any() else 1.0
+        return received, facts | {name: facts[name] and facts[name] * scale for name in ("speech_gain", "noise_gain")}
 
     def _facts(self, speech: np.ndarray, parameters: MixingParameters, mixture: Mixture) -> dict[str, Any]:
         noise = self.recipe.noise[parameters.noise_index]  # (noise samples,)
@@ -152,9 +180,10 @@ def _rms(waveform: np.ndarray) -> float:
 
 
 def list_conditions(config: EvaluationConfig) -> list[Condition]:
-    """Clean first where asked for, then each pool at each SNR."""
+    """Clean first where asked for, then each pool at each SNR; then all of them after each transmission."""
     noisy = [Condition(pool, snr_db) for pool in config.noise for snr_db in config.snr_db]
-    return ([Condition()] if config.clean else []) + noisy
+    mixed = ([Condition()] if config.clean else []) + noisy
+    return [replace(condition, transmission=name) for name in (None, *config.transmissions) for condition in mixed]
 
 
 def load_noise(config: EvaluationConfig) -> dict[str, Dataset]:

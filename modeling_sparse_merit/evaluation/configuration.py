@@ -10,13 +10,14 @@ from typing import Any
 
 import yaml
 
+from ..data.transmission import TRANSMISSIONS
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
 from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
 
 NOISY = "noisy"
 """The system that leaves its input as it is: what every gain is measured against."""
-TEST_SET_FIELDS = ("speech", "speech_split", "noise", "noise_split", "snr_db", "clean")
+TEST_SET_FIELDS = ("speech", "speech_split", "noise", "noise_split", "snr_db", "clean", "transmissions")
 """What a test set is made of."""
 FILE_NAME = r"\w[\w.-]*"  # pools and systems name files
 
@@ -30,13 +31,15 @@ class EvaluationConfig:
 
     Attributes:
         test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), in all of its conditions; None makes
-            one in `OUTPUT/test_set` of the following six.
+            one in `OUTPUT/test_set` of the following seven.
         speech: paths of speech datasets (columns `audio`, `emotion`, `speaker`, `split`, `duration`).
         speech_split: the split of the speech datasets that is evaluated; None takes every row.
         noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech alone.
         noise_split: the split of the noise datasets that noise is drawn from; None takes every row.
         snr_db: signal-to-noise ratios in dB at which every clip is mixed with every pool.
         clean: also evaluate the recordings as they are.
+        transmissions: names in `data.transmission.TRANSMISSIONS`. Every condition is measured as it is and after each
+            of them, against the clean speech in the band of the transmission.
         model: checkpoint folder or Hub id, a system of the name "model"; None is the checkpoint inside the package.
         systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints, which are
             other seeds of one configuration; or `{model: checkpoint, precision: fp32, bf16 or int8}`; or
@@ -67,6 +70,7 @@ class EvaluationConfig:
     noise_split: str | None = "test"
     snr_db: list[float] = field(default_factory=lambda: [-5.0, 0.0, 5.0, 10.0])
     clean: bool = True
+    transmissions: list[str] = field(default_factory=list)
     model: str | None = None
     systems: dict[str, Any] | None = None
     baseline: str | None = None
@@ -117,6 +121,9 @@ class EvaluationConfig:
         self.snr_db = [snr_db + 0.0 for snr_db in self.snr_db]
         self._require("clean", isinstance(self.clean, bool), "true or false")
         self._require("clean", self.clean or (self.noise and self.snr_db), "true where no noise and SNR is given")
+        valid_transmissions = _is_list_of(self.transmissions, str) and _distinct(self.transmissions)
+        valid_transmissions = valid_transmissions and set(self.transmissions) <= set(TRANSMISSIONS)
+        self._require("transmissions", valid_transmissions, f"some of {list(TRANSMISSIONS)}, each once")
         valid_labels = _is_list_of(self.labels, str) and self.labels and _distinct(self.labels)
         self._require(
             "labels", self.labels is None or valid_labels, "distinct class names, or null for the model's own"

@@ -106,8 +106,8 @@ class Examiner:
         answered = []
         for example, answer in zip(examples, answers, strict=True):
             row = self.test_set.describe(condition, example.row) | {"samples": len(example.noisy)}
-            # the clean recordings are their own reference: as they are, they have no score
-            unscored = answer.enhanced is None or (condition.pool is None and isinstance(system, NoisyInput))
+            # clean speech is its own reference: as it is, it has no score
+            unscored = answer.enhanced is None or (condition.is_its_target and isinstance(system, NoisyInput))
             answered.append((row | self._answer_row(answer), None if unscored else self._submit(example, answer)))
             if measurement.example and example.row == self.test_set.shown_clip and answer.enhanced is not None:
                 measurement.example.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from ..inference.overview import Overview
 from ..inference.plotting import ceiling_of, draw_spectrogram, require_matplotlib
 from ..metrics import SCORE_TITLES
 from .configuration import NOISY
-from .markdown import condition_score, list_measures
+from .markdown import condition_score, list_measures, of_transmission
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ DPI = 130
 
 
 def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[str, list[list[dict]]]) -> list[Path]:
-    """Draws every figure of a report.
+    """Draws every figure of a report, of the conditions that are not transmitted.
 
     Args:
         folder: where the PNGs go.
@@ -44,7 +44,10 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
     require_matplotlib()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    results, paths = report["results"], []
+    paths: list[Path] = []
+    results = {
+        system: {**result, "conditions": of_transmission(result, None)} for system, result in report["results"].items()
+    }
     for measure in list_measures(report):
         if _lines(results, measure):
             paths.append(folder / f"{measure}.png")
@@ -54,10 +57,11 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
             paths.append(folder / f"confusion_{system}.png")
             confusion_matrices(paths[-1], system, result["conditions"], report["labels"])
     for system, members in rows.items():
-        if expert_columns(members[0]):
+        shown = [row for row in members[0] if row.get("transmission") is None]
+        if shown and expert_columns(shown):
             paths.append(folder / f"experts_{system}.png")
             seed = f" (first of {len(members)} seeds)" if len(members) > 1 else ""
-            expert_use(paths[-1], system + seed, members[0], report["labels"])
+            expert_use(paths[-1], system + seed, shown, report["labels"])
     return paths
 
 

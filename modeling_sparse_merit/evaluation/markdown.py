@@ -59,6 +59,12 @@ def list_measures(report: dict[str, Any]) -> list[str]:
     return sorted(["macro_f1", *measured], key=list(SCORE_TITLES).index)
 
 
+def list_transmissions(report: dict[str, Any]) -> list[str | None]:
+    """Those of the conditions, in their order; None stands for none."""
+    conditions = next(iter(report["results"].values()))["conditions"]
+    return list(dict.fromkeys(summary.get("transmission") for summary in conditions))
+
+
 def _measured(report: dict[str, Any]) -> str:
     """What the scores were measured on."""
     clips = report["clips"]
@@ -126,23 +132,28 @@ def condition_score(summary: dict[str, Any], measure: str) -> dict[str, Any] | N
 
 
 def compact_table(
-    report: dict[str, Any], measure: str, bold: str = "**{}**", pool: str | None = None
+    report: dict[str, Any],
+    measure: str,
+    bold: str = "**{}**",
+    pool: str | None = None,
+    transmission: str | None = None,
 ) -> tuple[list[str], list[list[str]]]:
-    """Systems against conditions, as in the paper: header and rows, without systems and conditions that have no such
-    score; a mark where the difference from the baseline is significant.
+    """Systems against conditions of one transmission, as in the paper: header and rows, without systems and conditions
+    that have no such score; a mark where the difference from the baseline is significant.
 
     Args:
         report: of `build_report`.
         measure: "macro_f1" or a speech measure.
         bold: how the best of a column is set.
         pool: only clean speech and this pool; None shows all.
+        transmission: of the conditions; None shows those that are not transmitted.
     """
     scores = {
-        system: [condition_score(summary, measure) for summary in result["conditions"]]
+        system: [condition_score(summary, measure) for summary in of_transmission(result, transmission)]
         for system, result in report["results"].items()
     }
     scores = {system: found for system, found in scores.items() if any(found)}
-    conditions = next(iter(report["results"].values()))["conditions"]
+    conditions = of_transmission(next(iter(report["results"].values())), transmission)
     columns = [
         index
         for index, found in enumerate(zip(*scores.values(), strict=True))
@@ -160,9 +171,25 @@ def compact_table(
     return ["system", *_column_titles([conditions[index] for index in columns])], rows
 
 
+def of_transmission(result: dict[str, Any], transmission: str | None) -> list[dict]:
+    """The conditions of one system with a transmission.
+
+    Args:
+        result: an entry of `report["results"]`.
+        transmission: its name; None gives the conditions that are not transmitted.
+    """
+    return [summary for summary in result["conditions"] if summary.get("transmission") == transmission]
+
+
 def _compact_section(report: dict[str, Any], measure: str) -> str:
-    header, rows = compact_table(report, measure)
-    return f"{_heading(SCORE_TITLES[measure])}\n\n{_table(header, rows)}" if rows else ""
+    """A table for the conditions as they are, and one for each transmission."""
+    parts = []
+    for transmission in list_transmissions(report):
+        header, rows = compact_table(report, measure, transmission=transmission)
+        if rows:
+            parts += [f"### After {transmission}"] if transmission else []
+            parts.append(_table(header, rows))
+    return "\n\n".join([_heading(SCORE_TITLES[measure]), *parts]) if parts else ""
 
 
 def _column_titles(conditions: Sequence[dict]) -> list[str]:
@@ -212,10 +239,19 @@ def _gain_table(pooled: list[dict], measure: str) -> str:
     family = [comparison for comparison in pooled if comparison["measure"] == measure]
     if not family:
         return ""
-    cells = {(comparison["system"], comparison["snr_db"]): _gain(comparison) for comparison in family}
+    cells = {(comparison["system"], _level(comparison)): _gain(comparison) for comparison in family}
     systems, levels = (list(dict.fromkeys(values)) for values in zip(*cells, strict=True))
     rows = [[system, *(cells.get((system, level), "–") for level in levels)] for system in systems]
-    return f"### {SCORE_TITLES[measure]}\n\n" + _table(["system", *(f"{level:g} dB" for level in levels)], rows)
+    return f"### {SCORE_TITLES[measure]}\n\n" + _table(["system", *levels], rows)
+
+
+def _level(condition: dict[str, Any]) -> str:
+    """SNR and transmission."""
+    return f"{condition['snr_db']:g} dB{_after(condition)}"
+
+
+def _after(condition: dict[str, Any]) -> str:
+    return f", {condition['transmission']}" if condition.get("transmission") else ""
 
 
 def _gain(comparison: dict[str, Any]) -> str:
@@ -245,7 +281,7 @@ def _comparison_table(comparisons: list[dict]) -> str:
         rows.append(
             [
                 SCORE_TITLES[measure],
-                f"{comparison['snr_db']:g} dB",
+                _level(comparison),
                 comparison["system"],
                 form(comparison["score"]),
                 form(comparison["baseline"]),
@@ -278,7 +314,7 @@ def _detail_rows(report: dict[str, Any], cells: Callable[[dict], list[str] | Non
 
 
 def _heard_in(summary: dict[str, Any]) -> str:
-    return "clean" if summary["pool"] is None else f"{summary['pool']}, {summary['snr_db']:g} dB"
+    return f"clean{_after(summary)}" if summary["pool"] is None else f"{summary['pool']}, {_level(summary)}"
 
 
 def _score_cells(measure: str, score: dict[str, Any]) -> list[str]:

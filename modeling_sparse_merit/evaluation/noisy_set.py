@@ -43,6 +43,7 @@ COLUMNS = {
     "condition": Value("string"),
     "pool": Value("string"),
     "snr_db": Value("float64"),
+    "transmission": Value("string"),
     "mixture": Value("string"),
     "noise_file": Value("string"),
     "noise_offset": Value("int64"),
@@ -58,13 +59,13 @@ class FrozenTestSet:
     """The clips of a frozen test set that are evaluated, in each of its conditions.
 
     Args:
-        table: a dataset with the columns of `COLUMNS`.
+        table: a dataset with the columns of `COLUMNS`; without `transmission`, nothing is transmitted.
         config: which of its clips.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
         name: what errors call the dataset.
 
     Attributes:
-        conditions: clean first, then each pool at rising signal-to-noise ratios.
+        conditions: clean first, then each pool at rising signal-to-noise ratios; then those of each transmission.
         rows: numbers of the clips; a clip has the same one in each condition.
 
     Raises:
@@ -72,7 +73,7 @@ class FrozenTestSet:
     """
 
     def __init__(self, table: Dataset, config: EvaluationConfig, labels: list[str], name: str):
-        missing = sorted({"audio", "duration", *COLUMNS} - set(table.column_names))
+        missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", *table.column_names})
         if missing:
             raise ValueError(
                 f"{name} is no frozen test set: it lacks the columns {missing}. "
@@ -100,14 +101,20 @@ class FrozenTestSet:
         """Where each clip of a condition is in the dataset."""
         places: dict[Condition, dict[int, int]] = {}
         for index, fact in enumerate(self._facts):
-            clips = places.setdefault(Condition(fact["pool"], fact["snr_db"]), {})
+            clips = places.setdefault(Condition(fact["pool"], fact["snr_db"], fact["transmission"]), {})
             if clips.setdefault(fact["row"], index) != index:
                 raise ValueError(f"{self.name} holds clip {fact['row']} twice in {fact['condition']}: leave one out.")
         return places
 
     def _sorted_conditions(self) -> list[Condition]:
         pools = list(dict.fromkeys([None, *(condition.pool for condition in self._places)]))
-        return sorted(self._places, key=lambda condition: (pools.index(condition.pool), condition.snr_db or 0.0))
+        transmissions = list(dict.fromkeys([None, *(condition.transmission for condition in self._places)]))
+
+        def place(condition: Condition) -> tuple[int, int, float]:
+            order = transmissions.index(condition.transmission), pools.index(condition.pool)
+            return *order, condition.snr_db or 0.0
+
+        return sorted(self._places, key=place)
 
     @property
     def shown_clip(self) -> int:
@@ -117,8 +124,9 @@ class FrozenTestSet:
 
     @property
     def shown_conditions(self) -> list[Condition]:
-        """The conditions that pictures show it in: the loudest noise of each pool."""
-        first = {condition.pool: condition for condition in reversed(self.conditions) if condition.pool is not None}
+        """The conditions that pictures show it in: the loudest noise of each pool, not transmitted."""
+        noisy = [one for one in reversed(self.conditions) if one.pool is not None and one.transmission is None]
+        first = {condition.pool: condition for condition in noisy}
         return list(reversed(first.values()))
 
     def describe(self, condition: Condition, row: int) -> dict[str, Any]:
@@ -126,7 +134,8 @@ class FrozenTestSet:
         fact = self._facts[self._places[condition][row]]
         return {
             "condition": condition.name,
-            **{name: fact[name] for name in ("pool", "snr_db", "row", "source_file", "speaker", "emotion")},
+            **{name: fact[name] for name in ("pool", "snr_db", "transmission")},
+            **{name: fact[name] for name in ("row", "source_file", "speaker", "emotion")},
             **{name: fact[name] for name in self._target_columns},
             **{name: fact[name] for name in ("mixture", "sha256")},
         }
@@ -229,6 +238,7 @@ def frozen_rows(clips: Clips, condition: Condition, listener: Listener) -> Itera
             "condition": condition.name,
             "pool": condition.pool,
             "snr_db": condition.snr_db,
+            "transmission": condition.transmission,
             "sha256": sha256_of_samples(load_audio(noisy)),
             "clean_sha256": sha256_of_samples(load_audio(clean)),
             **example.facts,

@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetInfo
 from ..data import prepare
 from ..data.dataset_card import NOT_STATED
 from ..data.datasets import DatasetError, read_dataset
+from ..data.transmission import TRANSMISSIONS
 from .conditions import Clips, Listener, list_conditions, load_noise
 from .configuration import EvaluationConfig
 from .noisy_set import frozen_features, frozen_rows
@@ -36,6 +37,7 @@ def build(
     seed: int = 0,
     split: str = "test",
     clean: bool = True,
+    transmissions: Sequence[str] = (),
 ) -> Dataset:
     """The noisy dataset of speech datasets and noise datasets.
 
@@ -48,6 +50,7 @@ def build(
         seed: another seed is another set of mixtures.
         split: the split of all datasets.
         clean: keep every clip as it is, too.
+        transmissions: names in `data.transmission.TRANSMISSIONS`; everything is kept after each of them, too.
 
     Raises:
         DatasetError: a dataset is missing, or the settings are not usable.
@@ -55,7 +58,7 @@ def build(
     """
     speech = [speech] if isinstance(speech, str | Path) else list(speech)
     noise = noise if isinstance(noise, Mapping) else name_pools([noise])
-    config = _configuration(speech, noise, split, list(snr_db), seed, clean)
+    config = _configuration(speech, noise, split, list(snr_db), seed, clean, list(transmissions))
     clips, noises = Clips(config, []), load_noise(config)
     path, schema = Path(scratch) / "mixtures.arrow", frozen_features(clips.table.features).arrow_schema
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -87,6 +90,7 @@ def _configuration(
     snr_db: list[float],
     seed: int,
     clean: bool,
+    transmissions: list[str],
 ) -> EvaluationConfig:
     try:
         return EvaluationConfig(
@@ -97,6 +101,7 @@ def _configuration(
             snr_db=snr_db,
             seed=seed,
             clean=clean,
+            transmissions=transmissions,
             clips="all",
         )
     except ValueError as error:
@@ -129,11 +134,19 @@ def main(
     parser.add_argument("--split", default="test", help="the split of all datasets")
     parser.add_argument("--pool", help="names of the noise datasets; those of their folders by default")
     parser.add_argument("--no-clean", action="store_true", help="leave out the clips without noise")
+    parser.add_argument(
+        "--transmissions",
+        nargs="+",
+        choices=list(TRANSMISSIONS),
+        default=[],
+        metavar="NAME",
+        help=f"keep everything after each of these, too: {', '.join(TRANSMISSIONS)}",
+    )
     with tempfile.TemporaryDirectory() as scratch:
 
         def build_noisy(options: argparse.Namespace) -> Dataset:
             pools = name_pools(prepare.names(options.noise), prepare.names(options.pool or ""))
-            mixing = (options.snr_db, options.seed, options.split, not options.no_clean)
+            mixing = (options.snr_db, options.seed, options.split, not options.no_clean, options.transmissions)
             return build(prepare.names(options.speech), pools, scratch, *mixing)
 
         prepare.run(parser, build_noisy, arguments, publish)

@@ -7,7 +7,8 @@ import math
 import os
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..metrics import SCORE_TITLES, UndefinedScoreWarning
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .figures import draw_figures
-from .markdown import compact_table, format_score, list_measures, render_markdown
+from .markdown import compact_table, format_score, list_measures, list_transmissions, render_markdown
 from .statistics import (
     Comparison,
     Resampling,
@@ -147,8 +148,9 @@ def _by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
     for row in rows:
         grouped.setdefault(row["condition"], []).append(row)
     return {
-        Condition(clips[0]["pool"], clips[0]["snr_db"]): sorted(clips, key=itemgetter("row"))
+        Condition(first["pool"], first["snr_db"], first.get("transmission")): sorted(clips, key=itemgetter("row"))
         for clips in grouped.values()
+        for first in clips[:1]
     }
 
 
@@ -166,6 +168,7 @@ def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protoc
                 "condition": condition.name,
                 "pool": condition.pool,
                 "snr_db": condition.snr_db,
+                "transmission": condition.transmission,
                 "clips": len(given.clips),
                 "emotion": None if given.predicted is None else _emotion(system, given.predicted, protocol),
                 "enhancement": {
@@ -257,12 +260,15 @@ def _comparisons(answers: dict[str, dict[Condition, Answers]], baseline: str, pr
                 if (comparison := _compare(answers, (system, baseline), condition, measure, protocol))
             }
             by_condition += [
-                _comparison(system, measure, condition.name, condition.pool, condition.snr_db, comparison)
+                _comparison(system, measure, condition.name, condition, comparison)
                 for condition, comparison in found.items()
             ]
-            for snr_db in dict.fromkeys(condition.snr_db for condition in found if condition.pool is not None):
-                average = average_comparison([found[condition] for condition in found if condition.snr_db == snr_db])
-                pooled.append(_comparison(system, measure, f"{snr_db:g}dB", None, snr_db, average))
+            levels: dict[Condition, list[Comparison]] = {}
+            for condition in (condition for condition in found if condition.pool is not None):
+                levels.setdefault(replace(condition, pool=None), []).append(found[condition])
+            for level, inside in levels.items():
+                name = f"{level.snr_db:g}dB" + (f"@{level.transmission}" if level.transmission else "")
+                pooled.append(_comparison(system, measure, name, level, average_comparison(inside)))
     return {"baseline": baseline, "by_condition": _corrected(by_condition), "pooled": _corrected(pooled)}
 
 
@@ -287,11 +293,8 @@ def _compare(
     return compare_measure(*(answer.scores[measure] for answer in given), protocol.resampling, streams)
 
 
-def _comparison(
-    system: str, measure: str, condition: str, pool: str | None, snr_db: float | None, comparison: Comparison
-) -> dict[str, Any]:
-    where = {"system": system, "measure": measure, "condition": condition, "pool": pool, "snr_db": snr_db}
-    return where | comparison.describe()
+def _comparison(system: str, measure: str, name: str, condition: Condition, comparison: Comparison) -> dict[str, Any]:
+    return {"system": system, "measure": measure, "condition": name, **asdict(condition), **comparison.describe()}
 
 
 def _corrected(comparisons: list[dict]) -> list[dict]:
@@ -347,7 +350,7 @@ def _strict(value: Any) -> Any:
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
     """Tables to read: for one system a row for each condition with speech measures as input → output; for several the
-    paper's two scores, or what there is of them, systems against SNR, a table for each noise pool."""
+    paper's two scores, or what there is of them, systems against SNR, a table for each noise pool and transmission."""
     console = console or Console()
     systems = [system for system in report["results"] if system != NOISY]
     title = f"{report['clips']['evaluated']} clips of {report['clips']['speakers']} speakers"
@@ -358,10 +361,11 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
             console.print(_table_of_task(task, summaries))
         return
     for measure in list_measures(report)[:2]:
-        for pool in list(report["noise"]) or [None]:
-            header, rows = compact_table(report, measure, "[bold]{}[/bold]", pool)
+        for transmission, pool in product(list_transmissions(report), list(report["noise"]) or [None]):
+            header, rows = compact_table(report, measure, "[bold]{}[/bold]", pool, transmission)
+            after = f" after {transmission}" if transmission else ""
             if rows:
-                console.print(_table_of_several(header, rows, f"{SCORE_TITLES[measure]}: {title}"))
+                console.print(_table_of_several(header, rows, f"{SCORE_TITLES[measure]}{after}: {title}"))
 
 
 def _table_of_several(header: list[str], rows: list[list[str]], title: str) -> Table:

@@ -307,8 +307,10 @@ def _versions(evaluation: dict[str, Any]) -> list[str]:
 
 
 def _heard_in(condition: dict[str, Any]) -> str:
-    """The first two cells of a row: the noise pool and the SNR."""
-    return "none | –" if condition["pool"] is None else f"{condition['pool']} | {condition['snr_db']:g}"
+    """The first two cells of a row: the noise pool, with the transmission, and the SNR."""
+    pool, level = (condition["pool"] or "none"), condition["snr_db"]
+    after = f", {condition['transmission']}" if condition.get("transmission") else ""
+    return f"{pool}{after} | {'–' if level is None else format(level, 'g')}"
 
 
 def _score(value: float | None, decimals: int, interval: list[float] | None = None) -> str:
