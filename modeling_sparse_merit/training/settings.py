@@ -137,6 +137,13 @@ class TrainingSettings:
         default_factory=list,
         metadata={"help": "Speech datasets, here or on the Hub (owner/name); splits 'train' and 'dev' are used."},
     )
+    unlabelled: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Those of `speech` whose emotion labels are not used, for example because they are weak: they "
+            "are further voices for the enhancement."
+        },
+    )
     noise: list[str] = field(
         default_factory=list,
         metadata={"help": "Noise datasets, here or on the Hub; splits 'train' and 'dev' are used."},
@@ -238,6 +245,8 @@ class TrainingSettings:
             self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
         self._require("rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
+        self._require("unlabelled", set(self.unlabelled) <= set(self.speech), f"some of `speech`, {self.speech}")
+        self._require("unlabelled", not (self.unlabelled and self.streaming), "none, as speech is streamed")
         self._check_labels()
         choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
         schedules = [str(schedule.value) for schedule in SchedulerType]
