@@ -270,6 +270,9 @@ def test_corpora_genders_and_subsets_have_scores_of_their_own(measure, corpus, t
     assert plain["results"]["model"]["conditions"][0]["emotion"] == found["conditions"][0]["emotion"]
     assert 0 <= found["conditions"][0]["emotion"]["expected_calibration_error"] <= 1
     assert "## Emotion by subset" in (tmp_path / "results" / "results.md").read_text()
+    older = read_dataset(tmp_path / "results" / "test_set" / "clean.parquet").remove_columns("corpus")
+    older = noisy_set.FrozenTestSet(older, EvaluationConfig(speech=["speech"]), LABELS, "older")
+    assert older.group_clips({}) == {"corpus": {}, "gender": {"female": [8, 9], "male": [6, 7]}, "subset": {}}
     with pytest.raises(
         ValueError, match="'common' holds no clip: 'sentence' should be one of .*, and is one of 06, 07"
     ):
