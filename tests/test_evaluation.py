@@ -248,6 +248,41 @@ def test_undefined_scores_are_counted_and_never_0(measure, tmp_path):
 # Several systems -----------------------------------------------------------------------------------------------------
 
 
+def test_corpora_genders_and_subsets_have_scores_of_their_own(measure, corpus, tmp_path):
+    waveforms = [speech_like(0.8, pitch) for pitch in (110, 150, 210, 250)]
+    more = {"emotion": [0, 1, 2, 3], "speaker": list("ddee"), "gender": ["male"] * 2 + ["female"] * 2}
+    path = write_dataset(tmp_path / "more.parquet", waveforms, **more, sentence=["06", "07", "06", "sad01"])
+    settings = {"speech": [*corpus["speech"], path], "noise": None, "snr_db": None, "measures": ["si_sdr"]}
+    subsets = {"common": {"sentence": ["06", "07"]}, "women": {"gender": ["female"], "sentence": ["06"]}}
+
+    plain = measure(**settings)
+    found = measure(**settings, subsets=subsets)  # the clips are not measured again
+
+    groups = found["results"]["model"]["conditions"][0]["groups"]
+    counts = {kind: {name: group["clips"] for name, group in named.items()} for kind, named in groups.items()}
+    assert counts == {
+        "corpus": {"more": 4, "speech": 4},
+        "gender": {"female": 2, "male": 2},
+        "subset": {"common": 3, "women": 1},
+    }
+    assert groups["corpus"]["speech"]["speakers"] == 2 and groups["gender"]["male"]["speakers"] == 1
+    rows = [row for row in rows_of(tmp_path / "results", "clean") if row["source_file"] is None and row["row"] >= 6]
+    right = [row["predicted"] == row["emotion"] for row in rows]
+    assert groups["corpus"]["more"]["accuracy"] == pytest.approx(np.mean(right))
+    assert plain["results"]["model"]["conditions"][0]["emotion"] == found["conditions"][0]["emotion"]
+    assert 0 <= found["conditions"][0]["emotion"]["expected_calibration_error"] <= 1
+    assert "## Emotion by subset" in (tmp_path / "results" / "results.md").read_text()
+    older = read_dataset(tmp_path / "results" / "test_set" / "clean.parquet").remove_columns("corpus")
+    older = noisy_set.FrozenTestSet(older, EvaluationConfig(speech=["speech"]), LABELS, "older")
+    assert older.group_clips({}) == {"corpus": {}, "gender": {"female": [8, 9], "male": [6, 7]}, "subset": {}}
+    with pytest.raises(
+        ValueError, match="'common' holds no clip: 'sentence' should be one of .*, and is one of 06, 07"
+    ):
+        measure(**settings, subsets={"common": {"sentence": ["6"]}})
+    with pytest.raises(ValueError, match="'common' is by 'phrase', but the columns are"):
+        measure(**settings, subsets={"common": {"phrase": ["6"]}})
+
+
 def test_systems_stand_side_by_side(measure, corpus, tmp_path):
     """Two seeds, a cascade and the input, which is measured though nobody lists it."""
     seeds = [corpus["model"], tiny_checkpoint(tmp_path / "seed", router="dense")]
@@ -572,6 +607,9 @@ def test_batches_hold_every_clip_once_within_their_budget(corpus, tmp_path):
         ("transmissions", ["gsm", "gsm"]),
         ("labels", []),
         ("clips", "some"),
+        ("subsets", ["women"]),
+        ("subsets", {"women": {}}),
+        ("subsets", {"women": {"gender": "female"}}),
         ("max_clips", 0),
         ("seed", -1),
         ("batch_seconds", 0),

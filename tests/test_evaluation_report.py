@@ -68,7 +68,7 @@ def make_config(**changes) -> EvaluationConfig:
     return EvaluationConfig(speech=["table"], noise={"hiss": "a", "roar": "b"}, snr_db=[-5, 10], **settings | changes)
 
 
-def make_report(rows: dict = SYSTEMS, /, **changes) -> dict:
+def make_report(rows: dict = SYSTEMS, groups: dict | None = None, /, **changes) -> dict:
     config = make_config(**changes)
     record = {
         "config": config.record(),
@@ -79,7 +79,7 @@ def make_report(rows: dict = SYSTEMS, /, **changes) -> dict:
         "clips": {"evaluated": 40, "speakers": 5, "labelled": dict.fromkeys(LABELS, 10)},
         "noise": {"hiss": {"recordings": 2}, "roar": {"recordings": 3}},
     }
-    return report.build_report(record, rows, config)
+    return report.build_report(record, rows, config, groups)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,76 @@ def test_one_checkpoint_has_its_conditions_at_the_top():
     found = make_report({"noisy": [make_noisy()], "model": [make_rows(0.5, 1.0, seed=9)]}, systems=None, baseline=None)
     assert found["conditions"] == found["results"]["model"]["conditions"]
     assert "conditions" not in make_report()
+
+
+# ---- corpora, genders and subsets ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grouped() -> dict:
+    """Clips 0 to 23 are of one corpus, the others of another."""
+    groups = {"corpus": {"a": range(24), "b": range(24, 40)}, "gender": {}, "subset": {"short": [0, 1, 4], "none": []}}
+    rows = {name: [with_probabilities(member) for member in members] for name, members in SYSTEMS.items()}
+    return make_report(rows, groups)
+
+
+def with_probabilities(rows: list[dict]) -> list[dict]:
+    """Each prediction with a probability of 0.7, those of even clips with 0.95."""
+    found = []
+    for row in rows:
+        if row["predicted"] is not None:
+            largest = 0.7 if row["row"] % 2 else 0.95
+            values = {label: largest if label == row["predicted"] else (1 - largest) / 3 for label in LABELS}
+            row = row | {f"probability_{label}": value for label, value in values.items()}
+        found.append(row)
+    return found
+
+
+def test_each_corpus_and_subset_has_scores_of_its_own(grouped):
+    summary = grouped["results"]["merit"]["conditions"][1]["groups"]
+    assert {kind: list(named) for kind, named in summary.items()} == {"corpus": ["a", "b"], "subset": ["short"]}
+    members = [rows_in(rows, "hiss_-5dB")[:24] for rows in SYSTEMS["merit"]]
+    pairs = [([row["emotion"] for row in rows], [row["predicted"] for row in rows]) for rows in members]
+    scores = summary["corpus"]["a"]
+    assert (scores["clips"], scores["speakers"]) == (24, 5)
+    assert scores["macro_f1"] == pytest.approx(np.mean([f1_score(*pair, average="macro") for pair in pairs]))
+    recalls = [recall_score(*pair, average="macro") for pair in pairs]
+    assert scores["unweighted_average_recall"] == pytest.approx(np.mean(recalls))
+    low, high = scores["macro_f1_interval"]
+    assert low <= scores["macro_f1"] <= high and scores["macro_f1_speaker_interval"] is not None
+    assert grouped["results"]["noisy"]["conditions"][1].get("groups") is None  # it recognises nothing
+
+
+def test_macro_f1_of_a_subset_is_the_mean_over_the_classes_that_it_has(grouped):
+    scores = grouped["results"]["cascade"]["conditions"][2]["groups"]["subset"]["short"]
+    rows = [rows_in(SYSTEMS["cascade"][0], "hiss_10dB")[place] for place in (0, 1, 4)]  # angry, sad, angry
+    expected = f1_score(
+        [row["emotion"] for row in rows], [row["predicted"] for row in rows], labels=["angry", "sad"], average="macro"
+    )
+    assert scores["macro_f1"] == pytest.approx(expected) and scores["clips"] == 3
+
+
+def test_calibration_errors_are_the_mean_over_seeds(grouped):
+    members = [rows_in(rows, "hiss_-5dB") for rows in SYSTEMS["merit"]]
+    errors = []
+    for rows in members:
+        right = np.array([row["emotion"] == row["predicted"] for row in rows])
+        # as many clips in the bin of 0.95 as in that of 0.7
+        errors.append((abs(right[::2].mean() - 0.95) + abs(right[1::2].mean() - 0.7)) / 2)
+    emotion = grouped["results"]["merit"]["conditions"][1]["emotion"]
+    assert emotion["expected_calibration_error"] == pytest.approx(np.mean(errors))
+    assert emotion["expected_calibration_error_seeds"]["values"] == pytest.approx(errors)
+    assert "expected_calibration_error" not in make_report()["results"]["merit"]["conditions"][1]["emotion"]
+
+
+def test_the_markdown_has_a_table_for_corpora_and_one_for_subsets(grouped, full_report):
+    text = render_markdown(grouped, [])
+    rows = table_below(text, "## Emotion by corpus")
+    assert rows[0][:5] == ["condition", "system", "corpus", "clips", "speakers"]
+    found = {tuple(row[:5]) for row in rows[2:]}
+    assert ("hiss, -5 dB", "merit", "a", "24", "5") in found and ("clean", "svm", "b", "16", "5") in found
+    assert "## Emotion by subset" in text and "## Emotion by gender" not in text
+    assert "## Emotion by" not in render_markdown(full_report, [])  # results of earlier versions have no groups
 
 
 # ---- intervals ----------------------------------------------------------------------------------------------------

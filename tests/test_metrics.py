@@ -290,3 +290,24 @@ def test_concordance_refuses_missing_values_and_several_dimensions():
         metrics.concordance_correlation([1.0, math.nan], [1.0, 2.0])
     with pytest.raises(ValueError, match=r"\(2, 3\).*each dimension"):
         metrics.concordance_correlation(np.ones((2, 3)), np.ones((2, 3)))
+
+
+def test_calibration_errors_by_hand():
+    confidences = [0.5, 0.55, 0.9, 0.95, 1.0]
+    correct = [True, False, True, True, False]
+    # of 2 bins, (0, 0.5] and (0.5, 1]: |1 - 0.5| / 5 + |2 - 3.4| / 5
+    assert metrics.expected_calibration_error(confidences, correct, bins=2) == pytest.approx((0.5 + 1.4) / 5)
+    # of 15 bins: 0.5, 0.55, 0.9 (of (13/15, 14/15]) and 0.95 are alone but for 1.0
+    expected = (0.5 + 0.55 + 0.1 + abs(1 - 1.95)) / 5
+    assert metrics.expected_calibration_error(confidences, correct) == pytest.approx(expected)
+    assert metrics.expected_calibration_error([1.0, 1.0], [True, True]) == 0
+    assert metrics.expected_calibration_error([0.75] * 4, [True, True, True, False]) == pytest.approx(0)
+
+
+def test_calibration_errors_of_nothing_and_of_no_probabilities():
+    with pytest.warns(metrics.UndefinedScoreWarning, match="no clips"):
+        assert math.isnan(metrics.expected_calibration_error([], []))
+    with pytest.raises(ValueError, match=r"in \[0, 1\]; got 0.5 to 2.0"):
+        metrics.expected_calibration_error([0.5, 2.0], [True, True])
+    with pytest.raises(ValueError, match=r"shapes \(1,\), \(2,\)"):
+        metrics.expected_calibration_error([0.5], [True, True])

@@ -464,6 +464,8 @@ def test_settings_come_from_the_file_and_the_command_line_wins(tmp_path):
         ("sampling: weighted\nsampling_weights: {angrry: 2}\n", "angrry"),
         ("sampling: weighted\nsampling_weights: {angry: -2}\n", "sampling_weights"),
         ("sampling: class_balanced\nclass_weights: none\nstreaming: true\n", "streamed"),
+        ("speech: [a]\nunlabelled: [b]\n", "unlabelled"),
+        ("speech: [a]\nunlabelled: [a]\nstreaming: true\n", "streamed"),
         ("encoder: a\nmodel: b\n", "encoder"),
         ("pitch_semitones: [2]\n", "pitch_semitones"),
         ("pitch_probability: 2\n", "pitch_probability"),
@@ -542,6 +544,18 @@ def test_clips_come_as_their_table_and_their_label_weigh(tables, tmp_path):
     assert dataset.clip_frequencies(clips, settings) == pytest.approx(expected * 20 / expected.sum())
     settings.tasks = ["emotion"]  # which leaves out what has no class
     assert len(dataset.load_clips(settings, "train").sources) == 18
+
+
+def test_labels_of_unlabelled_datasets_are_not_used(tables, tmp_path):
+    weak = str(shutil.copytree(tables["speech"], tmp_path / "weak"))
+    alone = {split: dataset.load_clips(make_settings(tables), split) for split in ("train", "dev")}
+    settings = make_settings(tables, speech=[tables["speech"], weak], unlabelled=[weak])
+    for split, labelled in alone.items():
+        clips = dataset.load_clips(settings, split)
+        assert clips.labels == labelled.labels + [-100] * len(labelled)
+        assert clips[len(labelled)]["targets"] == {"emotion": -100}
+    settings.tasks = ["emotion"]  # for which they have nothing to teach
+    assert len(dataset.load_clips(settings, "train")) == sum(label != -100 for label in alone["train"].labels)
 
 
 def test_an_epoch_draws_clips_as_often_as_it_should_and_repeats_as_other_mixtures(tables):

@@ -41,6 +41,7 @@ MEANINGS = {
     "descriptors": "acoustic descriptors of the clip, 100 frames a second",
     "freesound_id": "its number at freesound.org",
     "rt60_s": "reverberation time of the room in seconds",
+    "corpus": "name of the speech dataset that the clip is from",
     "condition": "what the clip is heard in",
     "transmission": "telephone or codec that the clip went through, or none",
     "snr_db": "signal-to-noise ratio over the clip in dB",

@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,11 @@ class Clips:
         config: says which datasets, split and rows.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
 
+    Attributes:
+        table: the rows of the datasets, one dataset after the other.
+        corpora: the name of each row's dataset.
+        rows: those that are evaluated.
+
     Raises:
         ValueError: no row is left.
     """
@@ -72,6 +78,7 @@ class Clips:
         emotions = dict(enumerate(column_names(self.table, "emotion")))
         source = f"{config.speech} (split {config.speech_split!r})"
         self.rows = choose_clips(emotions, labels, config, source)
+        self.corpora = _corpora(config.speech, config.speech_split)
         self._files = column_names(self.table, "source_file")
 
     def load(self, row: int) -> np.ndarray:
@@ -81,6 +88,16 @@ class Clips:
     def name(self, row: int) -> str:
         """What errors call a clip."""
         return f"row {row} of the speech datasets ({self._files[row]})"
+
+
+def _corpora(paths: Sequence[str], split: str | None) -> list[str]:
+    """For each row the last part of its dataset's path, or the whole path where two datasets share the last part."""
+    names = [Path(path).name.removesuffix(".parquet") for path in paths]
+    corpora = []
+    for path, name in zip(paths, names, strict=True):
+        splits = column_names(read_dataset(path), "split")
+        corpora += [name if names.count(name) == 1 else path] * sum(split in (None, found) for found in splits)
+    return corpora
 
 
 def choose_clips(

@@ -52,6 +52,9 @@ class EvaluationConfig:
         labels: emotion classes among the models'; None takes all those of the first model with the emotion task.
         clips: `"labelled"` evaluates rows whose emotion is one of the labels; `"all"` measures enhancement on every
             row (emotion still on the labelled ones).
+        subsets: `{name: {column: [values]}}`, subsets of the labelled clips that emotion recognition is also scored
+            on: those whose columns of the speech datasets have one of the values, such as
+            `{common: {sentence: ["06", "07"]}}`.
         max_clips: evaluate a random choice of so many clips, for a quick look; None takes all.
         seed: of the mixtures, of the choice for `max_clips` and of the bootstrap.
         bootstrap_resamples: resamples behind each 95 % interval.
@@ -77,6 +80,7 @@ class EvaluationConfig:
     measures: list[str] = field(default_factory=lambda: list(DEFAULT_SPEECH_MEASURES))
     labels: list[str] | None = None
     clips: str = "labelled"
+    subsets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     max_clips: int | None = None
     seed: int = 0
     bootstrap_resamples: int = 1000
@@ -129,6 +133,9 @@ class EvaluationConfig:
             "labels", self.labels is None or valid_labels, "distinct class names, or null for the model's own"
         )
         self._require("clips", self.clips in ("labelled", "all"), "'labelled' or 'all'")
+        self._require(
+            "subsets", _is_subsets(self.subsets), "{name: {column: [values]}}, such as {women: {gender: [female]}}"
+        )
         self._require("max_clips", self.max_clips is None or _is_positive_int(self.max_clips), "1 or more, or null")
 
     def _check_systems(self):
@@ -227,6 +234,22 @@ def _is_file_name(name: Any) -> bool:
 def _is_list_of(value: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(value, (list, tuple)) and all(
         isinstance(item, kind) and not isinstance(item, bool) for item in value
+    )
+
+
+def _is_subsets(subsets: Any) -> bool:
+    def holds_lists(columns: Any) -> bool:
+        return (
+            isinstance(columns, Mapping)
+            and bool(columns)
+            and all(
+                isinstance(column, str) and isinstance(values, (list, tuple)) and values
+                for column, values in columns.items()
+            )
+        )
+
+    return isinstance(subsets, Mapping) and all(
+        isinstance(name, str) and holds_lists(columns) for name, columns in subsets.items()
     )
 
 

@@ -45,6 +45,7 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
         *(_compact_section(report, name) for name in (emotion, *measures)),
         *_gains(report),
         _emotion_details(report),
+        *_group_details(report),
         *_task_details(report),
         *(_measure_details(report, name) for name in measures),
         _undefined(report, measures),
@@ -98,6 +99,7 @@ def _legend(report: dict[str, Any]) -> str:
         f"{config['seed']}): how a score varies with the choice of clips. Over speakers, whole speakers are drawn: "
         "how it varies with who speaks; with fewer than about 20 of them, such an interval is too narrow.",
         "- A system of several seeds has the mean over its seeds; its intervals draw seeds, too.",
+        "- ECE: expected calibration error of the largest probability, 15 equal-width bins (Guo et al., 2017).",
         "- A score that is undefined for a clip is left out of the mean and counted at the end.",
     ]
     if comparisons:
@@ -339,8 +341,10 @@ def _emotion_details(report: dict[str, Any]) -> str:
         if summary["emotion"] is None:
             return None
         others = [condition_score(summary, name) for name in ("unweighted_average_recall", "accuracy")]
-        return _score_cells("macro_f1", condition_score(summary, "macro_f1")) + [
-            format_score("macro_f1", score["mean"], score["interval"]) for score in others
+        return [
+            *_score_cells("macro_f1", condition_score(summary, "macro_f1")),
+            *(format_score("macro_f1", score["mean"], score["interval"]) for score in others),
+            format_score("macro_f1", summary["emotion"].get("expected_calibration_error")),
         ]
 
     def per_class(summary: dict) -> list[str] | None:
@@ -361,10 +365,46 @@ def _emotion_details(report: dict[str, Any]) -> str:
         "std over seeds (range)",
         "UAR",
         "accuracy = micro-F1",
+        "ECE",
     ]
     parts = ["## Emotion in detail", _table(header, rows, text_columns=2), "F1 of each class:"]
     per_class_table = _table(["condition", "system", *labels], _detail_rows(report, per_class), text_columns=2)
     return "\n\n".join([*parts, per_class_table])
+
+
+def _group_details(report: dict[str, Any]) -> list[str]:
+    """Emotion recognition by corpus, by gender, and in the subsets that the settings name."""
+    summaries = [summary for result in report["results"].values() for summary in result["conditions"]]
+    sections = []
+    for kind in dict.fromkeys(kind for summary in summaries for kind in summary.get("groups", {})):
+        names = dict.fromkeys(name for summary in summaries for name in summary.get("groups", {}).get(kind, {}))
+        rows = [row for name in names for row in _detail_rows(report, partial(_group_cells, kind=kind, name=name))]
+        header = [
+            "condition",
+            "system",
+            kind,
+            "clips",
+            "speakers",
+            "macro-F1",
+            "over speakers",
+            "UAR",
+            "over speakers",
+        ]
+        table = _table([*header, "ECE"], rows, text_columns=3)
+        note = "Macro-F1 is the mean over the classes that the clips have; the model still chooses among all classes."
+        sections.append(f"## Emotion by {kind}\n\n{table}\n\n{note}")
+    return sections
+
+
+def _group_cells(summary: dict[str, Any], kind: str, name: str) -> list[str] | None:
+    scores = summary.get("groups", {}).get(kind, {}).get(name)
+    if scores is None:
+        return None
+    cells = [name, str(scores["clips"]), str(scores["speakers"])]
+    for measure in ("macro_f1", "unweighted_average_recall"):
+        cells.append(format_score("macro_f1", scores[measure], scores[f"{measure}_interval"]))
+        cells.append(_bounds("macro_f1", scores[f"{measure}_speaker_interval"]))
+    return [*cells, format_score("macro_f1", scores.get("expected_calibration_error"))]
 
 
 def _task_details(report: dict[str, Any]) -> list[str]:

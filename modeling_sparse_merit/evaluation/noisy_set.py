@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ from .conditions import (
 from .configuration import EvaluationConfig
 from .fingerprint import check_same_run, fingerprinted_writer
 
+CORPUS = "corpus"
+"""A column that test sets of earlier versions lack."""
 COLUMNS = {
     "clean": AUDIO,
+    CORPUS: Value("string"),
     "row": Value("int64"),
     "condition": Value("string"),
     "pool": Value("string"),
@@ -73,7 +76,7 @@ class FrozenTestSet:
     """
 
     def __init__(self, table: Dataset, config: EvaluationConfig, labels: list[str], name: str):
-        missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", *table.column_names})
+        missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", CORPUS, *table.column_names})
         if missing:
             raise ValueError(
                 f"{name} is no frozen test set: it lacks the columns {missing}. "
@@ -184,6 +187,50 @@ class FrozenTestSet:
             "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
         }
 
+    def group_clips(self, subsets: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, list[int]]]:
+        """The clips that scores are also given for alone.
+
+        Args:
+            subsets: `EvaluationConfig.subsets`.
+
+        Returns:
+            `{"corpus" | "gender" | "subset": {name: rows}}`; no corpora or genders where all clips are of one.
+
+        Raises:
+            ValueError: the test set lacks a column, or none of its clips has these values.
+        """
+        groups: dict[str, dict[str, list[int]]] = {}
+        for column in (CORPUS, "gender"):
+            found: dict[str, list[int]] = {}
+            for row, value in self._values(column).items():
+                if value is not None:
+                    found.setdefault(value, []).append(row)
+            groups[column] = dict(sorted(found.items())) if len(found) > 1 else {}
+        groups["subset"] = {name: self._subset(name, columns) for name, columns in subsets.items()}
+        return groups
+
+    def _subset(self, name: str, columns: Mapping[str, Sequence[Any]]) -> list[int]:
+        rows = set(self.rows)
+        for column, allowed in columns.items():
+            if column not in self.table.column_names:
+                raise ValueError(
+                    f"The subset {name!r} is by {column!r}, but the columns are {sorted(self.table.column_names)}."
+                )
+            values = self._values(column)
+            rows &= {row for row, value in values.items() if str(value) in map(str, allowed)}
+            if not rows:
+                found = ", ".join(sorted({str(value) for value in values.values()})[:20])
+                raise ValueError(
+                    f"The subset {name!r} holds no clip: {column!r} should be one of {list(allowed)}, and is one of "
+                    f"{found}."
+                )
+        return sorted(rows)
+
+    def _values(self, column: str) -> dict[int, Any]:
+        """A column of the clips that are evaluated, by their rows."""
+        values, places = column_names(self.table, column), self._places[self.conditions[0]]
+        return {row: values[places[row]] for row in self.rows}
+
     def count_noises(self) -> dict[str, int]:
         """How many recordings of each pool are heard."""
         evaluated = set(self.rows)
@@ -234,6 +281,7 @@ def frozen_rows(clips: Clips, condition: Condition, listener: Listener) -> Itera
             "audio": {"bytes": noisy, "path": name},
             "clean": {"bytes": clean, "path": name},
             "duration": len(example.noisy) / SAMPLING_RATE,
+            CORPUS: clips.corpora[row],
             "row": row,
             "condition": condition.name,
             "pool": condition.pool,

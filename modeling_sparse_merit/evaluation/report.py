@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from operator import itemgetter
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..files import replacing
-from ..metrics import SCORE_TITLES, UndefinedScoreWarning
+from ..metrics import SCORE_TITLES, UndefinedScoreWarning, expected_calibration_error
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .figures import draw_figures
@@ -26,6 +27,7 @@ from .markdown import compact_table, format_score, list_measures, list_transmiss
 from .statistics import (
     Comparison,
     Resampling,
+    Score,
     average_comparison,
     compare_macro_f1,
     compare_measure,
@@ -44,13 +46,32 @@ class Answers:
         clips: the first member's rows.
         members: the rows of each member.
         predicted: class numbers of the labelled clips (members, labelled clips); None without the emotion task.
+        confidences: their largest probabilities (members, labelled clips); None where they are not known.
         scores: `{measure: (members, clips)}`, NaN where undefined; empty for a system that does not enhance.
     """
 
     clips: list[dict]
     members: list[list[dict]]
     predicted: np.ndarray | None
+    confidences: np.ndarray | None
     scores: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the labelled clips that emotion recognition is also scored on.
+
+    Attributes:
+        places: among the labelled clips (clips,).
+        scored: the classes that these clips have.
+        speakers: how many there are.
+        resampling: of these clips.
+    """
+
+    places: np.ndarray
+    scored: list[int]
+    speakers: int
+    resampling: Resampling
 
 
 class Protocol:
@@ -60,9 +81,16 @@ class Protocol:
         clips: the rows of any system in any condition.
         labels: the emotion classes.
         config: measures, resamples and seed.
+        groups: `{kind: {name: rows}}`, clips that are also scored alone.
     """
 
-    def __init__(self, clips: list[dict], labels: list[str], config: EvaluationConfig):
+    def __init__(
+        self,
+        clips: list[dict],
+        labels: list[str],
+        config: EvaluationConfig,
+        groups: Mapping[str, Mapping[str, Sequence[int]]],
+    ):
         self.labels, self.measures = labels, list(config.measures)
         self.rows = [clip["row"] for clip in clips]
         self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] is not None]
@@ -72,6 +100,20 @@ class Protocol:
         self.labelled_resampling = Resampling(
             [speakers[index] for index in self.labelled], config.bootstrap_resamples, config.seed
         )
+        self.groups = {
+            kind: {name: group for name, rows in named.items() if (group := self._group(rows, speakers, config))}
+            for kind, named in groups.items()
+        }
+
+    def _group(self, rows: Sequence[int], speakers: list[str | None], config: EvaluationConfig) -> Group | None:
+        """None without a labelled clip."""
+        chosen = set(rows)
+        places = [place for place, index in enumerate(self.labelled) if self.rows[index] in chosen]
+        if not places:
+            return None
+        spoken = [speakers[self.labelled[place]] for place in places]
+        resampling = Resampling(spoken, config.bootstrap_resamples, config.seed)
+        return Group(np.array(places), np.unique(self.true[places]).tolist(), len({*spoken} - {None}), resampling)
 
     def answers(self, system: str, condition: Condition, members: list[list[dict]]) -> Answers:
         """The rows of one system in one condition, a list for each member, as arrays.
@@ -85,13 +127,20 @@ class Protocol:
                     f"{system}, member {member}, {condition.name}: {len(clips)} rows, but not for the same "
                     f"{len(self.rows)} clips as elsewhere. Delete its file of this condition and evaluate again."
                 )
-        return Answers(members[0], members, self._predicted(members), self._scores(members))
+        predicted, confidences = self._predicted(members), self._confidences(members)
+        return Answers(members[0], members, predicted, confidences, self._scores(members))
 
     def _predicted(self, members: list[list[dict]]) -> np.ndarray | None:
         names = [[clips[index]["predicted"] for index in self.labelled] for clips in members]
         if not self.labelled or any(name is None for predicted in names for name in predicted):
             return None
         return np.array([[self.labels.index(name) for name in predicted] for predicted in names])
+
+    def _confidences(self, members: list[list[dict]]) -> np.ndarray | None:
+        names = [f"probability_{label}" for label in self.labels]
+        values = [[[clips[index].get(name) for name in names] for index in self.labelled] for clips in members]
+        found = np.array(values, dtype=np.float64)  # (members, labelled clips, labels), None becomes NaN
+        return found.max(-1) if found.size and np.isfinite(found).all() else None
 
     def _scores(self, members: list[list[dict]]) -> dict[str, np.ndarray]:
         found = {}
@@ -104,7 +153,10 @@ class Protocol:
 
 
 def build_report(
-    record: dict[str, Any], rows: dict[str, list[list[dict]]], config: EvaluationConfig
+    record: dict[str, Any],
+    rows: dict[str, list[list[dict]]],
+    config: EvaluationConfig,
+    groups: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
 ) -> dict[str, Any]:
     """Scores, intervals and comparisons of an evaluation.
 
@@ -112,6 +164,8 @@ def build_report(
         record: what was measured with what; `labels` are the emotion classes. It opens the report.
         rows: `{system: [rows of all conditions of each member]}`.
         config: the settings of the evaluation.
+        groups: `{"corpus" | "gender" | "subset": {name: rows}}`, clips that emotion recognition is also scored on
+            alone, see `FrozenTestSet.group_clips`.
 
     Returns:
         The record with `results`, `{system: {"members": number, "conditions": [summary]}}`, and `comparisons` with
@@ -123,7 +177,7 @@ def build_report(
     """
     grouped = {system: [_by_condition(member) for member in members] for system, members in rows.items()}
     conditions = next(iter(grouped.values()))[0]
-    protocol = Protocol(next(iter(conditions.values())), record["labels"], config)
+    protocol = Protocol(next(iter(conditions.values())), record["labels"], config, groups or {})
     answers = {
         system: {
             condition: protocol.answers(system, condition, [member.get(condition, []) for member in members])
@@ -170,7 +224,7 @@ def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protoc
                 "snr_db": condition.snr_db,
                 "transmission": condition.transmission,
                 "clips": len(given.clips),
-                "emotion": None if given.predicted is None else _emotion(system, given.predicted, protocol),
+                "emotion": None if given.predicted is None else _emotion(system, given, protocol),
                 "enhancement": {
                     name: _measure(system, heard.get(name), given.scores.get(name), protocol)
                     for name in protocol.measures
@@ -178,22 +232,25 @@ def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protoc
                 "expert_use": summarise_expert_use(given.clips),
             }
         )
+        if given.predicted is not None and any(protocol.groups.values()):
+            conditions[-1]["groups"] = {
+                kind: {name: _group_scores(system, given, group, protocol) for name, group in groups.items()}
+                for kind, groups in protocol.groups.items()
+                if groups
+            }
         if found := task_scores(given.members, protocol.resampling, _stream(system)):
             conditions[-1]["tasks"] = found
     _warn_of_undefined(system, conditions)
     return conditions
 
 
-def _emotion(system: str, predicted: np.ndarray, protocol: Protocol) -> dict[str, Any]:
+def _emotion(system: str, given: Answers, protocol: Protocol) -> dict[str, Any]:
     """Every score of emotion recognition, each with its intervals; the confusion counts of all members together."""
-    labels = protocol.labels
+    labels, predicted = protocol.labels, given.predicted
     scores = emotion_scores(protocol.true, predicted, len(labels), protocol.labelled_resampling, _stream(system))
     per_class = [score.describe() for score in scores.pop("per_class_f1")]
-    summary: dict[str, Any] = {"clips": len(protocol.true)}
-    for name, score in scores.items():
-        described = score.describe()
-        summary[name] = described.pop("mean")
-        summary |= {f"{name}_{field}": value for field, value in described.items()}
+    summary: dict[str, Any] = {"clips": len(protocol.true), **_described(scores)}
+    summary |= _described(_calibration(protocol.true, predicted, given.confidences))
     summary["per_class_f1"] = {label: score["mean"] for label, score in zip(labels, per_class, strict=True)}
     summary["per_class_f1_interval"] = {
         label: score["interval"] for label, score in zip(labels, per_class, strict=True)
@@ -201,6 +258,37 @@ def _emotion(system: str, predicted: np.ndarray, protocol: Protocol) -> dict[str
     cells = protocol.true * len(labels) + predicted  # (members, clips)
     counts = np.bincount(cells.ravel(), minlength=len(labels) ** 2)
     return {**summary, "confusion": counts.reshape(len(labels), len(labels)).tolist()}
+
+
+def _group_scores(system: str, given: Answers, group: Group, protocol: Protocol) -> dict[str, Any]:
+    """The scores of emotion recognition on some of the clips; macro-F1 is the mean over the classes that they have."""
+    true, predicted = protocol.true[group.places], given.predicted[:, group.places]
+    confidences = None if given.confidences is None else given.confidences[:, group.places]
+    stream, classes = _stream(system), len(protocol.labels)
+    scores = emotion_scores(true, predicted, classes, group.resampling, stream, group.scored)
+    del scores["per_class_f1"]
+    scores |= _calibration(true, predicted, confidences)
+    return {"clips": len(true), "speakers": group.speakers, **_described(scores)}
+
+
+def _calibration(true: np.ndarray, predicted: np.ndarray, confidences: np.ndarray | None) -> dict[str, Score]:
+    """The ECE of each member, without intervals: resampling a set of clips adds spread within each bin, which raises
+    the ECE, so that a percentile interval would lie above it."""
+    if confidences is None:
+        return {}
+    pairs = zip(confidences, predicted == true, strict=True)
+    errors = np.array([expected_calibration_error(*pair) for pair in pairs])
+    return {"expected_calibration_error": Score(errors, {"clip": None, "speaker": None})}
+
+
+def _described(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Each score under its name, and its intervals and spread under names that start with it."""
+    summary = {}
+    for name, score in scores.items():
+        described = score.describe()
+        summary[name] = described.pop("mean")
+        summary |= {f"{name}_{field}": value for field, value in described.items()}
+    return summary
 
 
 def _measure(

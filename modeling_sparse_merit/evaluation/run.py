@@ -70,7 +70,7 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
             _measure(systems, measurements, Examiner(config, labels, test_set, state, executor))
         if state.is_main_process:
             rows = _read_rows(measurements)
-            report = build_report(record, rows, config)
+            report = build_report(record, rows, config, test_set.group_clips(config.subsets))
             _draw_examples(config, test_set, list(record["systems"]))
             write_report(Path(config.output), report, rows)
             print_report(report)

@@ -5,6 +5,7 @@ correction and relative gains. Everything is drawn from a given seed, so equal i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,15 @@ class Resampling:
             "clip": draw_counts(np.arange(len(speakers)), resamples, seed),
             "speaker": draw_counts(speaker_ids, resamples, seed) if known else None,
         }
-        self.swaps = draw_swaps(len(speakers), seed)
-        self.exhaustive = len(self.swaps) == 2 ** len(speakers)
+        self._num_clips = len(speakers)
+
+    @cached_property
+    def swaps(self) -> np.ndarray:
+        return draw_swaps(self._num_clips, self.seed)
+
+    @property
+    def exhaustive(self) -> bool:
+        return len(self.swaps) == 2**self._num_clips
 
     def member_weights(self, stream: int, num_members: int) -> np.ndarray:
         """How often each member of a system is in a resample, over their number: (resamples, members).
@@ -306,7 +314,12 @@ def _spread(members: np.ndarray) -> dict[str, Any] | None:
 
 
 def emotion_scores(
-    true: np.ndarray, predicted: np.ndarray, num_classes: int, resampling: Resampling, stream: int
+    true: np.ndarray,
+    predicted: np.ndarray,
+    num_classes: int,
+    resampling: Resampling,
+    stream: int,
+    scored: Sequence[int] | None = None,
 ) -> dict[str, Score | list[Score]]:
     """Scores of emotion recognition: `macro_f1`, `unweighted_average_recall`, `accuracy` (micro-F1 is the same number,
     as every clip has one label and one prediction) and a list of `per_class_f1`.
@@ -317,7 +330,9 @@ def emotion_scores(
         num_classes: of the confusion matrix.
         resampling: of these clips.
         stream: see `Resampling.member_weights`.
+        scored: the classes that macro-F1 is the mean of; None takes all that are labelled or predicted.
     """
+    scored = slice(None) if scored is None else list(scored)
     cells = confusion_cells(true, predicted, num_classes)
     identity = np.ones((1, len(true)))
     counts = {"observed": identity, **resampling.counts}
@@ -333,7 +348,7 @@ def emotion_scores(
         return Score(function(observed), draws)
 
     return {
-        "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts))),
+        "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts)[..., scored])),
         "unweighted_average_recall": score(lambda counts: defined_mean(recall_from_confusion(counts))),
         "accuracy": score(lambda counts: np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))),
         "per_class_f1": [

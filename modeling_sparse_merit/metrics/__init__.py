@@ -2,6 +2,7 @@
 """Measures of both tasks: how close enhanced speech is to the clean speech, and how well emotions are recognised. As
 functions of clips, and, by `load`, as modules of `evaluate`: each has a folder here that `evaluate.load` takes too."""
 
+from .calibration import expected_calibration_error
 from .clips import UndefinedScoreWarning
 from .diarization import emotion_diarization_error_rate
 from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unweighted_average_recall
@@ -23,6 +24,7 @@ __all__ = [
     "confusion",
     "emotion_diarization_error_rate",
     "equal_error_rate",
+    "expected_calibration_error",
     "load",
     "log_likelihood_ratio",
     "macro_f1",

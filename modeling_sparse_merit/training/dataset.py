@@ -331,9 +331,12 @@ def load_clips(
     reader = Targets(speech, tasks, settings.labels)
     described = speech.select_columns(reader.columns or ["duration"])
     targets = [reader.of(row) for row in described]
+    sources = _sources(settings.speech, split) if settings.unlabelled or settings.sampling == "weighted" else None
+    if settings.unlabelled and EMOTION in tasks:
+        for source, target in zip(sources, targets, strict=True):
+            target[EMOTION] = UNLABELLED if source in settings.unlabelled else target[EMOTION]
     if not train:
         return MixedClips(speech, recipe, targets, fixed=True)
-    sources = _sources(settings.speech, split) if settings.sampling == "weighted" else None
     if not tasks_of_kind(tasks, "waveform"):  # clips without a target have nothing to teach
         rows = [row for row, target in enumerate(targets) if has_target(target)]
         speech, sources = speech.select(rows), sources and [sources[row] for row in rows]

@@ -138,6 +138,13 @@ class TrainingSettings:
         default_factory=list,
         metadata={"help": "Speech datasets, here or on the Hub (owner/name); splits 'train' and 'dev' are used."},
     )
+    unlabelled: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Those of `speech` whose emotion labels are not used, for example because they are weak: they "
+            "are further voices for the enhancement."
+        },
+    )
     noise: list[str] = field(
         default_factory=list,
         metadata={"help": "Noise datasets, here or on the Hub; splits 'train' and 'dev' are used."},
@@ -273,6 +280,8 @@ class TrainingSettings:
         checked_transmissions(self.transmissions)
         is_possible = self.transmissions or not self.transmission_probability
         self._require("transmission_probability", is_possible, "0, as there are no `transmissions`")
+        self._require("unlabelled", set(self.unlabelled) <= set(self.speech), f"some of `speech`, {self.speech}")
+        self._require("unlabelled", not (self.unlabelled and self.streaming), "none, as speech is streamed")
         self._check_labels()
         choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
         schedules = [str(schedule.value) for schedule in SchedulerType]
