@@ -2,8 +2,10 @@
 """How the losses of several tasks become one gradient: by fixed weights, learned uncertainties, or projection."""
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +32,9 @@ class FixedWeights:
 
     def load(self, checkpoint: Path) -> None:
         """Brings what is learned back to where it was."""
+
+    def calibrate(self, loader: Iterable[dict[str, Any]]) -> None:
+        """Measures what has to be known of the first batches, prepared ones, before the training starts."""
 
     def through(self, model: nn.Module) -> nn.Module:
         """What the batches go through: the prepared model."""

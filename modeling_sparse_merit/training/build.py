@@ -41,10 +41,15 @@ def stages(settings: TrainingSettings) -> list[Stage]:
     return [stage for stage in (first, second) if stage.epochs]
 
 
+def load_feature_extractor(checkpoint: str) -> SparseMeritFeatureExtractor:
+    """That of a checkpoint, a folder or a Hub id."""
+    return SparseMeritFeatureExtractor.from_pretrained(locate(checkpoint))
+
+
 def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExtractor:
     """That of the checkpoint to start from, or a new one with the settings' normalization."""
     if settings.model or settings.encoder:
-        return SparseMeritFeatureExtractor.from_pretrained(locate(settings.model or settings.encoder))
+        return load_feature_extractor(settings.model or settings.encoder)
     return SparseMeritFeatureExtractor(
         normalization=settings.normalization, corpus_mean=settings.corpus_mean, corpus_std=settings.corpus_std
     )

@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_segment
 from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, UNLABELLED, columns_of, tasks_of_kind
 from .descriptors import DescriptorTargets, descriptor_frames
 from .feature_cache import FeatureFolder
@@ -52,6 +53,7 @@ class Clips(Dataset):
         self.recipe, self.targets, self.max_seconds, self.fixed = recipe, targets, max_seconds, fixed
         self.epoch = 0
         self.features: FeatureFolder | None = None
+        self.teacher_scale: SparseMeritFeatureExtractor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,6 +62,10 @@ class Clips(Dataset):
     def labels(self) -> list[int]:
         """The emotion class of every clip, -100 where it has none."""
         return [targets.get(EMOTION, UNLABELLED) for targets in self.targets]
+
+    def add_teacher_values(self, feature_extractor: SparseMeritFeatureExtractor) -> None:
+        """From now on an example also holds "teacher_values", its clean speech as that feature extractor scales it."""
+        self.teacher_scale = feature_extractor
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch is another draw of every mixture, unless they are fixed; with features, of so many rounds."""
@@ -75,6 +81,9 @@ class Clips(Dataset):
         if self.features is not None:
             file = self.features.file_of(mixture.noisy)
             example["features"] = (file, self.features.read(file))
+        if self.teacher_scale is not None:
+            scaled = self.teacher_scale(mixture.clean, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+            example["teacher_values"] = scaled["input_values"][0]  # (1, samples) -> (samples,)
         return example
 
     def _crop(self, speech: np.ndarray, index: int) -> tuple[np.ndarray, int]:
@@ -266,6 +275,9 @@ class Collator:
         if "descriptors" in examples[0]:
             descriptors = [torch.from_numpy(example["descriptors"]) for example in examples]
             batch["descriptors"] = pad_sequence(descriptors, batch_first=True, padding_value=torch.nan)  # (B, T, 26)
+        if "teacher_values" in examples[0]:
+            values = [example["teacher_values"] for example in examples]
+            batch["teacher_values"] = pad_sequence(values, batch_first=True)  # (B, S), as the noisy speech
         if "features" in examples[0]:
             batch["features"] = [example["features"] for example in examples]
         return {**batch, **collate_targets([example["targets"] for example in examples])}
@@ -337,7 +349,7 @@ def load_clips(
             target[EMOTION] = UNLABELLED if source in settings.unlabelled else target[EMOTION]
     if not train:
         return MixedClips(speech, recipe, targets, fixed=True)
-    if not tasks_of_kind(tasks, "waveform"):  # clips without a target have nothing to teach
+    if not tasks_of_kind(tasks, "waveform") and not settings.teacher:  # clips without a target have nothing to teach
         rows = [row for row, target in enumerate(targets) if has_target(target)]
         speech, sources = speech.select(rows), sources and [sources[row] for row in rows]
         targets = [targets[row] for row in rows]

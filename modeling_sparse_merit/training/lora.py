@@ -99,14 +99,20 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
     """The settings of a run that differ from the defaults, without places of this machine."""
     defaults = asdict(TrainingSettings(model=settings.model))
     changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
-    base = portable_name(locate(settings.model))
-    values = {"model": Path(base).name if Path(base).exists() else base, "labels": settings.labels, **changed}
+    values = {"model": _plain_name(portable_name(locate(settings.model))), "labels": settings.labels, **changed}
     for name in ("output_dir", "resume", "workers", "feature_cache", "cleaned_by"):
         values.pop(name, None)
     for name in ("speech", "noise", "rirs"):
         if name in values:
-            values[name] = [Path(path).name if Path(path).exists() else path for path in values[name]]
+            values[name] = [_plain_name(path) for path in values[name]]
+    if "teacher" in values:
+        values["teacher"] = _plain_name(portable_name(locate(values["teacher"])))
     return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+
+
+def _plain_name(path: str) -> str:
+    """What is on this machine by the name of its folder alone."""
+    return Path(path).name if Path(path).exists() else path
 
 
 def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Pre-training: beside its tasks, a model learns to tell the acoustic descriptors of the clean speech."""
+"""What a run minimises: the tasks' losses, perhaps with those of pre-training or distillation."""
 
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 from ..models.sparse_merit.tasks import EMOTION
 from .balancing import FixedWeights, LearnedWeights, build_balancing
 from .descriptors import DescriptorHead, descriptor_loss
+from .distillation import DistillationObjective
 from .settings import TrainingSettings
 
 
@@ -39,7 +40,9 @@ class DescriptorObjective(LearnedWeights):
 
 
 def build_objective(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
-    """What a run minimises: the tasks' losses, balanced as the settings say, or those and the descriptors."""
+    """The tasks' losses, balanced as the settings say, or those and the descriptors' or the distillation's."""
     if settings.descriptor_weight:
         return DescriptorObjective(accelerator, model, settings.descriptor_weight)
+    if settings.teacher:
+        return DistillationObjective(settings, accelerator, model)
     return build_balancing(settings, accelerator, model)

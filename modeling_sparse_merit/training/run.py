@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if settings.descriptor_weight:
         train_clips.add_descriptors(receptive_field(model.config))
+    if settings.teacher:
+        train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
     train_loader = accelerator.prepare(dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True))
     accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
@@ -63,8 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         dev_loader = CleanedLoader(dev_loader, enhancer, feature_extractor)
 
     run = Run(settings, accelerator, model, feature_extractor)
-    if settings.calibration_batches and run.resume_from is None:
-        calibrate_fusion(accelerator, model, train_loader, settings.calibration_batches)
+    if run.resume_from is None:
+        if settings.calibration_batches:
+            calibrate_fusion(accelerator, model, train_loader, settings.calibration_batches)
+        run.balancing.calibrate(train_loader)
     for stage in build.stages(settings):
         run.train_stage(stage, train_loader, dev_loader)
     accelerator.end_training()

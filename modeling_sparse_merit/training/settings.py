@@ -94,6 +94,25 @@ class TrainingSettings:
             "tables must hold (`sparse-merit prepare descriptors`)."
         },
     )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Distillation: Sparse MERIT checkpoint to learn from, which is given the clean speech."},
+    )
+    teacher_layers: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Layer outputs of the teacher to imitate: 0 is the input of its first layer, -1 the last."},
+    )
+    student_layers: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Layer outputs that imitate teacher_layers, one each; the last one for all by default."},
+    )
+    distillation_weight: float = field(default=0.0, metadata={"help": "Weight of the loss of teacher_layers."})
+    distillation_logits_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the divergence from the teacher's emotions of the clean speech."}
+    )
+    distillation_temperature: float = field(
+        default=2.0, metadata={"help": "Of both models' logits: the higher, the more unlikely emotions count."}
+    )
     labels: list[str] = field(
         default_factory=lambda: ["angry", "sad", "happy", "neutral"],
         metadata={
@@ -298,6 +317,7 @@ class TrainingSettings:
         self._check_balance()
         self._check_feature_cache()
         self._check_descriptors()
+        self._check_distillation()
         self._check_adapters()
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
@@ -371,6 +391,31 @@ class TrainingSettings:
                 f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of the speech as it "
                 f"is in the dataset, and are told from the features of the emotion: expected {needed} and the task "
                 f"emotion; got {found} and {self.tasks or 'all'} tasks."
+            )
+
+    def _check_distillation(self) -> None:
+        weights = ("distillation_weight", "distillation_logits_weight")
+        for name in weights:
+            self._require(name, 0 <= getattr(self, name) < math.inf, "a finite number of at least 0")
+        self._require("distillation_temperature", 0 < self.distillation_temperature < math.inf, "a number above 0")
+        if bool(self.teacher) != any(getattr(self, name) for name in weights):
+            found = {name: getattr(self, name) for name in weights}
+            raise ValueError(f"`teacher` is {self.teacher} and its weights are {found}; expected both or neither.")
+        if bool(self.teacher_layers) != (self.distillation_weight > 0):
+            raise ValueError(
+                f"`teacher_layers` is {self.teacher_layers} and `distillation_weight` {self.distillation_weight}; "
+                "expected layers and a weight above 0, or neither."
+            )
+        paired = len(self.student_layers) in (0, len(self.teacher_layers))
+        self._require("student_layers", paired, f"one layer for each of `teacher_layers`, {self.teacher_layers}")
+        lone = {"task_balancing": "fixed", "descriptor_weight": 0}
+        found = {name: getattr(self, name) for name in lone}
+        if self.teacher and found != lone:
+            raise ValueError(f"`teacher` is {self.teacher}: expected {lone} with it; got {found}.")
+        if self.distillation_logits_weight and EMOTION not in (self.tasks or TASKS):
+            raise ValueError(
+                f"`distillation_logits_weight` is {self.distillation_logits_weight}, of the emotion; expected it "
+                f"among `tasks`, which are {self.tasks}."
             )
 
     def _check_adapters(self) -> None:
