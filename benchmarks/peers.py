@@ -118,7 +118,7 @@ def write(result: dict) -> None:
         "# Speed next to other enhancement models",
         "",
         f"`{result['command']}`: {SECONDS} s of noise, one thread, all in turn, median of {ROUNDS} rounds. The "
-        "checkpoints of this package recognise the emotion in the same pass.",
+        "checkpoints of this package do all of their tasks in the same pass.",
         "",
         "| | real-time factor | times as fast as GTCRN | as DeepFilterNet3 |",
         "|---|---|---|---|",

@@ -1,9 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Outside references: an SVM on eGeMAPS, spectral gating, files of other systems, and the scores of recorded pairs."""
+"""Outside references: an SVM on eGeMAPS, spectral gating, and files of other systems."""
 
 import io
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset
 
-from benchmarks import recorded_pairs
 from modeling_sparse_merit.data.datasets import DatasetError
 from modeling_sparse_merit.evaluation import references
 from modeling_sparse_merit.evaluation.references import build_reference
@@ -222,35 +220,3 @@ def test_no_name_leads_out_of_the_folder(processed, tmp_path):
             processed([name, "deep/b_-5dB.flac"])
     with pytest.raises(FileNotFoundError):  # the ending would be changed to that of the link
         processed(["link.flac", "deep/b_-5dB.flac"])
-
-
-# Recorded pairs ------------------------------------------------------------------------------------------------------
-
-
-def test_recorded_pairs_match_independent_scores(reference_data, tiny_checkpoint, tmp_path, capsys):
-    golden = reference_data / "golden/speech_metrics"
-    for path in golden.glob("p232_003.*.flac"):
-        shutil.copy(path, tmp_path)
-    recorded_pairs.main(tmp_path, str(tiny_checkpoint), tmp_path / "report.json")
-    report, printed = json.loads((tmp_path / "report.json").read_text()), capsys.readouterr().out
-    assert {"noisy", "cmgan", "sparse_merit"} <= set(report["systems"]) and report["recordings"] == 1
-    names = {"pesq_wb": "pesq_wb", "stoi": "stoi", "segmental_snr": "ssnr", "si_sdr": "si_sdr"}
-    names |= {name: name for name in ("csig", "cbak", "covl")}
-    for expected in json.loads((golden / "scores.json").read_text()):
-        if expected["file"] == "p232_003":
-            found = report["systems"][expected["processed"].split(".")[1]]["files"]["p232_003"]
-            for measure, name in names.items():
-                assert found[measure] == pytest.approx(expected[name], abs=1e-2 if measure[0] == "c" else 1e-3)
-    sha256 = report["systems"]["sparse_merit"]["identity"]["sha256"]
-    assert sha256 in printed and report["command"] in printed and "| cmgan | 3.543 | 0.975 |" in printed
-
-
-def test_pairs_that_do_not_fit_are_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no pair"):
-        recorded_pairs.read_pairs(tmp_path)
-    soundfile.write(tmp_path / "a.clean.flac", np.zeros(100), 16_000)
-    with pytest.raises(ValueError, match=r"lacks a\.noisy\.flac"):
-        recorded_pairs.read_pairs(tmp_path)
-    soundfile.write(tmp_path / "a.noisy.flac", np.zeros(90), 16_000)
-    with pytest.raises(ValueError, match="'clean': 100, 'noisy': 90"):
-        recorded_pairs.read_pairs(tmp_path)
