@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="Folder or Hub id of a checkpoint or of adapters; the embedded one by default."
+        "--model",
+        "-m",
+        help="The name of a checkpoint inside the package, or a folder or a Hub id of a checkpoint or of adapters; "
+        f"{DEFAULT_CHECKPOINT.name} by default.",
     ),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a model on the Hub; main by default.")]
@@ -90,13 +93,12 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def resolve_model(model: str | None, revision: str | None) -> str:
     """Returns a folder that exists, or a Hub id, which alone has revisions."""
-    if revision is not None and (model is None or Path(model).expanduser().is_dir()):
+    if model is None and not (DEFAULT_CHECKPOINT / "config.json").exists():
+        raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
+    source = locate(model or DEFAULT_CHECKPOINT)
+    if revision is not None and Path(source).is_dir():
         raise ValueError(f"--revision {revision} is of a model on the Hub: give its id by --model, or leave it out.")
-    if model is None:
-        if not (DEFAULT_CHECKPOINT / "config.json").exists():
-            raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
-        return str(DEFAULT_CHECKPOINT)
-    return locate(model)
+    return source
 
 
 def speech_detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":

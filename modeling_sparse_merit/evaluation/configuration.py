@@ -37,7 +37,8 @@ class EvaluationConfig:
         noise_split: the split of the noise datasets that noise is drawn from; None takes every row.
         snr_db: signal-to-noise ratios in dB at which every clip is mixed with every pool.
         clean: also evaluate the recordings as they are.
-        model: checkpoint folder or Hub id, a system of the name "model"; None is the checkpoint inside the package.
+        model: name of a checkpoint inside the package, folder or Hub id: a system of the name "model"; None is the
+            default checkpoint of the package.
         systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints, which are
             other seeds of one configuration; or `{model: checkpoint, precision: fp32, bf16 or int8}`; or
             `{enhancement: checkpoint, emotion: checkpoint}`, a cascade whose emotion model hears what the first one

@@ -84,7 +84,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
-        """Loads model and feature extractor from a folder, a Hub id or the package (`sparse-merit-tiny`).
+        """Loads model and feature extractor from the package (`tiny`), a folder or a Hub id, see `locate`.
 
         Adapters are merged into the checkpoint that they were trained on.
 
