@@ -2,6 +2,7 @@
 """What the commands share: options, loading of a checkpoint, errors in one line, quiet libraries."""
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from .. import DEFAULT_CHECKPOINT
 from ..files import one_line
-from ..models.sparse_merit.sources import locate
+from ..models.sparse_merit.sources import PACKAGE, locate
 
 if TYPE_CHECKING:
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -62,12 +63,12 @@ def load_pipeline(
     source = resolve_model(model, revision)
     with _no_garbage_collection():
         import torch
-        from transformers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
         from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     if device is not None:
         try:
             torch.empty(0, device=device)
@@ -114,6 +115,11 @@ def speech_detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
 
     SileroDetector()  # says now what is missing
     return Vad.SILERO.value, SileroDetector
+
+
+def quieten_notices() -> None:
+    """Leaves out what the package logs below errors, such as the licence of a checkpoint inside it."""
+    logging.getLogger(PACKAGE).setLevel(logging.ERROR)
 
 
 def quieten_hub_client() -> None:

@@ -48,8 +48,8 @@ def export_checkpoint(
     hold), both configurations, all code, `handler.py`, `requirements.txt`, and what lies next to the weights: licence,
     measured results, examples. The card of the model is taken along where it describes these weights, else one is
     rendered. A rendered card that is in the folder is replaced; one that a person has edited stays, which is reported.
-    Files of an earlier checkpoint in the folder (results, licence, examples) do not stay next to other weights. Weights
-    that are rounded to fp16 are others: results and examples of those before are not taken along.
+    Files of an earlier checkpoint in the folder (results, licence, examples) do not stay next to other weights. With
+    weights that are rounded to fp16, results and examples of the exact ones are not taken along.
 
     Args:
         model: folder or Hub id of a checkpoint, or of adapters, which are merged into theirs.

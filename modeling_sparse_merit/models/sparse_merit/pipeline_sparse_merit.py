@@ -391,6 +391,14 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
 
     _parameters = f"top_k, function_to_apply, {COMMON_PARAMETERS}"
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if EMOTION not in self.model.config.tasks:
+            raise ValueError(
+                f"{str(self.model.name_or_path)!r} has the tasks {self.model.config.tasks}; expected one with "
+                f"{EMOTION!r}. `SpeechEnhancementAndEmotionPipeline` takes any."
+            )
+
     def _sanitize_parameters(
         self,
         function_to_apply: str | None = None,
