@@ -193,6 +193,10 @@ def _enhance_recordings(
     if options.quiet or (state is not None and not state.is_main_process):
         quieten_notices()
     pipe = load(device or (None if state is None else str(state.device)))
+    if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
+        raise ValueError(
+            f"--segments needs the emotion, but the model has {', '.join(pipe.model.config.tasks)} alone."
+        )
     from ..inference.results import Results, settings_of
     from ..inference.tracks import Treatment
 
