@@ -194,9 +194,8 @@ def _enhance_recordings(
         quieten_notices()
     pipe = load(device or (None if state is None else str(state.device)))
     if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
-        raise ValueError(
-            f"--segments needs the emotion, but the model has {', '.join(pipe.model.config.tasks)} alone."
-        )
+        tasks = ", ".join(pipe.model.config.tasks)
+        raise ValueError(f"--segments needs the emotion, but the tasks of the model are {tasks}: leave it out.")
     from ..inference.results import Results, settings_of
     from ..inference.tracks import Treatment
 
