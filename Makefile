@@ -85,8 +85,7 @@ train-tiny: $(VENV)/.installed-test
 evaluate-tiny: $(VENV)/.installed-test
 	$(BIN)/sparse-merit evaluate --config $(RECORDS)/evaluation.yaml
 	cp runs/tiny_evaluation/results.json $(RECORDS)/evaluation.json
-	$(BIN)/python -c 'from modeling_sparse_merit.hub.model_card import render_card; print(render_card("$(TINY)", "$(RECORDS)"), end="")' > card.tmp
-	mv card.tmp $(TINY)/README.md
+	$(BIN)/python -m benchmarks.embed tiny
 
 LADDER := benchmarks/results/ladder
 # The systems that the paper compares, under one protocol. What is done is skipped, what was stopped goes on.

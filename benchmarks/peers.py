@@ -99,7 +99,7 @@ def main(
     waveform = (0.1 * generator.standard_normal(SECONDS * RATE)).astype(np.float32)
     sides = {"GTCRN": load_gtcrn(site), "DeepFilterNet3": load_deepfilternet(site)}
     for path in [str(DEFAULT_CHECKPOINT), *(model or [])]:
-        name = "sparse-merit-tiny" if path == str(DEFAULT_CHECKPOINT) else path
+        name = f"sparse-merit-{DEFAULT_CHECKPOINT.name}" if path == str(DEFAULT_CHECKPOINT) else path
         sides |= {f"{name}, {precision}": load_ours(path, precision) for precision in ("fp32", "int8")}
     timings = in_turn({name: partial(side, waveform) for name, side in sides.items()}, rounds=ROUNDS)
     result = {

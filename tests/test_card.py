@@ -207,8 +207,8 @@ def test_training_data_are_shown_with_their_licences(full_checkpoint):
     card = render_card(full_checkpoint)
     table = section(card, "Training data and licences")
     assert (
-        "| Stage | emotion | pl | – | – | CC BY |" in table
-        and "| Street | noise | – | 77 | – | CC0 | a recorder" in table
+        "| Stage | emotion | pl | – | – | CC BY | – | – |" in table
+        and "| Street | noise | – | 77 | – | CC0 | – | a recorder" in table
     )
     assert "learning_rate: 0.00017" in table and "(https://huggingface.co/microsoft/wavlm-large)" in table
     limits = section(card, "Limits and misuse")
@@ -285,6 +285,23 @@ def test_undefined_scores_are_dashes(checkpoint):
     assert "| none | – | – | – | – | 0 | 0 |" in card
     stoi = [result.dataset_config for result in ModelCard(card).data.eval_results if result.metric_type == "stoi"]
     assert stoi == ["hiss_-5dB", "hiss_2.5dB"]
+
+
+def test_calibration_and_parts_of_the_test_set_are_shown_where_they_were_measured(checkpoint):
+    evaluation = json.loads((checkpoint / "evaluation.json").read_text())
+    assert "ECE" not in render_card(checkpoint) and "### By" not in render_card(checkpoint)
+    for condition in evaluation["conditions"]:
+        condition["emotion"]["ece"] = 0.1234
+        stoi = {"noisy": {"mean": 0.5}, "enhanced": {"mean": 0.75}}
+        female = {"emotion": {"macro_f1": 0.25, "macro_f1_interval": [0.125, 0.375], "clips": 3}}
+        condition["subsets"] = {"gender": {"male": {"enhancement": {"stoi": stoi}}, "female": female}}
+    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation))
+    results = section(render_card(checkpoint), "Results")
+    assert "| accuracy | ECE | clips |" in results and results.count("| 0.123 | 5 |") == 3
+    rows = re.search(r"### By gender\n\n(.*?)\n\n", results, re.DOTALL)[1].splitlines()
+    assert rows[0].startswith("| gender | noise | SNR (dB) | macro-F1 | UAR | ECE | clips | PESQ-WB | STOI |")
+    assert rows[2].startswith("| female | none | – | 0.250 [0.125, 0.375] | – | – | 3 | – → – | – → – |")
+    assert rows[6].startswith("| male | hiss | -5 | – | – | – | – | – → – | 0.500 → 0.750 |")
 
 
 def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):

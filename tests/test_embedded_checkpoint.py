@@ -10,14 +10,17 @@ import numpy as np
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritForSpeechEnhancementAndEmotion
+from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
+from modeling_sparse_merit.hub.embedded import render_license
 from modeling_sparse_merit.hub.model_card import render_card
 
-WEIGHTS = DEFAULT_CHECKPOINT / "model.safetensors"
-RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "tiny"
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "modeling_sparse_merit" / "checkpoints" / "tiny"
+WEIGHTS = TINY / "model.safetensors"
+RECORDS = ROOT / "benchmarks" / "results" / "tiny"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_weights_are_small_and_finite():
@@ -35,14 +38,14 @@ def test_the_results_were_measured_with_these_weights_and_every_expert_has_work(
 
 
 def test_the_number_of_parameters_is_the_same_wherever_it_is_stated():
-    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(TINY)
     number = sum(parameter.numel() for parameter in model.parameters())
     assert any(True for _ in model.buffers()) and model.num_parameters() == number  # buffers do not count
-    shown = CliRunner().invoke(app, ["info"]).stdout
+    shown = CliRunner().invoke(app, ["info", "--model", "tiny"]).stdout
     assert re.search(rf"Parameters +{number:,} *$", shown, re.MULTILINE)
-    assert f"| size | {number:,} parameters |" in (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    assert f"| size | {number:,} parameters |" in (TINY / "README.md").read_text(encoding="utf-8")
     assert f"({number / 1e6:.2f} million parameters" in README
-    assert CheckpointSystem().describe()["parameters"] == number
+    assert CheckpointSystem("tiny").describe()["parameters"] == number
     evaluation = json.loads((RECORDS / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["model"]["parameters"] == number
 
@@ -53,4 +56,5 @@ def test_readme_says_what_is_prohibited_and_what_trainer_needs():
 
 
 def test_the_card_is_the_one_that_the_files_give():
-    assert (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8") == render_card(DEFAULT_CHECKPOINT, RECORDS)
+    assert (TINY / "README.md").read_text(encoding="utf-8") == render_card(TINY, RECORDS)
+    assert (TINY / "LICENSE-weights").read_text(encoding="utf-8") == render_license(RECORDS)

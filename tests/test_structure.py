@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritConfig
+from modeling_sparse_merit import SparseMeritConfig
 from modeling_sparse_merit.inference.files import Recording
 from modeling_sparse_merit.inference.results import Results, Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_sparse_merit"
+TINY = Path(__file__).parents[1] / "modeling_sparse_merit" / "checkpoints" / "tiny"
 CONTRACT = Path(__file__).parent / "contract"
 TRAVELLING = {
     "sparse_merit": {
@@ -132,9 +133,9 @@ def test_the_folder_of_a_family_is_flat_closed_and_complete(family):
 
 def test_names_of_weights_and_keys_of_the_configuration_stay():
     contract = json.loads((CONTRACT / "embedded_checkpoint.json").read_text())
-    with safe_open(DEFAULT_CHECKPOINT / "model.safetensors", "pt") as weights:
+    with safe_open(TINY / "model.safetensors", "pt") as weights:
         assert {name: weights.get_slice(name).get_shape() for name in weights.keys()} == contract["state_dict"]
-    assert sorted(json.loads((DEFAULT_CHECKPOINT / "config.json").read_text())) == contract["config"]
+    assert sorted(json.loads((TINY / "config.json").read_text())) == contract["config"]
     assert sorted(SparseMeritConfig().to_dict()) == json.loads((CONTRACT / "default_config.json").read_text())
 
 

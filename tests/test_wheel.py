@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -36,8 +37,31 @@ def test_the_wheel_has_one_name_and_no_logs(wheel):
     assert {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")} <= set(names)
     assert "modeling_sparse_merit/hub/model_card.md" in names and "modeling_sparse_merit/py.typed" in names
     checkpoint = {name.rpartition("/")[2] for name in names if "/checkpoints/tiny/" in name}
-    assert checkpoint == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert checkpoint == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+        "LICENSE-weights",
+    }
     assert not [name for name in names if name.endswith((".jsonl", ".log", ".yaml", ".pyc"))]
+
+
+def test_the_metadata_state_the_licences_of_code_and_weights(wheel):
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = [name for name in content.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = content.read(name).decode()
+    (expression,) = re.findall(r"^License-Expression: (.+)$", metadata, re.MULTILINE)
+    files = re.findall(r"^License-File: (.+)$", metadata, re.MULTILINE)
+    weights = sorted((PACKAGE / "checkpoints").glob("*/LICENSE-weights"))
+    assert set(files) == {"LICENSE", *(path.relative_to(ROOT).as_posix() for path in weights)}
+    assert [path.parent for path in weights] == sorted(
+        path.parent for path in (PACKAGE / "checkpoints").glob("*/config.json")
+    )
+    identifiers = {
+        re.search(r"^SPDX-License-Identifier: (.+)$", path.read_text(), re.MULTILINE)[1] for path in weights
+    }
+    assert set(expression.split(" AND ")) == {"Apache-2.0", *identifiers}
 
 
 @pytest.fixture(scope="module")

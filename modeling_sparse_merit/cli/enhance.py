@@ -26,6 +26,7 @@ from .options import (
     Vad,
     errors_in_one_line,
     load_pipeline,
+    quieten_notices,
     speech_detector,
 )
 from .printing import INTERRUPTED, INTERRUPTION, Summary, print_json, print_results
@@ -189,7 +190,12 @@ def _enhance_recordings(
         require_matplotlib()
     vad, detector = speech_detector(options.vad)
     state = _join_processes(device) if LAUNCHED else None
+    if options.quiet or (state is not None and not state.is_main_process):
+        quieten_notices()
     pipe = load(device or (None if state is None else str(state.device)))
+    if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
+        tasks = ", ".join(pipe.model.config.tasks)
+        raise ValueError(f"--segments needs the emotion, but the tasks of the model are {tasks}: leave it out.")
     from ..inference.results import Results, settings_of
     from ..inference.tracks import Treatment
 

@@ -42,10 +42,15 @@ def export(
     revision: RevisionOption = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write a graph for onnxruntime, which needs no torch.")] = False,
     precision: Annotated[Precision, typer.Option(help="Of an ONNX graph: fp32 or int8.")] = Precision.FP32,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store weights in fp16, in half the space; they compute in fp32.")
+    ] = False,
 ) -> None:
     """Write a checkpoint with all its code and its card: it runs where this package is not installed."""
     with errors_in_one_line():
-        if onnx:
+        if onnx and half:
+            raise ValueError("--half is of a checkpoint: leave it or --onnx out.")
+        elif onnx:
             difference = _export_onnx(model, folder, overwrite, revision, precision.value)
             what_next = f"see its README.md; largest difference from torch: {difference:.1g}"
         elif precision != Precision.FP32:
@@ -56,7 +61,7 @@ def export(
             from ..hub.export import export_checkpoint
 
             logging.disable_progress_bar()
-            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, report=_note)
+            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
 

@@ -2,6 +2,7 @@
 """What the commands share: options, loading of a checkpoint, errors in one line, quiet libraries."""
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from .. import DEFAULT_CHECKPOINT
 from ..files import one_line
-from ..models.sparse_merit.sources import locate
+from ..models.sparse_merit.sources import PACKAGE, locate
 
 if TYPE_CHECKING:
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="Folder or Hub id of a checkpoint or of adapters; the embedded one by default."
+        "--model",
+        "-m",
+        help="The name of a checkpoint inside the package, or a folder or a Hub id of a checkpoint or of adapters; "
+        f"{DEFAULT_CHECKPOINT.name} by default.",
     ),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a model on the Hub; main by default.")]
@@ -59,12 +63,12 @@ def load_pipeline(
     source = resolve_model(model, revision)
     with _no_garbage_collection():
         import torch
-        from transformers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
         from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     if device is not None:
         try:
             torch.empty(0, device=device)
@@ -90,13 +94,12 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def resolve_model(model: str | None, revision: str | None) -> str:
     """Returns a folder that exists, or a Hub id, which alone has revisions."""
-    if revision is not None and (model is None or Path(model).expanduser().is_dir()):
+    if model is None and not (DEFAULT_CHECKPOINT / "config.json").exists():
+        raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
+    source = locate(model or DEFAULT_CHECKPOINT)
+    if revision is not None and Path(source).is_dir():
         raise ValueError(f"--revision {revision} is of a model on the Hub: give its id by --model, or leave it out.")
-    if model is None:
-        if not (DEFAULT_CHECKPOINT / "config.json").exists():
-            raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
-        return str(DEFAULT_CHECKPOINT)
-    return locate(model)
+    return source
 
 
 def speech_detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
@@ -112,6 +115,11 @@ def speech_detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
 
     SileroDetector()  # says now what is missing
     return Vad.SILERO.value, SileroDetector
+
+
+def quieten_notices() -> None:
+    """Leaves out what the package logs below errors, such as the licence of a checkpoint inside it."""
+    logging.getLogger(PACKAGE).setLevel(logging.ERROR)
 
 
 def quieten_hub_client() -> None:

@@ -40,7 +40,8 @@ class EvaluationConfig:
         clean: also evaluate the recordings as they are.
         transmissions: names in `data.transmission.TRANSMISSIONS`. Every condition is measured as it is and after each
             of them, against the clean speech in the band of the transmission.
-        model: checkpoint folder or Hub id, a system of the name "model"; None is the checkpoint inside the package.
+        model: name of a checkpoint inside the package, folder or Hub id: a system of the name "model"; None is the
+            default checkpoint of the package.
         systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints, which are
             other seeds of one configuration; or `{model: checkpoint, precision: fp32, bf16 or int8}`; or
             `{enhancement: checkpoint, emotion: checkpoint}`, a cascade whose emotion model hears what the first one

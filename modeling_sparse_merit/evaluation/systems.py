@@ -18,7 +18,7 @@ from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
-from ..models.sparse_merit.sources import locate
+from ..models.sparse_merit.sources import embedded_name, locate
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, further_tasks
 from .configuration import NOISY, EvaluationConfig
 from .predictions import Prediction, System
@@ -42,7 +42,7 @@ class CheckpointSystem:
     answer, so a system whose results are there already costs nothing.
 
     Args:
-        model: folder or Hub id; None is the checkpoint inside the package.
+        model: name inside the package, folder or Hub id; None is the default checkpoint of the package.
         labels: emotion classes that are compared, among the model's; None takes all of them in the model's order.
         device: torch device; None is a GPU where there is one.
         precision: "fp32", "bf16" or "int8".
@@ -59,9 +59,10 @@ class CheckpointSystem:
         device: str | None = None,
         precision: str = "fp32",
     ):
-        self.name = model or "the checkpoint inside the package"
+        given = model or DEFAULT_CHECKPOINT
+        self.name = embedded_name(given) or str(given)
         self.precision = precision
-        self._source = locate(model or DEFAULT_CHECKPOINT)
+        self._source = locate(given)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = SparseMeritConfig.from_pretrained(self._source)
         self.sha256 = weights_sha256(self._source)

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from ..files import replacing
-from ..models.sparse_merit.sources import HUB_ID, embedded_folder, portable_name
+from ..models.sparse_merit.sources import HUB_ID, embedded_folder, embedded_name
 from .card_mark import marked, read_mark
 from .files import read_json, weight_files, weights_sha256
 from .model_card import DEV_SCORES, pipeline_tag_of, tags_of
@@ -143,7 +143,7 @@ def name_base(folder: str | os.PathLike, base: str) -> None:
     folder = Path(folder)
     if not is_public(base):
         raise ValueError(f"{base!r} is no Hub id: name the checkpoint that was adapted as on the Hub, name/model.")
-    config = read_json(folder / ADAPTER_CONFIG) | {"base_model_name_or_path": base}
+    config = read_json(folder / ADAPTER_CONFIG) | {"base_model_name_or_path": embedded_name(base) or base}
     with replacing(folder / ADAPTER_CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     mark = read_mark(folder / "README.md")
@@ -197,7 +197,7 @@ def licence_of(folder: str | os.PathLike) -> str | None:
 
 def _described(base: str) -> str:
     if (folder := embedded_folder(base)) is not None:
-        return f"`{portable_name(folder)}`, inside the package, SHA-256 of its weights {weights_sha256(folder)}"
+        return f"`{embedded_name(folder)}`, inside the package, SHA-256 of its weights {weights_sha256(folder)}"
     return f"[{base}](https://huggingface.co/{base})" if is_public(base) else f"`{Path(base).name}`, not published"
 
 

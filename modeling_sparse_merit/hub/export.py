@@ -5,19 +5,21 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 import yaml
 from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
 
 from ..models.sparse_merit.decoding import audio_suffixes
-from ..models.sparse_merit.sources import locate
+from ..models.sparse_merit.sources import WEIGHTS_LICENSE, locate
 from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
 from .files import read_json, weights_sha256
-from .model_card import EXAMPLES, RECORDS, render_card
+from .model_card import EXAMPLES, RECORDS, WEIGHTS, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +27,10 @@ HANDLER = Path(__file__).parents[1] / "models" / "sparse_merit" / "handler.py"
 REQUIREMENTS = ("torch>=2.6", "transformers>=5.10,<6", "numpy>=1.26", "soundfile>=0.12.1", "soxr>=0.5")
 """What a checkpoint needs where this package is not installed."""
 
-COMPANIONS = ("LICENSE", *RECORDS, EXAMPLES)
+COMPANIONS = ("LICENSE", WEIGHTS_LICENSE, *RECORDS, EXAMPLES)
 """What may lie next to the weights and tell where they come from and how good they are."""
-ADAPTER_COMPANIONS = ("LICENSE", "training_data.yaml", "training.yaml", "dev_results.json")
+UNMEASURED = ("LICENSE", WEIGHTS_LICENSE, "training_data.yaml", "training.yaml", "dev_results.json")
+"""Those of them that name no weights, and so hold for weights that were merged or rounded too."""
 CARD = "README.md"
 
 
@@ -37,6 +40,7 @@ def export_checkpoint(
     overwrite: bool = False,
     revision: str | None = None,
     report: Callable[[str], None] = logger.warning,
+    half: bool = False,
 ) -> Path:
     """Writes a checkpoint that runs at others' without this package, ready for `push_checkpoint`.
 
@@ -44,7 +48,8 @@ def export_checkpoint(
     hold), both configurations, all code, `handler.py`, `requirements.txt`, and what lies next to the weights: licence,
     measured results, examples. The card of the model is taken along where it describes these weights, else one is
     rendered. A rendered card that is in the folder is replaced; one that a person has edited stays, which is reported.
-    Files of an earlier checkpoint in the folder (results, licence, examples) do not stay next to other weights.
+    Files of an earlier checkpoint in the folder (results, licence, examples) do not stay next to other weights. With
+    weights that are rounded to fp16, results and examples of the exact ones are not taken along.
 
     Args:
         model: folder or Hub id of a checkpoint, or of adapters, which are merged into theirs.
@@ -52,6 +57,7 @@ def export_checkpoint(
         overwrite: whether a checkpoint that is in the folder may be replaced.
         revision: the branch or commit of a model on the Hub; `main` by default.
         report: is given a sentence on each file that was kept or removed and that needs a look.
+        half: whether weights are stored in fp16. They are loaded in fp32 all the same.
 
     Returns:
         the folder.
@@ -60,7 +66,8 @@ def export_checkpoint(
         FileExistsError: the folder holds a checkpoint already, or is the model's own.
         OSError: nothing loadable is there.
         ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite; its
-            results were measured with other weights; or its examples are no recordings in its folder.
+            results were measured with other weights; its examples are no recordings in its folder; or a weight is
+            beyond the range of fp16, in which it is to be stored.
     """
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
@@ -71,7 +78,9 @@ def export_checkpoint(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
         complete = Path(partial) / folder.resolve().name  # the card takes its title from the folder's name
         pipe.save_pretrained(complete)
-        _copy_companions(source, complete)
+        if half:
+            round_to_half(complete / WEIGHTS, {name for name, _ in pipe.model.named_parameters()})
+        _copy_companions(source, complete, half)
         _add_endpoint_files(complete)
         stale = _settle_companions(folder, complete)
         _write_card(source, complete, report)
@@ -79,6 +88,28 @@ def export_checkpoint(
         _remove(stale, report)
         _move_files(complete, folder)
     return folder
+
+
+def round_to_half(file: Path, names: Iterable[str]) -> None:
+    """Stores weights in fp16.
+
+    Args:
+        file: of safetensors, which is written again.
+        names: what is rounded. Buffers, such as filters, are few and stay exact.
+
+    Raises:
+        ValueError: a weight is beyond the range of fp16.
+    """
+    weights = load_file(file)
+    for name in names:
+        exact = weights[name]
+        weights[name] = exact.half()
+        if not weights[name].isfinite().all():
+            raise ValueError(
+                f"{name} holds {exact.abs().max():.6g}, but fp16 ends at {torch.finfo(torch.float16).max:g}: leave "
+                "these weights in fp32."
+            )
+    save_file(weights, file, {"format": "pt"})
 
 
 def _local_folder(model: str | os.PathLike, revision: str | None) -> Path:
@@ -112,13 +143,14 @@ def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} holds a checkpoint already: give a new folder, or --overwrite.")
 
 
-def _copy_companions(source: Path, target: Path) -> None:
+def _copy_companions(source: Path, target: Path, are_others: bool) -> None:
     """Copies what lies next to the weights; and the weights, where they are in one file.
 
-    Results and examples of adapters name other weights than the merged ones, so they are not copied.
+    Results and examples of adapters and of weights before they were rounded (`are_others`) name other weights than
+    those of the target, so they are not copied.
     """
-    names = ["model.safetensors", *COMPANIONS, *_example_recordings(source, target)]
-    for name in names if not _are_adapters(source) else ADAPTER_COMPANIONS:
+    names = [WEIGHTS, *COMPANIONS, *_example_recordings(source, target)]
+    for name in UNMEASURED if are_others or _are_adapters(source) else names:
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).unlink(missing_ok=True)  # a new file can be read by all; safetensors' only by its owner

@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
 RECORDS, EXAMPLES = ("training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json"), "examples.json"
 """What a card is rendered from, besides the checkpoint."""
 TAGS = ("audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts")
+TASK_TAGS = {ENHANCEMENT: "speech-enhancement", EMOTION: "speech-emotion-recognition"}
 EMOTION_METRICS = (
     ("f1", "macro-F1", "macro_f1"),
     ("recall", "UAR", "unweighted_average_recall"),
@@ -126,7 +128,7 @@ def _template() -> Path:
 
 def _facts(folder: Path, records: Path) -> dict[str, Any]:
     """Everything that the template may show."""
-    config, data = read_json(folder / "config.json"), _read_training_data(records / "training_data.yaml")
+    config, data = read_json(folder / "config.json"), read_training_data(records / "training_data.yaml")
     corpora = data.get("corpora") or []
     training = _read_text(records / "training.yaml")
     dev_path = records / "dev_results.json"
@@ -143,7 +145,9 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "config": config,
         "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
         "parameters": count_parameters(model_config),
-        "data": {"corpora": corpora, "notes": data.get("notes")},
+        "data": {"limits": {}, **{name: data.get(name) for name in ("notes", "encoder")}, **data, "corpora": corpora},
+        "license": metadata.license,
+        "is_non_commercial": "-nc" in (metadata.license or ""),
         "acted": _listed(corpus["name"] for corpus in corpora if corpus.get("acted")),
         "languages": _listed(LANGUAGES.get(code, code) for code in metadata.language or []),
         "base_model": metadata.base_model,
@@ -152,6 +156,8 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "dev_scores": DEV_SCORES,
         "evaluation": evaluation,
         "test_set": evaluation and _test_set(evaluation),
+        "has_ece": bool(evaluation) and any("ece" in (each[EMOTION] or {}) for each in evaluation["conditions"]),
+        "subsets": _subset_tables(evaluation) if evaluation else [],
         "versions": evaluation and _listed(_versions(evaluation)),
         "measures": _measures(evaluation) if evaluation else {},
         "score": _score,
@@ -183,8 +189,17 @@ def _sha256(weights: Path) -> str:
     return sha256_of_file(weights)
 
 
-def _read_training_data(path: Path) -> dict[str, Any]:
-    """`name`, `license`, `base_model`, `notes`, `corpora`, as far as known; a corpus has name, use and licence."""
+def read_training_data(path: Path) -> dict[str, Any]:
+    """What is known of the training data.
+
+    Args:
+        path: of a YAML file with some of the fields `name`, `license` (its identifier on the Hub), `base_model`,
+            `notes`, `limits` ({title: text}), `encoder` (its `name`, `license`, `copyright` and `source`) and
+            `corpora`, each with `name`, `use`, `license` and what else a card shows, such as `commercial_use`.
+
+    Raises:
+        ValueError: it is no such file.
+    """
     try:
         content = yaml.safe_load(_read_text(path) or "{}")
     except yaml.YAMLError as error:
@@ -195,6 +210,8 @@ def _read_training_data(path: Path) -> dict[str, Any]:
         missing = [field for field in ("name", "use", "license") if not corpus.get(field)]
         if missing:
             raise ValueError(f"{path}: the corpus {corpus} lacks {missing}.")
+        allowed = corpus.get("commercial_use")
+        corpus["commercial_use"] = {True: "yes", False: "no"}.get(allowed, allowed)  # words that YAML takes for these
     return content
 
 
@@ -228,7 +245,9 @@ def pipeline_tag_of(config: dict[str, Any]) -> str:
 
 def tags_of(config: dict[str, Any]) -> list[str]:
     """What a model is found by on the Hub; `config` is what its config.json holds."""
-    return [*TAGS, "whisper" if config.get("feature_encoder") == "whisper" else "wavlm"]
+    absent = {tag for task, tag in TASK_TAGS.items() if task not in config["tasks"]}
+    encoder = "whisper" if config.get("feature_encoder") == "whisper" else "wavlm"
+    return [*(tag for tag in TAGS if tag not in absent), encoder]
 
 
 def _started_from(training: str | None) -> str | None:
@@ -266,6 +285,45 @@ def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
     computed = evaluation["conditions"][0][ENHANCEMENT]
     titles = {name: SCORE_TITLES[name][0].upper() + SCORE_TITLES[name][1:] for name in MEASURES}
     return {name: (titles[name], *shown) for name, shown in MEASURES.items() if name in computed}
+
+
+def _subset_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results of parts of the test set, such as its corpora, a table for each way to divide it.
+
+    A condition may hold `subsets`, {what divides: {part: {"emotion": scores, "enhancement": measures}}}, whose scores
+    and measures have the fields of those of the condition.
+    """
+    conditions, measures = evaluation["conditions"], _measures(evaluation)
+    has_emotion = any(condition[EMOTION] for condition in conditions)
+    tables = []
+    for title in dict.fromkeys(title for condition in conditions for title in condition.get("subsets") or {}):
+        titles = ["macro-F1", "UAR", "ECE", "clips"] if has_emotion else []
+        titles += [measure for measure, _, _ in measures.values()]
+        rows = [
+            [part, *_heard_in(condition).split(" | "), *_subset_cells(scores, measures, has_emotion)]
+            for condition in conditions
+            for part, scores in (condition.get("subsets") or {}).get(title, {}).items()
+        ]
+        rows.sort(key=itemgetter(0))
+        tables.append({"title": title, "columns": [title, "noise", "SNR (dB)", *titles], "rows": rows})
+    return tables
+
+
+def _subset_cells(scores: dict[str, Any], measures: dict[str, tuple[str, str, int]], has_emotion: bool) -> list[str]:
+    """Scores of one part under one condition."""
+    cells = []
+    if has_emotion:
+        emotion = scores.get(EMOTION) or {}
+        cells = [
+            _score(emotion.get(name), 3, emotion.get(f"{name}_interval"))
+            for name in ("macro_f1", "unweighted_average_recall", "ece")
+        ]
+        cells.append(str(emotion.get("clips", "–")))
+    for name, (_, _, decimals) in measures.items():
+        measured = (scores.get(ENHANCEMENT) or {}).get(name) or {}
+        noisy, enhanced = (_score((measured.get(side) or {}).get("mean"), decimals) for side in ("noisy", "enhanced"))
+        cells.append(f"{noisy} → {enhanced}")
+    return cells
 
 
 def _eval_result(

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from .. import DEFAULT_CHECKPOINT
 from ..files import OutputError, append_line, output_errors, remove_unfinished, replacing, sha256_of_files
-from ..models.sparse_merit.sources import portable_name
+from ..models.sparse_merit.sources import embedded_name
 from .files import Recording, free_target
 
 if TYPE_CHECKING:
@@ -311,9 +310,7 @@ def settings_of(model: "PreTrainedModel", **options: Any) -> Settings:
     folder, weights = Path(source), commit
     if folder.is_dir():
         weights = sha256_of_files(_model_files(folder))
-    name = f"{source}@{commit[:12]}" if commit else source
-    if folder == DEFAULT_CHECKPOINT:
-        name = portable_name(folder)
+    name = embedded_name(folder) or (f"{source}@{commit[:12]}" if commit else source)
     dtypes = sorted({str(values.dtype) for values in model.state_dict().values()})
     return Settings(name, {"weights": weights or name, "dtypes": dtypes, **options})
 

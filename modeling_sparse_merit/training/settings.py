@@ -46,7 +46,8 @@ class TrainingSettings:
     seed: int = 0
 
     model: str | None = field(
-        default=None, metadata={"help": "Sparse MERIT checkpoint to fine-tune (folder or Hub id); else see wavlm."}
+        default=None,
+        metadata={"help": "Sparse MERIT checkpoint to fine-tune (name, folder or Hub id); else see wavlm."},
     )
     wavlm: str | None = field(
         default=None,

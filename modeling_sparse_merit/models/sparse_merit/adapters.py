@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
-from .sources import embedded_folder, locate
+from .sources import locate
 
 WEIGHTS = "adapter_model.safetensors"
 PLAIN = {"peft_type": "LORA", "bias": "none"}
@@ -43,7 +43,7 @@ def base_of(config: dict[str, Any], source: str | os.PathLike) -> str:
     """
     name = str(config.get("base_model_name_or_path"))
     try:
-        return str(embedded_folder(name) or locate(name))
+        return locate(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The adapters in {source} were trained on {name}, which is not there. Write where that checkpoint is "

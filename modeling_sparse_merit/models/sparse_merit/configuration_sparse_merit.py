@@ -168,9 +168,13 @@ class SparseMeritConfig(WavLMConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in `PreTrainedConfig`.
 
-        `dtype` may name a precision ("fp32", "bf16" or "int8"), which `from_pretrained` of the model applies. Weights
-        of classes that are given with labels hold for these labels.
+        `dtype` may name a precision ("fp32", "bf16" or "int8"), which `from_pretrained` of the model applies. fp16 in
+        a file saves space alone: unless it is asked for, the model computes in fp32. Weights of classes that are given
+        with labels hold for these labels.
         """
+        for name in ("dtype", "torch_dtype"):
+            if str(config_dict.get(name)).removeprefix("torch.") == "float16":
+                config_dict = {**config_dict, name: "float32"}
         precision = precision_of(kwargs.get("dtype"))
         if precision is not None:
             del kwargs["dtype"]

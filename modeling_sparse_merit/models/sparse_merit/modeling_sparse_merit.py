@@ -4,6 +4,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import WavLMConfig
 from transformers import initialization as init
 from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
 from .deep_filtering import FilterLinear
@@ -20,7 +21,10 @@ from .encoder import Capabilities, SparseMeritEncoder, true_lengths
 from .experts import LayerWeights, build_integration, load_balancing_loss
 from .pretrained import read_encoder, shared_fields
 from .quantization import SparseMeritInt8Config, is_quantized, plain_dtype, quantize, set_precision
+from .sources import license_notice
 from .tasks import TASKS, TaskInputs
+
+logger = logging.get_logger(__name__)
 
 ENCODER_FIELDS = ("feature_encoder", "relative_attention_bias", "encoder_window_seconds", "encoder_context_seconds")
 """Fields of the configuration, besides those of `WavLMConfig`, that describe the encoder."""
@@ -125,6 +129,8 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
                 part.freeze_unused()  # loading makes parameters that are trainable
         if precision == "bf16" and dtype == "auto":
             set_precision(model, precision)
+        if pretrained_model_name_or_path and (notice := license_notice(pretrained_model_name_or_path)) is not None:
+            _advise_once(notice)
         return loaded
 
     def _quantize(self) -> None:
@@ -402,6 +408,11 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = self.config.loss_weights
         return sum(weights[name] * loss for name, loss in losses.items())
+
+
+@cache
+def _advise_once(notice: str) -> None:
+    logger.warning_advice(notice)
 
 
 def count_parameters(config: SparseMeritConfig) -> int:

@@ -84,7 +84,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
-        """Loads model and feature extractor from a folder, a Hub id or the package (`sparse-merit-tiny`).
+        """Loads model and feature extractor from the package (`tiny`), a folder or a Hub id, see `locate`.
 
         Adapters are merged into the checkpoint that they were trained on.
 
@@ -390,6 +390,14 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     """
 
     _parameters = f"top_k, function_to_apply, {COMMON_PARAMETERS}"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if EMOTION not in self.model.config.tasks:
+            raise ValueError(
+                f"{str(self.model.name_or_path)!r} has the tasks {self.model.config.tasks}; expected one with "
+                f"{EMOTION!r}. `SpeechEnhancementAndEmotionPipeline` takes any."
+            )
 
     def _sanitize_parameters(
         self,

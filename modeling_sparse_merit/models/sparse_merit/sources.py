@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Where a checkpoint lies: in a folder, inside the package (`sparse-merit-tiny`), or on the Hub."""
+"""Where a checkpoint is: inside the package (`base`, in full `sparse-merit-base`), in a folder, or on the Hub."""
 
+import logging
 import os
 import re
 from importlib.util import find_spec
@@ -8,26 +9,39 @@ from pathlib import Path
 
 PACKAGE, PREFIX = "modeling_sparse_merit", "sparse-merit-"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+WEIGHTS_LICENSE = "LICENSE-weights"
+_SPDX = re.compile(r"^SPDX-License-Identifier: (.+)$", re.MULTILINE)
+
+logger = logging.getLogger(__name__)
 
 
 def locate(model: str | os.PathLike) -> str:
-    """The folder or the Hub id of a checkpoint, or of adapters. A folder of a name wins over all else of that name.
+    """The folder or the Hub id of a checkpoint, or of adapters.
+
+    The name of a checkpoint inside the package means the same in every working directory. A folder of that name is
+    given as a path: `./base`, or `Path("base")`.
 
     Args:
-        model: a folder, the name of a checkpoint inside the package, or a Hub id.
+        model: the name of a checkpoint inside the package, short (`base`) or in full (`sparse-merit-base`); a folder;
+            or a Hub id.
 
     Raises:
         FileNotFoundError: it is none of these, or the folder holds no configuration.
     """
-    folder, name = Path(model).expanduser(), str(model)
+    name = os.path.expanduser(model)
+    embedded, folder = embedded_folder(name), Path(name)
+    if embedded is not None and isinstance(model, str):
+        if (folder / "config.json").exists():
+            logger.warning(
+                f"{name!r} is the checkpoint inside the package. For the folder of that name, give {f'./{name}'!r}."
+            )
+        return str(embedded)
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"{name!r} holds no config.json: give a folder written by save_pretrained.")
-        return str(folder)
-    if (embedded := embedded_folder(name)) is not None:
-        return str(embedded)
+        return name if embedded is None else os.path.join(os.curdir, name)
     if folder.exists() or not HUB_ID.fullmatch(name):
-        known = ", ".join(f"{PREFIX}{path.name}" for path in _embedded())
+        known = ", ".join(path.name for path in _embedded())
         inside = f", or the name of a checkpoint inside the package ({known})" if known else ""
         raise FileNotFoundError(
             f"{name!r} is no folder: give a checkpoint's folder, a Hub id such as name/model{inside}."
@@ -36,8 +50,15 @@ def locate(model: str | os.PathLike) -> str:
 
 
 def embedded_folder(name: str) -> Path | None:
-    """The folder of a checkpoint inside the package; None where there is none of this name."""
-    return next((path for path in _embedded() if name == f"{PREFIX}{path.name}"), None)
+    """The folder of a checkpoint inside the package; None where there is none of this name, short or in full."""
+    return next((path for path in _embedded() if name in (path.name, f"{PREFIX}{path.name}")), None)
+
+
+def embedded_name(model: str | os.PathLike) -> str | None:
+    """The full name of a checkpoint inside the package, by any of its names or its folder; None of others."""
+    folder = (embedded_folder(model) if isinstance(model, str) else None) or Path(model).expanduser()
+    is_embedded = any(path.resolve() == folder.resolve() for path in _embedded())
+    return f"{PREFIX}{folder.resolve().name}" if is_embedded else None
 
 
 def portable_name(model: str | os.PathLike) -> str:
@@ -45,11 +66,21 @@ def portable_name(model: str | os.PathLike) -> str:
     Hub id.
     """
     folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return str(model)
-    folder = folder.resolve()
-    is_embedded = any(path.resolve() == folder for path in _embedded())
-    return f"{PREFIX}{folder.name}" if is_embedded else str(folder)
+    return embedded_name(model) or (str(folder.resolve()) if folder.is_dir() else str(model))
+
+
+def license_notice(model: str | os.PathLike) -> str | None:
+    """A sentence on the licence of a checkpoint inside the package that forbids commercial use; None of others."""
+    name = embedded_name(model)
+    if name is None or not (license_file := embedded_folder(name) / WEIGHTS_LICENSE).is_file():
+        return None
+    identifier = _SPDX.search(license_file.read_text(encoding="utf-8"))
+    if identifier is None or "-NC" not in identifier[1]:
+        return None
+    return (
+        f"The weights of {name} are licensed under {identifier[1]}, for non-commercial use alone: see {license_file}. "
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS=1 in the environment silences this notice."
+    )
 
 
 def _embedded() -> list[Path]:
