@@ -43,6 +43,7 @@ EMOTION_METRICS = (
     ("accuracy", "accuracy", "accuracy"),
 )
 """Identifier on the Hub, title and field of each score of emotion."""
+ECE = "expected_calibration_error"
 MEASURES = {
     "pesq_wb": ("pesq", 2),
     "stoi": ("stoi", 3),
@@ -156,8 +157,8 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "dev_scores": DEV_SCORES,
         "evaluation": evaluation,
         "test_set": evaluation and _test_set(evaluation),
-        "has_ece": bool(evaluation) and any("ece" in (each[EMOTION] or {}) for each in evaluation["conditions"]),
-        "subsets": _subset_tables(evaluation) if evaluation else [],
+        "has_ece": bool(evaluation) and any(ECE in (each[EMOTION] or {}) for each in evaluation["conditions"]),
+        "groups": _group_tables(evaluation) if evaluation else [],
         "versions": evaluation and _listed(_versions(evaluation)),
         "measures": _measures(evaluation) if evaluation else {},
         "score": _score,
@@ -287,43 +288,27 @@ def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
     return {name: (titles[name], *shown) for name, shown in MEASURES.items() if name in computed}
 
 
-def _subset_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of parts of the test set, such as its corpora, a table for each way to divide it.
-
-    A condition may hold `subsets`, {what divides: {part: {"emotion": scores, "enhancement": measures}}}, whose scores
-    and measures have the fields of those of the condition.
-    """
-    conditions, measures = evaluation["conditions"], _measures(evaluation)
-    has_emotion = any(condition[EMOTION] for condition in conditions)
+def _group_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Emotion recognition in parts of the test set, such as its corpora: a table for each way to divide it."""
+    conditions = [condition for condition in evaluation["conditions"] if condition.get("groups")]
+    columns = ["noise", "SNR (dB)", "macro-F1", "UAR", "ECE", "clips", "speakers"]
     tables = []
-    for title in dict.fromkeys(title for condition in conditions for title in condition.get("subsets") or {}):
-        titles = ["macro-F1", "UAR", "ECE", "clips"] if has_emotion else []
-        titles += [measure for measure, _, _ in measures.values()]
+    for kind in dict.fromkeys(kind for condition in conditions for kind in condition["groups"]):
         rows = [
-            [part, *_heard_in(condition).split(" | "), *_subset_cells(scores, measures, has_emotion)]
+            [name, *_heard_in(condition).split(" | "), *_group_cells(scores)]
             for condition in conditions
-            for part, scores in (condition.get("subsets") or {}).get(title, {}).items()
+            for name, scores in condition["groups"].get(kind, {}).items()
         ]
         rows.sort(key=itemgetter(0))
-        tables.append({"title": title, "columns": [title, "noise", "SNR (dB)", *titles], "rows": rows})
+        tables.append({"title": kind, "columns": [kind, *columns], "rows": rows})
     return tables
 
 
-def _subset_cells(scores: dict[str, Any], measures: dict[str, tuple[str, str, int]], has_emotion: bool) -> list[str]:
-    """Scores of one part under one condition."""
-    cells = []
-    if has_emotion:
-        emotion = scores.get(EMOTION) or {}
-        cells = [
-            _score(emotion.get(name), 3, emotion.get(f"{name}_interval"))
-            for name in ("macro_f1", "unweighted_average_recall", "ece")
-        ]
-        cells.append(str(emotion.get("clips", "–")))
-    for name, (_, _, decimals) in measures.items():
-        measured = (scores.get(ENHANCEMENT) or {}).get(name) or {}
-        noisy, enhanced = (_score((measured.get(side) or {}).get("mean"), decimals) for side in ("noisy", "enhanced"))
-        cells.append(f"{noisy} → {enhanced}")
-    return cells
+def _group_cells(scores: dict[str, Any]) -> list[str]:
+    """Scores of one part under one condition; the intervals are over speakers."""
+    shown = ("macro_f1", "unweighted_average_recall", "expected_calibration_error")
+    cells = [_score(scores.get(name), 3, scores.get(f"{name}_speaker_interval")) for name in shown]
+    return [*cells, str(scores["clips"]), str(scores["speakers"])]
 
 
 def _eval_result(
