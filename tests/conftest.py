@@ -14,6 +14,7 @@ import pytest
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="sparse-merit-modules-")
 
 ROOT = Path(__file__).parents[1]
+TINY = ROOT / "modeling_sparse_merit" / "checkpoints" / "tiny"  # trained, and small enough for many tests
 REFERENCE_DATA = Path(os.environ.get("SPARSE_MERIT_REFERENCE_DATA", ROOT.parent / "shared"))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 
-from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
+from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.inference import silero
 from modeling_sparse_merit.inference.silero import BLOCK, CONTEXT, OFFSET, ONSET, SileroDetector
 from modeling_sparse_merit.models.sparse_merit.activity import FLOOR, FRAME, RANGE, SMOOTHING, LevelDetector
@@ -18,7 +19,7 @@ from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE, load_
 from modeling_sparse_merit.models.sparse_merit.cutting import Window, WindowCutter
 from modeling_sparse_merit.models.sparse_merit.streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, detect_by_level
 
-RECORDING = Path(DEFAULT_CHECKPOINT).parents[1] / "demo" / "noisy_speech.flac"
+RECORDING = Path(TINY).parents[1] / "demo" / "noisy_speech.flac"
 SPREAD = SMOOTHING // 2  # frames by which smoothing widens a sound
 LATENCY = (LATENCY_CHUNK_S, LATENCY_STRIDE_S)
 
@@ -294,7 +295,7 @@ def test_speech_begins_at_one_threshold_and_ends_below_another(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pipe(onnxruntime) -> SpeechEnhancementAndEmotionPipeline:
-    return SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY)
 
 
 def test_the_pipeline_takes_silero_as_its_detector(pipe, speech):

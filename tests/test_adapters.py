@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import TINY
 from hub_server import TOKEN
 from huggingface_hub import ModelCard
 from peft import PeftModel
@@ -22,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
@@ -103,11 +103,11 @@ def test_the_pipeline_merges_adapters_as_peft_does(trained, clip):
     assert not any("lora" in name or "modules_to_save" in name for name in pipe.model.state_dict())
     assert_same(pipe.model, model, clip, folder)
     base = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-        DEFAULT_CHECKPOINT, config=SparseMeritConfig.from_pretrained(folder), ignore_mismatched_sizes=True
+        TINY, config=SparseMeritConfig.from_pretrained(folder), ignore_mismatched_sizes=True
     )
     merged = PeftModel.from_pretrained(base, folder).merge_and_unload().eval()
     assert_same(pipe.model, merged, clip, folder, 1e-6)
-    plain = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT).eval()
+    plain = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(TINY).eval()
     assert (
         outputs(plain, clip, folder).enhanced_values - outputs(model, clip, folder).enhanced_values
     ).abs().max() > 1e-2
@@ -200,10 +200,10 @@ def test_adapters_are_a_system_of_an_evaluation(trained, clip):
     assert system.labels == ["upset", "calm", "weary"]
     (answer,) = system.predict([clip])
     np.testing.assert_allclose(answer.probabilities, outputs(model, clip, folder).logits.softmax(-1)[0], atol=1e-5)
-    files = [folder / "adapter_model.safetensors", DEFAULT_CHECKPOINT / "model.safetensors"]
+    files = [folder / "adapter_model.safetensors", TINY / "model.safetensors"]
     digests = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
     assert weights_sha256(str(folder)) == hashlib.sha256(digests.encode()).hexdigest()
-    assert CheckpointSystem("sparse-merit-tiny").describe()["sha256"] == weights_sha256(str(DEFAULT_CHECKPOINT))
+    assert CheckpointSystem("sparse-merit-tiny").describe()["sha256"] == weights_sha256(str(TINY))
 
 
 def test_results_of_enhance_know_another_base(tiny_checkpoint, tmp_path):
@@ -220,10 +220,8 @@ def test_results_of_enhance_know_another_base(tiny_checkpoint, tmp_path):
 
 
 def test_the_embedded_checkpoint_has_a_name_and_other_folders_an_absolute_path(tiny_checkpoint, tmp_path, monkeypatch):
-    assert locate("sparse-merit-tiny") == str(DEFAULT_CHECKPOINT) and locate("someone/model") == "someone/model"
-    assert (
-        portable_name(DEFAULT_CHECKPOINT) == "sparse-merit-tiny" and portable_name("someone/model") == "someone/model"
-    )
+    assert locate("sparse-merit-tiny") == str(TINY) and locate("someone/model") == "someone/model"
+    assert portable_name(TINY) == "sparse-merit-tiny" and portable_name("someone/model") == "someone/model"
     monkeypatch.chdir(tiny_checkpoint.parent)
     assert portable_name(tiny_checkpoint.name) == str(tiny_checkpoint.resolve())
     train(tiny_checkpoint.name, tmp_path / "best")
@@ -298,7 +296,7 @@ def test_the_card_says_what_the_adapters_are_and_how_to_use_them(trained, clip, 
     card = (trained[1] / "README.md").read_text()
     data = ModelCard(card).data.to_dict()
     assert data["library_name"] == "peft" and data["license"] == "cc-by-nc-sa-4.0" and "base_model" not in data
-    digest = hashlib.sha256((DEFAULT_CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256((TINY / "model.safetensors").read_bytes()).hexdigest()
     assert "# Adapters of sparse-merit-tiny" in card and digest in card and "[More Information Needed]" not in card
     numbers = sum(tensor.numel() for tensor in load_file(trained[1] / "adapter_model.safetensors").values())
     for shown in (

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from conftest import TINY
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -17,7 +18,6 @@ from modeling_sparse_merit.hub.embedded import render_license
 from modeling_sparse_merit.hub.model_card import render_card
 
 ROOT = Path(__file__).parents[1]
-TINY = ROOT / "modeling_sparse_merit" / "checkpoints" / "tiny"
 WEIGHTS = TINY / "model.safetensors"
 RECORDS = ROOT / "benchmarks" / "results" / "tiny"
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from typer.testing import CliRunner
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
@@ -126,9 +126,9 @@ def test_a_card_next_to_weights_that_were_replaced_is_not_taken_along(first, oth
 
 
 def test_the_card_of_the_embedded_checkpoint_is_taken_along_with_its_figures(tmp_path):
-    export_checkpoint(DEFAULT_CHECKPOINT, tmp_path / "tiny")
+    export_checkpoint(TINY, tmp_path / "tiny")
     card = (tmp_path / "tiny" / "README.md").read_bytes()
-    assert card == (DEFAULT_CHECKPOINT / "README.md").read_bytes() and sha256(DEFAULT_CHECKPOINT).encode() in card
+    assert card == (TINY / "README.md").read_bytes() and sha256(TINY).encode() in card
     check_checkpoint(tmp_path / "tiny")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import TINY
 from hub_server import TOKEN, HubServer, Repository
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,6 @@ from transformers import AutoModel
 from typer.testing import CliRunner
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
@@ -190,9 +190,9 @@ def test_adapters_are_pushed_where_they_are_whole_and_their_card_names_a_base_on
 
 @pytest.mark.slow
 def test_adapters_are_pushed_and_come_back(batch, tmp_path):
-    model = shaken(adapted(DEFAULT_CHECKPOINT))
-    save_as_training_does(model, DEFAULT_CHECKPOINT, tmp_path / "adapter")
-    name_base_on_the_hub(tmp_path / "adapter" / "README.md", DEFAULT_CHECKPOINT)
+    model = shaken(adapted(TINY))
+    save_as_training_does(model, TINY, tmp_path / "adapter")
+    name_base_on_the_hub(tmp_path / "adapter" / "README.md", TINY)
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     with HubServer() as hub:
@@ -232,10 +232,10 @@ def test_new_labels_travel_with_the_adapters(tiny_checkpoint, batch, tmp_path):
     ],
 )
 def test_how_large_adapters_of_the_tiny_model_are(tmp_path, parts, at_most):
-    settings = TrainingSettings(model=str(DEFAULT_CHECKPOINT), lora_rank=8, lora_train_modules=parts)
+    settings = TrainingSettings(model=str(TINY), lora_rank=8, lora_train_modules=parts)
     build.build_model(settings).save_pretrained(tmp_path / "adapter")
 
-    whole = (DEFAULT_CHECKPOINT / "model.safetensors").stat().st_size
+    whole = (TINY / "model.safetensors").stat().st_size
     share = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size / whole
     assert share < at_most
 

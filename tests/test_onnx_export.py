@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TINY_SIZES
+from conftest import TINY, TINY_SIZES
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
     SparseMeritForSpeechEnhancementAndEmotion,
@@ -220,8 +219,8 @@ def test_every_kind_of_model_exports(fields, tmp_path):
 
 @pytest.mark.slow
 def test_the_embedded_checkpoint_exports_and_in_int8_is_smaller_and_close(speech_clip, tmp_path):
-    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
-    extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(TINY)
+    extractor = SparseMeritFeatureExtractor.from_pretrained(TINY)
     assert max(export_onnx(model, extractor, tmp_path / "fp32").values()) < 1e-4
     export_onnx(model, extractor, tmp_path / "int8", precision="int8")
     sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "fp32")]

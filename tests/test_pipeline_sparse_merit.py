@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import TINY
 from datasets import Audio, Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AudioClassificationPipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     EmotionPipeline,
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
@@ -25,7 +25,7 @@ from modeling_sparse_merit import (
 )
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 
-DEMO = Path(DEFAULT_CHECKPOINT).parents[1] / "demo" / "noisy_speech.flac"
+DEMO = Path(TINY).parents[1] / "demo" / "noisy_speech.flac"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def emotion_pipe(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def trained_pipe():
-    return SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu")
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu")
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_the_embedded_checkpoint_hears_the_four_emotions(speech_clip):
-    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu")
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu")
     clip = speech_clip(seconds=2.0)
     result = pipe({"array": clip, "sampling_rate": 16_000})
     assert set(scores_of(result)) == {"angry", "sad", "happy", "neutral"}
@@ -533,7 +533,7 @@ def test_models_of_one_task_hear_long_recordings(tiny_config, dialogue):
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_other_precisions_hear_the_same_in_a_long_recording(trained_pipe, dialogue, dtype):
-    other = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu", dtype=dtype)
+    other = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu", dtype=dtype)
     recording = np.tile(dialogue, 2)
     expected, result = (each(recording, sampling_rate=16_000, return_segments=True) for each in (trained_pipe, other))
     assert [s["emotion"] for s in result["segments"]] == [s["emotion"] for s in expected["segments"]]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import TINY
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     SparseMeritForSpeechEnhancementAndEmotion,
     SparseMeritModel,
     SpeechEnhancementAndEmotionPipeline,
@@ -100,7 +100,7 @@ def test_weights_kept_in_bf16_multiply_in_fp32():
 def test_the_embedded_checkpoint_answers_alike_in_low_precision(dtype, machine):
     recording, rate = soundfile.read(DEMO_RECORDING, dtype="float32")
     expected, found = (
-        SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, dtype=each, device="cpu")(
+        SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, dtype=each, device="cpu")(
             {"array": recording, "sampling_rate": rate}
         )
         for each in ("fp32", dtype)
@@ -128,9 +128,9 @@ def test_every_integration_runs_in_int8_alone_and_in_a_ragged_batch(integration,
 
 def test_low_precision_comes_from_a_file_in_any_precision_and_leaves_the_rest_as_it_computes(tmp_path, machine):
     load = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
-    load(DEFAULT_CHECKPOINT, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    load(TINY, dtype=torch.bfloat16).save_pretrained(tmp_path)
     rest = torch.float32 if machine == "slow bf16" else torch.bfloat16
-    for checkpoint in (DEFAULT_CHECKPOINT, tmp_path):
+    for checkpoint in (TINY, tmp_path):
         for dtype, large in (("bf16", torch.bfloat16), ("int8", torch.int8)):
             weights = dict(load(checkpoint, dtype=dtype).state_dict())
             layers = [weights.pop(name) for name in list(weights) if is_large(name)]
@@ -147,7 +147,7 @@ def is_large(name: str) -> bool:
 def test_a_model_whose_weights_are_kept_in_bf16_is_saved_and_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr(precision_module, "is_bf16_fast", lambda: False)
     load = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
-    kept = load(DEFAULT_CHECKPOINT, dtype="bf16").eval()
+    kept = load(TINY, dtype="bf16").eval()
     kept.save_pretrained(tmp_path)
     values = torch.randn(1, 8000)
     with torch.inference_mode():
@@ -159,22 +159,22 @@ def test_the_command_line_has_the_precisions_of_the_model():
 
 
 def test_int8_quantizes_the_model_without_heads_too():
-    model = SparseMeritModel.from_pretrained(DEFAULT_CHECKPOINT, dtype=torch.int8)  # what `pipeline` makes of "int8"
+    model = SparseMeritModel.from_pretrained(TINY, dtype=torch.int8)  # what `pipeline` makes of "int8"
     assert is_quantized(model)
-    assert not is_quantized(SparseMeritModel.from_pretrained(DEFAULT_CHECKPOINT, dtype="bf16"))
+    assert not is_quantized(SparseMeritModel.from_pretrained(TINY, dtype="bf16"))
 
 
 def test_a_model_in_int8_is_not_saved(tmp_path):
-    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT, dtype="int8")
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(TINY, dtype="int8")
     with pytest.raises(ValueError, match="load it with dtype='fp32' to save it"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 
 def test_damaged_weights_are_found_in_int8_too(tmp_path):
-    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
+    model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(TINY)
     model.model.integration.experts[0].input_dense.weight.data[0, 0] = torch.nan
-    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
+    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY)
     pipe.feature_extractor.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="NaN or Inf in .*experts.0"):

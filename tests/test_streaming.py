@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 from modeling_sparse_merit import (
-    DEFAULT_CHECKPOINT,
     EmotionPipeline,
     SparseMeritConfig,
     SparseMeritFeatureExtractor,
@@ -25,7 +25,7 @@ SETTINGS = [(2.0, (1.6, 0.08)), (1.0, (0.5, 0.0)), (0.5, 0.03), (3.0, 0.04), (6.
 
 @pytest.fixture(scope="module")
 def pipe():
-    return SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu")
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu")
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_a_detector_sees_each_piece_in_its_order(pipe, conversation):
 @pytest.mark.parametrize("dtype", ["bf16", "int8", torch.bfloat16])
 def test_streams_run_in_every_precision(pipe, speech_clip, dtype):
     speech = speech_clip(1.5)
-    other = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT, device="cpu", dtype=dtype)
+    other = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu", dtype=dtype)
     expected, _ = run(pipe.stream(), [speech])
     audio, segments = run(other.stream(), [speech])
     assert audio.dtype == np.float32 and len(segments) == 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 from safetensors import safe_open
 
 from modeling_sparse_merit import SparseMeritConfig
@@ -17,7 +18,6 @@ from modeling_sparse_merit.inference.results import Results, Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_sparse_merit"
-TINY = Path(__file__).parents[1] / "modeling_sparse_merit" / "checkpoints" / "tiny"
 CONTRACT = Path(__file__).parent / "contract"
 TRAVELLING = {
     "sparse_merit": {
