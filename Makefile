@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream quality style tables train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream quality style tables train-base evaluate-base train-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
@@ -16,7 +16,8 @@ help:
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
 	@echo "make quality    check the style"
 	@echo "make style      mend the style"
-	@echo "make tables CORPORA=FOLDER; make train-tiny; make evaluate-tiny    the embedded checkpoint, from its corpora"
+	@echo "make tables CORPORA=FOLDER; make train-base (or train-tiny, train-free); make evaluate-base (or evaluate-tiny)"
+	@echo "                the checkpoints inside the package, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
 	@echo "make bench-quality   enhancement by measures and predicted ratings, next to GTCRN (hours; needs make tables)"
 	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
@@ -72,8 +73,28 @@ tables: $(VENV)/.installed-test
 	  $(BIN)/python -m dataset_scripts.acoustic_features --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise --clips 240 --seconds 6 --seed 0 \
 	  --babble tables/ravdess tables/nemo tables/emodb tables/picovoice_commands
+	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise_free --clips 240 --seconds 6 --seed 1 \
+	  --babble tables/speechocean762 tables/picovoice_commands tables/picovoice_commands_more
 
 # Each run goes on where it was stopped.
+train-base: $(VENV)/.installed-test
+	test -d runs/whisper-base-4 || $(BIN)/sparse-merit convert openai/whisper-base runs/whisper-base-4 --layers 4
+	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/base/training.yaml
+	cp runs/base/best/dev_results.json benchmarks/results/base
+	cp runs/base/log.jsonl benchmarks/results/base/training_log.jsonl
+	$(BIN)/python -m benchmarks.embed base --model runs/base/best --half
+
+evaluate-base: $(VENV)/.installed-test
+	$(BIN)/sparse-merit evaluate --config benchmarks/results/base/evaluation.yaml
+	cp runs/base_evaluation/results.json benchmarks/results/base/evaluation.json
+	$(BIN)/python -m benchmarks.embed base
+
+train-free: $(VENV)/.installed-test
+	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/enhance_free/training.yaml
+	cp runs/enhance_free/best/dev_results.json benchmarks/results/enhance_free
+	cp runs/enhance_free/log.jsonl benchmarks/results/enhance_free/training_log.jsonl
+	$(BIN)/python -m benchmarks.embed enhance_free --model runs/enhance_free/best --half
+
 train-tiny: $(VENV)/.installed-test
 	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/pretraining.yaml
 	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/training.yaml
