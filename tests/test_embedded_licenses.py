@@ -31,6 +31,7 @@ WHISPER = {
     "license": "MIT",
     "copyright": "Copyright (c) 2022 OpenAI",
     "source": "https://github.com/openai/whisper",
+    "license_text": "Permission is granted, if this notice is included.\n",
 }
 BASE = {
     "name": "sparse-merit-base",
@@ -105,6 +106,7 @@ def test_the_licence_names_its_identifier_the_encoder_and_the_corpora(tmp_path):
     text = render_license(records_of(tmp_path, BASE))
     assert "\nSPDX-License-Identifier: CC-BY-NC-SA-4.0\nhttps://creativecommons.org/licenses/by-nc-sa/4.0/\n" in text
     assert "Encoder: Whisper base, Copyright (c) 2022 OpenAI, MIT, https://github.com/openai/whisper\n" in text
+    assert "\n\nPermission is granted, if this notice is included.\n\nTrained on\n" in text
     assert "- Stage; CC BY-NC 4.0; http://s\n- Street; CC0\n" in text
     with pytest.raises(ValueError, match="expected a name and one of apache-2.0"):
         render_license(records_of(tmp_path, {**BASE, "license": "unheard-of"}))

@@ -96,6 +96,8 @@ def render_license(records: str | os.PathLike) -> str:
     ]
     if encoder := data.get("encoder"):
         lines += ["", f"Encoder: {encoder['name']}, {encoder['copyright']}, {encoder['license']}, {encoder['source']}"]
+        if encoder.get("license_text"):  # which a licence such as MIT wants to accompany every copy
+            lines += ["", encoder["license_text"].rstrip()]
     lines += ["", "Trained on", *map(_source_line, data.get("corpora") or [])]
     return "\n".join(lines) + "\n"
 
