@@ -35,7 +35,7 @@ from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.convert.onnx import export_onnx
 from modeling_sparse_merit.hub.export import export_checkpoint
 from modeling_sparse_merit.models.sparse_merit.pretrained import read_encoder
-from modeling_sparse_merit.models.sparse_merit.whisper import sinusoids
+from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 
 HEADS = {
     "expert_hidden_size": 16,
@@ -55,7 +55,7 @@ def whisper(tmp_path_factory) -> Path:
     decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 64}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     model = WhisperModel(WhisperConfig(**sizes, **decoder, **tokens, num_mel_bins=80, init_std=0.2))
-    model.encoder.embed_positions.weight.data = sinusoids(torch.arange(1500), 32)
+    model.encoder.embed_positions.weight.data = whisper_positions(32)
     folder = tmp_path_factory.mktemp("whisper")
     model.save_pretrained(folder)
     return folder

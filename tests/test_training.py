@@ -35,7 +35,7 @@ from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
 from modeling_sparse_merit.hub.datasets import push_dataset
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
-from modeling_sparse_merit.models.sparse_merit.whisper import sinusoids
+from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel
@@ -805,7 +805,7 @@ def test_a_run_on_a_whisper_calibrates_once_keeps_features_and_takes_adapters(ta
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     encoder = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
     whisper = WhisperModel(WhisperConfig(**encoder, **decoder, **tokens))
-    whisper.encoder.embed_positions.weight.data = sinusoids(torch.arange(1500), 32)
+    whisper.encoder.embed_positions.weight.data = whisper_positions(32)
     whisper.save_pretrained(tmp_path / "whisper")
     convert(tmp_path / "whisper", tmp_path / "converted", LABELS, num_layers=2)
     calls = []

@@ -19,7 +19,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder, WavLML
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import PlainAttention, SparseMeritAttention, reversed_key_mask
-from .whisper import NUM_POSITIONS, IdentityProjection, SinusoidalPositions, WhisperFeatureEncoder, sinusoids
+from .whisper import IdentityProjection, SinusoidalPositions, WhisperFeatureEncoder, whisper_positions
 
 FRAMES_AT_ONCE = 200  # 4 s: the widest layer then is of 26 MB in fp32
 SAMPLING_RATE = 16_000
@@ -207,7 +207,7 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         if isinstance(module, LogMelFeatureEncoder | WhisperFeatureEncoder):
             init.copy_(module.filters, module.mel_filters())
         elif isinstance(module, SinusoidalPositions):
-            init.copy_(module.weight, sinusoids(torch.arange(NUM_POSITIONS), self.config.hidden_size))
+            init.copy_(module.weight, whisper_positions(self.config.hidden_size))
 
     def forward(
         self,

@@ -442,7 +442,8 @@ def load_encoder(encoder: SparseMeritEncoder, weights: dict[str, torch.Tensor]) 
     learned = weights.pop("masked_spec_embed", None)
     if hasattr(encoder, "masked_spec_embed"):
         weights["masked_spec_embed"] = encoder.masked_spec_embed if learned is None else learned
-    own = {name: buffer for name, buffer in encoder.named_buffers() if name not in weights}  # mel filters
+    missing = {name for name, _ in encoder.named_buffers()} - set(weights)  # mel filters
+    own = {name: tensor for name, tensor in encoder.state_dict().items() if name in missing}
     encoder.load_state_dict(weights | own)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, WavLMConfig, WavLMModel, WhisperConfig, WhisperModel
 
-from .whisper import NUM_POSITIONS, sinusoids
+from .whisper import whisper_positions
 
 WHISPER_NAMES = (
     (r"^conv(\d)\.", r"feature_extractor.conv\1."),
@@ -105,10 +105,10 @@ def _read_whisper(name_or_path: str | os.PathLike, config: WhisperConfig) -> tup
     }
     found = WhisperModel.from_pretrained(name_or_path, dtype=torch.float32).encoder.state_dict()
     positions = found.pop("embed_positions.weight")  # (frames, D)
-    expected = sinusoids(torch.arange(NUM_POSITIONS), config.d_model)
-    if positions.shape != expected.shape or not torch.allclose(positions, expected, atol=2e-3):  # rounded to fp16
+    expected = whisper_positions(config.d_model)
+    if positions.shape != expected.shape or not torch.allclose(positions, expected, atol=2e-3):
         raise ValueError(f"{str(name_or_path)!r} has positions of its own; expected the sinusoids of Whisper.")
-    state_dict = {"encoder.pos_conv_embed.weight": positions}
+    state_dict = {}
     for name, tensor in found.items():
         for pattern, replacement in WHISPER_NAMES:
             name = re.sub(pattern, replacement, name)

@@ -89,28 +89,33 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
 
 
 class SinusoidalPositions(nn.Module):
-    """Whisper's positions, in place of WavLM's convolution: (B, T, D) -> (1, T, D). Those of the first 30 s are kept
-    as the checkpoint has them, which may be rounded; beyond, they are computed."""
+    """Whisper's positions, in place of WavLM's convolution: (B, T, D) -> (1, T, D). Those of the first 30 s are
+    rounded to fp16, as in the checkpoints of OpenAI; they are not part of a state dict."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.register_buffer("weight", sinusoids(torch.arange(NUM_POSITIONS), width))
+        self.register_buffer("weight", whisper_positions(width), persistent=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         _, length, width = hidden_states.shape
         if not torch.compiler.is_compiling() and length <= NUM_POSITIONS:
             return self.weight[None, :length].to(hidden_states.dtype)
         time = torch.arange(length, device=hidden_states.device)
-        kept = self.weight[time.clamp(max=NUM_POSITIONS - 1)].float()  # (T, D)
-        positions = torch.where((time < NUM_POSITIONS)[:, None], kept, sinusoids(time, width))
+        rounded = self.weight[time.clamp(max=NUM_POSITIONS - 1)].float()  # (T, D)
+        positions = torch.where((time < NUM_POSITIONS)[:, None], rounded, sinusoids(time.float(), width))
         return positions[None].to(hidden_states.dtype)
 
 
+def whisper_positions(width: int) -> torch.Tensor:
+    """The positions of the first 30 s, (1500, width), in fp32."""
+    return sinusoids(torch.arange(NUM_POSITIONS, dtype=torch.float64), width).half().float()
+
+
 def sinusoids(time: torch.Tensor, width: int) -> torch.Tensor:
-    """(T,) frames -> (T, D): sines, then cosines, with wavelengths from 2 pi to 20,000 pi frames."""
-    place = torch.arange(width // 2, device=time.device, dtype=torch.float32)
-    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * place)  # (D / 2,)
-    angles = time[:, None].float() * rates  # (T, D / 2)
+    """(T,) frames -> (T, width), in their dtype: sines, then cosines, of wavelengths from 2 pi to 20,000 pi frames."""
+    place = torch.arange(width // 2, device=time.device, dtype=time.dtype)
+    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * place)  # (width / 2,)
+    angles = time[:, None] * rates  # (T, width / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
