@@ -102,6 +102,14 @@ def test_a_training_result_becomes_the_files_of_a_checkpoint_in_fp16(site, tiny_
     assert {name: (folder / name).read_bytes() for name in FILES} == before
 
 
+def test_a_checkpoint_without_a_known_licence_replaces_nothing(tiny_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(PACKAGE / "checkpoints" / "tiny", tmp_path / "tiny"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="expected a name and one of"):
+        embed_checkpoint(tiny_checkpoint, folder, records_of(tmp_path / "records", {**BASE, "license": "unheard-of"}))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_licence_names_its_identifier_the_encoder_and_the_corpora(tmp_path):
     text = render_license(records_of(tmp_path, BASE))
     assert "\nSPDX-License-Identifier: CC-BY-NC-SA-4.0\nhttps://creativecommons.org/licenses/by-nc-sa/4.0/\n" in text
