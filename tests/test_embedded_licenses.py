@@ -172,6 +172,13 @@ def test_the_command_line_says_it_once_on_stderr(site):
     )
 
 
+def test_a_quiet_stream_prints_errors_alone(site):
+    (site / "silence.pcm").write_bytes(bytes(64_000))
+    stream = ("-m", "modeling_sparse_merit.cli", "stream", "silence.pcm", "--json", "--model", "base")
+    assert run(site, *stream).stderr.count("licensed under") == 1
+    assert run(site, *stream, "--quiet").stderr == ""
+
+
 def test_what_needs_the_emotion_refuses_an_enhancement_clearly(enhancement_alone, tmp_path):
     with pytest.raises(ValueError, match=r"has the tasks \['enhancement'\]; expected one with 'emotion'"):
         EmotionPipeline.from_pretrained(enhancement_alone)
