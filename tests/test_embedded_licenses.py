@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import TINY
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -103,7 +104,7 @@ def test_a_training_result_becomes_the_files_of_a_checkpoint_in_fp16(site, tiny_
 
 
 def test_a_checkpoint_without_a_known_licence_replaces_nothing(tiny_checkpoint, tmp_path):
-    folder = Path(shutil.copytree(PACKAGE / "checkpoints" / "tiny", tmp_path / "tiny"))
+    folder = Path(shutil.copytree(TINY, tmp_path / "tiny"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ValueError, match="expected a name and one of"):
         embed_checkpoint(tiny_checkpoint, folder, records_of(tmp_path / "records", {**BASE, "license": "unheard-of"}))

@@ -214,6 +214,16 @@ def test_features_are_kept_in_fewer_bits_and_used_in_those_of_the_training(table
         assert rounded.dtype == torch.float32 and torch.equal(rounded, output.half().float())
 
 
+def test_features_beyond_the_range_of_what_they_are_kept_in_are_refused(tables, tmp_path):
+    model = build.build_model(make_settings(tables))
+    with torch.no_grad():
+        model.model.encoder.encoder.layers[0].feed_forward.output_dense.bias[0] = 70_000.0
+    loader = cached_loader(tables, tmp_path, model, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"numbers up to (7|69)\d+.*which torch.float16 does not hold.*bfloat16"):
+        next(iter(loader))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_features_of_another_encoder_or_precision_are_not_taken(tables, tmp_path):
     model = build.build_model(make_settings(tables))
     folders = [cached_loader(tables, tmp_path, model).folder.path for _ in range(2)]

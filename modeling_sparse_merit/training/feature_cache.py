@@ -68,7 +68,7 @@ class CachedLoader:
         dtype: Of the features that are kept; by default that of the accelerator's precision.
 
     Raises:
-        ValueError: The encoder masks its input (SpecAugment).
+        ValueError: The encoder masks its input (SpecAugment), or gives numbers that `dtype` does not hold.
     """
 
     def __init__(
@@ -128,7 +128,13 @@ class CachedLoader:
         """(B, S) twice -> for each clip (T, L, D), without padding."""
         with self.accelerator.autocast():
             layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
-        stacked = torch.stack(layer_outputs, dim=2).to(self.dtype)  # (B, T, L, D)
+        exact = torch.stack(layer_outputs, dim=2)  # (B, T, L, D)
+        stacked = exact.to(self.dtype)
+        if not stacked.isfinite().all():
+            raise ValueError(
+                f"The encoder gives numbers up to {exact.abs().max():.6g}, which {self.dtype} does not hold; expected "
+                "`feature_cache_dtype` bfloat16 or float32."
+            )
         return [clip[:length] for clip, length in zip(stacked, frame_mask.sum(-1).tolist(), strict=True)]
 
     def _fingerprint(
