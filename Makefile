@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
 	@echo "make quality    check the style"
-	@echo "make style      mend the style"
+	@echo "make style      fix the style"
 	@echo "make tables CORPORA=FOLDER; make train-base (or train-tiny, train-free); make evaluate-base (or evaluate-tiny)"
 	@echo "                the checkpoints inside the package, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
@@ -43,9 +43,8 @@ style: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The embedded checkpoint ----------------------------------------------------------------------------------------------
-# CORPORA holds the folders named below, each with a metadata.csv.
-TINY := modeling_sparse_merit/checkpoints/tiny
+# Checkpoints inside the package ---------------------------------------------------------------------------------------
+# CORPORA holds the folders named below, each with a metadata.csv; rir has one in each of its subfolders.
 RECORDS := benchmarks/results/tiny
 SPEECH_TABLE = $(BIN)/python -m dataset_scripts.folder --overwrite
 NOISE_TABLE = $(BIN)/python -m dataset_scripts.noise --overwrite
@@ -60,10 +59,10 @@ tables: $(VENV)/.installed-test
 	$(NOISE_TABLE) $(CORPORA)/noise/speech_commands_background tables/speech_commands_background --license "CC BY 4.0"
 	$(NOISE_TABLE) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
 	$(NOISE_TABLE) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/ased tables/ased --license "for research only"
+	$(SPEECH_TABLE) $(CORPORA)/emotion/ased tables/ased --license "none stated; offered for research"
 	$(SPEECH_TABLE) $(CORPORA)/emotion/emospeech_commands tables/emospeech_commands --license "CC BY-NC-SA 4.0"
 	$(SPEECH_TABLE) $(CORPORA)/emotion/emodb_more tables/emodb_more --license "free of charge, to be cited"
-	$(SPEECH_TABLE) $(CORPORA)/emotion_level/baved tables/baved --license "for research only"
+	$(SPEECH_TABLE) $(CORPORA)/emotion_level/baved tables/baved --license "none stated; offered for research"
 	$(SPEECH_TABLE) $(CORPORA)/speech/speechocean762 tables/speechocean762 --license "free of charge" --min-dynamic-range 41
 	$(SPEECH_TABLE) $(CORPORA)/speech/picovoice_commands_more tables/picovoice_commands_more --license "Apache-2.0"
 	$(NOISE_TABLE) $(CORPORA)/noise/moodist tables/moodist --license "Pixabay Content License or CC0"
@@ -76,13 +75,19 @@ tables: $(VENV)/.installed-test
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise_free --clips 240 --seconds 6 --seed 1 \
 	  --babble tables/speechocean762 tables/picovoice_commands tables/picovoice_commands_more
 
+# What training made into the package. A former evaluation is of other weights.
+define EMBED
+	cp runs/$(1)/best/dev_results.json benchmarks/results/$(1)
+	rm -f benchmarks/results/$(1)/evaluation.json
+	$(BIN)/python -m benchmarks.embed $(1) --model runs/$(1)/best $(2)
+endef
+
 # Each run goes on where it was stopped.
 train-base: $(VENV)/.installed-test
 	test -d runs/whisper-base-4 || $(BIN)/sparse-merit convert openai/whisper-base runs/whisper-base-4 --layers 4
 	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/base/training.yaml
-	cp runs/base/best/dev_results.json benchmarks/results/base
 	cp runs/base/log.jsonl benchmarks/results/base/training_log.jsonl
-	$(BIN)/python -m benchmarks.embed base --model runs/base/best --half
+	$(call EMBED,base,--half)
 
 evaluate-base: $(VENV)/.installed-test
 	$(BIN)/sparse-merit evaluate --config benchmarks/results/base/evaluation.yaml
@@ -91,17 +96,14 @@ evaluate-base: $(VENV)/.installed-test
 
 train-free: $(VENV)/.installed-test
 	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/enhance_free/training.yaml
-	cp runs/enhance_free/best/dev_results.json benchmarks/results/enhance_free
 	cp runs/enhance_free/log.jsonl benchmarks/results/enhance_free/training_log.jsonl
-	$(BIN)/python -m benchmarks.embed enhance_free --model runs/enhance_free/best --half
+	$(call EMBED,enhance_free,--half)
 
 train-tiny: $(VENV)/.installed-test
 	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/pretraining.yaml
 	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/training.yaml
-	cp runs/tiny/best/model.safetensors runs/tiny/best/*config.json $(TINY)
-	cp runs/tiny/best/dev_results.json $(RECORDS)
 	cat runs/pretrained/log.jsonl runs/tiny/log.jsonl > $(RECORDS)/training_log.jsonl
-	chmod 644 $(TINY)/*
+	$(call EMBED,tiny)
 
 evaluate-tiny: $(VENV)/.installed-test
 	$(BIN)/sparse-merit evaluate --config $(RECORDS)/evaluation.yaml
@@ -160,7 +162,7 @@ $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$("$(PYTHON)" --version 2>&1); name another: make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); \
-	  echo "No virtual environment could be made. On Debian and Ubuntu mend it with: sudo apt-get install python3-venv"; exit 1; }
+	  echo "No virtual environment could be made. On Debian and Ubuntu, fix it with: sudo apt-get install python3-venv"; exit 1; }
 
 # The stamps are renewed when a dependency or a tested version changes.
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python

@@ -36,9 +36,9 @@ from tqdm import tqdm
 from benchmarks.intervals import estimate, shown
 from benchmarks.mos import MOS, Rater, load_raters
 from benchmarks.peers import load_gtcrn
-from benchmarks.sampling_rates import band_limited
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, load_audio
+from modeling_sparse_merit.data.transmission import Transmission
 from modeling_sparse_merit.evaluation.conditions import (
     Clips,
     Condition,
@@ -49,6 +49,7 @@ from modeling_sparse_merit.evaluation.conditions import (
     load_noise,
 )
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig
+from modeling_sparse_merit.evaluation.prepare_noisy import name_pools
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
 from modeling_sparse_merit.files import replacing, sha256_of_files
 from modeling_sparse_merit.metrics import SCORE_TITLES, speech_scores
@@ -217,14 +218,14 @@ def measure(
     recorded = [name for name in clips.versions if rate == SAMPLING_RATE or name in (NOISY, CLEAN)]
     systems = {name: System({"version": name}, itemgetter(name)) for name in recorded} | systems
     packages = sorted(path.name for path in raters.glob("*.dist-info")) if raters else []
-    read, found = [], {}
+    limit, read, found = Transmission(rate).band_limit, [], {}
     for name, system in systems.items():
         # what is known by its weights may lie elsewhere now
         identity = {key: value for key, value in system.identity.items() if key != "name"}
         key = json.dumps([clips.identity, rate, identity, COMPARED, packages], sort_keys=True)
         path = work / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
         if not path.exists():
-            read = read or [{key: band_limited(clip[key], rate) for key in clip} for clip in clips.read()]
+            read = read or [{version: limit(clip[version]) for version in clip} for clip in clips.read()]
             rater = load_raters(raters) if raters else None
             scores = score_clips(system, read, rate, rater, f"{clips.name}, {rate} Hz, {name}")
             with replacing(path) as temporary:
@@ -328,7 +329,7 @@ def main(
     measured = commit()
     work.mkdir(parents=True, exist_ok=True)
     sets = [recorded_set(pairs)] if pairs else []
-    pools = {Path(path).name: path for path in noise or []}
+    pools = name_pools(noise or [])
     if speech:
         config = EvaluationConfig(
             speech=speech,

@@ -26,6 +26,7 @@ from benchmarks.timing import in_turn, results_folder
 from benchmarks.writing import write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.models.sparse_merit.audio import resample
+from modeling_sparse_merit.models.sparse_merit.sources import embedded_name
 
 SECONDS, ROUNDS, RATE = 10, 5, 16_000
 Enhancer = Callable[[np.ndarray], np.ndarray]
@@ -85,7 +86,7 @@ def load_deepfilternet(site: Path) -> Enhancer:
 
 
 def load_ours(model: str | Path, precision: str) -> Enhancer:
-    """A checkpoint of this package, by its pipeline, both tasks."""
+    """A checkpoint of this package, by its pipeline, all of its tasks."""
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model, dtype=precision)
     return lambda waveform: pipe(waveform, sampling_rate=RATE)["audio"]
 
@@ -99,7 +100,7 @@ def main(
     waveform = (0.1 * generator.standard_normal(SECONDS * RATE)).astype(np.float32)
     sides = {"GTCRN": load_gtcrn(site), "DeepFilterNet3": load_deepfilternet(site)}
     for path in [str(DEFAULT_CHECKPOINT), *(model or [])]:
-        name = f"sparse-merit-{DEFAULT_CHECKPOINT.name}" if path == str(DEFAULT_CHECKPOINT) else path
+        name = embedded_name(path) or path
         sides |= {f"{name}, {precision}": load_ours(path, precision) for precision in ("fp32", "int8")}
     timings = in_turn({name: partial(side, waveform) for name, side in sides.items()}, rounds=ROUNDS)
     result = {

@@ -245,6 +245,7 @@ def test_results_of_other_weights_are_refused(checkpoint, tiny_config):
         ("dev_results.json", '{"epoch": 1, "dev": {}}', "lacks a field.*step"),
         ("training_data.yaml", "corpora: [", r"training_data\.yaml is no valid YAML"),
         ("training_data.yaml", "corpora: [{name: Stage, use: emotion}]", r"Stage.*lacks \['license'\]"),
+        ("training_data.yaml", "encoder: {name: E, license: MIT}", r"encoder lacks \['copyright', 'source'\]"),
         ("training_data.yaml", "words", r"training_data\.yaml must hold fields"),
     ],
 )

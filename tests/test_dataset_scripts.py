@@ -226,6 +226,9 @@ def test_speechocean762_is_read_from_its_lists(tmp_path):
         "000010011": ["speechocean_0001", "male", "train", "WE CALL IT BEAR", None, "WAVE/SPEAKER0001/000010011.WAV"],
         "003060004": ["speechocean_0306", "female", "dev", "IT RAINS", None, "WAVE/SPEAKER0306/003060004.WAV"],
     }
+    list_files(tmp_path, "000010011 0001", name="test/utt2spk")
+    with pytest.raises(DatasetError, match=r"utterances without a speaker in test/utt2spk[^\n]*003060004"):
+        speechocean762.build(tmp_path, dev=(), test=())
     with pytest.raises(DatasetError, match="utt2spk is missing; give the folder of speechocean762"):
         speechocean762.build(tmp_path / "WAVE")
 
@@ -374,6 +377,7 @@ def test_noises_are_taken_with_or_without_a_list(tmp_path):
 def test_folders_of_noise_with_a_list_each_become_one_dataset(tmp_path):
     for name, seconds in (("halls", 1.2), ("rooms", 0.4)):
         list_files(record(tmp_path / name, "1.wav"), "file_name,split,rt60_s", f"1.wav,train,{seconds}")
+    record(tmp_path, "0.wav", "unlisted/1.wav")
 
     found = noise.build(tmp_path)
 
@@ -382,6 +386,7 @@ def test_folders_of_noise_with_a_list_each_become_one_dataset(tmp_path):
         ("rooms/1.wav", "train"),
     ]
     assert found["rt60_s"] == pytest.approx([1.2, 0.4])
+    assert "2 recordings outside the subfolders with a metadata.csv were left out" in found.info.description
 
 
 def test_recordings_with_a_loud_background_can_be_left_out(tmp_path):

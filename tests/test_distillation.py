@@ -143,9 +143,10 @@ def test_frames_are_matched_by_their_centres(kernel, shift):
 
 def test_the_last_frames_of_a_clip_share_its_last_teacher_frame(started):
     _, _, _, objective = started
-    mask = torch.zeros(2, 2000, dtype=torch.long)
-    mask[0], mask[1, :1040] = 1, 1  # the teacher has (S - 160) // 320 + 1 frames: 6 and 3
-    assert objective.teacher.nearest_frames(6, mask).tolist() == [[1, 2, 3, 4, 5, 5], [1, 2, 2, 2, 2, 2]]
+    mask = torch.zeros(3, 2000, dtype=torch.long)
+    mask[0], mask[1, :1040], mask[2, :150] = 1, 1, 1  # the teacher has (S - 160) // 320 + 1 frames: 6, 3 and none
+    expected = [[1, 2, 3, 4, 5, 5], [1, 2, 2, 2, 2, 2], [0] * 6]
+    assert objective.teacher.nearest_frames(6, mask).tolist() == expected
 
 
 # What teacher and student are given ----------------------------------------------------------------------------------

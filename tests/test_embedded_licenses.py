@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import TINY
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -102,6 +103,14 @@ def test_a_training_result_becomes_the_files_of_a_checkpoint_in_fp16(site, tiny_
     assert {name: (folder / name).read_bytes() for name in FILES} == before
 
 
+def test_a_checkpoint_without_a_known_licence_replaces_nothing(tiny_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(TINY, tmp_path / "tiny"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="expected a name and one of"):
+        embed_checkpoint(tiny_checkpoint, folder, records_of(tmp_path / "records", {**BASE, "license": "unheard-of"}))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_licence_names_its_identifier_the_encoder_and_the_corpora(tmp_path):
     text = render_license(records_of(tmp_path, BASE))
     assert "\nSPDX-License-Identifier: CC-BY-NC-SA-4.0\nhttps://creativecommons.org/licenses/by-nc-sa/4.0/\n" in text
@@ -162,6 +171,13 @@ def test_the_command_line_says_it_once_on_stderr(site):
     assert (
         "licensed under" not in done.stderr and '"emotion": null' in (site / "of_free" / "results.jsonl").read_text()
     )
+
+
+def test_a_quiet_stream_prints_errors_alone(site):
+    (site / "silence.pcm").write_bytes(bytes(64_000))
+    stream = ("-m", "modeling_sparse_merit.cli", "stream", "silence.pcm", "--json", "--model", "base")
+    assert run(site, *stream).stderr.count("licensed under") == 1
+    assert run(site, *stream, "--quiet").stderr == ""
 
 
 def test_what_needs_the_emotion_refuses_an_enhancement_clearly(enhancement_alone, tmp_path):

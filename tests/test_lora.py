@@ -32,7 +32,7 @@ from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.training import build
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.balancing import build_balancing
-from modeling_sparse_merit.training.lora import load_adapted
+from modeling_sparse_merit.training.lora import load_adapted, recorded
 from modeling_sparse_merit.training.settings import TrainingSettings
 
 folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
@@ -264,6 +264,24 @@ def test_every_integration_takes_adapters(tiny_config, batch, tmp_path, integrat
 def test_settings_that_cannot_be_say_so(fields, message):
     with pytest.raises(ValueError, match=message):
         TrainingSettings(**fields)
+
+
+def test_the_record_of_a_run_names_no_place_of_this_machine(tmp_path):
+    speech, weak = (tmp_path / name for name in ("calls", "weak"))
+    for folder in (speech, weak):
+        folder.mkdir()
+    settings = TrainingSettings(
+        model="tiny",
+        lora_rank=4,
+        speech=[str(speech), str(weak), "someone/speech"],
+        unlabelled=[str(weak)],
+        sampling="weighted",
+        sampling_weights={str(weak): 0.5, "happy": 2},
+    )
+    record = recorded(settings)
+    assert record["model"] == "sparse-merit-tiny" and record["speech"] == ["calls", "weak", "someone/speech"]
+    assert record["unlabelled"] == ["weak"] and record["sampling_weights"] == {"weak": 0.5, "happy": 2}
+    assert str(tmp_path) not in str(record)
 
 
 @pytest.fixture

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
+from modeling_sparse_merit import (
+    DEFAULT_CHECKPOINT,
+    SparseMeritForSpeechEnhancementAndEmotion,
+    SpeechEnhancementAndEmotionPipeline,
+)
 from modeling_sparse_merit.cli.options import resolve_model
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
 from modeling_sparse_merit.models.sparse_merit import sources
@@ -53,6 +57,16 @@ def test_a_folder_without_a_checkpoint_is_no_reason_for_a_warning(embedded, capl
     assert locate("base") == str(embedded / "base") and not caplog.text
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         locate("./base")
+
+
+def test_only_weights_of_the_package_have_its_notice(embedded, tiny_checkpoint, caplog):
+    (embedded / "base" / "LICENSE-weights").write_text("SPDX-License-Identifier: CC-BY-NC-4.0\n")
+    shutil.copytree(tiny_checkpoint, "base")
+    with caplog.at_level("WARNING", "modeling_sparse_merit"):
+        SparseMeritForSpeechEnhancementAndEmotion.from_pretrained("base")  # the folder, as in transformers
+        assert "licensed under" not in caplog.text
+        SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(locate("base"))
+        assert "The weights of sparse-merit-base are licensed under CC-BY-NC-4.0" in caplog.text
 
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are(embedded):

@@ -203,14 +203,25 @@ def test_mixtures_repeat_after_the_rounds(tables, tmp_path):
 
 
 def test_features_are_kept_in_fewer_bits_and_used_in_those_of_the_training(tables, tmp_path):
+    model = build.build_model(make_settings(tables))
     exact, kept = (
-        next(iter(cached_loader(tables, tmp_path / name, build.build_model(make_settings(tables)), dtype=dtype)))
+        next(iter(cached_loader(tables, tmp_path / name, model, dtype=dtype)))
         for name, dtype in (("exact", None), ("kept", torch.float16))
     )
     (file, *_) = (tmp_path / "kept").rglob("*.safetensors")
     assert load_file(file)["features"].dtype == torch.float16
-    assert kept["encoder_outputs"][0][0].dtype == torch.float32
-    assert exact["encoder_outputs"][0][0].shape == kept["encoder_outputs"][0][0].shape
+    for rounded, output in zip(kept["encoder_outputs"][0], exact["encoder_outputs"][0], strict=True):
+        assert rounded.dtype == torch.float32 and torch.equal(rounded, output.half().float())
+
+
+def test_features_beyond_the_range_of_what_they_are_kept_in_are_refused(tables, tmp_path):
+    model = build.build_model(make_settings(tables))
+    with torch.no_grad():
+        model.model.encoder.encoder.layers[0].feed_forward.output_dense.bias[0] = 70_000.0
+    loader = cached_loader(tables, tmp_path, model, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"numbers up to (7|69)\d+.*which torch.float16 does not hold.*bfloat16"):
+        next(iter(loader))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_features_of_another_encoder_or_precision_are_not_taken(tables, tmp_path):
@@ -223,7 +234,10 @@ def test_features_of_another_encoder_or_precision_are_not_taken(tables, tmp_path
     with torch.no_grad():
         model.model.encoder.encoder.layers[0].final_layer_norm.weight[0] += 0.01
     folders.append(cached_loader(tables, tmp_path, model).folder.path)
-    assert len(set(folders)) == 3
+    # computed in one precision and kept in the other is neither
+    folders.append(cached_loader(tables, tmp_path, model, dtype=torch.bfloat16).folder.path)
+    folders.append(cached_loader(tables, tmp_path, model, dtype=torch.bfloat16, mixed_precision="bf16").folder.path)
+    assert len(set(folders)) == 5
 
 
 def test_a_run_with_kept_features_goes_on_as_if_never_stopped(tables, tmp_path):

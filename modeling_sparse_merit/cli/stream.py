@@ -25,6 +25,7 @@ from .options import (
     Vad,
     errors_in_one_line,
     load_pipeline,
+    quieten_notices,
     speech_detector,
 )
 from .printing import INTERRUPTED
@@ -133,6 +134,8 @@ def stream(
             event_files.append(stack.enter_context(segments.open("wb", buffering=0)).fileno())
         known = {name: value for name, value in windows.items() if value is not None}
         options = Options(known, vad, threads, not json_lines, tuple(event_files), quiet)
+        if quiet:
+            quieten_notices()
         pipe = load_pipeline(model, device, precision.value, revision)
         file.end_at_interrupt()
         _run(pipe, reader, options)

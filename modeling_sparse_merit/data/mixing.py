@@ -178,9 +178,9 @@ class MixingRecipe:
             ValueError: speech, noise or RIR are silent, empty, not finite or not mono; the message names which.
         """
         speech = self._prepared(_checked(speech, name), parameters, name)
-        level = _rms(speech) if parameters.level_db is None else 10 ** (parameters.level_db / 20)
+        level = rms(speech) if parameters.level_db is None else 10 ** (parameters.level_db / 20)
         reverberant, clean = self._with_rir(speech, parameters.rir_index)
-        gain = np.float32(level / _rms(reverberant))
+        gain = np.float32(level / rms(reverberant))
         reverberant, clean = reverberant * gain, clean * gain
         noise = self._noise_for(reverberant, parameters)
         mixture = _within_full_scale(reverberant + noise, clean, noise)
@@ -223,8 +223,8 @@ class MixingRecipe:
                 f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
                 "silent. Leave it out."
             )
-        level = _rms(speech) / 10 ** (parameters.snr_db / 20)
-        return noise * np.float32(level / _rms(noise))
+        level = rms(speech) / 10 ** (parameters.snr_db / 20)
+        return noise * np.float32(level / rms(noise))
 
 
 class _DecodedRows:
@@ -311,7 +311,7 @@ def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
             "`load_audio` makes one of any recording."
         )
     waveform = waveform.astype(np.float32, copy=False)
-    level = _rms(waveform)
+    level = rms(waveform)
     if not math.isfinite(level):
         raise ValueError(f"{name} holds NaN or infinite samples. Leave it out or repair it.")
     if level < SILENT_RMS:
@@ -330,12 +330,12 @@ def _at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -
         return None
     resampled = resample(segment, rate, SAMPLING_RATE)[:length]
     # A high whistle that is sped up leaves the band, all but the clicks at its ends: it stays as it was.
-    if _rms(resampled) < 0.1 * _rms(segment):
+    if rms(resampled) < 0.1 * rms(segment):
         return audible_segment(waveform, length, parameters.noise_offset)
     return resampled
 
 
-def _rms(waveform: np.ndarray) -> float:
+def rms(waveform: np.ndarray) -> float:
     """Root mean square, summed in float64, since float32 sums drift on long recordings."""
     return math.sqrt(np.mean(np.square(waveform, dtype=np.float64)))
 
@@ -357,7 +357,7 @@ def audible_segment(waveform: np.ndarray, length: int, offset: float) -> np.ndar
     else:
         start = int(offset * len(waveform))
         segment = np.resize(np.roll(waveform, -start), length)
-    if _rms(segment) >= SILENT_RMS:
+    if rms(segment) >= SILENT_RMS:
         return segment
     count = math.ceil(len(waveform) / length)
     segments = np.resize(np.roll(waveform, -start), (count, length))  # (count, samples)

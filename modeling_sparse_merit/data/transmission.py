@@ -24,12 +24,12 @@ CODEC_PEAK = 0.7  # codecs saturate, and some overshoot
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec of libsndfile, by its names there.
+    """A codec of libsndfile.
 
     Attributes:
-        file_format: the container, such as "WAV".
-        subtype: the codec, such as "ULAW".
-        options: of `soundfile.write`, such as `compression_level`.
+        file_format: the container as `soundfile.available_formats` names it, such as "WAV".
+        subtype: the codec as `soundfile.available_subtypes` names it, such as "ULAW".
+        options: further arguments of `soundfile.write`, such as `compression_level`.
     """
 
     file_format: str
@@ -45,6 +45,9 @@ class Codec:
 
         Returns:
             float32 (samples,). libsndfile leaves out the delay of a codec, but GSM and MP3 may end a frame later.
+
+        Raises:
+            ValueError, soundfile.LibsndfileError: this libsndfile lacks the codec.
         """
         gain = np.float32(max(1.0, np.abs(waveform).max() / CODEC_PEAK))
         file = io.BytesIO()

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The test conditions, clean and every noise pool at every SNR, as they are and after transmissions, and how clips are
 put into each. A mixture depends on (seed, pool, SNR, row of the speech datasets) alone, so it is the same whichever
-clips are evaluated, and what is transmitted is that same mixture."""
+clips are evaluated, and what is transmitted is that same mixture. An SNR is that before the transmission."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..data.datasets import read_dataset, read_datasets
-from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_segment, transmitted
+from ..data.mixing import MixingParameters, MixingRecipe, Mixture, audible_segment, rms, transmitted
 from ..data.transmission import TRANSMISSIONS
 from ..models.sparse_merit.audio import load_audio
 from .configuration import EvaluationConfig
@@ -169,7 +169,7 @@ class Listener:
         """The transmitted mixture, and the facts with the gains of its speech and noise."""
         received = transmitted(mixture, self.condition.transmission)
         limited = TRANSMISSIONS[self.condition.transmission].band_limit(mixture.clean)
-        scale = _rms(received.clean) / _rms(limited) if limited.any() else 1.0
+        scale = rms(received.clean) / rms(limited) if limited.any() else 1.0
         return received, facts | {name: facts[name] and facts[name] * scale for name in ("speech_gain", "noise_gain")}
 
     def _facts(self, speech: np.ndarray, parameters: MixingParameters, mixture: Mixture) -> dict[str, Any]:
@@ -179,8 +179,8 @@ class Listener:
             "mixture": json.dumps(asdict(parameters)),
             "noise_file": self.noise_files[parameters.noise_index],
             "noise_offset": _find_segment(noise, segment, parameters.noise_offset),
-            "noise_gain": _rms(mixture.noise) / _rms(segment),
-            "speech_gain": _rms(mixture.clean) / _rms(speech),
+            "noise_gain": rms(mixture.noise) / rms(segment),
+            "speech_gain": rms(mixture.clean) / rms(speech),
         }
 
 
@@ -190,10 +190,6 @@ def _find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:
     starts = int(offset * places) + len(segment) * np.arange(math.ceil(len(noise) / len(segment)))
     samples = np.arange(len(segment))
     return next(int(at) for at in starts % len(noise) if np.array_equal(noise[(at + samples) % len(noise)], segment))
-
-
-def _rms(waveform: np.ndarray) -> float:
-    return math.sqrt(np.mean(np.square(waveform, dtype=np.float64)))
 
 
 def list_conditions(config: EvaluationConfig) -> list[Condition]:

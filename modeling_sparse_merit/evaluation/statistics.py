@@ -28,8 +28,6 @@ class Resampling:
     Attributes:
         counts: `{"clip": (resamples, clips), "speaker": (resamples, clips) or None}`, how often each clip is in a
             resample; None where there are fewer than two units to draw from, or a speaker is not known.
-        swaps: bool (permutations, clips), see `draw_swaps`.
-        exhaustive: the swaps are all that there are.
     """
 
     def __init__(self, speakers: Sequence[str | None], resamples: int, seed: int):
@@ -44,10 +42,12 @@ class Resampling:
 
     @cached_property
     def swaps(self) -> np.ndarray:
+        """bool (permutations, clips), see `draw_swaps`; drawn when first used, as only comparisons need them."""
         return draw_swaps(self._num_clips, self.seed)
 
     @property
     def exhaustive(self) -> bool:
+        """Whether `swaps` are all that there are."""
         return len(self.swaps) == 2**self._num_clips
 
     def member_weights(self, stream: int, num_members: int) -> np.ndarray:

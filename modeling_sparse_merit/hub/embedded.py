@@ -26,28 +26,28 @@ LICENSES = {
 def embed_checkpoint(
     model: str | os.PathLike, folder: str | os.PathLike, records: str | os.PathLike, half: bool = False
 ) -> Path:
-    """Writes a checkpoint as the package holds it.
+    """Writes a checkpoint as the package holds it: `FILES`, licence and card. On an error nothing is written.
 
     Args:
         model: name, folder or Hub id of a checkpoint, such as `best` of a training run.
-        folder: `checkpoints/NAME` of the package; what is in it is replaced.
+        folder: `checkpoints/NAME` of the package; the checkpoint in it is replaced.
         records: `benchmarks/results/NAME`, which holds `training_data.yaml` and what was measured.
         half: whether weights are stored in fp16. They are loaded in fp32 all the same.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
-        FileNotFoundError: `training_data.yaml` is missing.
+        FileNotFoundError: `training_data.yaml` or the checkpoint is missing.
         ValueError: a weight is beyond the range of fp16; or as `render_license` and `render_card`.
     """
     folder = Path(folder)
     with tempfile.TemporaryDirectory() as temporary:
         complete = export_checkpoint(model, Path(temporary) / folder.name, half=half, report=lambda text: None)
+        document_checkpoint(complete, records)  # before anything is replaced
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in (*FILES, WEIGHTS_LICENSE, CARD):
             shutil.copyfile(complete / name, folder / name)
-    document_checkpoint(folder, records)
     return folder
 
 

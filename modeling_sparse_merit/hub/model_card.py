@@ -44,6 +44,7 @@ EMOTION_METRICS = (
 )
 """Identifier on the Hub, title and field of each score of emotion."""
 ECE = "expected_calibration_error"
+ENCODER_FIELDS = ("name", "license", "copyright", "source")
 MEASURES = {
     "pesq_wb": ("pesq", 2),
     "stoi": ("stoi", 3),
@@ -195,11 +196,12 @@ def read_training_data(path: Path) -> dict[str, Any]:
 
     Args:
         path: of a YAML file with some of the fields `name`, `license` (its identifier on the Hub), `base_model`,
-            `notes`, `limits` ({title: text}), `encoder` (its `name`, `license`, `copyright` and `source`) and
-            `corpora`, each with `name`, `use`, `license` and what else a card shows, such as `commercial_use`.
+            `notes`, `limits` ({title: text}), `encoder` (its `name`, `license`, `copyright`, `source`, perhaps
+            `license_text`) and `corpora`, each with `name`, `use`, `license` and what else a card shows, such as
+            `commercial_use`.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is no such file, or the encoder or a corpus lacks a field.
     """
     try:
         content = yaml.safe_load(_read_text(path) or "{}")
@@ -207,6 +209,9 @@ def read_training_data(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold fields such as `corpora: [...]`, not {content!r}.")
+    encoder = content.get("encoder") or {}
+    if encoder and (missing := [name for name in ENCODER_FIELDS if not encoder.get(name)]):
+        raise ValueError(f"{path}: the encoder lacks {missing}.")
     for corpus in content.get("corpora") or []:
         missing = [field for field in ("name", "use", "license") if not corpus.get(field)]
         if missing:

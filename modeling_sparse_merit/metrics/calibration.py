@@ -36,7 +36,6 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
     if not len(confidence):
         return undefined("ECE", "there are no clips")
     number = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # (clips,)
-    gaps = np.bincount(
-        number, weights=right - confidence, minlength=bins
-    )  # (bins,), n_b * (accuracy_b - confidence_b)
+    # n_b * (accuracy_b - confidence_b) of each bin, (bins,)
+    gaps = np.bincount(number, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))

@@ -41,6 +41,7 @@ class Clips(Dataset):
 
     Attributes:
         features: Where features of the mixtures may be; while it is set, mixtures repeat after its `rounds` epochs.
+        teacher_scale: The feature extractor of `add_teacher_values`.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ from ..models.sparse_merit.tasks import EMOTION
 from .balancing import LearnedWeights
 from .settings import TrainingSettings
 
-STATISTICS_BATCHES = 20
-SMALLEST_DEVIATION = 1e-3
+STATISTICS_BATCHES = 20  # for the mean and the deviation of the teacher's layers
+SMALLEST_DEVIATION = 1e-3  # of a dimension that hardly varies
 PRIOR_FRAMES = 10  # weight of the overall mean in the mean of a position
 
 
@@ -88,7 +88,7 @@ class Teacher:
         (B, S) of the samples -> (B, num_frames)."""
         lengths = (attention_mask.sum(-1) - self.reach) // self.stride + 1  # (B,)
         frames = torch.arange(num_frames, device=attention_mask.device) + self.shift
-        return torch.minimum(frames.clamp(min=0), lengths[:, None] - 1)  # (B, num_frames)
+        return torch.minimum(frames, lengths[:, None] - 1).clamp(min=0)  # (B, num_frames)
 
 
 class LayerImitation(nn.Module):

@@ -68,7 +68,7 @@ class CachedLoader:
         dtype: Of the features that are kept; by default that of the accelerator's precision.
 
     Raises:
-        ValueError: The encoder masks its input (SpecAugment).
+        ValueError: The encoder masks its input (SpecAugment), or gives numbers that `dtype` does not hold.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CachedLoader:
         self.loader, self.encoder, self.accelerator = loader, plain.model.encoder, accelerator
         self.computed_in = PRECISION_DTYPES[accelerator.mixed_precision]
         self.dtype = dtype or self.computed_in
-        self.folder = FeatureFolder(folder / _fingerprint(plain, feature_extractor, self.dtype), rounds)
+        self.folder = FeatureFolder(folder / self._fingerprint(plain, feature_extractor), rounds)
         self.dataset, self.epoch = loader.dataset, 0
 
     def __len__(self) -> int:
@@ -128,19 +128,28 @@ class CachedLoader:
         """(B, S) twice -> for each clip (T, L, D), without padding."""
         with self.accelerator.autocast():
             layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
-        stacked = torch.stack(layer_outputs, dim=2).to(self.dtype)  # (B, T, L, D)
+        exact = torch.stack(layer_outputs, dim=2)  # (B, T, L, D)
+        stacked = exact.to(self.dtype)
+        if not stacked.isfinite().all():
+            raise ValueError(
+                f"The encoder gives numbers up to {exact.abs().max():.6g}, which {self.dtype} does not hold; expected "
+                "`feature_cache_dtype` bfloat16 or float32."
+            )
         return [clip[:length] for clip, length in zip(stacked, frame_mask.sum(-1).tolist(), strict=True)]
 
-
-def _fingerprint(
-    model: SparseMeritForSpeechEnhancementAndEmotion,
-    feature_extractor: SparseMeritFeatureExtractor,
-    dtype: torch.dtype,
-) -> str:
-    """All that the features of a mixture depend on, as 16 hexadecimal digits."""
-    settings = [__version__, str(dtype), encoder_fields(model.config), feature_extractor.to_dict()]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.model.encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    def _fingerprint(
+        self, model: SparseMeritForSpeechEnhancementAndEmotion, feature_extractor: SparseMeritFeatureExtractor
+    ) -> str:
+        """All that the features of a mixture depend on, as 16 hexadecimal digits."""
+        precision = "" if self.computed_in == torch.float32 else f" of {self.computed_in}"
+        settings = [
+            __version__,
+            f"{self.dtype}{precision}",
+            encoder_fields(model.config),
+            feature_extractor.to_dict(),
+        ]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name, weight in sorted(model.model.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]

@@ -102,9 +102,11 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
     values = {"model": _plain_name(portable_name(locate(settings.model))), "labels": settings.labels, **changed}
     for name in ("output_dir", "resume", "workers", "feature_cache", "cleaned_by"):
         values.pop(name, None)
-    for name in ("speech", "noise", "rirs"):
+    for name in ("speech", "unlabelled", "noise", "rirs"):
         if name in values:
             values[name] = [_plain_name(path) for path in values[name]]
+    if "sampling_weights" in values:  # of datasets and of labels
+        values["sampling_weights"] = {_plain_name(name): weight for name, weight in values["sampling_weights"].items()}
     if "teacher" in values:
         values["teacher"] = _plain_name(portable_name(locate(values["teacher"])))
     return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}

@@ -32,9 +32,12 @@ class NoiseFolder(Corpus):
             prefix = "" if part == folder else f"{part.name}/"
             for row in metadata_rows(part, {}):
                 yield row | {"file": prefix + row["file"], "split": row.get("split") or split}
+        recordings = prepare.audio_files(folder)
         if listed:
+            if unlisted := [path for path in recordings if not any(path.is_relative_to(part) for part in listed)]:
+                notes["recordings outside the subfolders with a metadata.csv were left out"] += len(unlisted)
             return
-        for path in prepare.audio_files(folder):
+        for path in recordings:
             category = path.parent.name if path.parent != folder else None
             yield {"file": path.relative_to(folder).as_posix(), "category": category, "split": split}
 

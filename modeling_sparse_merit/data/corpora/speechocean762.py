@@ -9,12 +9,12 @@ thirteen are the dev split, twenty-five the test split, and the others train.
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import DatasetInfo
 
+from .. import prepare
 from ..datasets import DatasetError
-from .base import SpeakerCorpus
+from .base import Row, SpeakerCorpus
 
 PARTS = ("train", "test")
 GENDER_OF_LETTER = {"m": "male", "f": "female"}
@@ -37,12 +37,14 @@ class Speechocean762(SpeakerCorpus):
         "Interspeech 2021, 3710-3714.",
     )
 
-    def found(self, folder: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]:
+    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:
         for part in PARTS:
             speakers, texts = _listed(folder / part / "utt2spk"), _listed(folder / part / "text")
             genders = _listed(folder / part / "spk2gender")
             for utterance, file in _listed(folder / part / "wav.scp").items():
-                speaker = speakers[utterance]
+                if (speaker := speakers.get(utterance)) is None:
+                    yield prepare.Problem(f"utterances without a speaker in {part}/utt2spk", utterance)
+                    continue
                 yield {
                     "file": file,
                     "speaker": speaker,

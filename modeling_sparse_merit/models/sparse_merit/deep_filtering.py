@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from .enhancement import EnhancementHead, Spectrogram, compress, frame_range, spectral_distance, spectral_loss
 
 INITIAL_GAIN = 2.0  # before the sigmoid: training starts with a model that changes little
-RESOLUTIONS = (256, 1024)  # windows in samples, beside that of the head, in which the loss compares spectra
+RESOLUTIONS = (256, 1024)  # further windows in samples, besides that of the head, in which the loss compares spectra
 QUIETEST = 1e-7  # RMS below which a recording is not amplified further
 
 
@@ -94,6 +94,6 @@ def build_enhancement_head(config) -> EnhancementHead:
 
 def _level(waveform: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
     """RMS (B, 1) of padded waveforms (B, S), at least `QUIETEST`."""
-    heard = frame_range(waveform.shape[1], num_samples)
-    power = (waveform.float().square() * heard).sum(-1, keepdim=True) / num_samples[:, None]
+    valid = frame_range(waveform.shape[1], num_samples)  # (B, S)
+    power = (waveform.float().square() * valid).sum(-1, keepdim=True) / num_samples[:, None]
     return power.sqrt().clamp(min=QUIETEST)

@@ -120,6 +120,7 @@ class EnhancementHead(nn.Module):
     """
 
     inputs_per_bin = 1
+    """Numbers that the network is given of each bin."""
 
     def __init__(self, config):
         super().__init__()
@@ -247,9 +248,9 @@ def spectral_loss(
     Returns:
         A scalar in fp32, at least 0.
     """
-    heard = frame_range(clean_values.shape[1], num_samples)
-    signal = (clean_values * heard).square().sum(-1)
-    noise = ((predicted_values - clean_values) * heard).square().sum(-1)
+    valid = frame_range(clean_values.shape[1], num_samples)  # (B, S)
+    signal = (clean_values * valid).square().sum(-1)
+    noise = ((predicted_values - clean_values) * valid).square().sum(-1)
     snr = 10 * torch.log10((signal + 1e-6) / (noise + 1e-6))  # (B,)
     return spectral_distance(predicted, clean, num_frames) + 0.03 * (30.0 - snr).clamp(min=0.0).mean()
 

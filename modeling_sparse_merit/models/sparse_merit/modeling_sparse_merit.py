@@ -129,8 +129,9 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
                 part.freeze_unused()  # loading makes parameters that are trainable
         if precision == "bf16" and dtype == "auto":
             set_precision(model, precision)
-        if pretrained_model_name_or_path and (notice := license_notice(pretrained_model_name_or_path)) is not None:
-            _advise_once(notice)
+        if pretrained_model_name_or_path:
+            # a folder or a Hub id, as in transformers: the names of `locate` are no names here
+            _advise_of_license(os.path.abspath(pretrained_model_name_or_path))
         return loaded
 
     def _quantize(self) -> None:
@@ -411,8 +412,10 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
 
 @cache
-def _advise_once(notice: str) -> None:
-    logger.warning_advice(notice)
+def _advise_of_license(folder: str) -> None:
+    """Logs `license_notice`, once for each checkpoint."""
+    if (notice := license_notice(folder)) is not None:
+        logger.warning_advice(notice)
 
 
 def count_parameters(config: SparseMeritConfig) -> int:
