@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
 def start(settings: TrainingSettings) -> Accelerator:
     """The accelerator, with logs in `output_dir`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # Gradients of an LSTM become denormal numbers, with which a CPU computes several times slower. Threads that torch
+    # starts from now on treat them as 0, too.
+    torch.set_flush_denormal(True)
     if not sys.stderr.isatty():  # bars would fill a log
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
