@@ -163,7 +163,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "versions": evaluation and _listed(_versions(evaluation)),
         "measures": _measures(evaluation) if evaluation else {},
         "score": _score,
-        "heard_in": _heard_in,
+        "condition_cells": _condition_cells,
     }
 
 
@@ -300,7 +300,7 @@ def _group_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     tables = []
     for kind in dict.fromkeys(kind for condition in conditions for kind in condition["groups"]):
         rows = [
-            [name, *_heard_in(condition).split(" | "), *_group_cells(scores)]
+            [name, *_condition_cells(condition).split(" | "), *_group_cells(scores)]
             for condition in conditions
             for name, scores in condition["groups"].get(kind, {}).items()
         ]
@@ -354,7 +354,7 @@ def _versions(evaluation: dict[str, Any]) -> list[str]:
     return [f"{name} {versions[name]}" for name in MEASURED_PACKAGES if versions.get(name)]
 
 
-def _heard_in(condition: dict[str, Any]) -> str:
+def _condition_cells(condition: dict[str, Any]) -> str:
     """The first two cells of a row: the noise pool, with the transmission, and the SNR."""
     pool, level = (condition["pool"] or "none"), condition["snr_db"]
     after = f", {condition['transmission']}" if condition.get("transmission") else ""
