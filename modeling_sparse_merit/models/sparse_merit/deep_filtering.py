@@ -63,15 +63,15 @@ class DeepFilterHead(EnhancementHead):
 
     def _filter(self, spectrum: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Complex (B, F, bins), 0 beyond a recording, and real (B, F, 2 * taps * filtered) -> complex (B, F, bins)."""
-        real, imaginary = coefficients.unflatten(-1, (2, self.taps, -1)).unbind(2)  # (B, F, taps, filtered) each
+        parts = coefficients.unflatten(-1, (2 * self.taps, -1)).unbind(2)  # 2 * taps of (B, F, filtered)
         reach, length = self.taps // 2, spectrum.shape[1]
         filtered = spectrum[..., : self.num_filtered]
-        padded = [F.pad(part, (0, 0, reach, reach)) for part in (filtered.real, filtered.imag)]
+        padded_real, padded_imaginary = (F.pad(part, (0, 0, reach, reach)) for part in (filtered.real, filtered.imag))
         new_real, new_imaginary = filtered.real, filtered.imag
-        for tap in range(self.taps):
-            at_real, at_imaginary = (part[:, tap : tap + length] for part in padded)  # (B, F, filtered)
-            new_real = new_real + real[:, :, tap] * at_real - imaginary[:, :, tap] * at_imaginary
-            new_imaginary = new_imaginary + real[:, :, tap] * at_imaginary + imaginary[:, :, tap] * at_real
+        for tap, (real, imaginary) in enumerate(zip(parts[: self.taps], parts[self.taps :], strict=True)):
+            at_real, at_imaginary = padded_real[:, tap : tap + length], padded_imaginary[:, tap : tap + length]
+            new_real = new_real + real * at_real - imaginary * at_imaginary
+            new_imaginary = new_imaginary + real * at_imaginary + imaginary * at_real
         return torch.cat([torch.complex(new_real, new_imaginary), spectrum[..., self.num_filtered :]], dim=-1)
 
     def _loss(
