@@ -9,7 +9,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
 BATCH_SECONDS = 40.0  # audio that goes through the model at once
 
 _MODULE_OF = {

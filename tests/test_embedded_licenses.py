@@ -113,7 +113,10 @@ def test_a_checkpoint_without_a_known_licence_replaces_nothing(tiny_checkpoint, 
 
 def test_the_licence_names_its_identifier_the_encoder_and_the_corpora(tmp_path):
     text = render_license(records_of(tmp_path, BASE))
-    assert "\nSPDX-License-Identifier: CC-BY-NC-SA-4.0\nhttps://creativecommons.org/licenses/by-nc-sa/4.0/\n" in text
+    assert (
+        "\nSPDX-License-Identifier: CC-BY-NC-SA-4.0 AND MIT\nhttps://creativecommons.org/licenses/by-nc-sa/4.0/\n"
+        in text
+    )
     assert "Encoder: Whisper base, Copyright (c) 2022 OpenAI, MIT, https://github.com/openai/whisper\n" in text
     assert "\n\nPermission is granted, if this notice is included.\n\nTrained on\n" in text
     assert "- Stage; CC BY-NC 4.0; http://s\n- Street; CC0\n" in text

@@ -86,10 +86,11 @@ def render_license(records: str | os.PathLike) -> str:
             f"one of {', '.join(LICENSES)}."
         )
     identifier, address = LICENSES[data["license"]]
+    encoder_license = [data["encoder"]["license"]] if data.get("encoder") else []
     lines = [
         f"The weights of {data['name']} (model.safetensors in this folder)",
         "",
-        f"SPDX-License-Identifier: {identifier}",
+        f"SPDX-License-Identifier: {' AND '.join([identifier, *encoder_license])}",
         address,
         "",
         "The code of this package is licensed under Apache-2.0.",
