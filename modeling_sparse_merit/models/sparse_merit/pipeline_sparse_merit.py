@@ -394,8 +394,9 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if EMOTION not in self.model.config.tasks:
+            source = self.model.name_or_path
             raise ValueError(
-                f"{str(self.model.name_or_path)!r} has the tasks {self.model.config.tasks}; expected one with "
+                f"{repr(str(source)) if source else 'The model'} has the tasks {self.model.config.tasks}; expected one with "
                 f"{EMOTION!r}. `SpeechEnhancementAndEmotionPipeline` takes any."
             )
 
