@@ -394,10 +394,10 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if EMOTION not in self.model.config.tasks:
-            source = self.model.name_or_path
+            name = repr(str(self.model.name_or_path)) if self.model.name_or_path else "The model"
             raise ValueError(
-                f"{repr(str(source)) if source else 'The model'} has the tasks {self.model.config.tasks}; expected one with "
-                f"{EMOTION!r}. `SpeechEnhancementAndEmotionPipeline` takes any."
+                f"{name} has the tasks {self.model.config.tasks}; expected one with {EMOTION!r}. "
+                "`SpeechEnhancementAndEmotionPipeline` takes any."
             )
 
     def _sanitize_parameters(
