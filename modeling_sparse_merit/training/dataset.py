@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
-from ..data.mixing import SAMPLING_RATE, MixingRecipe, audible_segment
+from ..data.mixing import SAMPLING_RATE, MixingRecipe, rms
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, UNLABELLED, columns_of, tasks_of_kind
@@ -27,6 +27,7 @@ from .settings import UNLABELLED_NAME, TrainingSettings
 from .targets import Target, Targets, collate_targets, has_target
 
 FRAME_STRIDE = 320  # samples between encoder frames
+QUIETEST_CROP = 10 ** (-40 / 20)  # RMS relative to that of the recording; what is quieter is a pause
 
 
 class Clips(Dataset):
@@ -91,12 +92,15 @@ class Clips(Dataset):
         """The speech that is used, and the sample that it starts at."""
         if self.max_seconds is None or len(speech) <= self.max_seconds * SAMPLING_RATE:
             return speech, 0
-        offset = np.random.default_rng([self.recipe.seed, self.epoch, index, 1]).random()
         length = int(self.max_seconds * SAMPLING_RATE)
-        cropped = audible_segment(speech, length, offset)
-        if cropped is None:
-            return speech, 0  # the recipe names a recording that is all silent
-        return cropped, int(offset * (len(speech) - length + 1))
+        last = len(speech) - length
+        drawn = int(np.random.default_rng([self.recipe.seed, self.epoch, index, 1]).random() * (last + 1))
+        quietest = QUIETEST_CROP * rms(speech)
+        for start in (drawn, *range(0, last, length), last):  # they cover the recording, so that one is loud enough
+            cropped = speech[start : start + length]
+            if rms(cropped) >= quietest:
+                break
+        return cropped, start
 
 
 class MixedClips(Clips):
