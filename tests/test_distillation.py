@@ -279,7 +279,9 @@ def test_a_run_resumes_exactly_and_leaves_a_plain_model(tables, teacher, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_distil(tables, teacher, tmp_path):
-    config = write_config(tmp_path / "config.yaml", tables, teacher=teacher, **BOTH, epochs=2, batch_size=2)
+    config = write_config(
+        tmp_path / "config.yaml", tables, teacher=teacher, **BOTH, epochs=2, per_device_train_batch_size=2
+    )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, *train_command(config, tmp_path / "run")[1:]]
     result = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False, timeout=300)

@@ -176,4 +176,4 @@ def build_optimizer(
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int):
     """Warm-up, then the settings' schedule, over `steps` optimizer steps."""
-    return get_scheduler(settings.schedule, optimizer, round(settings.warmup_ratio * steps), steps)
+    return get_scheduler(settings.lr_scheduler_type, optimizer, round(settings.warmup_ratio * steps), steps)

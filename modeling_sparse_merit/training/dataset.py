@@ -387,14 +387,16 @@ def build_loader(
         sampler = clips.rows
     elif shuffle:
         frequencies = clip_frequencies(clips, settings)
-        sampler = EpochLengthGroupedSampler(settings.batch_size, clips.lengths(), settings.seed, frequencies)
+        sampler = EpochLengthGroupedSampler(
+            settings.per_device_train_batch_size, clips.lengths(), settings.seed, frequencies
+        )
     else:
         sampler = np.argsort(clips.lengths(), kind="stable").tolist()
     return DataLoader(
         clips,
-        settings.batch_size,
+        settings.per_device_train_batch_size,
         sampler=sampler,
         collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
-        num_workers=settings.workers,
+        num_workers=settings.dataloader_num_workers,
         pin_memory=torch.cuda.is_available(),
     )

@@ -100,7 +100,7 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
     defaults = asdict(TrainingSettings(model=settings.model))
     changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
     values = {"model": _plain_name(portable_name(locate(settings.model))), "labels": settings.labels, **changed}
-    for name in ("output_dir", "resume", "workers", "feature_cache", "cleaned_by"):
+    for name in ("output_dir", "resume", "dataloader_num_workers", "feature_cache", "cleaned_by"):
         values.pop(name, None)
     for name in ("speech", "unlabelled", "noise", "rirs"):
         if name in values:

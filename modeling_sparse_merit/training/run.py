@@ -152,7 +152,7 @@ class Run:
                 logger.info("No better score for %d validations: the stage ends.", self.settings.patience)
                 self.progress.epoch = last_epoch
             checkpoints.save_checkpoint(
-                self.accelerator, self.folder, self.progress, self.average, self.settings.keep_checkpoints
+                self.accelerator, self.folder, self.progress, self.average, self.settings.save_total_limit
             )
         self.accelerator.free_memory(model, optimizer, schedule)
         self.resume_from = None
