@@ -218,7 +218,7 @@ def test_new_labels_travel_with_the_adapters(tiny_checkpoint, batch, tmp_path):
     assert list(loaded.config.id2label.values()) == labels
     assert difference(loaded, model, {**batch, "labels": batch["labels"] // 2}) == 0.0
 
-    with pytest.raises(ValueError, match="emotion head has to learn"):
+    with pytest.raises(ValueError, match="saved with the emotion head. Add .emotion."):
         adapted(tiny_checkpoint, parts=["experts", "routers"], labels=labels)
 
 
@@ -255,7 +255,7 @@ def test_every_integration_takes_adapters(tiny_config, batch, tmp_path, integrat
     ("fields", "message"),
     [
         ({"lora_rank": 4}, "need a `model`"),
-        ({"lora_rank": 4, "model": "x", "train_feature_encoder": True}, "front end"),
+        ({"lora_rank": 4, "model": "x", "train_feature_encoder": True}, "leave its feature encoder frozen"),
         ({"lora_rank": -1, "model": "x"}, "lora_rank"),
         ({"lora_rank": 4, "model": "x", "lora_dropout": 1.0}, "lora_dropout"),
         ({"lora_rank": 4, "model": "x", "lora_train_modules": ["head"]}, "'head'"),

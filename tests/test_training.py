@@ -791,6 +791,16 @@ def test_systems_of_the_ladder_share_data_sizes_and_budget():
     assert {path.stem for path in LADDER.glob("*.yaml")} == {*ladder.SEEDS, "base", "evaluation"}
 
 
+def test_a_run_with_former_names_of_settings_was_trained_with_the_same_settings(tmp_path):
+    arguments = [str(LADDER / "sparse_merit.yaml"), "--seed", "1"]
+    former = {name: old for old, name in TrainingSettings.RENAMED.items()}
+    settings = {former.get(name, name): value for name, value in asdict(parse_settings(arguments)).items()}
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert "batch_size" in settings and ladder.changed_settings(tmp_path, arguments) == {}
+    changed = ladder.changed_settings(tmp_path, [*arguments, "--per_device_train_batch_size", "3"])
+    assert changed == {"per_device_train_batch_size": (12, 3)}
+
+
 def test_the_evaluation_of_the_ladder_names_every_run_once():
     systems = yaml.safe_load((LADDER / "evaluation.yaml").read_text(encoding="utf-8"))["systems"]
     named = set(re.findall(r"runs/ladder/(\w+/\d)/best", json.dumps(systems)))
