@@ -82,7 +82,7 @@ def compare(speech: str, noise: str, clips: int, epochs: int, seed: int) -> dict
     """Both runs on one draw of training clips, and the base on their dev mixtures."""
     rows = draw_clips(speech, clips, seed)
     counts = {f"{split}_clips": rows["split"][:].count(split) for split in ("train", "dev")}
-    shared = ["--model", str(DEFAULT_CHECKPOINT), "--noise", noise, "--seed", str(seed), "--workers", "1"]
+    shared = ["--model", str(DEFAULT_CHECKPOINT), "--noise", noise, "--seed", str(seed)]
     shared += ["--learning_rate", "5e-4", "--epochs", str(epochs)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from modeling_sparse_merit.training.settings import parse_settings
+from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/ladder")
@@ -32,7 +32,7 @@ SEEDS = {  # of each system; the front end comes before what is trained on its o
     "expert_weighted_sums": 1,
 }
 FINISHED = "finished"  # an empty file in the folder of a run that came to its end
-NO_MATTER = ("workers",)  # settings that change no result
+NO_MATTER = ("dataloader_num_workers",)  # settings that change no result
 
 
 def main(overrides: list[str] | None = None) -> int:
@@ -77,6 +77,7 @@ def changed_settings(folder: Path, arguments: list[str]) -> dict[str, tuple]:
         then = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    then = {TrainingSettings.RENAMED.get(name, name): value for name, value in then.items()}
     now = json.loads(json.dumps(asdict(parse_settings(arguments))))
     return {
         name: (value, now.get(name))

@@ -97,7 +97,7 @@ def make_table(folder: Path, name: str, durations: np.ndarray, generator: np.ran
 
 
 def make_settings(tables: dict[str, list[str]], speech: str = "long_speech", **changes: Any) -> TrainingSettings:
-    fixed = {"max_seconds": SECONDS, "workers": 1, "noise": tables["noise"], "rirs": tables["rirs"]}
+    fixed = {"max_seconds": SECONDS, "dataloader_num_workers": 1, "noise": tables["noise"], "rirs": tables["rirs"]}
     return TrainingSettings(**{"speech": tables[speech], **fixed, **changes})
 
 
@@ -107,7 +107,7 @@ def make_settings(tables: dict[str, list[str]], speech: str = "long_speech", **c
 def step_times(tables: dict[str, list[str]], folder: Path, layout: str) -> dict[str, Timing]:
     """Seconds of a step of each kind on one layout, on the same clips."""
     config, batch_size = LAYOUTS[layout]
-    settings = make_settings(tables, config=config, batch_size=batch_size, workers=0)
+    settings = make_settings(tables, config=config, per_device_train_batch_size=batch_size, dataloader_num_workers=0)
     batch, sides = next(iter(make_loader(settings))), {}
     if "feature_encoder" not in config:
         asking = batch | {"input_values": batch["input_values"].clone().requires_grad_()}  # so all that follows does
@@ -143,9 +143,13 @@ def make_step(settings: TrainingSettings, stage: build.Stage) -> Callable[[dict[
 def grouped_times(tables: dict[str, list[str]]) -> dict[str, Timing]:
     """Seconds of an epoch over clips of 1 to 8 s, in batches of like length and in random ones. These are small, since
     the sampler groups few clips loosely: it sorts at least four parts of them apart."""
-    settings = make_settings(tables, "speech", config=TINY, batch_size=4, max_seconds=8.0, workers=0)
+    settings = make_settings(
+        tables, "speech", config=TINY, per_device_train_batch_size=4, max_seconds=8.0, dataloader_num_workers=0
+    )
     loader, step = make_loader(settings), make_step(settings, FROZEN)
-    shuffled = DataLoader(loader.dataset, settings.batch_size, shuffle=True, collate_fn=loader.collate_fn)
+    shuffled = DataLoader(
+        loader.dataset, settings.per_device_train_batch_size, shuffle=True, collate_fn=loader.collate_fn
+    )
     epochs = {"random batches": list(shuffled), "batches of like length": list(loader)}
     return in_turn({name: partial(train_epoch, step, batches) for name, batches in epochs.items()}, rounds=3)
 
@@ -174,7 +178,9 @@ def make_cached_loader(settings: TrainingSettings, folder: Path) -> CachedLoader
 
 def mixing_speed(tables: dict[str, list[str]], workers: int, changes: dict[str, Any]) -> float:
     """Seconds of audio that all workers together mix in a second, once each has given a batch."""
-    loader = make_loader(make_settings(tables, batch_size=4, workers=workers, **changes))
+    loader = make_loader(
+        make_settings(tables, per_device_train_batch_size=4, dataloader_num_workers=workers, **changes)
+    )
     seconds = []
     for index, batch in enumerate(loader):
         if index == 2 * workers:  # as many batches are fetched ahead
@@ -185,7 +191,7 @@ def mixing_speed(tables: dict[str, list[str]], workers: int, changes: dict[str, 
 
 def waiting_shares(tables: dict[str, list[str]], folder: Path) -> dict[str, float]:
     """The share of the frozen stage's time, on the tiny layout, in which it waits for one worker."""
-    settings = make_settings(tables, config=TINY, batch_size=12)
+    settings = make_settings(tables, config=TINY, per_device_train_batch_size=12)
     kept = make_cached_loader(settings, folder)
     list(kept)  # the first epoch computes the features
     sides = {"frozen encoder": make_loader(settings), "frozen encoder, kept features": kept}

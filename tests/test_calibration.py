@@ -50,6 +50,6 @@ def test_a_dimension_that_does_not_vary_stays_finite(tiny_config, batches):
 
 
 def test_the_setting_is_checked():
-    with pytest.raises(ValueError, match="`calibration_batches` is -1; expected at least 0"):
+    with pytest.raises(ValueError, match="`calibration_batches` is -1; expected a whole number of at least 0"):
         TrainingSettings(calibration_batches=-1)
     assert json.loads(json.dumps(TrainingSettings().calibration_batches)) == 0

@@ -125,8 +125,11 @@ def test_own_words_are_settings_of_the_command_line_and_of_a_file(tmp_path):
         ({"model": "x", "labels": ["upset=angry", "upset"]}, "distinct names"),
         ({"model": "x", "labels": ["upset="]}, "OWN=LABEL"),
         ({"model": "x", "labels": ["a=b=c"]}, "OWN=LABEL"),
-        ({"model": "x", "labels": [1, 2]}, "`labels` is .1, 2.; expected names"),
-        ({"model": "x", "labels": ["upset=angry"], "labels_from": {"upset": "sad"}}, "says of .'upset'"),
+        ({"model": "x", "labels": [1, 2]}, "`labels` is .1, 2.; expected a list of names"),
+        (
+            {"model": "x", "labels": ["upset=angry"], "labels_from": {"upset": "sad"}},
+            "no other source of .'upset'",
+        ),
         ({"model": "x", "labels": ["calm"], "labels_from": {"upset": "sad"}}, "names in `labels`"),
     ],
 )

@@ -218,7 +218,7 @@ def test_new_labels_travel_with_the_adapters(tiny_checkpoint, batch, tmp_path):
     assert list(loaded.config.id2label.values()) == labels
     assert difference(loaded, model, {**batch, "labels": batch["labels"] // 2}) == 0.0
 
-    with pytest.raises(ValueError, match="emotion head has to learn"):
+    with pytest.raises(ValueError, match="saved with the emotion head. Add .emotion."):
         adapted(tiny_checkpoint, parts=["experts", "routers"], labels=labels)
 
 
@@ -255,7 +255,7 @@ def test_every_integration_takes_adapters(tiny_config, batch, tmp_path, integrat
     ("fields", "message"),
     [
         ({"lora_rank": 4}, "need a `model`"),
-        ({"lora_rank": 4, "model": "x", "train_feature_encoder": True}, "front end"),
+        ({"lora_rank": 4, "model": "x", "train_feature_encoder": True}, "leave its feature encoder frozen"),
         ({"lora_rank": -1, "model": "x"}, "lora_rank"),
         ({"lora_rank": 4, "model": "x", "lora_dropout": 1.0}, "lora_dropout"),
         ({"lora_rank": 4, "model": "x", "lora_train_modules": ["head"]}, "'head'"),
@@ -318,8 +318,17 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
     run, tables = private_folder / "run", private_folder / "tables"
     arguments = ["--model", str(tiny_checkpoint), "--speech", str(tables / "calls"), "--noise", str(tables / "noise")]
     arguments += ["--labels", "angry", "sad", "--lora_rank", "4", "--lora_train_modules", "routers", "emotion"]
-    arguments += ["--workers", "0", "--batch_size", "4", "--learning_rate", "0.01", "--average_decay", "0.5"]
-    arguments += ["--schedule", "constant"]
+    arguments += [
+        "--dataloader_num_workers",
+        "0",
+        "--per_device_train_batch_size",
+        "4",
+        "--learning_rate",
+        "0.01",
+        "--average_decay",
+        "0.5",
+    ]
+    arguments += ["--lr_scheduler_type", "constant"]
 
     training_run.main([*arguments, "--epochs", "1", "--output_dir", str(run)])
     training_run.main([*arguments, "--epochs", "2", "--output_dir", str(run)])
@@ -350,7 +359,16 @@ def test_own_words_of_a_private_folder_are_learned_from_the_rows_of_known_ones(
     folder = make_private_folder(speech_clip, tmp_path, ["upset", "calm"])
     arguments = ["--model", str(tiny_checkpoint), "--speech", str(folder / "tables" / "calls")]
     arguments += ["--noise", str(folder / "tables" / "noise"), "--labels", "upset=angry", "calm=neutral"]
-    arguments += ["--lora_rank", "2", "--workers", "0", "--batch_size", "6", "--learning_rate", "1e-7"]
+    arguments += [
+        "--lora_rank",
+        "2",
+        "--dataloader_num_workers",
+        "0",
+        "--per_device_train_batch_size",
+        "6",
+        "--learning_rate",
+        "1e-7",
+    ]
     for epochs in ("1", "2"):  # the second goes on
         training_run.main([*arguments, "--epochs", epochs, "--output_dir", str(tmp_path / "run")])
     assert not re.search(r"\d%|it/s|s/it|examples/s", capfd.readouterr().err)  # bars are for terminals

@@ -34,9 +34,9 @@ LAYERS = (
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
     {"data", "metrics"},
     {"models"},
-    {"files", ""},
+    {"files", "fields", ""},
 )
-"""Rooms of the package, from the top down; the last one holds `files.py` and the constants of `__init__.py`."""
+"""Parts of the package, from the top down; the last one holds `files.py`, `fields.py` and constants of the package."""
 
 
 def modules() -> dict[str, Path]:

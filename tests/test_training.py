@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from datasets import ClassLabel
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
-from transformers import WhisperConfig, WhisperModel
+from transformers import TrainingArguments, WhisperConfig, WhisperModel
 
 from benchmarks import ladder
 from modeling_sparse_merit import (
@@ -39,7 +39,7 @@ from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel
-from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
+from modeling_sparse_merit.training.settings import TrainingSettings, documented_fields, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
 folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
@@ -98,8 +98,8 @@ def make_settings(tables: dict[str, str], **changes) -> TrainingSettings:
             "noise": [tables["noise"]],
             "labels": LABELS,
             "config": SMALL_MODEL,
-            "batch_size": 4,
-            "workers": 0,
+            "per_device_train_batch_size": 4,
+            "dataloader_num_workers": 0,
             "snr_db": [0.0, 10.0],
             **changes,
         }
@@ -156,7 +156,9 @@ def test_a_small_model_learns_its_clips_by_heart(tables):
 
 
 def test_a_run_ends_with_a_model_that_works(tables, tmp_path, speech_clip):
-    config = write_config(tmp_path / "config.yaml", tables, epochs=2, frozen_epochs=1, average_decay=0.5, workers=1)
+    config = write_config(
+        tmp_path / "config.yaml", tables, epochs=2, frozen_epochs=1, average_decay=0.5, dataloader_num_workers=1
+    )
     result = run_training(config, tmp_path / "run")
     assert result.returncode == 0, result.stderr[-3000:]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -205,7 +207,7 @@ def test_mixtures_and_order_depend_on_seed_and_epoch_alone(tables):
     feature_extractor = build.build_feature_extractor(settings)
     loaders = []
     for workers in (0, 2):
-        settings.workers = workers
+        settings.dataloader_num_workers = workers
         clips = dataset.load_clips(settings, "train")
         clips.set_epoch(3)
         loader = dataset.build_loader(clips, feature_extractor, settings, shuffle=True)
@@ -253,7 +255,7 @@ def examples_of(settings: TrainingSettings, epoch: int) -> list[dict]:
 
 
 def test_a_run_streams_its_speech_from_the_hub(hub, tables, tmp_path):
-    config = write_config(tmp_path / "config.yaml", tables, epochs=1, workers=2, **STREAMED)
+    config = write_config(tmp_path / "config.yaml", tables, epochs=1, dataloader_num_workers=2, **STREAMED)
     theirs = one_thread() | hub.environment(tmp_path / "theirs") | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCHCODEC, str(config), "--output_dir", str(tmp_path / "run")],
@@ -274,7 +276,7 @@ def test_a_run_streams_its_speech_from_the_hub(hub, tables, tmp_path):
 def test_a_stream_gives_the_same_for_any_number_of_workers_and_on_resuming(hub, tables):
     settings = make_settings(tables, **STREAMED)
     alone = examples_of(settings, epoch=3)
-    settings.workers = 2
+    settings.dataloader_num_workers = 2
     helped = examples_of(settings, epoch=3)
     assert [example["index"] for example in alone] == list(range(10))
     for first, second in zip(alone, helped, strict=True):
@@ -372,7 +374,7 @@ def test_each_stage_waits_for_itself_and_its_early_end_is_remembered(tables, tmp
 
 @pytest.mark.slow
 def test_two_processes_share_the_clips_of_an_epoch(tables, tmp_path):
-    config = write_config(tmp_path / "config.yaml", tables, epochs=2, batch_size=2)
+    config = write_config(tmp_path / "config.yaml", tables, epochs=2, per_device_train_batch_size=2)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, *train_command(config, tmp_path / "run")[1:]]
     result = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False, timeout=300)
@@ -451,13 +453,21 @@ def test_settings_come_from_the_file_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 7\n", "epoch"),
+        ("epoch: 7\n", "`epoch` is unknown; did you mean `epochs`"),
+        ("batch_size: 7\n", "config.yaml: `batch_size` is now called `per_device_train_batch_size`"),
+        ("schedule: linear\n", "`lr_scheduler_type`"),
+        ("keep_checkpoints: 1\n", "`save_total_limit`"),
+        ("workers: 1\n", "`dataloader_num_workers`"),
+        ("seed: [\n", "config.yaml is not valid YAML"),
+        ("speech: tables/speech\n", "`speech` is 'tables/speech'; expected a list of names"),
+        ("config: 3\n", "`config` is 3; expected a mapping"),
+        ("tasks: []\n", "`tasks` is \\[\\]; expected a list of names, or null"),
         ("snr_db: [5, -5]\n", "snr_db"),
-        ("batch_size: 0\n", "batch_size"),
+        ("per_device_train_batch_size: 0\n", "per_device_train_batch_size"),
         ("average_decay: 1.0\n", "average_decay"),
         ("model: a\nwavlm: b\n", "wavlm"),
-        ("schedule: sideways\n", "schedule"),
-        ("config: {num_expert: 4}\n", "num_expert"),
+        ("lr_scheduler_type: sideways\n", "lr_scheduler_type"),
+        ("config: {num_expert: 4}\n", "`num_expert` is unknown; did you mean `num_experts`"),
         ("labels: [a, a]\n", "labels"),
         ("rir_probability: 0.5\n", "rirs"),
         ("learning_rate: -1.0\n", "learning_rate"),
@@ -489,6 +499,35 @@ def test_a_wrong_setting_is_named(tmp_path, text, message):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         parse_settings([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_size", "4"], "`batch_size` is now called `per_device_train_batch_size`"),
+        (["--epochz=3"], "`epochz` is unknown; did you mean `epochs`"),
+        (["--epochs", "3", "other.yaml"], r"\['other.yaml'\] set no field; expected \[CONFIG.yaml\]"),
+        (["--max_seconds", "0"], r"^`max_seconds` is 0.0; expected a finite number above 0\.$"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_settings(arguments)
+
+
+def test_every_field_is_explained_on_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Folder of the logs, the checkpoints and the result, `best`. (default: runs/sparse-merit)" in shown
+    assert "Optimizer steps after which the run ends; an unfinished epoch counts as finished. 0 is no limit." in shown
+    assert list(documented_fields()) == [entry.name for entry in fields(TrainingSettings)]
+
+
+def test_settings_were_renamed_to_names_of_transformers():
+    known = {entry.name for entry in fields(TrainingArguments)}
+    assert set(TrainingSettings.RENAMED.values()) <= known
+    assert not set(TrainingSettings.RENAMED) & {entry.name for entry in fields(TrainingSettings)}
 
 
 def test_fine_tuning_starts_from_a_checkpoint_with_other_labels(tables, tiny_checkpoint):
@@ -719,7 +758,7 @@ def test_the_model_in_front_of_a_cascade_has_to_enhance(tables, tiny_checkpoint,
 def test_a_balanced_run_goes_on_from_its_checkpoint_as_if_never_stopped(tables, tmp_path, balancing):
     changes = {"task_balancing": balancing, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"}
     config = write_config(tmp_path / "config.yaml", tables, epochs=1, frozen_epochs=2, eval_every=3, **changes)
-    training_run.main([str(config), "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "3"])
+    training_run.main([str(config), "--output_dir", str(tmp_path / "whole"), "--save_total_limit", "3"])
     for epoch in (1, 2):  # within a stage and between two of them
         resumed = tmp_path / f"resumed{epoch}"
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{epoch}", resumed / f"checkpoint-{epoch}")
@@ -752,6 +791,16 @@ def test_systems_of_the_ladder_share_data_sizes_and_budget():
     assert {path.stem for path in LADDER.glob("*.yaml")} == {*ladder.SEEDS, "base", "evaluation"}
 
 
+def test_a_run_with_former_names_of_settings_was_trained_with_the_same_settings(tmp_path):
+    arguments = [str(LADDER / "sparse_merit.yaml"), "--seed", "1"]
+    former = {name: old for old, name in TrainingSettings.RENAMED.items()}
+    settings = {former.get(name, name): value for name, value in asdict(parse_settings(arguments)).items()}
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert "batch_size" in settings and ladder.changed_settings(tmp_path, arguments) == {}
+    changed = ladder.changed_settings(tmp_path, [*arguments, "--per_device_train_batch_size", "3"])
+    assert changed == {"per_device_train_batch_size": (12, 3)}
+
+
 def test_the_evaluation_of_the_ladder_names_every_run_once():
     systems = yaml.safe_load((LADDER / "evaluation.yaml").read_text(encoding="utf-8"))["systems"]
     named = set(re.findall(r"runs/ladder/(\w+/\d)/best", json.dumps(systems)))
@@ -775,7 +824,16 @@ SYSTEMS = [pytest.param(system, marks=[pytest.mark.slow] * (system in ALIKE)) fo
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
     arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
-    quick = ["--epochs", "1", "--max_steps", "2", "--batch_size", "4", "--workers", "0"]
+    quick = [
+        "--epochs",
+        "1",
+        "--max_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "4",
+        "--dataloader_num_workers",
+        "0",
+    ]
     feature_encoder = ["--cleaned_by", start] if system == "ser_enhanced" else []
     run = ["--output_dir", str(tmp_path), "--seed", "1"]
     training_run.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *feature_encoder, *run])
@@ -793,13 +851,22 @@ def test_the_ladder_trains_what_is_missing_and_names_what_fails(tables, start, t
     for name, value in one_thread().items():
         monkeypatch.setenv(name, value)
     arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
-    arguments += ["--epochs", "1", "--max_steps", "1", "--batch_size", "4", "--workers", "0"]
+    arguments += [
+        "--epochs",
+        "1",
+        "--max_steps",
+        "1",
+        "--per_device_train_batch_size",
+        "4",
+        "--dataloader_num_workers",
+        "0",
+    ]
     assert ladder.main(arguments) == 1
     told = capfd.readouterr()
     assert "2 of 3 runs are done" in told.out and "FAILED ser_enhanced/0" in told.err, told.err
-    assert ladder.main([*arguments, "--batch_size", "3"]) == 1
+    assert ladder.main([*arguments, "--per_device_train_batch_size", "3"]) == 1
     told = capfd.readouterr()
-    assert "0 of 3 runs are done" in told.out and "'batch_size': (4, 3)" in told.err
+    assert "0 of 3 runs are done" in told.out and "'per_device_train_batch_size': (4, 3)" in told.err
     shutil.copytree(start, "runs/ladder/se_front_end/0/best")
     assert ladder.main(arguments) == 0
     told = capfd.readouterr()

@@ -62,7 +62,13 @@ def hiss(seed: int) -> np.ndarray:
 
 def make_settings(tables: dict[str, str], **changes) -> TrainingSettings:
     speech, noise = [tables["speech"]], [tables["noise"]]
-    shared = {"labels": LABELS, "config": SMALL_MODEL, "batch_size": 3, "workers": 0, "snr_db": [0.0, 10.0]}
+    shared = {
+        "labels": LABELS,
+        "config": SMALL_MODEL,
+        "per_device_train_batch_size": 3,
+        "dataloader_num_workers": 0,
+        "snr_db": [0.0, 10.0],
+    }
     return TrainingSettings(**{"speech": speech, "noise": noise, **shared, **changes})
 
 
@@ -163,7 +169,7 @@ def cached_loader(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_features_are_computed_once_and_are_those_of_the_encoder(tables, tmp_path, workers):
     model = build.build_model(make_settings(tables))
-    loader = cached_loader(tables, tmp_path, model, workers=workers)
+    loader = cached_loader(tables, tmp_path, model, dataloader_num_workers=workers)
     runs = []
     model.model.encoder.register_forward_hook(lambda *_: runs.append(True))
     for epoch in range(2):
@@ -219,7 +225,7 @@ def test_features_beyond_the_range_of_what_they_are_kept_in_are_refused(tables, 
     with torch.no_grad():
         model.model.encoder.encoder.layers[0].feed_forward.output_dense.bias[0] = 70_000.0
     loader = cached_loader(tables, tmp_path, model, dtype=torch.float16)
-    with pytest.raises(ValueError, match=r"numbers up to (7|69)\d+.*which torch.float16 does not hold.*bfloat16"):
+    with pytest.raises(ValueError, match=r"reach (7|69)\d+.*, beyond the range of torch.float16.*bfloat16"):
         next(iter(loader))
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -244,7 +250,7 @@ def test_a_run_with_kept_features_goes_on_as_if_never_stopped(tables, tmp_path):
     config = {**SMALL_MODEL, **STILL, "final_dropout": 0.5}
     changes = {"frozen_epochs": 3, "epochs": 1, "average_decay": 0.5, "config": config, "max_seconds": 0.7}
     path = write_config(tmp_path / "config.yaml", tables, feature_cache=str(tmp_path / "features"), **changes)
-    training_run.main([path, "--output_dir", str(tmp_path / "whole"), "--keep_checkpoints", "4"])
+    training_run.main([path, "--output_dir", str(tmp_path / "whole"), "--save_total_limit", "4"])
     features = sorted((tmp_path / "features").rglob("*.safetensors"))
     assert len(features) == 9  # of six training and three dev clips
     for start, kept in ((1, False), (2, True)):
@@ -284,7 +290,12 @@ def test_features_are_not_kept_of_an_encoder_that_masks(tables, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_features(tables, tmp_path):
-    changes = {"frozen_epochs": 2, "epochs": 0, "batch_size": 1, "feature_cache": str(tmp_path / "features")}
+    changes = {
+        "frozen_epochs": 2,
+        "epochs": 0,
+        "per_device_train_batch_size": 1,
+        "feature_cache": str(tmp_path / "features"),
+    }
     path = write_config(tmp_path / "config.yaml", tables, **changes)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [

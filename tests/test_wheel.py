@@ -121,9 +121,9 @@ def test_a_corpus_becomes_a_checkpoint_that_runs_without_the_package(installed, 
         "speech": ["datasets/speech"],
         "noise": ["datasets/noise"],
         "labels": LABELS,
-        "batch_size": 4,
+        "per_device_train_batch_size": 4,
         "epochs": 1,
-        "workers": 0,
+        "dataloader_num_workers": 0,
         "output_dir": "run",
     }
     (corpus / "config.yaml").write_text(yaml.safe_dump(settings))

@@ -1,16 +1,15 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What an evaluation measures, as one YAML file: the systems, the test clips, the noise, and how the work is split."""
 
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..data.transmission import TRANSMISSIONS
+from ..fields import Count, Number, Positive, PositiveCount, checked_dataclass, read_yaml, require
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
 from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
@@ -19,13 +18,71 @@ NOISY = "noisy"
 """The system that leaves its input as it is: what every gain is measured against."""
 TEST_SET_FIELDS = ("speech", "speech_split", "noise", "noise_split", "snr_db", "clean", "transmissions")
 """What a test set is made of."""
-FILE_NAME = r"\w[\w.-]*"  # pools and systems name files
 
 # they change how fast and where results are written, never a result, and so are left out of the record
 UNRECORDED_FIELDS = ("workers", "output")
 
 
-@dataclass
+def _distinct(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(values)
+    return values
+
+
+def _distinct_ratios(ratios: list[float]) -> list[float]:
+    """Without the sign of -0. Ratios that are written alike would share a file of results."""
+    ratios = [ratio + 0.0 for ratio in ratios]
+    _distinct([f"{ratio:g}" for ratio in ratios])
+    return ratios
+
+
+def _known(values: list[str], known: Iterable[str]) -> list[str]:
+    if not set(values) <= set(known):
+        raise ValueError(values)
+    return values
+
+
+def _checkpoints(given: Any) -> list[str]:
+    """One checkpoint, or several, as a list."""
+    checkpoints = list(given) if isinstance(given, list | tuple) else [given]
+    if not checkpoints or not all(isinstance(checkpoint, str | Path) for checkpoint in checkpoints):
+        raise ValueError(given)
+    return [str(checkpoint) for checkpoint in checkpoints]
+
+
+def _members(system: Any) -> list[Any]:
+    """
+    The members of one system.
+
+    Raises:
+        ValueError: It is not written as `EvaluationConfig.systems` describes.
+    """
+    if not isinstance(system, Mapping):
+        return _checkpoints(system)
+    if isinstance(system.get("reference"), str):
+        return [dict(system)]
+    if set(system) == {"model", "precision"} and system["precision"] in list(PRECISIONS):
+        return [{"model": member, "precision": system["precision"]} for member in _checkpoints(system["model"])]
+    if set(system) != {ENHANCEMENT, EMOTION}:
+        raise ValueError(system)
+    first, second = _checkpoints(system[ENHANCEMENT]), _checkpoints(system[EMOTION])
+    return [{ENHANCEMENT: one, EMOTION: other} for one, other in zip(first, second, strict=True)]
+
+
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # pools and systems name files
+PathName = Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, Path) else path), "a path"]
+Split = Annotated[str, "the name of a split"]
+Subset = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+Systems = Annotated[
+    dict[FileName, Annotated[list[Any], BeforeValidator(_members)]],
+    Field(min_length=1),
+    f"a checkpoint or a list of some, {{model: ..., precision: {'|'.join(PRECISIONS)}}}, {{reference: ...}}, or "
+    "{enhancement: ..., emotion: ...} with one checkpoint or lists of equal length, for each name of letters, digits, "
+    "'_', '-' and '.'",
+]
+
+
+@checked_dataclass
 class EvaluationConfig:
     """Settings of `sparse-merit evaluate`. Relative paths start at the working directory.
 
@@ -67,139 +124,88 @@ class EvaluationConfig:
         output: folder of the report and of `clips/SYSTEM/MEMBER/CONDITION.parquet`, a row for each clip.
     """
 
-    test_set: str | None = None
-    speech: list[str] = field(default_factory=list)
-    speech_split: str | None = "test"
-    noise: dict[str, str] = field(default_factory=dict)
-    noise_split: str | None = "test"
-    snr_db: list[float] = field(default_factory=lambda: [-5.0, 0.0, 5.0, 10.0])
+    test_set: PathName | None = None
+    speech: Annotated[
+        list[PathName],
+        BeforeValidator(lambda speech: [speech] if isinstance(speech, str | Path) else speech),
+        "the paths of one or more datasets",
+    ] = field(default_factory=list)
+    speech_split: Split | None = "test"
+    noise: Annotated[
+        dict[FileName, PathName],
+        BeforeValidator(lambda noise: {} if noise is None else noise),
+        "{pool: path of a dataset}, pool names of letters, digits, '_', '-' and '.'",
+    ] = field(default_factory=dict)
+    noise_split: Split | None = "test"
+    snr_db: Annotated[
+        list[Number], AfterValidator(_distinct_ratios), "a list of finite numbers, distinct in their first six digits"
+    ] = field(default_factory=lambda: [-5.0, 0.0, 5.0, 10.0])
     clean: bool = True
-    transmissions: list[str] = field(default_factory=list)
-    model: str | None = None
-    systems: dict[str, Any] | None = None
+    transmissions: Annotated[
+        list[str],
+        AfterValidator(_distinct),
+        AfterValidator(lambda names: _known(names, TRANSMISSIONS)),
+        f"some of {list(TRANSMISSIONS)}, each once",
+    ] = field(default_factory=list)
+    model: PathName | None = None
+    systems: Systems | None = None
     baseline: str | None = None
-    measures: list[str] = field(default_factory=lambda: list(DEFAULT_SPEECH_MEASURES))
-    labels: list[str] | None = None
-    clips: str = "labelled"
-    subsets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    max_clips: int | None = None
-    seed: int = 0
-    bootstrap_resamples: int = 1000
-    batch_seconds: float = 60.0
-    threads: int = 1
-    workers: int | None = None
+    measures: Annotated[
+        list[str],
+        Field(min_length=1),
+        AfterValidator(_distinct),
+        AfterValidator(lambda names: _known(names, SPEECH_MEASURES)),
+        f"some of {list(SPEECH_MEASURES)}, each once",
+    ] = field(default_factory=lambda: list(DEFAULT_SPEECH_MEASURES))
+    labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct), "distinct class names"] | None = None
+    clips: Literal["labelled", "all"] = "labelled"
+    subsets: Annotated[dict[str, Subset], "{name: {column: [values]}}, such as {women: {gender: [female]}}"] = field(
+        default_factory=dict
+    )
+    max_clips: PositiveCount | None = None
+    seed: Count = 0
+    bootstrap_resamples: PositiveCount = 1000
+    batch_seconds: Positive = 60.0
+    threads: PositiveCount = 1
+    workers: PositiveCount | None = None
     device: str | None = None
-    output: str = "evaluation"
+    output: PathName = "evaluation"
 
     def __post_init__(self):
-        self._check_tables()
-        self._check_selection()
-        self._check_systems()
-        self._check_machinery()
-
-    def _check_tables(self):
-        if isinstance(self.speech, (str, Path)):
-            self.speech = [self.speech]
-        self._require("test_set", _is_optional(self.test_set, (str, Path)), "the path of a frozen test set, or null")
-        self.test_set = None if self.test_set is None else str(self.test_set)
         for entry in fields(self) if self.test_set else ():
             default = entry.default if entry.default_factory is MISSING else entry.default_factory()
             unset = entry.name not in TEST_SET_FIELDS or getattr(self, entry.name) == default
-            self._require(entry.name, unset, "nothing, as the `test_set` has its own")
-        valid_speech = _is_list_of(self.speech, (str, Path)) and (self.speech or self.test_set)
-        self._require("speech", valid_speech, "one or more table paths, or else a `test_set`")
-        self.speech = [str(path) for path in self.speech]
-        self.noise = {} if self.noise is None else self.noise
-        valid_noise = isinstance(self.noise, Mapping) and all(
-            _is_file_name(pool) and isinstance(path, (str, Path)) for pool, path in self.noise.items()
+            require(self, entry.name, unset, "nothing, as the `test_set` has its own")
+        require(
+            self, "speech", self.speech or self.test_set, "the paths of one or more datasets, or else a `test_set`"
         )
-        self._require("noise", valid_noise, "{pool: table path}, pool names of letters, digits, '_', '-' and '.'")
-        self.noise = {pool: str(path) for pool, path in self.noise.items()}
-        for name in ("speech_split", "noise_split"):
-            self._require(name, _is_optional(getattr(self, name), str), "the name of a split, or null for every row")
-
-    def _check_selection(self):
-        valid_snr = _is_list_of(self.snr_db, (int, float)) and all(map(math.isfinite, self.snr_db))
-        # what is written alike would share a file of results; + 0.0 makes 0 of -0
-        valid_snr = valid_snr and _distinct([f"{snr_db + 0.0:g}" for snr_db in self.snr_db])
-        self._require("snr_db", valid_snr, "a list of finite numbers, distinct in their first six digits")
-        self.snr_db = [snr_db + 0.0 for snr_db in self.snr_db]
-        self._require("clean", isinstance(self.clean, bool), "true or false")
-        self._require("clean", self.clean or (self.noise and self.snr_db), "true where no noise and SNR is given")
-        valid_transmissions = _is_list_of(self.transmissions, str) and _distinct(self.transmissions)
-        valid_transmissions = valid_transmissions and set(self.transmissions) <= set(TRANSMISSIONS)
-        self._require("transmissions", valid_transmissions, f"some of {list(TRANSMISSIONS)}, each once")
-        valid_labels = _is_list_of(self.labels, str) and self.labels and _distinct(self.labels)
-        self._require(
-            "labels", self.labels is None or valid_labels, "distinct class names, or null for the model's own"
-        )
-        self._require("clips", self.clips in ("labelled", "all"), "'labelled' or 'all'")
-        self._require(
-            "subsets", _is_subsets(self.subsets), "{name: {column: [values]}}, such as {women: {gender: [female]}}"
-        )
-        self._require("max_clips", self.max_clips is None or _is_positive_int(self.max_clips), "1 or more, or null")
-
-    def _check_systems(self):
-        self._require("model", _is_optional(self.model, (str, Path)), "a checkpoint folder, a Hub id, or null")
-        self._require("model", self.model is None or self.systems is None, "null where `systems` are given")
-        self.model = None if self.model is None else str(self.model)
-        if self.systems is not None:
-            valid_names = isinstance(self.systems, Mapping) and self.systems and all(map(_is_file_name, self.systems))
-            self._require("systems", valid_names, "{name: system}, names of letters, digits, '_', '-' and '.'")
-            members = {name: _members(system) for name, system in self.systems.items()}
-            wrong = [name for name, found in members.items() if not found or (name == NOISY) != (found == [NOISY])]
-            self._require(
-                "systems",
-                not wrong,
-                f"for {wrong} a checkpoint or a list of some, {{model: ..., precision: {'|'.join(PRECISIONS)}}}, "
-                "{enhancement: ..., emotion: ...} with one checkpoint or lists of one length, {reference: ...}, or "
-                "`noisy: noisy`",
-            )
-            self.systems = members
-        valid_baseline = self.baseline is None or self.baseline in self.members()
-        self._require("baseline", valid_baseline, f"one of the systems {list(self.members())}, or null")
-        valid_measures = _is_list_of(self.measures, str) and self.measures and _distinct(self.measures)
-        valid_measures = valid_measures and set(self.measures) <= set(SPEECH_MEASURES)
-        self._require("measures", valid_measures, f"some of {list(SPEECH_MEASURES)}, each once")
-
-    def _check_machinery(self):
-        self._require("seed", type(self.seed) is int and self.seed >= 0, "a whole number, 0 or more")
-        self._require("bootstrap_resamples", _is_positive_int(self.bootstrap_resamples), "1 or more")
-        valid_seconds = isinstance(self.batch_seconds, (int, float)) and self.batch_seconds > 0
-        self._require("batch_seconds", valid_seconds, "seconds above 0")
-        self._require("threads", _is_positive_int(self.threads), "1 or more")
-        self._require("workers", self.workers is None or _is_positive_int(self.workers), "1 or more, or null")
-        self._require("device", _is_optional(self.device, str), "a torch device such as 'cpu' or 'cuda', or null")
-        valid_output = isinstance(self.output, (str, Path)) and Path(self.output).suffix != ".json"
-        self._require("output", valid_output, "the path of a folder (results.json is written in it)")
-        self.output = str(self.output)
-
-    def _require(self, name: str, valid: Any, expected: str):
-        if not valid:
-            raise ValueError(f"EvaluationConfig.{name} is {getattr(self, name)!r}; expected {expected}.")
+        require(self, "clean", self.clean or (self.noise and self.snr_db), "true, as no noise or no SNR is given")
+        require(self, "model", self.model is None or self.systems is None, "null, as `systems` are given")
+        members = self.members()
+        named = all((name == NOISY) == (found == [NOISY]) for name, found in members.items())
+        require(self, "systems", named, f"the name {NOISY} for the system {NOISY}, and for no other")
+        valid_baseline = self.baseline is None or self.baseline in members
+        require(self, "baseline", valid_baseline, f"one of the systems {list(members)}, or null")
+        is_folder = Path(self.output).suffix != ".json"
+        require(self, "output", is_folder, "the path of a folder (results.json is written in it)")
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "EvaluationConfig":
-        """Read a YAML file; `overrides` that are not None replace its fields.
+        """Reads a YAML file.
+
+        Args:
+            path: of the file.
+            overrides: fields in place of those of the file; None leaves the value of the file.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is no YAML mapping, a field is unknown, missing or invalid; the error names it.
+            ValueError: the file is no YAML mapping, or a field is unknown, missing or invalid; the error names it.
         """
+        values = read_yaml(path) | {name: value for name, value in overrides.items() if value is not None}
         try:
-            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(settings, dict):
-            raise ValueError(f"{path} must hold a mapping of fields such as 'speech: [...]', not {settings!r}.")
-        settings |= {name: value for name, value in overrides.items() if value is not None}
-        known = [entry.name for entry in fields(cls)]
-        unknown = sorted(set(settings) - set(known), key=str)
-        if unknown:
-            raise ValueError(f"{path}: unknown field(s) {unknown}; the fields are {known}.")
-        if not {"speech", "test_set"} & set(settings):
-            raise ValueError(f"{path}: the field 'speech' (one or more table paths), or 'test_set', is missing.")
-        return cls(**settings)
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def members(self) -> dict[str, list[Any]]:
         """The members of each system, one for each seed, the noisy input first: a checkpoint (None is that inside the
@@ -209,58 +215,3 @@ class EvaluationConfig:
     def record(self) -> dict[str, Any]:
         """The settings that determine results, JSON-able."""
         return {name: value for name, value in asdict(self).items() if name not in UNRECORDED_FIELDS}
-
-
-def _members(system: Any) -> list[Any]:
-    """The members of one system as they are written; empty where they are not valid."""
-    if not isinstance(system, Mapping):
-        members = list(system) if isinstance(system, (list, tuple)) else [system]
-        return [str(member) for member in members] if _is_list_of(members, (str, Path)) else []
-    if isinstance(system.get("reference"), str):
-        return [dict(system)]
-    if set(system) == {"model", "precision"} and system["precision"] in list(PRECISIONS):
-        return [{"model": member, "precision": system["precision"]} for member in _members(system["model"])]
-    if set(system) != {ENHANCEMENT, EMOTION}:
-        return []
-    front, back = _members(system[ENHANCEMENT]), _members(system[EMOTION])
-    if len(front) != len(back) or not _is_list_of(front + back, str):
-        return []
-    return [{ENHANCEMENT: first, EMOTION: second} for first, second in zip(front, back, strict=True)]
-
-
-def _is_file_name(name: Any) -> bool:
-    return isinstance(name, str) and re.fullmatch(FILE_NAME, name) is not None
-
-
-def _is_list_of(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(item, kind) and not isinstance(item, bool) for item in value
-    )
-
-
-def _is_subsets(subsets: Any) -> bool:
-    def holds_lists(columns: Any) -> bool:
-        return (
-            isinstance(columns, Mapping)
-            and bool(columns)
-            and all(
-                isinstance(column, str) and isinstance(values, (list, tuple)) and values
-                for column, values in columns.items()
-            )
-        )
-
-    return isinstance(subsets, Mapping) and all(
-        isinstance(name, str) and holds_lists(columns) for name, columns in subsets.items()
-    )
-
-
-def _is_optional(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return value is None or isinstance(value, kind)
-
-
-def _is_positive_int(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _distinct(values: list) -> bool:
-    return len(set(values)) == len(values)

@@ -18,26 +18,32 @@ from .settings import TrainingSettings
 
 
 class FixedWeights:
-    """`task_balancing: fixed`: the weighted sum that the model forms itself (paper, section III)."""
+    """
+    `task_balancing: fixed`: the weighted sum that the model forms itself (paper, section III).
+
+    Args:
+        accelerator: Runs the backward pass.
+        model: The model in training, before it is prepared.
+    """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module):
         self.accelerator, self.model = accelerator, model
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is learned beside the model."""
+        """Parameters that are trained along with those of the model."""
         return []
 
     def prepare(self) -> None:
-        """Hands what is learned to the accelerator; after the model, at the start of each stage."""
+        """Prepares these parameters with the accelerator; after the model, at the start of each stage."""
 
     def load(self, checkpoint: Path) -> None:
-        """Brings what is learned back to where it was."""
+        """Loads these parameters from a checkpoint."""
 
     def calibrate(self, loader: Iterable[dict[str, Any]]) -> None:
-        """Measures what has to be known of the first batches, prepared ones, before the training starts."""
+        """Measures statistics on the first (prepared) batches, before training starts."""
 
     def through(self, model: nn.Module) -> nn.Module:
-        """What the batches go through: the prepared model."""
+        """The callable that takes the batches: the prepared model."""
         return model
 
     def backward(self, outputs) -> torch.Tensor:
@@ -46,10 +52,10 @@ class FixedWeights:
         return outputs.loss
 
     def finish(self, step: int) -> None:
-        """Turns what was accumulated into the gradient of optimizer step `step`."""
+        """Turns the accumulated gradients into the gradient of optimizer step `step`."""
 
     def report(self) -> dict[str, torch.Tensor]:
-        """What the log is to know of this step, scalars."""
+        """Values of this step for the log, scalars."""
         return {}
 
 
@@ -60,8 +66,8 @@ class UncertaintyLoss(nn.Module):
         sum of exp(-s) * L + s / 2        over the classifications and embeddings
              + exp(-s) / 2 * L + s / 2    over the regressions and waveforms
 
-    At its minimum over s, a classification counts 1 / (2 L) times and a regression as much. The balance loss, which is
-    no task, keeps its fixed weight.
+    At its minimum over s, a loss L has the weight 1 / (2 L), whatever its kind. The load-balancing loss, which is not
+    a task, keeps its fixed weight.
 
     Args:
         tasks: Names of the losses that get an uncertainty.
@@ -74,18 +80,25 @@ class UncertaintyLoss(nn.Module):
         self.log_variances = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def forward(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """{name: scalar} -> scalar."""
+        """Combines {name: loss}, scalars, into a scalar."""
         total = sum(self.fixed_weights[name] * loss for name, loss in losses.items() if name not in self.log_variances)
         for task, log_variance in self.log_variances.items():
             factor = 0.5 if TASKS[task].is_regression else 1.0
             balanced = factor * (-log_variance).exp() * losses[task] + 0.5 * log_variance
-            # a batch without a single label has an emotion loss of 0, which says nothing of the uncertainty
+            # a batch without any label has an emotion loss of 0, which is no evidence of a small uncertainty
             total = total + torch.where(losses[task] != 0, balanced, 0.0 * balanced)
         return total
 
 
 class LearnedWeights(FixedWeights):
-    """A part that is learned with the model, and saved with the run, but is not part of the model."""
+    """
+    A module that is trained with the model and saved with the run, but is not part of the model.
+
+    Args:
+        accelerator: Runs the backward pass.
+        model: The model in training, before it is prepared.
+        part: The module.
+    """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, part: nn.Module):
         super().__init__(accelerator, model)
@@ -102,7 +115,14 @@ class LearnedWeights(FixedWeights):
 
 
 class UncertaintyWeighting(LearnedWeights):
-    """`task_balancing: uncertainty`: [`UncertaintyLoss`], whose log variances are learned and saved with the run."""
+    """
+    `task_balancing: uncertainty`: [`UncertaintyLoss`], whose log variances are learned and saved with the run.
+
+    Args:
+        accelerator: Runs the backward pass.
+        model: The model in training, before it is prepared.
+        tasks: Tasks that get an uncertainty.
+    """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, tasks: list[str]):
         super().__init__(accelerator, model, UncertaintyLoss(tasks, model.config.loss_weights))
@@ -120,11 +140,15 @@ class ProjectedGradients(FixedWeights):
     """
     `task_balancing: pcgrad`: gradient surgery (Yu et al., NeurIPS 2020, algorithm 1), a backward pass for each task.
 
-    A task's gradient of the shared parameters, those that several tasks reach, loses its part along any other task's
-    gradient that it conflicts with; then they are added up. What one task alone reaches gets its gradient as it is,
-    and so does everything from the balance loss, which is no task. Losses are weighted as with `fixed`. Gradients are
-    accumulated, and averaged over processes, task by task, before they are projected: what is projected is what a
-    single process would have found in one batch.
+    On the parameters that several tasks share, the gradient of a task loses its component along the gradient of any
+    other task that it conflicts with; the results are added. Parameters of a single task, and the gradient of the
+    load-balancing loss, which is not a task, are not projected. Losses are weighted as with `fixed`. Gradients are
+    accumulated, and averaged over processes, for each task before they are projected, so the result equals that of a
+    single process with one large batch.
+
+    Args:
+        accelerator: Accumulates and averages the gradients.
+        model: The model in training, before it is prepared.
     """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module):
@@ -133,7 +157,7 @@ class ProjectedGradients(FixedWeights):
         self.cosine: torch.Tensor | None = None
 
     def through(self, model: nn.Module) -> nn.Module:
-        """The model without the wrapper that would average the sum of the gradients over processes."""
+        """The model without its distributed wrapper, which would average the summed gradients over processes."""
         return self.accelerator.unwrap_model(model)
 
     def backward(self, outputs) -> torch.Tensor:
@@ -145,9 +169,9 @@ class ProjectedGradients(FixedWeights):
 
     def _accumulate(self, name: str, loss: torch.Tensor, retain_graph: bool) -> None:
         loss = loss / self.accelerator.gradient_accumulation_steps
-        found = torch.autograd.grad(loss, self._learning(), retain_graph=retain_graph, allow_unused=True)
+        gradients = torch.autograd.grad(loss, self._learning(), retain_graph=retain_graph, allow_unused=True)
         known = self.gradients.setdefault(name, {})
-        for index, gradient in enumerate(found):
+        for index, gradient in enumerate(gradients):
             if gradient is not None:
                 known[index] = known[index] + gradient if index in known else gradient
 
@@ -161,9 +185,9 @@ class ProjectedGradients(FixedWeights):
         weights = self._weights(tasks, shared, step) if shared else {}
         for index, parameter in enumerate(self._learning()):
             parts = [
-                weights[name] * found[index] if name in weights and index in shared else found[index]
-                for name, found in gradients.items()
-                if index in found
+                weights[name] * own[index] if name in weights and index in shared else own[index]
+                for name, own in gradients.items()
+                if index in own
             ]
             parameter.grad = sum(parts) if parts else None
         self.gradients = {}
@@ -171,7 +195,7 @@ class ProjectedGradients(FixedWeights):
     def _weights(
         self, tasks: dict[str, dict[int, torch.Tensor]], shared: set[int], step: int
     ) -> dict[str, torch.Tensor]:
-        """What the gradient of each task counts in the sum of the projected ones."""
+        """The weight of each task's gradient in the sum of the projected gradients."""
         products = torch.stack([_product(one, other, shared) for one in tasks.values() for other in tasks.values()])
         products = products.view(len(tasks), len(tasks))  # (K, K)
         lengths = products.diagonal().sqrt().clamp(min=torch.finfo(products.dtype).tiny)
@@ -179,7 +203,7 @@ class ProjectedGradients(FixedWeights):
         return dict(zip(tasks, projected_weights(products, step).to(products.dtype).unbind(), strict=True))
 
     def report(self) -> dict[str, torch.Tensor]:
-        """The cosine between the gradients of the tasks, of any two the lowest."""
+        """The smallest cosine between the gradients of two tasks."""
         return {} if self.cosine is None else {"gradient_cosine": self.cosine}
 
     def _learning(self) -> list[nn.Parameter]:
@@ -188,11 +212,12 @@ class ProjectedGradients(FixedWeights):
 
 def projected_weights(products: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """
-    PCGrad from the inner products of the gradients alone, as a projected gradient is a combination of gradients.
+    PCGrad (arXiv 2001.06782, algorithm 1) from the inner products of the gradients alone: a projected gradient is a
+    linear combination of gradients.
 
     Args:
-        products: (K, K), g_i . g_j of K tasks.
-        seed: Of the order in which a task meets the others, which matters from three tasks on.
+        products: (K, K), the inner products g_i . g_j of the gradients of K tasks.
+        seed: Seed of the order in which a task is projected onto the others; it matters from three tasks on.
 
     Returns:
         (K,) weights w, in float64 where the device has it: the sum of the projected gradients is sum_k w_k * g_k.
@@ -204,7 +229,7 @@ def projected_weights(products: torch.Tensor, seed: int = 0) -> torch.Tensor:
     for task in range(len(products)):
         for other in torch.randperm(len(products), generator=generator).tolist():
             product = coefficients[task] @ products[:, other]
-            if other != task:  # whether they conflict is for the device to find out, which is not waited for
+            if other != task:  # no `if product < 0`, which would need a device sync
                 coefficients[task, other] -= torch.where(product < 0, product / products[other, other], 0.0)
     return coefficients.sum(0)
 
@@ -212,6 +237,11 @@ def projected_weights(products: torch.Tensor, seed: int = 0) -> torch.Tensor:
 def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
     """
     The balancing that `settings.task_balancing` names.
+
+    Args:
+        settings: Settings of the run.
+        accelerator: Runs the backward pass.
+        model: The model in training, before it is prepared.
 
     Raises:
         ValueError: There is nothing to balance.
@@ -221,7 +251,7 @@ def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model:
         return FixedWeights(accelerator, model)
     if len(tasks) < 2:
         raise ValueError(
-            f"`task_balancing` is {settings.task_balancing}, which balances several tasks, but this run teaches "
+            f"`task_balancing` is {settings.task_balancing}, which balances several tasks, but this run trains "
             f"{tasks} alone; expected fixed."
         )
     if settings.task_balancing == "uncertainty":

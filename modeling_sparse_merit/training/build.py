@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The model, its feature extractor, and what trains it: parameter groups, optimizer and schedule of each stage."""
+"""The model, its feature extractor, and the parameter groups, optimizer and schedule of each stage."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,14 @@ from .spectral_encoder import initialize_spectral_feature_encoder
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training with its own schedule. `first_epoch` counts over the whole run."""
+    """
+    A part of the training with its own optimizer and schedule.
+
+    Args:
+        first_epoch: Number of its first epoch, from 0, counted over the whole run.
+        epochs: Number of its epochs.
+        encoder_frozen: Whether the encoder, or its adapters, are frozen.
+    """
 
     first_epoch: int
     epochs: int
@@ -35,19 +42,19 @@ class Stage:
 
 
 def stages(settings: TrainingSettings) -> list[Stage]:
-    """The stages that have epochs: heads and experts on a frozen encoder, then everything (paper, section IV)."""
+    """The stages that have epochs: experts and heads on a frozen encoder, then everything (paper, section IV)."""
     first = Stage(0, settings.frozen_epochs, encoder_frozen=True)
     second = Stage(settings.frozen_epochs, settings.epochs, encoder_frozen=False)
     return [stage for stage in (first, second) if stage.epochs]
 
 
 def load_feature_extractor(checkpoint: str) -> SparseMeritFeatureExtractor:
-    """That of a checkpoint, a folder or a Hub id."""
+    """The feature extractor of a checkpoint: a name, a folder or a Hub id."""
     return SparseMeritFeatureExtractor.from_pretrained(locate(checkpoint))
 
 
 def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExtractor:
-    """That of the checkpoint to start from, or a new one with the settings' normalization."""
+    """The feature extractor of the checkpoint to start from, or a new one with the normalization of the settings."""
     if settings.model or settings.encoder:
         return load_feature_extractor(settings.model or settings.encoder)
     return SparseMeritFeatureExtractor(
@@ -57,8 +64,11 @@ def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExt
 
 def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion | PeftModel:
     """
-    From a Sparse MERIT checkpoint, around the encoder of one, around a WavLM, or from scratch, with the settings'
-    labels and configuration; with adapters where the settings ask for them.
+    The model to train: a Sparse MERIT checkpoint, a new model with the encoder of one or of a WavLM, or a new model,
+    with the labels and the configuration of the settings, and with adapters if they have a `lora_rank`.
+
+    Raises:
+        ValueError: The settings do not fit the checkpoint.
     """
     id2label = dict(enumerate(settings.labels))
     changes = {
@@ -122,7 +132,7 @@ def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForS
         load_encoder(model.model.encoder, source.encoder.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"`encoder` is {checkpoint}, and `config` says otherwise of its architecture; leave out of `config` what "
+            f"`encoder` is {checkpoint}, and `config` contradicts its architecture; leave out of `config` what "
             f"describes the encoder. {error}"
         ) from error
     return model
@@ -132,8 +142,12 @@ def set_trainable(
     model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, stage: Stage, train_feature_encoder: bool
 ) -> None:
     """
-    Freezes the encoder, or its adapters, in the first stage and, unless it is to learn, the convolutional front end in
-    the second.
+    Freezes the encoder, or its adapters, in the first stage, and the convolutional feature encoder in both.
+
+    Args:
+        model: The model, or a model with adapters.
+        stage: The stage that begins.
+        train_feature_encoder: Train the convolutional feature encoder in the second stage, too.
     """
     if isinstance(model, PeftModel):
         set_adapters_trainable(model, not stage.encoder_frozen)
@@ -145,8 +159,12 @@ def set_trainable(
 
 def set_training_mode(model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, encoder_frozen: bool) -> None:
     """
-    Training mode, but for the dropout of a frozen encoder: its features are what they will be in use, and nothing of
-    it is kept for a gradient. SpecAugment, which changes what is heard, is left to the configuration.
+    Sets training mode, except in the layers of a frozen encoder: its features then have no dropout, as at inference,
+    and it keeps no activations. SpecAugment, which masks the input, still follows the configuration.
+
+    Args:
+        model: The model, or a model with adapters.
+        encoder_frozen: Whether the encoder is frozen.
     """
     model.train()
     if encoder_frozen:
@@ -159,8 +177,13 @@ def build_optimizer(
     model: torch.nn.Module, settings: TrainingSettings, extra: Iterable[torch.nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
     """
-    AdamW over what is trainable, and what is learned beside the model: the encoder and the tasks' log variances, which
-    are numbers, at their own rates, no weight decay on vectors (biases and norms) and numbers.
+    AdamW. The encoder and the log variances of the tasks have learning rates of their own; vectors (biases and norms)
+    and scalars have no weight decay.
+
+    Args:
+        model: The model; parameters that require a gradient are trained.
+        settings: Settings of the run.
+        extra: Parameters that are not part of the model. Scalars among them are log variances.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -175,5 +198,12 @@ def build_optimizer(
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int):
-    """Warm-up, then the settings' schedule, over `steps` optimizer steps."""
-    return get_scheduler(settings.schedule, optimizer, round(settings.warmup_ratio * steps), steps)
+    """
+    A linear warm-up, then the schedule of the settings.
+
+    Args:
+        optimizer: The optimizer.
+        settings: Settings of the run.
+        steps: Optimizer steps of the stage, times the number of processes.
+    """
+    return get_scheduler(settings.lr_scheduler_type, optimizer, round(settings.warmup_ratio * steps), steps)

@@ -1,8 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-Calibration of the fusion on the first batches of a training: layer norms that standardise what routers and experts are
-given. Frames of a pretrained encoder share a large mean and have uneven scales after their layer norm, from which
-experts learn slowly: their outputs, and the choice of the expert, hardly differ from frame to frame.
+Calibration of the layer norms that feed routers and experts, on the first batches of a training.
+
+Hidden states of a pretrained encoder share a large mean vector and have uneven scales even after a layer norm. Experts
+learn slowly from them: their outputs, and the choice of the expert, hardly differ between frames.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,22 +30,22 @@ def calibrate_fusion(
     num_batches: int,
 ) -> None:
     """
-    Sets weight and bias of each layer norm of the fusion to 1 / std and -mean / std, of each dimension of its output
-    over the frames of some batches. They stay trainable, and are saved with the model.
+    Sets the weight and bias of each layer norm of the layer fusion to 1 / std and -mean / std, so that each dimension
+    of its output is standardised over the frames of some batches. They stay trainable and are saved with the model.
 
     Args:
-        accelerator: Says where the model runs, and joins the frames of all processes.
-        model: Not prepared yet.
-        loader: Batches of the training, prepared.
-        num_batches: How many are used, of each process.
+        accelerator: Has the device, and adds up the statistics of all processes.
+        model: The model, before it is prepared.
+        loader: Prepared training batches.
+        num_batches: How many batches each process uses.
     """
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     plain.to(accelerator.device).eval()
     sums: list[torch.Tensor] = []
     for batch in islice(loader, num_batches):
         layer_outputs, frame_mask, *_ = plain.model.encoder(batch["input_values"], batch["attention_mask"])
-        found = [_moments(states[frame_mask]) for states in layer_outputs]
-        sums = [sum(pair) for pair in zip(sums, found, strict=True)] if sums else found
+        moments = [_moments(states[frame_mask]) for states in layer_outputs]
+        sums = [sum(pair) for pair in zip(sums, moments, strict=True)] if sums else moments
     sums = accelerator.reduce(sums, "sum")
     for norms in _fusion_norms(plain.model.integration):
         for norm, (count, total, squares) in zip(norms, sums, strict=True):

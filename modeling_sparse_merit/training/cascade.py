@@ -1,6 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The front end of a cascade: a frozen enhancement model, through which every mixture passes before it is learned
-from."""
+"""The enhancement model of a cascade: it is frozen, and enhances each mixture before the model in training."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,11 +18,11 @@ from .dataset import Collator
 
 class EnhancementModel:
     """
-    A Sparse MERIT checkpoint that only cleans, as [`SpeechEnhancementAndEmotionPipeline`] does.
+    A Sparse MERIT checkpoint that only enhances, as [`SpeechEnhancementAndEmotionPipeline`] does.
 
     Args:
-        checkpoint: Folder or Hub id.
-        device: Where it runs.
+        checkpoint: A name, a folder or a Hub id.
+        device: The device that it runs on.
 
     Raises:
         ValueError: The checkpoint has no enhancement task.
@@ -41,7 +40,7 @@ class EnhancementModel:
 
     @torch.inference_mode()
     def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
-        """Noisy recordings (samples,) at 16 kHz to clean ones, in one batch, each in its own level and length."""
+        """Enhances noisy recordings, each (samples,) at 16 kHz, in one batch. Their levels and lengths are kept."""
         inputs = self.feature_extractor(recordings, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         outputs = self.model(**inputs.to(self.model.device), tasks=(ENHANCEMENT,))
         return self.feature_extractor.denormalize(outputs.enhanced_values.float().cpu(), recordings)
@@ -49,12 +48,12 @@ class EnhancementModel:
 
 class CleanedLoader:
     """
-    Batches whose noisy speech has passed through a front end.
+    Batches whose noisy speech was enhanced by another model.
 
     Args:
-        loader: Lists of examples, as `build_loader` makes them for a run with a front end; prepared by accelerate.
-        enhancer: What cleans them.
-        feature_extractor: Of the model in training.
+        loader: Lists of examples, as `build_loader` makes them with `cleaned_by`; prepared by accelerate.
+        enhancer: The enhancement model.
+        feature_extractor: The feature extractor of the model in training.
     """
 
     def __init__(self, loader: Any, enhancer: EnhancementModel, feature_extractor: SparseMeritFeatureExtractor):

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of a run: written beside and renamed, pruned afterwards, so that a killed run finds a whole one."""
+"""Checkpoints of a run: written under a temporary name, renamed, then pruned. A killed run keeps a complete one."""
 
 import json
 import re
@@ -23,13 +23,13 @@ AVERAGE_FILE = "average.safetensors"
 @dataclass
 class Progress:
     """
-    Where a run stands.
+    The progress of a run.
 
-    Attributes:
+    Args:
         epoch: Finished epochs, over all stages.
-        step: Optimizer steps.
-        best_score: Of all validations.
-        waited: Validations of this stage since the last one that was better than all before.
+        step: Finished optimizer steps.
+        best_score: The best score of all validations.
+        waited: Validations of this stage since the last one with a new best score.
     """
 
     epoch: int = 0
@@ -46,7 +46,16 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def save_checkpoint(
     accelerator: Accelerator, folder: Path, progress: Progress, average: AveragedModel | None, keep: int
 ) -> None:
-    """Writes `checkpoint-EPOCH` in full before it gets its name and before older ones go."""
+    """
+    Writes `checkpoint-EPOCH`. It gets its name when it is complete; then older checkpoints are deleted.
+
+    Args:
+        accelerator: Has the prepared model, optimizer and schedule.
+        folder: Folder of the run.
+        progress: The progress of the run.
+        average: The moving average of the weights, if there is one.
+        keep: How many checkpoints remain.
+    """
     final = folder / f"checkpoint-{progress.epoch}"
     partial = final.with_name(final.name + ".tmp")
     if accelerator.is_main_process:
@@ -65,18 +74,25 @@ def save_checkpoint(
 
 
 def load_weights(checkpoint: Path, model: torch.nn.Module, average: AveragedModel | None) -> None:
-    """Brings the weights and their average back to where they were; `accelerator.load_state` does so for the rest."""
+    """
+    Loads the weights and their average; `accelerator.load_state` loads everything else.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        model: The model, before it is prepared.
+        average: The moving average of its weights, if there is one.
+    """
     load_model(model, checkpoint / MODEL_FILE)
     if average is not None:
         average.load_state_dict(load_file(checkpoint / AVERAGE_FILE))
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """Where the run stood when `checkpoint` was written."""
+    """The progress of the run when `checkpoint` was written."""
     return Progress(**json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8")))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints, the oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """All complete checkpoints, the oldest first."""
+    complete = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(complete, key=lambda path: int(path.name.split("-")[1]))

@@ -1,17 +1,16 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""From tables to batches: clips are decoded, cropped and mixed in worker processes.
+"""From datasets to batches: clips are decoded, cropped and mixed in worker processes.
 
-The training speech is a dataset on this machine (`MixedClips`), or is read from the Hub on the way (`StreamedClips`).
+The training speech is a dataset on this machine (`MixedClips`), or is streamed from the Hub (`StreamedClips`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
-from datasets import Dataset as Table
-from datasets import IterableDataset
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
@@ -32,17 +31,18 @@ QUIETEST_CROP = 10 ** (-40 / 20)  # RMS relative to that of the recording; what 
 
 class Clips(Dataset):
     """
-    Noisy and clean clips, wherever the speech comes from.
+    Noisy and clean clips, local or streamed.
 
     Args:
-        recipe: How noise is mixed.
-        targets: What each task learns of every clip.
-        max_seconds: Longer clips are cropped at a place drawn from (seed, epoch, index); None keeps them whole.
-        fixed: Whether every epoch has the same mixtures, as a dev set must; else they are drawn anew.
+        recipe: Draws and makes the mixtures.
+        targets: {task: target} of every clip.
+        max_seconds: Clips that are longer, in seconds, are cropped at a position drawn from (seed, epoch, index); None
+            keeps them whole.
+        fixed: Whether the mixtures are the same in every epoch, as in a dev set.
 
     Attributes:
-        features: Where features of the mixtures may be; while it is set, mixtures repeat after its `rounds` epochs.
-        teacher_scale: The feature extractor of `add_teacher_values`.
+        features: Folder of the features of the mixtures; while it is set, mixtures repeat after its `rounds` epochs.
+        teacher_scale: The feature extractor that `add_teacher_values` has set.
     """
 
     def __init__(
@@ -62,20 +62,31 @@ class Clips(Dataset):
 
     @property
     def labels(self) -> list[int]:
-        """The emotion class of every clip, -100 where it has none."""
+        """The emotion class of every clip, -100 without one."""
         return [targets.get(EMOTION, UNLABELLED) for targets in self.targets]
 
     def add_teacher_values(self, feature_extractor: SparseMeritFeatureExtractor) -> None:
-        """From now on an example also holds "teacher_values", its clean speech as that feature extractor scales it."""
+        """Adds "teacher_values" to each example: its clean speech, (samples,), as that feature extractor scales it."""
         self.teacher_scale = feature_extractor
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch is another draw of every mixture, unless they are fixed; with features, of so many rounds."""
+        """Sets the epoch that mixtures are drawn for, modulo the rounds of `features`. Fixed ones do not change."""
         rounds = 1 if self.fixed else self.features and self.features.rounds
         self.epoch = epoch % rounds if rounds else epoch
 
     def mix(self, index: int, audio: dict[str, Any], targets: dict[str, Target]) -> dict[str, Any]:
-        """The example of one recording; `index` is what its mixture is drawn from."""
+        """
+        Makes the example of one recording.
+
+        Args:
+            index: Its number, which the mixture is drawn from together with the seed and the epoch.
+            audio: The recording, `{"path": ..., "bytes": ...}`.
+            targets: {task: target} of the recording.
+
+        Returns:
+            "noisy" and "clean", float32 (samples,) at 16 kHz; "targets" and "index"; and "start", the sample of the
+            recording that they start at.
+        """
         name = str(audio.get("path") or f"clip {index}")
         speech, start = self._crop(load_audio(audio), index)
         mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), name)
@@ -89,14 +100,14 @@ class Clips(Dataset):
         return example
 
     def _crop(self, speech: np.ndarray, index: int) -> tuple[np.ndarray, int]:
-        """The speech that is used, and the sample that it starts at."""
+        """The crop of the speech, and the sample that it starts at."""
         if self.max_seconds is None or len(speech) <= self.max_seconds * SAMPLING_RATE:
             return speech, 0
         length = int(self.max_seconds * SAMPLING_RATE)
         last = len(speech) - length
         drawn = int(np.random.default_rng([self.recipe.seed, self.epoch, index, 1]).random() * (last + 1))
         quietest = QUIETEST_CROP * rms(speech)
-        for start in (drawn, *range(0, last, length), last):  # they cover the recording, so that one is loud enough
+        for start in (drawn, *range(0, last, length), last):  # they cover the recording, so one is loud enough
             cropped = speech[start : start + length]
             if rms(cropped) >= quietest:
                 break
@@ -105,18 +116,17 @@ class Clips(Dataset):
 
 class MixedClips(Clips):
     """
-    The clips of a speech dataset. Clip `index + k * len(table)` is another mixture of the speech of clip `index`.
+    The clips of a speech dataset. Clip `index + k * len(speech)` is another mixture of the speech of clip `index`.
 
     Args:
-        table: Speech dataset with `audio`, `duration` and what the tasks learn from.
-        targets: What they learn of every clip.
-        recipe, max_seconds, fixed: As for [`Clips`].
-        sources: Which of the datasets that make up `table` each row is from, where the sampling asks for that.
+        speech: Speech dataset with the columns `audio` and `duration`, and those that the tasks learn from.
+        recipe, targets, max_seconds, fixed: As for [`Clips`].
+        sources: For each row, the dataset of `settings.speech` that it is from; needed for weighted sampling.
     """
 
     def __init__(
         self,
-        table: Table,
+        speech: datasets.Dataset,
         recipe: MixingRecipe,
         targets: list[dict[str, Target]],
         max_seconds: float | None = None,
@@ -124,18 +134,18 @@ class MixedClips(Clips):
         sources: list[str] | None = None,
     ):
         super().__init__(recipe, targets, max_seconds, fixed)
-        self.table, self.sources = table.select_columns(["audio", "duration"]), sources
-        self.described, self.descriptor_targets, self.receptive_field = table, None, 0
+        self.recordings, self.sources = speech.select_columns(["audio", "duration"]), sources
+        self.described, self.descriptor_targets, self.receptive_field = speech, None, 0
 
     def add_descriptors(self, receptive_field: int) -> None:
-        """From now on an example also holds "descriptors", the targets of [`DescriptorTargets`] (T, 26) for encoder
-        frames that see so many samples."""
+        """Adds "descriptors" to each example: (T, 23), the targets of [`DescriptorTargets`] for encoder frames whose
+        receptive field is that many samples."""
         self.descriptor_targets = DescriptorTargets(self.described, seed=self.recipe.seed)
         self.receptive_field = receptive_field
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = index % len(self.table)
-        example = self.mix(index, self.table[row]["audio"], self.targets[row])
+        row = index % len(self.recordings)
+        example = self.mix(index, self.recordings[row]["audio"], self.targets[row])
         if self.descriptor_targets is not None:
             num_frames = (len(example["noisy"]) - self.receptive_field) // FRAME_STRIDE + 1
             example["descriptors"] = self.descriptor_targets.targets(
@@ -148,22 +158,22 @@ class MixedClips(Clips):
         return example
 
     def lengths(self) -> list[float]:
-        """Seconds of each clip, as far as it is used."""
-        durations = np.asarray(self.table["duration"], dtype=np.float64)
+        """The duration of each clip after cropping, in seconds."""
+        durations = np.asarray(self.recordings["duration"], dtype=np.float64)
         return np.minimum(durations, self.max_seconds or np.inf).tolist()
 
 
 class StreamedClips(Clips):
     """
-    The clips of speech that is read on the way: each is asked for together with its recording.
+    The clips of streamed speech. An index is an item of [`StreamedRows`], which contains the recording.
 
     Args:
-        rows: What is asked for, in the order of the stream.
+        rows: The rows, in the order of the stream.
         recipe, max_seconds: As for [`Clips`].
     """
 
     def __init__(self, rows: "StreamedRows", recipe: MixingRecipe, max_seconds: float | None = None):
-        super().__init__(recipe, [targets for table in rows.targets for targets in table], max_seconds)
+        super().__init__(recipe, [targets for stream in rows.targets for targets in stream], max_seconds)
         self.rows = rows
 
     def __getitem__(self, row: tuple[int, dict[str, Any], dict[str, Target]]) -> dict[str, Any]:
@@ -172,26 +182,26 @@ class StreamedClips(Clips):
 
 class StreamedRows(Sampler):
     """
-    The training rows of datasets on the Hub: (place in the stream, recording, targets).
+    The training rows of datasets on the Hub: (position in the stream, recording, targets).
 
-    This is a sampler because a loader asks its sampler in one process, whatever the number of its workers, which then
-    decode and mix. So the stream is read once, and a mixture depends on its place in the stream alone. The tables take
-    turns in proportion to their sizes; the order follows from (seed, epoch).
+    This is a sampler because a loader iterates its sampler in a single process, while its workers decode and mix. So
+    the stream is read once, and a mixture depends on its position in the stream, not on the number of workers. The
+    datasets take turns in proportion to their sizes; the order depends on (seed, epoch).
 
     Args:
-        tables: Names of datasets on the Hub. Their targets are read at once, since they say how much there is to train
-            on, and of what.
-        tasks: What is learned.
-        labels: The emotions that are classes.
-        seed: Another seed is another order.
-        buffer_size: Rows of each dataset that are held, to draw the next one from.
+        names: Names of datasets on the Hub. Their targets are read at once: the number of clips and the class weights
+            depend on them.
+        tasks: Names of the tasks.
+        labels: The emotions that are classes, in the order of the model.
+        seed: Seed of the order.
+        buffer_size: Rows of each dataset that are kept in memory to draw the next one from.
     """
 
-    def __init__(self, tables: list[str], tasks: Sequence[str], labels: list[str], seed: int, buffer_size: int):
+    def __init__(self, names: list[str], tasks: Sequence[str], labels: list[str], seed: int, buffer_size: int):
         columns = columns_of(tasks)
-        self.streams = stream_datasets(tables, "train", ["audio", *columns])
+        self.streams = stream_datasets(names, "train", ["audio", *columns])
         self.readers = [Targets(stream, tasks, labels) for stream in self.streams]
-        streams = stream_datasets(tables, "train", columns or ["duration"])
+        streams = stream_datasets(names, "train", columns or ["duration"])
         self.targets = [[reader.of(row) for row in rows] for reader, rows in zip(self.readers, streams, strict=True)]
         self.seed, self.buffer_size, self.epoch = seed, buffer_size, 0
 
@@ -199,7 +209,7 @@ class StreamedRows(Sampler):
         return sum(map(len, self.targets))
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch is another order."""
+        """Sets the epoch, which determines the order."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Target]]]:
@@ -207,12 +217,12 @@ class StreamedRows(Sampler):
         turns = np.repeat(np.arange(len(self.streams)), [len(targets) for targets in self.targets])  # (rows,)
         generator.shuffle(turns)
         rows = [self._shuffled(stream, generator) for stream in self.streams]
-        for index, table in enumerate(turns.tolist()):
-            row = next(rows[table])
-            yield index, row["audio"], self.readers[table].of(row)
+        for index, source in enumerate(turns.tolist()):
+            row = next(rows[source])
+            yield index, row["audio"], self.readers[source].of(row)
 
-    def _shuffled(self, stream: IterableDataset, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-        """The rows of one dataset; the order of `IterableDataset.shuffle` depends on the version of `datasets`."""
+    def _shuffled(self, stream: datasets.IterableDataset, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+        """The rows of one dataset in random order; that of its own `shuffle` depends on the version of `datasets`."""
         files = generator.permutation(stream.num_shards).tolist()
         held = []
         for row in chain.from_iterable(stream.shard(stream.num_shards, file) for file in files):
@@ -225,14 +235,15 @@ class StreamedRows(Sampler):
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
-    Clips of like length share a batch; the choice and the order depend on (seed, epoch) alone, also when resumed.
+    Groups clips of similar length into batches. The choice and the order depend on (seed, epoch) alone, so a resumed
+    run repeats them.
 
     Args:
         batch_size: Clips in a batch.
-        lengths: Of each clip.
-        seed: Another seed is another draw and another order.
-        frequencies: (clips,) how often each is to come in an epoch, on average; their sum is the number of clips. By
-            default each comes once.
+        lengths: The duration of each clip in seconds.
+        seed: Seed of the choice and of the order.
+        frequencies: (clips,), how often each clip occurs in an epoch on average; they add up to the number of clips.
+            By default each occurs once.
     """
 
     def __init__(self, batch_size: int, lengths: list[float], seed: int, frequencies: np.ndarray | None = None):
@@ -241,6 +252,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, which determines the choice and the order."""
         self.epoch = epoch
 
     def __iter__(self):
@@ -251,20 +263,20 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
     def _draw(self) -> list[int]:
         """
-        The clips of an epoch by systematic sampling: one that is to come 2.3 times comes twice or three times. Repeats
-        have numbers beyond the number of clips, since they are other mixtures.
+        The clips of an epoch by systematic sampling: a frequency of 2.3 gives two or three occurrences. Repeats have
+        numbers beyond the number of clips, since they are other mixtures.
         """
         generator = np.random.default_rng([self.seed, self.epoch, 0, 3])
         order = generator.permutation(len(self.lengths))
         ends = np.cumsum(self.frequencies[order])
-        ends[-1] = len(order)  # whatever was rounded on the way
+        ends[-1] = len(order)  # despite rounding errors
         counts = np.diff(np.floor(ends + generator.random()), prepend=0).astype(int)
         repeats = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... of each clip
         return (np.repeat(order, counts) + repeats * len(order)).tolist()
 
 
 class Collator:
-    """Examples to the model's arguments; a class of its own so that worker processes can receive it."""
+    """Collates examples into arguments of the model. It is a class so that worker processes can unpickle it."""
 
     def __init__(self, feature_extractor: Any):
         self.feature_extractor = feature_extractor
@@ -290,8 +302,15 @@ class Collator:
 
 def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarray | None:
     """
-    How often each clip is to come in an epoch, as `settings.sampling` says: (clips,), 1 on average; None where each
-    comes once. With "class_balanced" every class has as many of the labelled clips, and unlabelled ones come once.
+    How often each clip occurs in an epoch on average.
+
+    Args:
+        clips: The training clips.
+        settings: Settings of the run. With `sampling: class_balanced` each class gets an equal share of the labelled
+            clips, and unlabelled clips occur once.
+
+    Returns:
+        float64 (clips,) with a mean of 1, or None if each clip occurs once.
 
     Raises:
         ValueError: `sampling_weights` are 0 for all clips.
@@ -306,8 +325,8 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
         frequencies[labelled] = labelled.sum() / (len(counts) * counts[places])
         return frequencies
     names = np.asarray([*settings.labels, UNLABELLED_NAME])[np.where(classes == UNLABELLED, -1, classes)]
-    weight_of = settings.sampling_weights.get
-    weights = [weight_of(name, 1.0) * weight_of(table, 1.0) for name, table in zip(names, clips.sources, strict=True)]
+    factor = settings.sampling_weights.get
+    weights = [factor(name, 1.0) * factor(source, 1.0) for name, source in zip(names, clips.sources, strict=True)]
     if not any(weights):
         raise ValueError(f"`sampling_weights` is {dict(settings.sampling_weights)}, which leaves no clip to draw.")
     return np.asarray(weights) * len(weights) / sum(weights)
@@ -317,12 +336,16 @@ def load_clips(
     settings: TrainingSettings, split: str, tasks: Sequence[str] | None = None
 ) -> MixedClips | StreamedClips:
     """
-    The clips of one split, `train` with all that is drawn and perhaps streamed, any other with fixed mixtures.
+    The clips of one split. Those of `train` are augmented, and streamed if the settings say so; those of any other
+    split have fixed mixtures.
 
     Args:
-        settings: Of the run.
-        split: Of the speech datasets.
-        tasks: What is learned; by default what the settings say, or both published tasks.
+        settings: Settings of the run.
+        split: Split of the speech datasets.
+        tasks: Names of the tasks; by default those of the settings, or enhancement and emotion.
+
+    Raises:
+        DatasetError: A dataset is missing or lacks a column.
     """
     train = split == "train"
     tasks = tasks or settings.tasks or settings.config.get("tasks") or (ENHANCEMENT, EMOTION)
@@ -354,7 +377,7 @@ def load_clips(
             target[EMOTION] = UNLABELLED if source in settings.unlabelled else target[EMOTION]
     if not train:
         return MixedClips(speech, recipe, targets, fixed=True)
-    if not tasks_of_kind(tasks, "waveform") and not settings.teacher:  # clips without a target have nothing to teach
+    if not tasks_of_kind(tasks, "waveform") and not settings.teacher:  # clips without a target are of no use
         rows = [row for row, target in enumerate(targets) if has_target(target)]
         speech, sources = speech.select(rows), sources and [sources[row] for row in rows]
         targets = [targets[row] for row in rows]
@@ -362,12 +385,12 @@ def load_clips(
 
 
 def _sources(paths: list[str], split: str) -> list[str]:
-    """Which of the datasets each row of one split of their concatenation is from."""
+    """For each row of one split of the concatenated datasets, the dataset that it is from."""
     return [path for path in paths for _ in range(read_dataset(path)["split"][:].count(split))]
 
 
 def pitch_shift(settings: TrainingSettings) -> Callable[..., np.ndarray] | None:
-    """The transform of the speech that `settings.pitch_semitones` asks for; about 4 ms for a second of speech."""
+    """The pitch shift of the settings, or None if they have none; it takes about 4 ms for a second of speech."""
     low, high = settings.pitch_semitones
     if low == high == 0 or not settings.pitch_probability:
         return None
@@ -380,21 +403,29 @@ def build_loader(
     clips: MixedClips | StreamedClips, feature_extractor: Any, settings: TrainingSettings, shuffle: bool
 ) -> DataLoader:
     """
-    Batches of clips of like length, drawn anew each epoch when shuffled, else in the order of length; those of a
-    stream as they come. With a front end, which hears them first, they are lists of examples.
+    The loader of some clips.
+
+    Args:
+        clips: The clips. Those of a stream keep its order.
+        feature_extractor: The feature extractor of the model.
+        settings: Settings of the run. With `cleaned_by`, batches are lists of examples, for [`CleanedLoader`].
+        shuffle: Whether batches are drawn in each epoch, of clips of similar length; otherwise clips are in the order
+            of their length.
     """
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:
         frequencies = clip_frequencies(clips, settings)
-        sampler = EpochLengthGroupedSampler(settings.batch_size, clips.lengths(), settings.seed, frequencies)
+        sampler = EpochLengthGroupedSampler(
+            settings.per_device_train_batch_size, clips.lengths(), settings.seed, frequencies
+        )
     else:
         sampler = np.argsort(clips.lengths(), kind="stable").tolist()
     return DataLoader(
         clips,
-        settings.batch_size,
+        settings.per_device_train_batch_size,
         sampler=sampler,
         collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
-        num_workers=settings.workers,
+        num_workers=settings.dataloader_num_workers,
         pin_memory=torch.cuda.is_available(),
     )

@@ -1,10 +1,10 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Acoustic descriptors of the clean speech as a target of pre-training: an encoder that tells them of a noisy
+"""Acoustic descriptors of the clean speech as a target of pre-training. An encoder that predicts them from a noisy
 mixture, frame by frame, generalises better to other speakers (PASE, Pascual et al., Interspeech 2019, and PASE+,
-Ravanelli et al., ICASSP 2020, do so with other descriptors).
+Ravanelli et al., ICASSP 2020, use other descriptors).
 
-The descriptors come from the column of that name (`sparse-merit prepare descriptors`): 22 of them, 100 frames a
-second. Those of the voice itself (pitch, harmonicity, formants) mean something in voiced frames only.
+The column `descriptors` of the speech datasets (`sparse-merit prepare descriptors`) has 22 of them, in 100 frames per
+second. Those of the voice itself (pitch, harmonicity, formants) are defined in voiced frames only.
 """
 
 import numpy as np
@@ -22,37 +22,37 @@ VOICING_WEIGHT = 0.3
 
 
 class DescriptorHead(nn.Linear):
-    """Predicts standardised descriptors and the logit of voicing: (B, T, hidden_size) -> (B, T, 23)."""
+    """Predicts standardised descriptors and a logit of voicing: (B, T, hidden_size) -> (B, T, 23)."""
 
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size, TARGETS)
 
 
 class DescriptorTargets:
-    """Makes the descriptors of a clip the targets of its encoder frames.
+    """Turns the descriptors of a clip into targets for its encoder frames.
 
-    Each descriptor is standardised by mean and standard deviation of its values between the 1st and the 99th
-    percentile, over the frames in which it holds, and clipped at +-4.
+    Each descriptor is standardised by the mean and the standard deviation of its values between the 1st and the 99th
+    percentile, over the frames in which it is defined, and clipped at +-4.
 
     Args:
-        table: the training rows, with a column `descriptors`; rows where it is None are passed over.
-        max_rows: statistics are taken of at most so many rows, drawn at random.
-        seed: of that draw.
+        speech: The training rows, with a column `descriptors`; rows where it is None are skipped.
+        max_rows: The statistics use at most this many rows, drawn at random.
+        seed: Seed of that draw.
 
     Attributes:
         mean, std: float32 (22,).
 
     Raises:
-        ValueError: there is no column `descriptors`, or no row or no voiced frame in it.
+        ValueError: There is no column `descriptors`, or it has no voiced frame.
     """
 
-    def __init__(self, table: Dataset, max_rows: int = 2000, seed: int = 0):
-        if "descriptors" not in table.column_names:
+    def __init__(self, speech: Dataset, max_rows: int = 2000, seed: int = 0):
+        if "descriptors" not in speech.column_names:
             raise ValueError(
-                f"The training table has no column `descriptors`, only {', '.join(table.column_names)}. Make one with "
-                "`sparse-merit prepare descriptors SPEECH_TABLE OUT`."
+                f"The speech datasets have no column `descriptors`, only {', '.join(speech.column_names)}. Add one "
+                "with `sparse-merit prepare descriptors SPEECH OUT`."
             )
-        self.mean, self.std = _statistics(_some_frames(table, max_rows, seed))
+        self.mean, self.std = _statistics(_some_frames(speech, max_rows, seed))
 
     def targets(
         self,
@@ -62,19 +62,18 @@ class DescriptorTargets:
         receptive_field: int = 400,
         stride: int = 320,
     ) -> np.ndarray:
-        """The targets of a clip's encoder frames: 22 standardised descriptors, and 1.0 in voiced frames, else 0.0.
+        """The targets of the encoder frames of a clip: 22 standardised descriptors, and 1.0 in voiced frames or 0.0.
 
-        Encoder frame t is centred `offset_samples + t * stride + receptive_field / 2` samples into the recording, and
-        takes the descriptor frame whose centre, (k + 1) * 160, is nearest (the earlier of two); the last one is
-        repeated where they run out.
+        Encoder frame t is centred at sample `offset_samples + t * stride + receptive_field / 2` of the recording. It
+        gets the descriptor frame with the nearest centre, (k + 1) * 160 (the earlier of two); beyond the last one, the
+        last one is repeated.
 
         Args:
-            descriptors: (K, 22) of the whole recording, an array or what a row holds; None, or K = 0, gives NaN, which
-                the loss leaves out.
-            num_frames: how many encoder frames the clip has.
-            offset_samples: where in the recording the clip starts.
-            receptive_field: how many samples an encoder frame spans.
-            stride: samples between encoder frames.
+            descriptors: (K, 22) of the whole recording. None, or K = 0, gives NaN, which the loss ignores.
+            num_frames: Encoder frames of the clip.
+            offset_samples: Sample of the recording that the clip starts at.
+            receptive_field: Samples that an encoder frame spans.
+            stride: Samples between encoder frames.
 
         Returns:
             float32 (num_frames, 23).
@@ -88,42 +87,49 @@ class DescriptorTargets:
         return np.concatenate([standardised, frames[:, PITCH : PITCH + 1] > 0], axis=1, dtype=np.float32)
 
 
-def descriptor_frames(table: Dataset, row: int) -> np.ndarray | None:
+def descriptor_frames(speech: Dataset, row: int) -> np.ndarray | None:
     """
-    The descriptors of a row of a dataset: float16 (K, 22), or None where it has none.
+    The descriptors of one row.
+
+    Args:
+        speech: A dataset with a column `descriptors`.
+        row: Number of the row.
+
+    Returns:
+        float16 (K, 22), or None if the row has none.
 
     Raises:
-        ValueError: a frame holds another number of them, as in a dataset of another version.
+        ValueError: A frame has another number of descriptors, as in a dataset of another version.
     """
-    cell = table.with_format("arrow")[row]["descriptors"].combine_chunks()
+    cell = speech.with_format("arrow")[row]["descriptors"].combine_chunks()
     if cell.null_count:
         return None
     frames = cell.flatten()  # (K,) lists
     values = frames.flatten().to_numpy(zero_copy_only=False)
     if len(values) != len(frames) * DESCRIPTORS:
         raise ValueError(
-            f"Row {row} has {len(values)} descriptors in {len(frames)} frames; expected {DESCRIPTORS} a frame: make "
-            "the table anew with `sparse-merit prepare descriptors`."
+            f"Row {row} has {len(values)} descriptors in {len(frames)} frames; expected {DESCRIPTORS} a frame: run "
+            "`sparse-merit prepare descriptors` again."
         )
     return values.reshape(-1, DESCRIPTORS)  # (K, 22)
 
 
 def descriptor_loss(predicted: torch.Tensor, targets: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-    """How far predicted descriptors are off:
+    """The error of predicted descriptors:
 
         loss = 1/22 * sum_j 1/n_j * sum_(frames where j holds) smooth_l1(predicted_j, target_j)
                + 0.3 * 1/n * sum_(frames) binary_cross_entropy(sigmoid(predicted_22), voiced)
 
-    The first ten descriptors hold in all valid frames (n_j = n), the others in voiced ones. Each is averaged over its
-    own frames of the whole batch, so none weighs more for holding more often.
+    The first ten descriptors are defined in all n valid frames (n_j = n), the others in voiced ones. Each is averaged
+    over its own frames of the whole batch, so that all descriptors have the same weight.
 
     Args:
         predicted: (B, T, 23), the last one a logit.
-        targets: (B, T, 23) of `DescriptorTargets.targets`; frames of NaN are left out.
-        frame_mask: (B, T), true or 1 in frames that are no padding.
+        targets: (B, T, 23) of `DescriptorTargets.targets`; frames of NaN are ignored.
+        frame_mask: (B, T), true or 1 in frames that are not padding.
 
     Returns:
-        a scalar, float32; 0 where no frame is valid.
+        A scalar, float32; 0 if no frame is valid.
     """
     predicted = predicted.float()
     valid = frame_mask.bool() & targets[..., DESCRIPTORS].isfinite()  # (B, T)
@@ -138,20 +144,20 @@ def descriptor_loss(predicted: torch.Tensor, targets: torch.Tensor, frame_mask: 
     return means.mean() + VOICING_WEIGHT * (voicing * valid).sum() / valid.sum().clamp(min=1)
 
 
-def _some_frames(table: Dataset, max_rows: int, seed: int) -> np.ndarray:
-    """The descriptors of some rows, one after another: float32 (frames, 22)."""
-    column, frames = table.select_columns("descriptors"), [np.empty((0, DESCRIPTORS), np.float32)]
-    for row in np.random.default_rng(seed).permutation(len(table)).tolist():
-        found = descriptor_frames(column, row)
-        if found is not None:
-            frames.append(found.astype(np.float32))
+def _some_frames(speech: Dataset, max_rows: int, seed: int) -> np.ndarray:
+    """The concatenated descriptors of some rows: float32 (frames, 22)."""
+    column, frames = speech.select_columns("descriptors"), [np.empty((0, DESCRIPTORS), np.float32)]
+    for row in np.random.default_rng(seed).permutation(len(speech)).tolist():
+        descriptors = descriptor_frames(column, row)
+        if descriptors is not None:
+            frames.append(descriptors.astype(np.float32))
         if len(frames) > max_rows:
             break
     every = np.concatenate(frames)
     if not (every[:, PITCH] > 0).any():
         raise ValueError(
-            f"None of the {len(table)} training rows has descriptors with a voiced frame. Make them with "
-            "`sparse-merit prepare descriptors SPEECH_TABLE OUT`."
+            f"None of the {len(speech)} training rows has descriptors with a voiced frame. Add them with "
+            "`sparse-merit prepare descriptors SPEECH OUT`."
         )
     return every
 

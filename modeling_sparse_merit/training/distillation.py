@@ -2,11 +2,10 @@
 """
 Knowledge distillation: a small student learns from a large teacher, a Sparse MERIT checkpoint.
 
-The student's encoder receives the noisy mixture, the teacher's encoder the clean speech of the same crop. Layer
-outputs of the student, each through a linear projection, are pulled towards layer outputs of the teacher, as in
-DistilHuBERT (Chang et al., ICASSP 2022, arXiv 2110.01900), and the student's emotion logits towards those of the
-teacher (Hinton et al., 2015, arXiv 1503.02531). Neither needs labels. The projections are saved with the run, and are
-not part of the model.
+The student receives the noisy mixture, the teacher the clean speech of the same crop. Linear projections of hidden
+states of the student imitate hidden states of the teacher, as in DistilHuBERT (Chang et al., ICASSP 2022, arXiv
+2110.01900), and the emotion logits of the student imitate those of the teacher (Hinton et al., 2015, arXiv
+1503.02531). Neither needs labels. The projections are saved with the run and are not part of the model.
 """
 
 import math
@@ -38,18 +37,18 @@ class Teacher:
     The frozen teacher.
 
     Args:
-        name: Folder or Hub id of a Sparse MERIT checkpoint.
+        name: Sparse MERIT checkpoint: a name, a folder or a Hub id.
         student: Configuration of the student.
-        layers: Indices of the layer outputs to imitate; 0 is the input of the first transformer layer, negative ones
+        layers: Indices of the hidden states to imitate; 0 is the input of the first transformer layer, negative ones
             count from the end.
-        device: Where it runs.
-        labels: Whether logits of the student's labels are needed.
+        device: The device that it runs on.
+        labels: Whether the logits of the student's labels are needed.
 
     Attributes:
-        shift: Teacher frames between frame t of the student and the teacher's nearest one.
+        shift: Frame t of the student is nearest to frame t + shift of the teacher.
 
     Raises:
-        ValueError: The teacher lacks a layer or a label, or has another number of frames a second than the student.
+        ValueError: The teacher lacks a layer or a label, or its frame rate is not that of the student.
     """
 
     def __init__(
@@ -67,13 +66,15 @@ class Teacher:
         self, input_values: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
         """
+        Runs the teacher.
+
         Args:
-            input_values: (B, S) clean speech, as the teacher's feature extractor scales it.
+            input_values: (B, S), clean speech, as the teacher's feature extractor scales it.
             attention_mask: (B, S), 1 for samples and 0 for padding.
 
         Returns:
-            The layer outputs that were asked for, each (B, T', D'); the (B, T') mask of their frames; and the emotion
-            logits in the order of the student's labels, (B, classes), or None.
+            The hidden states to imitate, each (B, T', D'); the mask of their frames, (B, T'); and the emotion logits
+            in the order of the student's labels, (B, classes), or None.
         """
         layer_outputs, frame_mask, *_ = self.model.model.encoder(input_values, attention_mask)
         logits = None
@@ -84,8 +85,16 @@ class Teacher:
         return [layer_outputs[layer] for layer in self.layers], frame_mask, logits
 
     def nearest_frames(self, num_frames: int, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Which teacher frame is nearest to each of the student's frames, the last one where they run out: the mask
-        (B, S) of the samples -> (B, num_frames)."""
+        """
+        The teacher frame that is nearest to each frame of the student; beyond the last one, the last one.
+
+        Args:
+            num_frames: T, frames of the student.
+            attention_mask: (B, S), 1 for samples and 0 for padding.
+
+        Returns:
+            (B, T) indices.
+        """
         lengths = (attention_mask.sum(-1) - self.reach) // self.stride + 1  # (B,)
         frames = torch.arange(num_frames, device=attention_mask.device) + self.shift
         return torch.minimum(frames, lengths[:, None] - 1).clamp(min=0)  # (B, num_frames)
@@ -93,16 +102,17 @@ class Teacher:
 
 class LayerImitation(nn.Module):
     """
-    A linear projection of a student layer, and the mean and the deviation of the teacher layer that it imitates.
+    A linear projection of a hidden state of the student, and the statistics of the teacher's hidden state that it
+    imitates.
 
-    Dimensions of a teacher have uneven scales, and those of Whisper contain the position in the clip, which a student
-    with relative positions can't know. So a target is standardised by the mean of its position and the deviation from
-    it.
+    Dimensions of a teacher have uneven scales, and those of Whisper encode the position in the clip, which a student
+    with relative positions can't know. So a target is standardised by the mean at its position and the standard
+    deviation from these means.
 
     Args:
-        student_width: D.
-        teacher_width: D'.
-        num_positions: P, frames of the longest clip; later ones share the mean of the last.
+        student_width: D, the width of the student.
+        teacher_width: D', the width of the teacher.
+        num_positions: P, the frames of the longest clip; later frames share the mean of the last one.
     """
 
     def __init__(self, student_width: int, teacher_width: int, num_positions: int):
@@ -115,11 +125,13 @@ class LayerImitation(nn.Module):
         self, student: torch.Tensor, teacher: torch.Tensor, nearest: torch.Tensor, frame_mask: torch.Tensor
     ) -> torch.Tensor:
         """
+        The loss of one pair of hidden states.
+
         Args:
-            student: (B, T, D) layer output.
-            teacher: (B, T', D') layer output.
+            student: (B, T, D) hidden state.
+            teacher: (B, T', D') hidden state.
             nearest: (B, T), the teacher frame that each frame of the student imitates.
-            frame_mask: (B, T), true for the student's frames that belong to the recording.
+            frame_mask: (B, T), true for frames of the student that are not padding.
 
         Returns:
             [`imitation_loss`], a scalar in fp32.
@@ -129,18 +141,18 @@ class LayerImitation(nn.Module):
         return imitation_loss(self.projection(student), targets, frame_mask)
 
     def standardised(self, states: torch.Tensor) -> torch.Tensor:
-        """The teacher's layer output (B, T', D') in fp32, in units of the deviation from the mean of each position."""
+        """Standardises a hidden state of the teacher: (B, T', D') -> (B, T', D') in fp32."""
         positions = torch.arange(states.shape[1], device=states.device).clamp(max=len(self.mean) - 1)
         return (states.float() - self.mean[positions]) / self.deviation
 
     @torch.no_grad()
     def set_statistics(self, counts: torch.Tensor, totals: torch.Tensor, squares: torch.Tensor) -> None:
         """
-        Takes means and deviation from sums over frames. The mean of a position is drawn to that of all as by 10 frames
-        more.
+        Sets the means and the standard deviation from sums over frames. The overall mean enters the mean of a position
+        with the weight of 10 frames.
 
         Args:
-            counts: (P, 1), how many frames there were at each position.
+            counts: (P, 1), the number of frames at each position.
             totals: (P, D'), their sums.
             squares: (D',), the sum of their squares over all positions.
         """
@@ -161,7 +173,17 @@ class LayerImitations(nn.ModuleList):
         nearest: torch.Tensor,
         frame_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """The mean of the losses of all pairs, a scalar; arguments as of [`LayerImitation`], with lists of layers."""
+        """
+        The mean of the losses of all pairs.
+
+        Args:
+            student: Hidden states of the student, each (B, T, D).
+            teacher: Hidden states of the teacher, each (B, T', D').
+            nearest, frame_mask: As for [`LayerImitation`].
+
+        Returns:
+            A scalar in fp32.
+        """
         pairs = zip(self, student, teacher, strict=True)
         return torch.stack([pair(own, target, nearest, frame_mask) for pair, own, target in pairs]).mean()
 
@@ -174,10 +196,10 @@ def imitation_loss(predicted: torch.Tensor, targets: torch.Tensor, frame_mask: t
 
     Args:
         predicted, targets: (B, T, D).
-        frame_mask: (B, T), true for the n frames that count.
+        frame_mask: (B, T), true for the n frames that are not padding.
 
     Returns:
-        A scalar in fp32; 0 where no frame counts.
+        A scalar in fp32; 0 if there are no such frames.
     """
     predicted, targets = predicted.float(), targets.float()
     distance = (predicted - targets).abs().mean(-1)  # (B, T)
@@ -188,13 +210,13 @@ def imitation_loss(predicted: torch.Tensor, targets: torch.Tensor, frame_mask: t
 def logits_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """
     Divergence of the student's classes from the teacher's at a temperature t (arXiv 1503.02531, section 2), averaged
-    over the clips. The factor t^2 keeps the gradient's size for any temperature:
+    over the clips. The factor t^2 makes the size of the gradient independent of the temperature:
 
         t^2 * KL(softmax(teacher / t) || softmax(student / t))
 
     Args:
         logits, teacher_logits: (B, classes).
-        temperature: The higher, the more the less likely classes count.
+        temperature: t; a higher one gives unlikely classes more weight.
 
     Returns:
         A scalar in fp32.
@@ -209,9 +231,10 @@ class DistillationObjective(LearnedWeights):
     `distillation_logits_weight` times that of the emotion logits.
 
     Args:
-        settings: Of the run.
-        accelerator: Says where the models run, and in which precision.
-        model: The student; batches also hold `teacher_values`, the clean speech in the scale of the teacher.
+        settings: Settings of the run.
+        accelerator: Has the device and the precision of both models.
+        model: The student. Batches also contain `teacher_values`, (B, S), the clean speech in the scale of the
+            teacher.
 
     Raises:
         ValueError: Teacher and student do not fit.
@@ -234,7 +257,7 @@ class DistillationObjective(LearnedWeights):
 
     @torch.no_grad()
     def calibrate(self, loader: Iterable[dict[str, Any]]) -> None:
-        """Measures means and deviations of the teacher's layers on the first batches, of all processes."""
+        """Measures the statistics of the teacher's hidden states on the first batches of all processes."""
         if not self.teacher.layers:
             return
         empty = torch.zeros_like(self.part[0].mean, dtype=torch.float64)  # (P, D')
@@ -274,47 +297,47 @@ class DistillationObjective(LearnedWeights):
             return self.teacher(values, attention_mask)
 
     def _frame_mask(self, nearest: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
-        """Which of the student's frames belong to the recording: (B, T)."""
+        """The frames of the student that are not padding: (B, T)."""
         lengths = (batch["attention_mask"].sum(-1, keepdim=True) - self.reach) // self.stride + 1  # (B, 1)
         return torch.arange(nearest.shape[1], device=nearest.device) < lengths
 
 
 def frame_shift(student: SparseMeritConfig, teacher: SparseMeritConfig) -> int:
     """
-    How many frames later the teacher's nearest frame to a frame of the student is, the earlier of two.
+    The offset from a frame of the student to the nearest frame of the teacher (the earlier of two), in frames.
 
     Args:
         student, teacher: Their configurations.
 
     Raises:
-        ValueError: They have frames of different numbers a second.
+        ValueError: Their frame rates differ.
     """
     strides = [math.prod(config.conv_stride) for config in (student, teacher)]
     if strides[0] != strides[1]:
         raise ValueError(
             f"The student has an encoder frame every {strides[0]} samples and the `teacher` every {strides[1]}; "
-            "expected the same: set `conv_stride` of the student, whose product it is, or take another teacher."
+            "expected the same: change `conv_stride` of the student, whose product this is, or the teacher."
         )
     difference = _doubled_centre(student) - _doubled_centre(teacher)
     return -((strides[0] - difference) // (2 * strides[0]))  # rounded half down
 
 
 def _doubled_centre(config: SparseMeritConfig) -> int:
-    """Twice the sample that the first frame is centred at, a whole number; Whisper's frames begin at sample 0."""
+    """Twice the sample at the centre of the first frame, a whole number; for Whisper it is sample 0."""
     return 0 if config.feature_encoder == "whisper" else receptive_field(config)
 
 
 def check_layers(setting: str, layers: Sequence[int], config: SparseMeritConfig) -> list[int]:
     """
-    Indices of layer outputs, none of them negative.
+    Indices of hidden states without negative ones.
 
     Args:
-        setting: The name of the setting that asks for them.
-        layers: From -L to L - 1.
-        config: Of the model that has L of them.
+        setting: The setting that names them.
+        layers: Indices from -L to L - 1.
+        config: Configuration of the model, which has L hidden states.
 
     Raises:
-        ValueError: There is no such layer output.
+        ValueError: There is no such hidden state.
     """
     count = config.num_layer_outputs
     if unknown := [layer for layer in layers if not -count <= layer < count]:
@@ -327,7 +350,7 @@ def check_layers(setting: str, layers: Sequence[int], config: SparseMeritConfig)
 
 def _classes(name: str, student: SparseMeritConfig, teacher: SparseMeritConfig) -> list[int]:
     """
-    For each label of the student, in order, its place in the teacher's logits.
+    For each label of the student, in order, its index in the logits of the teacher.
 
     Raises:
         ValueError: The teacher has no emotion task, or lacks a label.

@@ -7,12 +7,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 class MovingAverage(AveragedModel):
     """
-    `AveragedModel` with an exponential average. Where that one asks the device at every step whether there is an
-    average already, which makes a GPU wait, this one asks at its first step alone.
+    `AveragedModel` with an exponential average. The parent reads a counter from the device at every step, a device
+    sync on a GPU; this class does so at its first step only.
 
     Args:
-        model: What is averaged; the average is a copy of it.
-        decay: Of the average, at each step.
+        model: The model to average; the average starts as a copy of it.
+        decay: Decay of the average per step.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float):
@@ -21,7 +21,7 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
-        """Moves the average towards the weights of `model`; the first time of all it becomes these weights."""
+        """Moves the average towards the weights of `model`; the first call copies them."""
         if not self.started:
             super().update_parameters(model)
             self.started = True

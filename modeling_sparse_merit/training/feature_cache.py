@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-The layer outputs of a frozen encoder on disk: computed when a mixture is first used, read whenever it is used again.
+The hidden states of a frozen encoder on disk: computed when a mixture is first used, read when it is used again.
 
-Mixtures then repeat after some epochs. A clip costs T x L x D numbers, 50 x L x D a second: 2.6 MB a second of speech
-for the 25 layer outputs of WavLM-Large in bf16, 0.1 MB for sparse-merit-tiny in fp32.
+Mixtures then repeat after some epochs. A clip needs T x L x D numbers, 50 x L x D per second: 2.6 MB per second of
+speech for the 25 hidden states of WavLM-Large in bf16, 0.1 MB for sparse-merit-tiny in fp32.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ PRECISION_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.f
 
 class FeatureFolder:
     """
-    The features of one encoder, a file for each mixture, named by its samples.
+    The features of one encoder: a file per mixture, which is named by the SHA-256 of its samples.
 
     Args:
-        path: Made when the first features are written.
+        path: The folder; it is created when the first features are written.
         rounds: Epochs after which the mixtures repeat.
     """
 
@@ -40,15 +40,21 @@ class FeatureFolder:
         self.path, self.rounds = path, rounds
 
     def file_of(self, noisy: np.ndarray) -> Path:
-        """Where the features of a mixture, float32 (samples,), are or would be."""
+        """The file for the features of a mixture, float32 (samples,)."""
         return self.path / f"{sha256_of_samples(noisy)}.safetensors"
 
     def read(self, file: Path) -> torch.Tensor | None:
-        """(T, L, D), or None where they were not computed yet."""
+        """The features, (T, L, D), or None if there are none yet."""
         return load_file(file)["features"] if file.exists() else None
 
     def write(self, file: Path, features: torch.Tensor) -> None:
-        """Keeps (T, L, D); the file appears whole or not at all."""
+        """
+        Writes features atomically.
+
+        Args:
+            file: As `file_of` returns it.
+            features: (T, L, D).
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
             save_file({"features": features.contiguous()}, temporary)
@@ -56,19 +62,19 @@ class FeatureFolder:
 
 class CachedLoader:
     """
-    Batches whose "encoder_outputs" are read, or else computed and written, so that the model need not run its encoder.
+    Batches with "encoder_outputs", read from disk or computed and written. The model then skips its encoder.
 
     Args:
-        loader: As `build_loader` makes it of a dataset, prepared by accelerate.
-        model: Its encoder is frozen, and does not mask (SpecAugment).
-        feature_extractor: That of `loader`.
-        folder: Features of other encoders, precisions and scales are in other folders within.
-        accelerator: Computes the features.
+        loader: A loader of local clips, as `build_loader` makes it, prepared by accelerate.
+        model: A model with a frozen encoder that does not mask its input (SpecAugment).
+        feature_extractor: The feature extractor of `loader`.
+        folder: Folder for the features; each encoder, precision and input scale has a subfolder of its own.
+        accelerator: Has the device and the precision.
         rounds: Epochs after which the mixtures repeat: those of epoch `rounds` are those of epoch 0.
-        dtype: Of the features that are kept; by default that of the accelerator's precision.
+        dtype: Type of the features on disk; by default that of the accelerator's precision.
 
     Raises:
-        ValueError: The encoder masks its input (SpecAugment), or gives numbers that `dtype` does not hold.
+        ValueError: The encoder masks its input (SpecAugment), or its output exceeds the range of `dtype`.
     """
 
     def __init__(
@@ -98,7 +104,7 @@ class CachedLoader:
         return len(self.loader)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch is another order of the clips, and of the rounds the next."""
+        """Sets the epoch, which determines the order of the clips and the round of their mixtures."""
         self.epoch = epoch
         self.loader.set_epoch(epoch)
 
@@ -112,35 +118,35 @@ class CachedLoader:
             self.dataset.features = None
 
     def _with_encoder_outputs(self, features: list[tuple[Path, torch.Tensor | None]], **batch: Any) -> dict[str, Any]:
-        known = dict(enumerate(found for _, found in features))
-        missing = [row for row, found in known.items() if found is None]
+        known = dict(enumerate(read for _, read in features))
+        missing = [row for row, read in known.items() if read is None]
         if missing:
             computed = self._encode(batch["input_values"][missing], batch["attention_mask"][missing])
-            for row, found in zip(missing, computed, strict=True):
-                self.folder.write(features[row][0], found)
-                known[row] = found
+            for row, states in zip(missing, computed, strict=True):
+                self.folder.write(features[row][0], states)
+                known[row] = states
         padded = pad_sequence(list(known.values()), batch_first=True).to(self.computed_in)  # (B, T, L, D)
         frame_mask = self.encoder._get_feature_vector_attention_mask(padded.shape[1], batch["attention_mask"])
         return {**batch, "encoder_outputs": (padded.unbind(2), frame_mask)}
 
     @torch.no_grad()
     def _encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
-        """(B, S) twice -> for each clip (T, L, D), without padding."""
+        """Runs the encoder: (B, S) and (B, S) -> (T, L, D) for each clip, without padding."""
         with self.accelerator.autocast():
             layer_outputs, frame_mask = self.encoder(input_values, attention_mask)
         exact = torch.stack(layer_outputs, dim=2)  # (B, T, L, D)
         stacked = exact.to(self.dtype)
         if not stacked.isfinite().all():
             raise ValueError(
-                f"The encoder gives numbers up to {exact.abs().max():.6g}, which {self.dtype} does not hold; expected "
-                "`feature_cache_dtype` bfloat16 or float32."
+                f"The hidden states of the encoder reach {exact.abs().max():.6g}, beyond the range of {self.dtype}; "
+                "expected `feature_cache_dtype` bfloat16 or float32."
             )
         return [clip[:length] for clip, length in zip(stacked, frame_mask.sum(-1).tolist(), strict=True)]
 
     def _fingerprint(
         self, model: SparseMeritForSpeechEnhancementAndEmotion, feature_extractor: SparseMeritFeatureExtractor
     ) -> str:
-        """All that the features of a mixture depend on, as 16 hexadecimal digits."""
+        """A hash of everything that the features of a mixture depend on: 16 hexadecimal digits."""
         precision = "" if self.computed_in == torch.float32 else f" of {self.computed_in}"
         settings = [
             __version__,

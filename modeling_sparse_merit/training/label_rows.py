@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The labels of a run that starts from a checkpoint: rows of its emotion classifier are taken over by name."""
+"""The labels of a run that starts from a checkpoint: it copies the rows of the emotion classifier by label."""
 
 import logging
 
@@ -18,16 +18,16 @@ def replace_labels(
     model: SparseMeritForSpeechEnhancementAndEmotion, settings: TrainingSettings, is_loaded: bool = True
 ) -> None:
     """
-    Gives the model the labels of `settings`. The row of the emotion classifier, weight and bias, of each label that
-    the checkpoint has, or that starts from one that it has, is copied; all other rows are initialised.
+    Sets the labels of the model, in place. The rows of the emotion classifier (weight and bias) are copied for labels
+    that the checkpoint has, or that start from one that it has; all other rows are initialised.
 
     Args:
-        model: As it was loaded from `settings.model`, with the labels of that checkpoint. It is changed.
-        settings: Its `labels` are the new labels, in their order; `labels_from` names what they start from.
-        is_loaded: Whether the checkpoint holds this classifier; without, there is no row to copy.
+        model: The model, as loaded from `settings.model`, with the labels of that checkpoint.
+        settings: `labels` are the new labels, in their order; `labels_from` are the labels that they start from.
+        is_loaded: Whether the checkpoint contains the classifier; otherwise all rows are initialised.
 
     Raises:
-        ValueError: A label is to start from one that the checkpoint does not have.
+        ValueError: A label starts from one that the checkpoint does not have.
     """
     rows = {label: index for index, label in model.config.id2label.items()}
     sources = settings.label_sources
@@ -49,7 +49,7 @@ def replace_labels(
 
 @torch.no_grad()
 def _with_rows(model: SparseMeritForSpeechEnhancementAndEmotion, rows: list[int | None]) -> nn.Linear:
-    """A classifier with these rows of that of the model; None is a row that is initialised."""
+    """A classifier with these rows of the model's classifier; None stands for a row that is initialised."""
     old = model.heads["emotion"].classifier
     new = nn.Linear(old.in_features, len(rows)).to(old.weight)
     model._init_weights(new)
@@ -60,7 +60,7 @@ def _with_rows(model: SparseMeritForSpeechEnhancementAndEmotion, rows: list[int 
 
 
 def _log(settings: TrainingSettings, known: dict[str, int]) -> None:
-    """Says which labels start from a row of the checkpoint, and which do not."""
+    """Logs which labels start from a row of the checkpoint, and which do not."""
     sources = settings.label_sources
     taken = [own if sources[own] == own else f"{own} (from {sources[own]})" for own in known]
     new = [own for own in sources if own not in known]

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-Low-rank adapters (arXiv 2106.09685) for fine-tuning: every attention and feed-forward layer of the encoder learns a
-product of two thin matrices; experts, routers and heads, whichever are to learn, are trained and saved whole.
+Low-rank adapters (LoRA, arXiv 2106.09685) for fine-tuning: every attention and feed-forward layer of the encoder gets
+a trainable product of two small matrices. Experts, routers and heads, if they are trained, are trained in full.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ except ImportError as error:
         f"{one_line(error)}. To train adapters, or to load them unmerged: pip install 'modeling-sparse-merit[train]'"
     ) from error
 
-# A pattern, for experts have layers of like names.
+# A pattern, since layers of experts have the same names.
 ENCODER_LAYERS = (
     r"model\.encoder\.encoder\.layers\.\d+\."
     r"(attention\.(q_proj|k_proj|v_proj|out_proj)|feed_forward\.(intermediate_dense|output_dense))"
@@ -37,17 +37,21 @@ ENCODER_LAYERS = (
 
 def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: TrainingSettings) -> PeftModel:
     """
-    Freezes the model, but for fresh adapters on its encoder and for `settings.lora_train_modules`.
+    Freezes the model, and adds trainable adapters to its encoder and copies of `settings.lora_train_modules`.
+
+    Args:
+        model: A model with the labels of `settings`.
+        settings: Settings of the run.
 
     Raises:
-        ValueError: The classifier is not that of the checkpoint, and the emotion head is not to learn it.
+        ValueError: The labels are not those of the checkpoint, and the emotion head is not among the trained modules.
     """
     known = list(SparseMeritConfig.from_pretrained(locate(settings.model)).id2label.values())
     if list(settings.label_sources.values()) != known and EMOTION not in settings.lora_train_modules:
         raise ValueError(
             f"`lora_train_modules` is {settings.lora_train_modules}, without 'emotion', but `labels` is "
-            f"{settings.labels} and that of the checkpoint is {known}: the emotion head has to learn new labels, and "
-            "to be saved with their order. Add 'emotion'."
+            f"{settings.labels} and that of the checkpoint is {known}: new labels are trained and saved with the "
+            "emotion head. Add 'emotion'."
         )
     adapters = LoraConfig(
         r=settings.lora_rank,
@@ -56,7 +60,7 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
         target_modules=ENCODER_LAYERS,
         modules_to_save=list(whole_modules(model, settings.lora_train_modules)),
     )
-    model.freeze_feature_encoder()  # else one of WavLM's own asks for a gradient of its input, and keeps all of itself
+    model.freeze_feature_encoder()  # otherwise it requires a gradient of its input, and keeps activations
     adapted = get_peft_model(model, adapters)
     adapters.base_model_name_or_path = portable_name(locate(settings.model))
     return adapted
@@ -64,8 +68,12 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
 
 def whole_modules(model: SparseMeritForSpeechEnhancementAndEmotion, parts: list[str]) -> Iterator[str]:
     """
-    Names of the modules that make up some `parts` of the model: "routers"; "experts", with the layer norms and layer
-    weights that feed them; and tasks, whose heads are meant.
+    Names of the modules that make up some parts of a model.
+
+    Args:
+        model: The model.
+        parts: "routers"; "experts", with the layer norms and layer weights that feed them; names of tasks, for their
+            heads.
     """
     for name, module in model.model.integration.named_children():
         if ("routers" if name == "routers" else "experts") in parts:
@@ -76,31 +84,52 @@ def whole_modules(model: SparseMeritForSpeechEnhancementAndEmotion, parts: list[
 
 
 def set_adapters_trainable(model: PeftModel, trainable: bool) -> None:
-    """Whether the encoder's adapters learn; what is trained whole does in any case."""
+    """
+    Freezes or unfreezes the adapters of the encoder. Modules that are trained in full stay trainable.
+
+    Args:
+        model: A model with adapters.
+        trainable: Whether its adapters are trained.
+    """
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(trainable)
 
 
 def save_adapters(model: PeftModel, folder: Path) -> None:
-    """Writes the adapters, what was trained whole, and the configuration, whose labels adapters do not hold."""
-    model.save_pretrained(folder, save_embedding_layers=False)  # else peft asks the Hub for the checkpoint
+    """
+    Writes the adapters, the modules that were trained in full, and the configuration, which has the labels.
+
+    Args:
+        model: A model with adapters.
+        folder: Folder to write to.
+    """
+    model.save_pretrained(folder, save_embedding_layers=False)  # otherwise peft looks for the checkpoint on the Hub
     model.get_base_model().config.save_pretrained(folder)
 
 
 def describe_adapters(folder: Path, settings: TrainingSettings) -> None:
-    """Writes `training.yaml`, the settings that differ from the defaults, and the card, in a folder of adapters."""
+    """
+    Writes `training.yaml`, the settings that differ from the defaults, and the card.
+
+    Args:
+        folder: Folder of the adapters.
+        settings: Settings of the run that trained them.
+
+    Raises:
+        FileNotFoundError: There are no adapters in the folder.
+    """
     record = yaml.safe_dump(recorded(settings), sort_keys=False, allow_unicode=True)
     (folder / "training.yaml").write_text(record, encoding="utf-8")
     (folder / "README.md").write_text(render_adapter_card(folder), encoding="utf-8")
 
 
 def recorded(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings of a run that differ from the defaults, without places of this machine."""
+    """The settings of a run that differ from the defaults, without paths of this machine."""
     defaults = asdict(TrainingSettings(model=settings.model))
     changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
     values = {"model": _plain_name(portable_name(locate(settings.model))), "labels": settings.labels, **changed}
-    for name in ("output_dir", "resume", "workers", "feature_cache", "cleaned_by"):
+    for name in ("output_dir", "resume", "dataloader_num_workers", "feature_cache", "cleaned_by"):
         values.pop(name, None)
     for name in ("speech", "unlabelled", "noise", "rirs"):
         if name in values:
@@ -113,20 +142,20 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def _plain_name(path: str) -> str:
-    """What is on this machine by the name of its folder alone."""
+    """A path that exists on this machine without its folders; any other name as it is."""
     return Path(path).name if Path(path).exists() else path
 
 
 def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:
     """
-    A model with the adapters of `folder`, and with its labels.
+    Loads a model with adapters.
 
     Args:
-        folder: Written by a training run with adapters.
-        base: The checkpoint that was fine-tuned, where it is no longer at the place that `folder` names.
+        folder: Folder of a training run with adapters.
+        base: The checkpoint that was fine-tuned, if it is no longer at the path that `folder` names.
 
     Raises:
-        OSError: There are no adapters, or the fine-tuned checkpoint is not there.
+        OSError: There are no adapters, or the checkpoint does not exist.
     """
     base = base or base_of(PeftConfig.from_pretrained(folder).to_dict(), folder)
     config = SparseMeritConfig.from_pretrained(folder)
@@ -137,7 +166,7 @@ def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:
 
 
 def _outermost(module: nn.Module, name: str) -> Iterator[str]:
-    """The module, or, as peft takes no lists and dictionaries of modules, what is in it."""
+    """The module, or its children if it is a list or a dictionary of modules, which peft does not accept."""
     if not isinstance(module, nn.ModuleList | nn.ModuleDict):
         yield name
         return

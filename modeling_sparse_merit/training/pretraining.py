@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What a run minimises: the tasks' losses, perhaps with those of pre-training or distillation."""
+"""The objective of a run: the losses of the tasks, and those of pre-training or distillation."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,12 @@ class DescriptorObjective(LearnedWeights):
     `descriptor_weight`: the fixed sum of the tasks' losses, plus that weight times the descriptor loss.
 
     A linear layer, which is not part of the model, predicts the descriptors from the features of the emotion task, so
-    that encoder, router and experts learn to keep them.
+    that encoder, router and experts learn to represent them.
+
+    Args:
+        accelerator: Runs the backward pass.
+        model: The model in training, before it is prepared.
+        weight: Weight of the descriptor loss.
     """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, weight: float):
@@ -40,7 +45,18 @@ class DescriptorObjective(LearnedWeights):
 
 
 def build_objective(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
-    """The tasks' losses, balanced as the settings say, or those and the descriptors' or the distillation's."""
+    """
+    The objective of a run: the balanced losses of the tasks, or their fixed sum with the loss of the descriptors or of
+    the distillation.
+
+    Args:
+        settings: Settings of the run.
+        accelerator: Runs the backward pass.
+        model: The model in training, before it is prepared.
+
+    Raises:
+        ValueError: There is nothing to balance, or teacher and student do not fit.
+    """
     if settings.descriptor_weight:
         return DescriptorObjective(accelerator, model, settings.descriptor_weight)
     if settings.teacher:

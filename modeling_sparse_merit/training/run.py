@@ -3,9 +3,8 @@
 Trains Sparse MERIT: `accelerate launch train_accelerate.py CONFIG.yaml [--field value ...]`.
 
 CONFIG.yaml and the command line set the fields of `modeling_sparse_merit.training.settings.TrainingSettings`. The best
-checkpoint, by the mean of the tasks' metrics + si_sdr_weight * SI-SDR gain on the whole dev set, ends up in
-OUTPUT_DIR/best, ready for `from_pretrained`. A run that was stopped resumes from its newest checkpoint when it is
-started again.
+model on the dev set, by the mean metric of the tasks + si_sdr_weight * SI-SDR gain, is saved in OUTPUT_DIR/best, ready
+for `from_pretrained`. A run that was stopped resumes from its newest checkpoint when it is started again.
 """
 
 import json
@@ -41,6 +40,7 @@ logger = logging.getLogger("train_accelerate")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Trains as the arguments say, those of the command line by default; see [`parse_settings`]."""
     settings = parse_settings(arguments)
     accelerator = start(settings)
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.teacher:
         train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
     train_loader = accelerator.prepare(dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True))
-    accelerator.even_batches = False  # for what follows: a dev clip that fills up a batch would count twice
+    accelerator.even_batches = False  # for the dev loader: a clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
     if settings.cleaned_by:
         enhancer = EnhancementModel(settings.cleaned_by, accelerator.device)
@@ -75,10 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def start(settings: TrainingSettings) -> Accelerator:
-    """The accelerator, with logs in `output_dir`."""
+    """Prepares the process: logging, seeds, and an accelerator that logs to `output_dir`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    # Gradients of an LSTM become denormal numbers, with which a CPU computes several times slower. Threads that torch
-    # starts from now on treat them as 0, too.
+    # Gradients of an LSTM become denormal numbers, which slow a CPU down several times. Threads that torch starts from
+    # now on also treat them as 0.
     torch.set_flush_denormal(True)
     if not sys.stderr.isatty():  # bars would fill a log
         datasets.disable_progress_bars()
@@ -102,7 +102,18 @@ def start(settings: TrainingSettings) -> Accelerator:
 
 
 class Run:
-    """A training run: its model, its progress, and what is written on the way."""
+    """
+    A training run: its model, its progress, its checkpoints and its logs.
+
+    Args:
+        settings: Settings of the run.
+        accelerator: As [`start`] returns it.
+        model: The model, before it is prepared.
+        feature_extractor: Its feature extractor, which is saved with it.
+
+    Raises:
+        FileExistsError: The folder has a checkpoint, and `resume` is false.
+    """
 
     def __init__(self, settings: TrainingSettings, accelerator: Accelerator, model, feature_extractor):
         self.settings, self.accelerator = settings, accelerator
@@ -111,7 +122,7 @@ class Run:
         self.folder = Path(settings.output_dir)
         self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint and not settings.resume:
-            raise FileExistsError(f"{checkpoint} is of another run: give another output_dir, or --resume true.")
+            raise FileExistsError(f"{checkpoint} is of an earlier run: give another output_dir, or --resume true.")
         self.average = None
         if settings.average_decay:
             self.average = MovingAverage(model, settings.average_decay).eval().to(accelerator.device)
@@ -121,7 +132,14 @@ class Run:
             self.balancing.load(checkpoint)
 
     def train_stage(self, stage: build.Stage, train_loader, dev_loader) -> None:
-        """Trains the epochs of one stage that are not done yet."""
+        """
+        Trains the remaining epochs of one stage.
+
+        Args:
+            stage: The stage.
+            train_loader: Prepared training batches.
+            dev_loader: Prepared dev batches.
+        """
         last_epoch = stage.first_epoch + stage.epochs
         if self.progress.epoch >= last_epoch or self.stopped:
             return
@@ -152,13 +170,13 @@ class Run:
                 logger.info("No better score for %d validations: the stage ends.", self.settings.patience)
                 self.progress.epoch = last_epoch
             checkpoints.save_checkpoint(
-                self.accelerator, self.folder, self.progress, self.average, self.settings.keep_checkpoints
+                self.accelerator, self.folder, self.progress, self.average, self.settings.save_total_limit
             )
         self.accelerator.free_memory(model, optimizer, schedule)
         self.resume_from = None
 
     def cached(self, loader) -> CachedLoader:
-        """The loader, with features of the frozen encoder, whose weights are those of all processes by now."""
+        """The loader with cached features of the frozen encoder, which is the same in all processes by now."""
         settings = self.settings
         dtype = settings.feature_cache_dtype and getattr(torch, settings.feature_cache_dtype)
         return CachedLoader(
@@ -172,10 +190,19 @@ class Run:
         )
 
     def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
-        """One pass over the training clips. Returns the mean losses and the mean gradient norm."""
+        """
+        Trains one epoch.
+
+        Args:
+            model, optimizer, schedule: As the accelerator has prepared them.
+            loader: Prepared training batches.
+
+        Returns:
+            {"train/NAME": mean} of the losses and of the gradient norm.
+        """
         loader.set_epoch(self.progress.epoch)
-        loader.dataset.set_epoch(self.progress.epoch)  # which accelerate does not do on several processes
-        # What is drawn in an epoch depends on its number alone, so a resumed run draws the same.
+        loader.dataset.set_epoch(self.progress.epoch)  # accelerate does not, on several processes
+        # Random numbers of an epoch depend on its number alone, so a resumed run repeats them.
         set_seed(self.settings.seed + 1_000_003 * (self.progress.epoch + 1), device_specific=True)
         values = defaultdict(list)
         batches = tqdm(
@@ -204,7 +231,13 @@ class Run:
         return {f"train/{name}": mean.item() for name, mean in means.items()}
 
     def validate(self, model, dev_loader) -> None:
-        """Scores the model, or the average of its weights, on the whole dev set, and keeps the best."""
+        """
+        Scores the model, or the average of its weights, on the whole dev set, and saves it if it is the best so far.
+
+        Args:
+            model: The prepared model.
+            dev_loader: Prepared dev batches.
+        """
         model = model if self.average is None else self.average
         tasks = self.settings.tasks or self.model.config.tasks
         scores = validate(self.accelerator, model, dev_loader, tasks)
@@ -216,7 +249,13 @@ class Run:
             self.save_best(model, scores)
 
     def save_best(self, model, scores: dict[str, float]) -> None:
-        """Writes the model that was validated to `best`, atomically."""
+        """
+        Writes a model to `best`, atomically.
+
+        Args:
+            model: The prepared model, or the average of its weights.
+            scores: Its scores on the dev set, which are saved with it.
+        """
         if not self.accelerator.is_main_process:
             return
         plain = self.accelerator.unwrap_model(model)
@@ -231,7 +270,7 @@ class Run:
                 describe_adapters(folder, self.settings)
 
     def log(self, values: dict[str, float]) -> None:
-        """To the console, TensorBoard and `log.jsonl`."""
+        """Logs values to the console, TensorBoard and `log.jsonl`."""
         self.accelerator.log(values, step=self.progress.step)
         if self.accelerator.is_main_process:
             entry = {"epoch": self.progress.epoch, "step": self.progress.step}
@@ -242,6 +281,7 @@ class Run:
 
     @property
     def stopped(self) -> bool:
+        """Whether the run has reached `max_steps`."""
         return bool(self.settings.max_steps) and self.progress.step >= self.settings.max_steps
 
 

@@ -1,347 +1,318 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What a training run is made of: a YAML file, any field of which the command line can override."""
+"""The settings of a training run: a YAML file, any field of which the command line can override."""
 
+import inspect
 import math
+import re
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
 from transformers import HfArgumentParser, SchedulerType
 
-from ..data.transmission import TRANSMISSIONS, checked_transmissions
+from ..data.transmission import checked_transmissions
+from ..fields import (
+    Count,
+    Names,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveCount,
+    Probability,
+    checked_dataclass,
+    names_of,
+    read_yaml,
+    require,
+    unknown_names,
+)
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.tasks import EMOTION, TASKS
 
-PRECISIONS = ("no", "bf16", "fp16")
-TASK_BALANCINGS = ("fixed", "uncertainty", "pcgrad")
-CLASS_WEIGHTS = ("inverse_frequency", "effective_number", "none")
-SAMPLINGS = ("natural", "class_balanced", "weighted")
 UNLABELLED_NAME = "unlabelled"
 
 
 class YamlMapping(dict):
-    """A mapping that can also be given as YAML text, on the command line."""
-
-    def __init__(self, value: Any = ()):
-        super().__init__(yaml.safe_load(value) if isinstance(value, str) else value)
-
-
-@dataclass
-class TrainingSettings:
     """
-    One training run. Every field can stand in the YAML file and on the command line, where the latter wins.
+    A mapping that can also be given as YAML text, on the command line.
 
     Raises:
-        ValueError: A field is outside its range; the message names it.
+        ValueError: The value is no mapping.
     """
 
-    output_dir: str = field(
-        default="runs/sparse-merit", metadata={"help": "Folder of logs, checkpoints and the result."}
-    )
-    resume: bool = field(
-        default=True, metadata={"help": "Continue from the newest checkpoint in output_dir, if there is one."}
-    )
-    seed: int = 0
+    def __init__(self, value: Any = ()):
+        try:
+            super().__init__(yaml.safe_load(value) if isinstance(value, str) else value)
+        except (TypeError, yaml.YAMLError) as error:
+            raise ValueError(f"{value!r} is no mapping") from error
 
-    model: str | None = field(
-        default=None,
-        metadata={"help": "Sparse MERIT checkpoint to fine-tune (name, folder or Hub id); else see wavlm."},
-    )
-    wavlm: str | None = field(
-        default=None,
-        metadata={"help": "WavLM checkpoint for the encoder; without it the encoder starts from scratch."},
-    )
-    encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "Sparse MERIT checkpoint whose encoder and input scale are taken; all else starts from scratch."
-        },
-    )
-    cleaned_by: str | None = field(
-        default=None,
-        metadata={
-            "help": "Sparse MERIT checkpoint that cleans every mixture, of train and dev, before this model hears it: "
-            "the enhancement model of a cascade, which does not learn."
-        },
-    )
-    config: YamlMapping = field(
-        default_factory=YamlMapping,
-        metadata={"help": "Fields of SparseMeritConfig that differ from model, encoder, wavlm or default."},
-    )
-    tasks: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What this run teaches, all of the model's tasks by default. The other heads stay as they are."
-        },
-    )
-    task_balancing: str = field(
-        default="fixed",
-        metadata={
-            "help": "How the tasks' losses are weighed: fixed (enhancement_weight of the config), uncertainty "
-            "(learned, Kendall et al. 2018) or pcgrad (conflicting gradients are projected, Yu et al. 2020; a "
-            "backward pass for each task)."
-        },
-    )
-    uncertainty_learning_rate: float = field(
-        default=0.01,
-        metadata={"help": "Of the log variances of task_balancing uncertainty: a step moves one by this."},
-    )
-    descriptor_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Pre-training: weight of the loss of acoustic descriptors of the clean speech, which the speech "
-            "tables must hold (`sparse-merit prepare descriptors`)."
-        },
-    )
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "Distillation: Sparse MERIT checkpoint to learn from, which is given the clean speech."},
-    )
-    teacher_layers: list[int] = field(
-        default_factory=list,
-        metadata={"help": "Layer outputs of the teacher to imitate: 0 is the input of its first layer, -1 the last."},
-    )
-    student_layers: list[int] = field(
-        default_factory=list,
-        metadata={"help": "Layer outputs that imitate teacher_layers, one each; the last one for all by default."},
-    )
-    distillation_weight: float = field(default=0.0, metadata={"help": "Weight of the loss of teacher_layers."})
-    distillation_logits_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the divergence from the teacher's emotions of the clean speech."}
-    )
-    distillation_temperature: float = field(
-        default=2.0, metadata={"help": "Of both models' logits: the higher, the more unlikely emotions count."}
-    )
-    labels: list[str] = field(
-        default_factory=lambda: ["angry", "sad", "happy", "neutral"],
-        metadata={
-            "help": "Emotions to learn, as the speech datasets name them. Those that `model` has start from its "
-            "classifier rows; OWN=LABEL starts the emotion OWN from the row of LABEL, as in upset=angry."
-        },
-    )
-    labels_from: YamlMapping = field(
-        default_factory=YamlMapping,
-        metadata={"help": "The same as a mapping: {upset: angry}, for names in labels."},
-    )
-    class_weights: str = field(
-        default="inverse_frequency",
-        metadata={"help": "Of the emotion loss: inverse_frequency, effective_number (Cui et al. 2019) or none."},
-    )
-    class_weight_beta: float = field(
-        default=0.999, metadata={"help": "Of class_weights effective_number: nearer to 1, rare classes count more."}
-    )
-    sampling: str = field(
-        default="natural",
-        metadata={
-            "help": "Clips of an epoch: natural (each once), class_balanced (as many of each class; clips without one "
-            "once) or weighted (see sampling_weights). The number of clips stays."
-        },
-    )
-    sampling_weights: YamlMapping = field(
-        default_factory=YamlMapping,
-        metadata={
-            "help": "How often a clip is drawn, 1 by default, by its dataset times by its label: {tables/emodb: 3, "
-            "happy: 2, unlabelled: 0.5}."
-        },
-    )
-    normalization: str = field(default="recording", metadata={"help": "Scale of the input: recording or corpus."})
-    corpus_mean: float | None = None
-    corpus_std: float | None = None
-    spectral_feature_encoder: bool = field(
-        default=False,
-        metadata={"help": "Start a fresh first convolution as a bank of windowed sines (see spectral.py)."},
-    )
 
-    speech: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Speech datasets, here or on the Hub (owner/name); splits 'train' and 'dev' are used."},
-    )
-    unlabelled: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Those of `speech` whose emotion labels are not used, for example because they are weak: they "
-            "are further voices for the enhancement."
-        },
-    )
-    noise: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Noise datasets, here or on the Hub; splits 'train' and 'dev' are used."},
-    )
-    rirs: list[str] = field(default_factory=list, metadata={"help": "Datasets of room impulse responses, if any."})
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Read the training speech from the Hub while training, instead of downloading it first. Batches "
-            "then hold clips of any length."
-        },
-    )
-    shuffle_buffer: int = field(
-        default=1000, metadata={"help": "When streaming: clips of each dataset in memory, among which one is drawn."}
-    )
-    snr_db: list[float] = field(default_factory=lambda: [5.0, 5.0], metadata={"help": "Range of the drawn SNR in dB."})
-    level_db: list[float] = field(default_factory=lambda: [-35.0, -15.0], metadata={"help": "Speech level, dBFS RMS."})
-    speed: list[float] = field(default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors."})
-    pitch_semitones: list[float] = field(
-        default_factory=lambda: [0.0, 0.0], metadata={"help": "Range of pitch shifts of the speech, at its own speed."}
-    )
-    pitch_probability: float = field(default=0.5, metadata={"help": "Share of the clips with a pitch shift."})
-    noise_speed: list[float] = field(
-        default_factory=lambda: [1.0, 1.0], metadata={"help": "Range of speed factors of the noise."}
-    )
-    rir_probability: float = 0.0
-    transmissions: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": f"Transmissions of the mixtures, one of which is drawn: some of {', '.join(TRANSMISSIONS)}. The "
-            "target of the enhancement is the clean speech in the band of the transmission."
-        },
-    )
-    transmission_probability: float = field(default=0.0, metadata={"help": "Share of the clips with a transmission."})
-    clipping_probability: float = field(
-        default=0.0, metadata={"help": "Share of the clips whose mixture is clipped, up to 15 dB below its peak."}
-    )
-    clean_probability: float = field(
-        default=0.0, metadata={"help": "Share of the clips without noise, from which a model learns to keep speech."}
-    )
-    max_seconds: float = field(default=12.0, metadata={"help": "Longer training clips are cropped at a drawn place."})
-    workers: int = field(default=1, metadata={"help": "Processes that decode and mix."})
+def _ascending(limits: list[float]) -> list[float]:
+    if limits[0] > limits[1]:
+        raise ValueError(limits)
+    return limits
 
-    calibration_batches: int = field(
-        default=0,
-        metadata={
-            "help": "Batches on which the layer norms in front of experts and routers are standardised before the "
-            "training starts: 20 for a pretrained encoder, whose features experts learn from slowly otherwise; 0: off."
-        },
-    )
-    frozen_epochs: int = field(default=0, metadata={"help": "First stage: the encoder is frozen."})
-    feature_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the layer outputs of the frozen encoder: 50 x layers x width numbers for a second of "
-            "speech. The mixtures of the first stage then repeat after feature_cache_rounds epochs, and only in these "
-            "does the encoder run."
-        },
-    )
-    feature_cache_rounds: int = field(
-        default=1, metadata={"help": "Epochs with mixtures of their own, each with its share of the folder."}
-    )
-    feature_cache_dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "Of the numbers in the folder: float32, bfloat16 or float16; that of mixed_precision if unset."
-        },
-    )
-    epochs: int = field(default=20, metadata={"help": "Second stage: all is trained, but see train_feature_encoder."})
-    train_feature_encoder: bool = field(default=False, metadata={"help": "Train the convolutional front end as well."})
-    batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 5e-5
-    encoder_learning_rate_factor: float = 0.5
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.1
-    schedule: str = field(default="cosine", metadata={"help": "Any schedule of transformers.get_scheduler."})
-    max_grad_norm: float = 1.0
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16."})
+
+Range = Annotated[
+    list[Number], Field(min_length=2, max_length=2), AfterValidator(_ascending), "two numbers, the smaller one first"
+]
+Layers = Annotated[list[Annotated[int, Field(strict=True)]], "a list of whole numbers"]
+Fraction = Annotated[Number, Field(ge=0, lt=1), "a number of at least 0 and below 1"]
+Entries = Annotated[YamlMapping, BeforeValidator(YamlMapping), "a mapping"]
+
+
+@checked_dataclass
+class TrainingSettings:
+    """
+    One training run. Every field can be set in the YAML file and on the command line, which wins.
+
+    A field has the name of its counterpart in [`~transformers.TrainingArguments`] if its meaning and its form are the
+    same. These have names of their own: `frozen_epochs` and `epochs` are two stages, not one number of epochs;
+    `resume` is a switch, `resume_from_checkpoint` a path; `warmup_ratio` is a share of each stage, `warmup_steps`
+    counts over the run; `mixed_precision` is one choice, `bf16` and `fp16` are two switches; `eval_every` counts
+    epochs, `eval_steps` steps. `max_steps` only ends a run early: it neither prolongs it nor changes its schedule.
+
+    Args:
+        output_dir: Folder of the logs, the checkpoints and the result, `best`.
+        resume: Continue from the newest checkpoint in `output_dir`, if there is one.
+        seed: Seed of the initial weights, of the order of the clips and of their mixtures.
+        model: Sparse MERIT checkpoint to fine-tune: a name, a folder or a Hub id. See also `encoder` and `wavlm`.
+        wavlm: WavLM checkpoint to take the encoder from; everything else is initialised.
+        encoder: Sparse MERIT checkpoint to take the encoder and the input scale from; everything else is initialised.
+            Without `model`, `wavlm` and `encoder` the whole model is initialised.
+        cleaned_by: Sparse MERIT checkpoint that enhances every mixture before the model receives it: the enhancement
+            model of a cascade, which stays frozen.
+        config: Fields of SparseMeritConfig that differ from `model`, `encoder`, `wavlm` or the defaults.
+        tasks: Tasks to train, all of the model's by default. The heads of the others do not change.
+        task_balancing: How the losses of the tasks are combined: by the fixed weights of the config, by learned
+            uncertainty (Kendall et al. 2018), or by pcgrad, which projects conflicting gradients (Yu et al. 2020; one
+            backward pass per task).
+        uncertainty_learning_rate: Learning rate of the log variances of `task_balancing: uncertainty`.
+        descriptor_weight: Pre-training: weight of the loss that predicts acoustic descriptors of the clean speech,
+            which the speech datasets must contain (`sparse-merit prepare descriptors`).
+        teacher: Distillation: Sparse MERIT checkpoint to learn from. It receives the clean speech.
+        teacher_layers: Hidden states of the teacher to imitate: 0 is the input of its first layer, -1 the last one.
+        student_layers: Hidden states of the model that imitate `teacher_layers`, one each; the last one for all by
+            default.
+        distillation_weight: Weight of the loss of `teacher_layers`.
+        distillation_logits_weight: Weight of the divergence from the emotions that the teacher predicts.
+        distillation_temperature: Divides the logits of both models: a higher one gives unlikely emotions more weight.
+        labels: Emotions to learn, as the speech datasets name them. Those of `model` start from its rows of the
+            classifier; OWN=LABEL starts the emotion OWN from the row of LABEL, as in upset=angry.
+        labels_from: The same as a mapping, {upset: angry}, for names in `labels`.
+        class_weights: Weights of the classes in the emotion loss; effective_number is that of Cui et al. 2019.
+        class_weight_beta: Beta of `class_weights: effective_number`; rare classes gain weight as it approaches 1.
+        sampling: Clips of an epoch, whose number does not change: natural (each once), class_balanced (equally many
+            of each class, and clips without a class once) or weighted (see `sampling_weights`).
+        sampling_weights: Relative frequency of clips, 1 by default: that of their dataset times that of their label,
+            as in {tables/emodb: 3, happy: 2, unlabelled: 0.5}.
+        normalization: Scale of the input: that of each recording, or of the corpus (`corpus_mean`, `corpus_std`).
+        corpus_mean: Mean of the samples of the corpus, which range from -1 to 1.
+        corpus_std: Standard deviation of the samples of the corpus.
+        spectral_feature_encoder: Initialise the first convolution of a new encoder with a bank of windowed sines.
+        speech: Speech datasets: folders, files or Hub ids (owner/name). The splits 'train' and 'dev' are used.
+        unlabelled: Those of `speech` whose emotion labels are ignored, for example because they are unreliable. They
+            still serve the other tasks.
+        noise: Noise datasets: folders, files or Hub ids. The splits 'train' and 'dev' are used.
+        rirs: Datasets of room impulse responses (RIRs).
+        streaming: Read the training speech from the Hub during training, without downloading it first. Batches then
+            mix clips of all lengths.
+        shuffle_buffer: Clips of each streamed dataset that are kept in memory to draw the next one from.
+        snr_db: Range of the signal-to-noise ratio in dB.
+        level_db: Range of the speech level, RMS in dB relative to full scale.
+        speed: Range of the speed factor of the speech.
+        pitch_semitones: Range of the pitch shift of the speech in semitones, at unchanged speed.
+        pitch_probability: Share of the clips with a pitch shift.
+        noise_speed: Range of the speed factor of the noise.
+        rir_probability: Share of the clips that are convolved with one of `rirs`.
+        transmissions: Transmissions of the mixtures, such as gsm or telephone; one is drawn for a clip. The target of
+            the enhancement is the clean speech in the band of the transmission.
+        transmission_probability: Share of the clips with a transmission.
+        clipping_probability: Share of the clips whose mixture is clipped, up to 15 dB below its peak.
+        clean_probability: Share of the clips without noise, which teach the model to preserve clean speech.
+        max_seconds: Training clips that are longer, in seconds, are cropped at a random position.
+        dataloader_num_workers: Processes that decode and mix clips; 0 does so in the main process.
+        calibration_batches: Batches that set the layer norms before experts and routers to zero mean and unit
+            variance before training; 20 suit a pretrained encoder, 0 leaves them as they are.
+        frozen_epochs: Epochs of the first stage, in which the encoder is frozen.
+        feature_cache: Folder for the hidden states of the frozen encoder: 50 x layers x width numbers per second of
+            speech. The mixtures of the first stage then repeat after `feature_cache_rounds` epochs.
+        feature_cache_rounds: Epochs with different mixtures; disk space is proportional to it.
+        feature_cache_dtype: Type of the numbers in `feature_cache`; that of `mixed_precision` by default.
+        epochs: Epochs of the second stage, in which everything is trained except the feature encoder.
+        train_feature_encoder: Train the convolutional feature encoder as well.
+        per_device_train_batch_size: Clips in a batch of each process, in training and in validation.
+        gradient_accumulation_steps: Batches per optimizer step.
+        learning_rate: Peak learning rate of AdamW.
+        encoder_learning_rate_factor: Learning rate of the encoder relative to `learning_rate`.
+        weight_decay: Weight decay of matrices and convolutions; biases and norms have none.
+        warmup_ratio: Share of the steps of each stage with a linear warm-up.
+        lr_scheduler_type: Schedule of the learning rate after the warm-up.
+        max_grad_norm: Norm to which gradients are clipped.
+        mixed_precision: Precision of the forward pass; no is float32.
+        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        average_decay: Decay per step of the exponential moving average (EMA) of the weights, which is then what is
+            validated and kept; 0 uses no average.
+        lora_rank: Rank of the adapters (LoRA) on the encoder of `model`; 0 trains the encoder itself.
+        lora_alpha: Scale of the adapters: they are multiplied by lora_alpha / lora_rank.
+        lora_dropout: Dropout in front of the adapters.
+        lora_train_modules: Parts that are trained in full along with the adapters, and saved with them: experts,
+            routers, or the heads of tasks.
+        eval_every: Epochs between two validations.
+        eval_snr_db: Range of the signal-to-noise ratio of the dev set in dB.
+        si_sdr_weight: The score that selects the best checkpoint is the mean metric of the tasks (macro-F1 of the
+            emotion) + si_sdr_weight * gain of SI-SDR in dB.
+        patience: Validations without a better score after which a stage ends; 0 never ends it early.
+        save_total_limit: Checkpoints to keep; older ones are deleted.
+        max_steps: Optimizer steps after which the run ends; an unfinished epoch counts as finished. 0 is no limit.
+
+    Raises:
+        ValueError: A field has a wrong value or contradicts another one; the message names it.
+    """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "batch_size": "per_device_train_batch_size",
+        "keep_checkpoints": "save_total_limit",
+        "schedule": "lr_scheduler_type",
+        "workers": "dataloader_num_workers",
+    }
+
+    output_dir: str = "runs/sparse-merit"
+    resume: bool = True
+    seed: Count = 0
+
+    # What a run starts from
+    model: str | None = None
+    wavlm: str | None = None
+    encoder: str | None = None
+    cleaned_by: str | None = None
+    config: Entries = field(default_factory=YamlMapping)
+
+    # Losses
+    tasks: Annotated[Names, Field(min_length=1)] | None = None
+    task_balancing: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"
+    uncertainty_learning_rate: Positive = 0.01
+    descriptor_weight: NonNegative = 0.0
+    teacher: str | None = None
+    teacher_layers: Layers = field(default_factory=list)
+    student_layers: Layers = field(default_factory=list)
+    distillation_weight: NonNegative = 0.0
+    distillation_logits_weight: NonNegative = 0.0
+    distillation_temperature: Positive = 2.0
+
+    # Labels
+    labels: Annotated[Names, Field(min_length=1)] = field(default_factory=lambda: ["angry", "sad", "happy", "neutral"])
+    labels_from: Entries = field(default_factory=YamlMapping)
+    class_weights: Literal["inverse_frequency", "effective_number", "none"] = "inverse_frequency"
+    class_weight_beta: Annotated[Number, Field(gt=0, lt=1), "a number between 0 and 1"] = 0.999
+    sampling: Literal["natural", "class_balanced", "weighted"] = "natural"
+    sampling_weights: Entries = field(default_factory=YamlMapping)
+
+    # Input of the model
+    normalization: Literal["recording", "corpus"] = "recording"
+    corpus_mean: Number | None = None
+    corpus_std: Positive | None = None
+    spectral_feature_encoder: bool = False
+
+    # Data
+    speech: Names = field(default_factory=list)
+    unlabelled: Names = field(default_factory=list)
+    noise: Names = field(default_factory=list)
+    rirs: Names = field(default_factory=list)
+    streaming: bool = False
+    shuffle_buffer: PositiveCount = 1000
+    snr_db: Range = field(default_factory=lambda: [5.0, 5.0])
+    level_db: Range = field(default_factory=lambda: [-35.0, -15.0])
+    speed: Range = field(default_factory=lambda: [1.0, 1.0])
+    pitch_semitones: Range = field(default_factory=lambda: [0.0, 0.0])
+    pitch_probability: Probability = 0.5
+    noise_speed: Range = field(default_factory=lambda: [1.0, 1.0])
+    rir_probability: Probability = 0.0
+    transmissions: Names = field(default_factory=list)
+    transmission_probability: Probability = 0.0
+    clipping_probability: Probability = 0.0
+    clean_probability: Probability = 0.0
+    max_seconds: Positive = 12.0
+    dataloader_num_workers: Count = 1
+
+    # Optimization
+    calibration_batches: Count = 0
+    frozen_epochs: Count = 0
+    feature_cache: str | None = None
+    feature_cache_rounds: PositiveCount = 1
+    feature_cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    epochs: Count = 20
+    train_feature_encoder: bool = False
+    per_device_train_batch_size: PositiveCount = 32
+    gradient_accumulation_steps: PositiveCount = 1
+    learning_rate: Positive = 5e-5
+    encoder_learning_rate_factor: Positive = 0.5
+    weight_decay: NonNegative = 0.01
+    warmup_ratio: Probability = 0.1
+    lr_scheduler_type: SchedulerType = "cosine"
+    max_grad_norm: Positive = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
-    average_decay: float = field(
-        default=0.0, metadata={"help": "Decay of the exponential average of the weights that is validated; 0: none."}
-    )
+    average_decay: Fraction = 0.0
 
-    lora_rank: int = field(
-        default=0, metadata={"help": "Rank of adapters on the encoder of `model`; 0: the encoder itself is trained."}
-    )
-    lora_alpha: int = field(default=16, metadata={"help": "Adapters count lora_alpha / lora_rank times."})
-    lora_dropout: float = 0.0
-    lora_train_modules: list[str] = field(
-        default_factory=lambda: ["experts", "routers", EMOTION],
-        metadata={"help": "What is trained whole, and saved, beside adapters: the fewer, the smaller the result."},
-    )
+    # Adapters
+    lora_rank: Count = 0
+    lora_alpha: PositiveCount = 16
+    lora_dropout: Fraction = 0.0
+    lora_train_modules: Names = field(default_factory=lambda: ["experts", "routers", EMOTION])
 
-    eval_every: int = field(default=1, metadata={"help": "Epochs between two validations."})
-    eval_snr_db: list[float] = field(default_factory=lambda: [-5.0, 10.0], metadata={"help": "SNR range on dev."})
-    si_sdr_weight: float = field(
-        default=0.05, metadata={"help": "The score of a checkpoint is macro-F1 + si_sdr_weight * SI-SDR gain in dB."}
-    )
-    patience: int = field(
-        default=0, metadata={"help": "Validations without a better score before the stage ends; 0: off."}
-    )
-    keep_checkpoints: int = 2
-    max_steps: int = field(
-        default=0,
-        metadata={"help": "End the run after that many optimizer steps; a broken-off epoch counts as done. 0: off."},
-    )
+    # Validation and checkpoints
+    eval_every: PositiveCount = 1
+    eval_snr_db: Range = field(default_factory=lambda: [-5.0, 10.0])
+    si_sdr_weight: Number = 0.05
+    patience: Count = 0
+    save_total_limit: PositiveCount = 2
+    max_steps: Count = 0
 
     def __post_init__(self):
-        for name in ("snr_db", "level_db", "speed", "pitch_semitones", "eval_snr_db"):
-            low, high = getattr(self, name) if len(getattr(self, name)) == 2 else (math.nan, math.nan)
-            self._require(name, low <= high, "two numbers, the lower one first")
-        for name in (
-            "batch_size",
-            "gradient_accumulation_steps",
-            "keep_checkpoints",
-            "eval_every",
-            "shuffle_buffer",
-            "feature_cache_rounds",
-        ):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        counts = ("workers", "frozen_epochs", "epochs", "patience", "max_steps", "calibration_batches")
-        for name in ("seed", *counts, "weight_decay"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        positive = ("learning_rate", "uncertainty_learning_rate", "encoder_learning_rate_factor")
-        for name in (*positive, "max_seconds", "max_grad_norm"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        probabilities = ("rir", "pitch", "transmission", "clipping", "clean")
-        for name in (*(f"{drawn}_probability" for drawn in probabilities), "warmup_ratio"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
-        self._require("average_decay", 0 <= self.average_decay < 1, "a number from 0 up to, but not, 1")
-        self._require("rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
-        checked_transmissions(self.transmissions)
-        is_possible = self.transmissions or not self.transmission_probability
-        self._require("transmission_probability", is_possible, "0, as there are no `transmissions`")
-        self._require("unlabelled", set(self.unlabelled) <= set(self.speech), f"some of `speech`, {self.speech}")
-        self._require("unlabelled", not (self.unlabelled and self.streaming), "none, as speech is streamed")
+        self._check_start()
+        self._check_data()
         self._check_labels()
-        choices = {"mixed_precision": PRECISIONS, "task_balancing": TASK_BALANCINGS, "class_weights": CLASS_WEIGHTS}
-        schedules = [str(schedule.value) for schedule in SchedulerType]
-        for name, valid in {**choices, "sampling": SAMPLINGS, "schedule": schedules}.items():
-            self._require(name, getattr(self, name) in valid, f"one of {list(valid)}")
-        known = {entry.name for entry in fields(SparseMeritConfig)}
-        unknown = sorted(set(self.config) - known)
-        self._require("config", not unknown, f"fields of SparseMeritConfig, which {unknown} are not")
-        valid_tasks = self.tasks is None or (self.tasks and set(self.tasks) <= set(TASKS))
-        self._require("tasks", valid_tasks, f"some of {list(TASKS)}, or none for all")
-        starts = {name: getattr(self, name) for name in ("model", "encoder", "wavlm") if getattr(self, name)}
-        if len(starts) > 1:
-            raise ValueError(f"{starts} are all given; expected one of them: where shall the encoder come from?")
-        self._check_balance()
+        self._check_balancing()
         self._check_feature_cache()
         self._check_descriptors()
         self._check_distillation()
         self._check_adapters()
 
-    def _require(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise ValueError(f"`{name}` is {getattr(self, name)}; expected {expected}.")
-
     @property
     def label_sources(self) -> dict[str, str]:
-        """Each label, in order, and the label of `model` whose classifier row it starts from, if there is one."""
+        """{label: the label of `model` whose classifier row it starts from, if there is one}, in order."""
         return {label: self.labels_from.get(label, label) for label in self.labels}
 
+    def _check_start(self) -> None:
+        starts = {name: getattr(self, name) for name in ("model", "encoder", "wavlm") if getattr(self, name)}
+        if len(starts) > 1:
+            raise ValueError(f"{starts} are given, but the encoder has one source; expected exactly one of them.")
+        if unknown := unknown_names(map(str, self.config), names_of(SparseMeritConfig)):
+            raise ValueError(f"`config` has fields that SparseMeritConfig lacks: {unknown}")
+        require(self, "tasks", self.tasks is None or set(self.tasks) <= set(TASKS), f"some of {list(TASKS)}, or null")
+
+    def _check_data(self) -> None:
+        require(self, "rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
+        checked_transmissions(self.transmissions)
+        is_possible = self.transmissions or not self.transmission_probability
+        require(self, "transmission_probability", is_possible, "0, as there are no `transmissions`")
+        require(self, "unlabelled", set(self.unlabelled) <= set(self.speech), f"some of `speech`, {self.speech}")
+        require(self, "unlabelled", not (self.unlabelled and self.streaming), "an empty list, as speech is streamed")
+
     def _check_labels(self) -> None:
-        """Checks the labels, and takes OWN=LABEL apart: `labels` has OWN, `labels_from` {OWN: LABEL}."""
-        self._require("labels", all(isinstance(label, str) for label in self.labels), "names")
+        """Checks the labels, and splits OWN=LABEL: `labels` has OWN, `labels_from` {OWN: LABEL}."""
         parts = [[part.strip() for part in label.split("=")] for label in self.labels]
         named = all(len(part) <= 2 and all(part) for part in parts)
-        self._require("labels", named, "names, or OWN=LABEL to start OWN from a LABEL of the `model`")
+        require(self, "labels", named, "names, or OWN=LABEL to start OWN from a LABEL of the `model`")
         mapped = {part[0]: part[1] for part in parts if len(part) == 2}
         names = [part[0] for part in parts]
-        self._require("labels", len(set(names)) == len(names) > 0, "distinct names, at least one")
+        require(self, "labels", len(set(names)) == len(names), "distinct names")
         conflicts = [own for own in mapped if self.labels_from.get(own, mapped[own]) != mapped[own]]
-        self._require("labels_from", not conflicts, f"nothing else than `labels` says of {conflicts}")
-        self._require("labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
+        require(self, "labels_from", not conflicts, f"no other source of {conflicts} than in `labels`")
+        require(self, "labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
         self.labels, self.labels_from = names, YamlMapping({**self.labels_from, **mapped})
         if self.labels_from and self.model is None:
             raise ValueError(
@@ -349,124 +320,142 @@ class TrainingSettings:
                 "checkpoint to fine-tune, or leave out what follows '='."
             )
 
-    def _check_balance(self) -> None:
-        self._require("class_weight_beta", 0 < self.class_weight_beta < 1, "a number between 0 and 1")
+    def _check_balancing(self) -> None:
         if self.task_balancing == "pcgrad" and self.mixed_precision == "fp16":
             raise ValueError(
-                "`task_balancing` is pcgrad and `mixed_precision` fp16, whose scaled gradients it can't project; "
+                "`task_balancing` is pcgrad, which can't project the scaled gradients of `mixed_precision` fp16; "
                 "expected bf16 or no."
             )
         if self.sampling == "class_balanced" and self.class_weights != "none":
             raise ValueError(
-                f"`sampling` is class_balanced and `class_weights` {self.class_weights}, which balance the classes "
-                "twice; expected class_weights none."
+                f"`sampling` is class_balanced and `class_weights` is {self.class_weights}, which would balance the "
+                "classes twice; expected class_weights none."
             )
-        self._require("sampling", self.sampling == "natural" or not self.streaming, "natural, as speech is streamed")
+        require(self, "sampling", self.sampling == "natural" or not self.streaming, "natural, as speech is streamed")
         known = {*self.speech, *self.labels, UNLABELLED_NAME}
         valid_weights = set(self.sampling_weights) <= known and all(
             isinstance(weight, int | float) and 0 <= weight < math.inf for weight in self.sampling_weights.values()
         )
-        self._require("sampling_weights", valid_weights, f"numbers of at least 0 for some of {sorted(known)}")
+        require(self, "sampling_weights", valid_weights, f"numbers of at least 0 for some of {sorted(known)}")
         if bool(self.sampling_weights) != (self.sampling == "weighted"):
             raise ValueError(
-                f"`sampling` is {self.sampling}, `sampling_weights` {dict(self.sampling_weights)}; expected weights "
-                "for sampling weighted, and for no other."
+                f"`sampling` is {self.sampling} and `sampling_weights` is {dict(self.sampling_weights)}; expected "
+                "weights with sampling weighted, and with no other."
             )
 
     def _check_feature_cache(self) -> None:
-        dtypes = (None, "float32", "bfloat16", "float16")
-        self._require("feature_cache_dtype", self.feature_cache_dtype in dtypes, f"one of {list(dtypes)}")
-        against = {"streaming": self.streaming, "cleaned_by": self.cleaned_by, "frozen_epochs": self.frozen_epochs}
+        given = {name: getattr(self, name) for name in ("streaming", "cleaned_by", "frozen_epochs")}
         if self.feature_cache and (self.streaming or self.cleaned_by or not self.frozen_epochs):
             raise ValueError(
-                f"`feature_cache` is {self.feature_cache}, for mixtures that repeat under a frozen encoder: expected "
-                f"frozen_epochs above 0, no streaming and no cleaned_by; got {against}."
+                f"`feature_cache` is {self.feature_cache}, for mixtures that repeat under a frozen encoder; expected "
+                f"frozen_epochs above 0, no streaming and no cleaned_by with it, not {given}."
             )
 
     def _check_descriptors(self) -> None:
-        self._require("descriptor_weight", 0 <= self.descriptor_weight < math.inf, "a finite number of at least 0")
         needed = {"speed": [1, 1], "pitch_semitones": [0, 0], "streaming": False, "task_balancing": "fixed"}
-        found = {name: getattr(self, name) for name in needed}
-        if self.descriptor_weight and (found != needed or EMOTION not in (self.tasks or TASKS)):
+        given = {name: getattr(self, name) for name in needed}
+        if self.descriptor_weight and (given != needed or EMOTION not in (self.tasks or TASKS)):
             raise ValueError(
-                f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of the speech as it "
-                f"is in the dataset, and are told from the features of the emotion: expected {needed} and the task "
-                f"emotion; got {found} and {self.tasks or 'all'} tasks."
+                f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of unchanged speech "
+                f"and are predicted from the features of the task emotion; expected that task and {needed}, not "
+                f"{self.tasks or 'all'} tasks and {given}."
             )
 
     def _check_distillation(self) -> None:
-        weights = ("distillation_weight", "distillation_logits_weight")
-        for name in weights:
-            self._require(name, 0 <= getattr(self, name) < math.inf, "a finite number of at least 0")
-        self._require("distillation_temperature", 0 < self.distillation_temperature < math.inf, "a number above 0")
-        if bool(self.teacher) != any(getattr(self, name) for name in weights):
-            found = {name: getattr(self, name) for name in weights}
-            raise ValueError(f"`teacher` is {self.teacher} and its weights are {found}; expected both or neither.")
+        weights = {name: getattr(self, name) for name in ("distillation_weight", "distillation_logits_weight")}
+        if bool(self.teacher) != any(weights.values()):
+            raise ValueError(f"`teacher` is {self.teacher} and its weights are {weights}; expected both or neither.")
         if bool(self.teacher_layers) != (self.distillation_weight > 0):
             raise ValueError(
-                f"`teacher_layers` is {self.teacher_layers} and `distillation_weight` {self.distillation_weight}; "
+                f"`teacher_layers` is {self.teacher_layers} and `distillation_weight` is {self.distillation_weight}; "
                 "expected layers and a weight above 0, or neither."
             )
         paired = len(self.student_layers) in (0, len(self.teacher_layers))
-        self._require("student_layers", paired, f"one layer for each of `teacher_layers`, {self.teacher_layers}")
-        lone = {"task_balancing": "fixed", "descriptor_weight": 0}
-        found = {name: getattr(self, name) for name in lone}
-        if self.teacher and found != lone:
-            raise ValueError(f"`teacher` is {self.teacher}: expected {lone} with it; got {found}.")
+        require(self, "student_layers", paired, f"one layer for each of `teacher_layers`, {self.teacher_layers}")
+        needed = {"task_balancing": "fixed", "descriptor_weight": 0}
+        given = {name: getattr(self, name) for name in needed}
+        if self.teacher and given != needed:
+            raise ValueError(f"`teacher` is {self.teacher}; expected {needed} with it, not {given}.")
         if self.distillation_logits_weight and EMOTION not in (self.tasks or TASKS):
             raise ValueError(
-                f"`distillation_logits_weight` is {self.distillation_logits_weight}, of the emotion; expected it "
-                f"among `tasks`, which are {self.tasks}."
+                f"`distillation_logits_weight` is {self.distillation_logits_weight}, but `tasks` is {self.tasks}; "
+                "expected emotion among them."
             )
 
     def _check_adapters(self) -> None:
         known = ["experts", "routers", *TASKS]
-        unknown = [name for name in self.lora_train_modules if name not in known]
-        if unknown:
-            raise ValueError(f"`lora_train_modules` has {unknown}; expected some of {known}.")
-        if self.lora_rank < 0 or not 0 <= self.lora_dropout < 1:
-            raise ValueError(
-                f"`lora_rank`, `lora_dropout` are {self.lora_rank}, {self.lora_dropout}; expected a rank of at least "
-                "0 and a dropout from 0 up to, but not, 1."
-            )
+        require(self, "lora_train_modules", set(self.lora_train_modules) <= set(known), f"some of {known}")
         if self.lora_rank and (self.model is None or self.train_feature_encoder):
             raise ValueError(
-                f"`lora_rank` is {self.lora_rank}: adapters need a `model` to go on and leave its front end alone; "
-                f"but `model` is {self.model} and `train_feature_encoder` is {self.train_feature_encoder}."
+                f"`lora_rank` is {self.lora_rank}, but adapters need a `model` and leave its feature encoder frozen; "
+                f"`model` is {self.model} and `train_feature_encoder` is {self.train_feature_encoder}."
             )
 
 
 def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     """
-    Reads `[CONFIG.yaml] [--field value ...]`. CONFIG.yaml may say `extends: OTHER.yaml`, a path from its own folder:
-    what it does not set is as there, mappings such as `config` entry by entry.
+    Reads `[CONFIG.yaml] [--field value ...]`. CONFIG.yaml may contain `extends: OTHER.yaml`, a path relative to its
+    own folder: fields that it does not set are those of OTHER.yaml, mappings such as `config` entry by entry.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file has a field that does not exist or extends itself, or a field is outside its range.
+        ValueError: A field is unknown or has a wrong value, or a file extends itself.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(
-        TrainingSettings, description="Trains Sparse MERIT. CONFIG.yaml first, then its overrides."
+        TrainingSettings, description="Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it."
     )
+    for name, text in documented_fields().items():
+        parser._option_string_actions[f"--{name}"].help = text.replace("%", "%%")
     parser._option_string_actions["--no_resume"].help = "Refuse an output_dir that holds a checkpoint."
     if arguments and not arguments[0].startswith("-"):
-        parser.set_defaults(**_read_yaml(Path(arguments.pop(0))))
-    return parser.parse_args_into_dataclasses(arguments)[0]
+        parser.set_defaults(**_read_fields(Path(arguments.pop(0))))
+    settings, unused = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    _refuse(unused)
+    return settings
 
 
-def _read_yaml(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+def documented_fields() -> dict[str, str]:
+    """{field: what the docstring of [`TrainingSettings`] says of it}, without line breaks."""
+    section = (inspect.getdoc(TrainingSettings) or "").partition("\nArgs:\n")[2].partition("\nRaises:\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _refuse(unused: list[str]) -> None:
+    """
+    Raises an error for arguments that set no field.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if options := [argument[2:].partition("=")[0] for argument in unused if argument.startswith("--")]:
+        raise ValueError(unknown_names(options, names_of(TrainingSettings), TrainingSettings.RENAMED))
+    if unused:
+        raise ValueError(f"The arguments {unused} set no field; expected [CONFIG.yaml] [--field value ...].")
+
+
+def _read_fields(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """
+    The fields of a file, and of those that it extends.
+
+    Args:
+        path: The file.
+        extending: Files that extend it, directly or not.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A field is unknown, or the file extends itself.
+    """
     if path.resolve() in extending:
         raise ValueError(f"{path} extends itself, by way of {[str(other) for other in extending]}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = read_yaml(path)
     base = values.pop("extends", None)
-    known = {entry.name for entry in fields(TrainingSettings)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"{path} has unknown fields {unknown}; expected some of {sorted(known)}.")
+    if unknown := unknown_names(values, names_of(TrainingSettings), TrainingSettings.RENAMED):
+        raise ValueError(f"{path}: {unknown}")
     if base is None:
         return values
-    inherited = _read_yaml(path.parent / base, (*extending, path.resolve()))
+    inherited = _read_fields(path.parent / base, (*extending, path.resolve()))
     return inherited | {name: _overridden(inherited.get(name), value) for name, value in values.items()}
 
 

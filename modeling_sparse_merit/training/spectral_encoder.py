@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A start for an encoder that learns from scratch on little speech: a convolution of windowed sines."""
+"""Initialisation of a new encoder for training on little speech: a convolution with windowed sines."""
 
 import math
 
@@ -16,11 +16,11 @@ def initialize_spectral_feature_encoder(
     """
     Fills a Conv1d(1, 4 * bands, kernel) with Hann-windowed cosines and sines, each with both signs, on a mel scale.
 
-    After a ReLU the four filters of a band add up to about its magnitude, so the next layer sees a spectrogram from
-    the first step on. The gain rises with frequency (+3 dB an octave), against the fall of the speech spectrum.
+    After a ReLU the four filters of a band add up to about its magnitude, so the next layer receives a spectrogram
+    from the first step on. The gain rises with frequency (+3 dB per octave), to compensate for the spectrum of speech.
 
     Args:
-        convolution: The first convolution of the encoder; at 16 kHz.
+        convolution: The first convolution of the encoder, on samples at 16 kHz.
         lowest, highest: Centre frequencies of the first and last band in Hz.
 
     Raises:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What tasks learn from the columns of a speech dataset: classes and ratings of each clip."""
+"""Targets of the tasks from the columns of a speech dataset: classes and ratings of each clip."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,30 +18,30 @@ Target = int | np.ndarray
 
 class Targets:
     """
-    Reads the targets of some tasks out of the rows of a dataset.
+    Reads the targets of some tasks from the rows of a dataset.
 
     Args:
-        table: The dataset, or a stream of one.
+        speech: The dataset, or a stream of one.
         tasks: Names of the tasks. Those of the kind waveform have no columns: their target is the clean speech.
         labels: The emotions that are classes, in the order of the model.
 
     Attributes:
-        columns: What a row must hold.
+        columns: Columns that a row must have.
 
     Raises:
-        DatasetError: A column is missing, or is not what its task learns from.
+        DatasetError: A column is missing or has the wrong type.
     """
 
-    def __init__(self, table: Dataset | IterableDataset, tasks: Sequence[str], labels: Sequence[str]):
+    def __init__(self, speech: Dataset | IterableDataset, tasks: Sequence[str], labels: Sequence[str]):
         named = {name: TASKS[name] for name in tasks if TASKS[name].columns}
         self.columns = columns_of(tasks)
-        missing = [column for column in self.columns if column not in table.features]
+        missing = [column for column in self.columns if column not in speech.features]
         if missing:
             raise DatasetError(
                 f"the dataset has no column {', '.join(map(repr, missing))}, which the tasks {list(named)} learn "
-                f"from; its columns are {', '.join(table.features)}"
+                f"from; its columns are {', '.join(speech.features)}"
             )
-        self.readers = {name: _reader(table, name, task, labels) for name, task in named.items()}
+        self.readers = {name: _reader(speech, name, task, labels) for name, task in named.items()}
 
     def of(self, row: Mapping[str, Any]) -> dict[str, Target]:
         """The target of each task that has columns."""
@@ -49,7 +49,7 @@ class Targets:
 
 
 def has_target(targets: Mapping[str, Target]) -> bool:
-    """Whether at least one task can learn something of a clip."""
+    """Whether a clip has a target for at least one task."""
     return any(
         bool(np.isfinite(target).any()) if isinstance(target, np.ndarray) else target != UNLABELLED
         for target in targets.values()
@@ -57,7 +57,10 @@ def has_target(targets: Mapping[str, Target]) -> bool:
 
 
 def collate_targets(targets: Sequence[Mapping[str, Target]]) -> dict[str, Any]:
-    """The targets of several clips as arguments of the model: those of the tasks that have one, and `task_labels`."""
+    """
+    Collates the targets of clips into arguments of the model: one argument for each task that has its own, such as
+    `labels`, and `task_labels`, {task: targets}, for the others. Targets are (B,) classes or (B, K) ratings.
+    """
     batch: dict[str, Any] = {}
     for name in targets[0]:
         values = torch.from_numpy(np.stack([target[name] for target in targets]))  # (B,) or (B, K)
@@ -69,16 +72,25 @@ def collate_targets(targets: Sequence[Mapping[str, Target]]) -> dict[str, Any]:
 
 
 def batch_targets(batch: Mapping[str, Any], name: str) -> torch.Tensor | None:
-    """The targets of a task in a batch; None where it has none."""
+    """
+    The targets of a task in a batch.
+
+    Args:
+        batch: Arguments of the model.
+        name: Name of the task.
+
+    Returns:
+        (B,) classes, (B, K) ratings or (B, S) clean speech; None if there are none.
+    """
     task = TASKS[name]
     return batch.get("task_labels", {}).get(name) if task.target is None else batch.get(task.target)
 
 
 def _reader(
-    table: Dataset | IterableDataset, name: str, task: Task, labels: Sequence[str]
+    speech: Dataset | IterableDataset, name: str, task: Task, labels: Sequence[str]
 ) -> Callable[[Mapping[str, Any]], Target]:
     if isinstance(task, RegressionTask):
         return lambda row: np.array([np.nan if row[key] is None else row[key] for key in task.columns], np.float32)
     (column,) = task.columns
-    classes = class_numbers(table, list(labels) if name == EMOTION else list(task.labels), column)
+    classes = class_numbers(speech, list(labels) if name == EMOTION else list(task.labels), column)
     return lambda row: classes.get(row[column], UNLABELLED)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Scores of the whole dev set: of each task by its kind, and the use of the experts."""
+"""Scores of the whole dev set: the metrics of each task by its kind, and the use of the experts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,11 +24,13 @@ def validate(
     accelerator: Accelerator, model: torch.nn.Module, loader: Any, tasks: Sequence[str] | None = None
 ) -> dict[str, float]:
     """
+    Scores a model on a dev set.
+
     Args:
         accelerator: Gathers the clips of all processes.
         model: A [`SparseMeritForSpeechEnhancementAndEmotion`], in any wrapper.
         loader: Batches of a fixed dev set, prepared by the accelerator so that each clip is in one batch.
-        tasks: What is scored, all of the model's tasks by default.
+        tasks: Names of the tasks to score, all of the model's tasks by default.
 
     Returns:
         Mean losses; "si_sdr", "si_sdr_gain", "segmental_snr", "segmental_snr_gain" of the speech (dB, mean over
@@ -37,7 +39,7 @@ def validate(
     """
     model.eval()
     plain = accelerator.unwrap_model(model)
-    plain = getattr(plain, "module", plain)  # out of the average of the weights
+    plain = getattr(plain, "module", plain)  # inside the average of the weights
     tasks = list(tasks or plain.config.tasks)
     rows = []
     for batch in loader:
@@ -49,13 +51,13 @@ def validate(
 
 def selection(scores: dict[str, float], tasks: Sequence[str], si_sdr_weight: float) -> float:
     """
-    What a checkpoint is chosen by: the mean over the tasks of their metrics (macro-F1, CCC or 1 - EER), plus
+    The score that selects a checkpoint: the mean over the tasks of their metrics (macro-F1, CCC or 1 - EER), plus
     `si_sdr_weight` times the SI-SDR gain in dB.
 
     Args:
-        scores: Of `validate`.
-        tasks: What was scored.
-        si_sdr_weight: What a decibel counts.
+        scores: As [`validate`] returns them.
+        tasks: Names of the tasks that were scored.
+        si_sdr_weight: Weight of one decibel.
     """
     clip_tasks = [name for name in tasks if TASKS[name].kind != "waveform"]
     values = [selection_score(TASKS[name], _scores_of(name, scores)) for name in clip_tasks]
@@ -124,6 +126,6 @@ def _summary(rows: list[dict[str, Any]], tasks: list[str], config: Any) -> dict[
     for name, clips in pairs.items():
         task = TASKS[name]
         classes = task.classes(config) if isinstance(task, ClassificationTask) else []
-        found = clip_scores(task, *(np.stack(side) for side in zip(*clips, strict=True)), classes)
-        scores |= {f"{_prefix(name)}{score}": value for score, value in found.items()}
+        metrics = clip_scores(task, *(np.stack(side) for side in zip(*clips, strict=True)), classes)
+        scores |= {f"{_prefix(name)}{score}": value for score, value in metrics.items()}
     return scores
