@@ -75,7 +75,9 @@ def load_merged(
     if config.get("revision"):
         of_base["revision"] = config["revision"]
     base = model_class.from_pretrained(base_of(config, source), dtype=torch.float32, **of_base)
-    weights = load_file(cached_file(str(source), WEIGHTS, **where))
+    weights_file = cached_file(str(source), WEIGHTS, **where)
+    assert weights_file is not None  # where there is none, it raises
+    weights = load_file(weights_file)
     fields = model_class.config_class.from_pretrained(source, **where)
     commit = getattr(fields, "_commit_hash", None)
     model, loading = model_class.from_pretrained(

@@ -2,6 +2,7 @@
 """WavLM's attention with gated relative position bias, in memory that grows linearly with a recording's length."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -36,9 +37,16 @@ class SparseMeritAttention(WavLMAttention):
         self.config = config
         self.qkv_proj = None  # in int8, one layer in place of three
 
-    def forward(
-        self, hidden_states, attention_mask=None, position_bias=None, index=0, output_attentions=False, **kwargs
-    ):
+    # The mask and the bias are of other shapes than WavLM's, and the mask is not optional.
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_bias: torch.Tensor | None = None,
+        index: int = 0,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """
         Args:
             hidden_states: (B, T, D).
@@ -69,7 +77,13 @@ class SparseMeritAttention(WavLMAttention):
         return [layer(hidden_states) for layer in (self.q_proj, self.k_proj, self.v_proj)]
 
     def _with_weights(
-        self, query, key, value, gate, position_bias, attention_mask
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values in order of time -> (B, H, T, D / H), and the weights (B, H, T, T) it was computed from."""
         bias = torch.addcmul(attention_mask, gate, _rows(position_bias, query.shape[2])).flip(-1)  # (B, H, T, T)
@@ -77,7 +91,15 @@ class SparseMeritAttention(WavLMAttention):
         weights = F.dropout(weights, self.dropout, self.training)
         return weights @ value, weights
 
-    def _in_blocks(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
+    def _in_blocks(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
         batch_size, heads, length, _ = query.shape
         rows = _rows(position_bias, length)  # (H, T, T)
         attend = _eager if self._is_eager_faster(query) else F.scaled_dot_product_attention
@@ -96,13 +118,22 @@ class SparseMeritAttention(WavLMAttention):
             outputs.append(attend(query[:, :, block], key, value, bias, dropout))
         return torch.cat(outputs, dim=2)
 
-    def _flex(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
+    def _flex(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
         gate, mask = gate.squeeze(-1), attention_mask[:, 0, 0]  # (B, H, T), (B, T)
 
-        def biased(score, batch, head, i, j):
+        def biased(score: Any, batch: Any, head: Any, i: Any, j: Any) -> Any:
             return score + gate[batch, head, i] * position_bias[head, i + j] + mask[batch, j]
 
-        return compile_friendly_flex_attention(query, key, value, training=self.training, score_mod=biased)
+        outputs = compile_friendly_flex_attention(query, key, value, training=self.training, score_mod=biased)
+        return outputs  # type: ignore[return-value]  # a tuple only where `return_lse` is asked for
 
     def _is_eager_faster(self, query: torch.Tensor) -> bool:
         """Of bf16 on a CPU, torch's fused kernel multiplies about 1.5 times slower than three steps do."""
@@ -134,9 +165,15 @@ class PlainAttention(SparseMeritAttention):
         super().__init__(config, has_relative_position_bias=False)
         del self.gru_rel_pos_const, self.gru_rel_pos_linear
 
-    def forward(
-        self, hidden_states, attention_mask=None, position_bias=None, index=0, output_attentions=False, **kwargs
-    ):
+    def forward(  # type: ignore[override]  # as above
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_bias: torch.Tensor | None = None,
+        index: int = 0,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As [`SparseMeritAttention`], with no position bias."""
         query, key, value = (self._heads(states) for states in self._project(hidden_states))
         mask, dropout, weights = attention_mask.flip(-1), self.dropout if self.training else 0.0, None  # in time order
@@ -155,7 +192,9 @@ def reversed_key_mask(frame_mask: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     return torch.zeros_like(frame_mask, dtype=dtype).masked_fill(~frame_mask, lowest).flip(1)[:, None, None]
 
 
-def _eager(query, key, value, bias, dropout) -> torch.Tensor:
+def _eager(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, dropout: float
+) -> torch.Tensor:
     query, key, value, scores = (
         states.flatten(0, 1) for states in (query, key, value, bias)
     )  # (B, H, ...) -> (BH, ...)

@@ -140,7 +140,7 @@ class SparseMeritConfig(WavLMConfig):
     hop_length: int = 160
     win_length: int = 400
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(PUBLISHED_LABELS))
         if self.id2label is not None and self.label2id is None:
@@ -205,13 +205,13 @@ class SparseMeritConfig(WavLMConfig):
     @property
     def output_attentions(self) -> bool:
         """Whether the models return attention weights by default. Every `attn_implementation` can."""
-        return self._output_attentions
+        return bool(self._output_attentions)
 
     @output_attentions.setter
     def output_attentions(self, value: bool) -> None:
         self._output_attentions = value
 
-    def validate_output_attentions(self):
+    def validate_output_attentions(self) -> None:
         """As `PreTrainedConfig` asks for it: there is no implementation that would be refused."""
 
     @property
@@ -225,7 +225,7 @@ class SparseMeritConfig(WavLMConfig):
         weights = {name: TASKS[name].loss_weight(self) for name in self.tasks}
         return {**weights, "balance": self.load_balancing_weight}
 
-    def validate_sparse_merit(self):
+    def validate_sparse_merit(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
         _check_choices(self)
         _check_sizes(self)

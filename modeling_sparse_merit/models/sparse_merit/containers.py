@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from .mpeg import Frame, add_mpeg
 from .views import Layout, Part, View, after_tags, bytes_at, find, note_several
@@ -58,7 +58,8 @@ def _add_parts(layout: Layout, stream: BinaryIO, start: int, end: int, name: str
     if head[:4] == b"fLaC":
         return _add_flac(layout, stream, start, end, name)
     if head[:4] == b"OggS":
-        return _add_ogg(layout, stream, start, end, name)
+        _add_ogg(layout, stream, start, end, name)
+        return None
     if head[:4] in (b".snd", b"dns.") or head[:8] == b"NIST_1A\n":
         _check_fixed_header(layout, stream, start, end, name)
     elif add_mpeg(layout, stream, start, end, name):
@@ -101,7 +102,7 @@ class Dialect:
     form_at: int
     first: int
     data: bytes
-    order: str = "little"
+    order: Literal["little", "big"] = "little"
     size_bytes: int = 4
     size_of_header: int = 0
     alignment: int = 2
@@ -153,7 +154,9 @@ def _chunks(stream: BinaryIO, dialect: Dialect, start: int, end: int) -> Iterato
 
 def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int, end: int, name: str) -> int | None:
     """Adds a WAV, AIFF, CAF or W64 file. A size that was written before the length was known is corrected."""
-    data, fmt, size_64 = None, b"", None
+    data: Chunk | None = None
+    size_64: Chunk | None = None
+    fmt = b""
     following = end
     for chunk in _chunks(stream, dialect, start, end):
         if chunk.name[:4] == b"fmt ":
@@ -161,15 +164,15 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
         elif chunk.name == b"ds64":
             at = chunk.start + 8
             size_64 = Chunk(b"data", at, 0, int.from_bytes(bytes_at(stream, at, 8), "little"))
-        elif chunk.name == dialect.data and data is None:
+        elif chunk.name == dialect.data:
+            if data is not None:
+                raise ValueError(
+                    f"{name} holds two chunks of audio, at bytes {data.start} and {chunk.start}, where the format "
+                    "allows one. Write it again from its source."
+                )
             data = chunk
             if _is_open(_promised(chunk, size_64), dialect, stream, start, end):
                 break
-        elif chunk.name == dialect.data:
-            raise ValueError(
-                f"{name} holds two chunks of audio, at bytes {data.start} and {chunk.start}, where the format allows "
-                "one. Write it again from its source."
-            )
         following = chunk.start + max(0, chunk.size) + chunk.size % dialect.alignment
     if data is None:
         raise ValueError(f"{name} holds no audio: it has no `{dialect.data[:4].decode()}` chunk.")
@@ -270,7 +273,7 @@ def _check_fixed_header(layout: Layout, stream: BinaryIO, start: int, end: int, 
     """
     head = bytes_at(stream, start, 1024)
     if head[:4] in (b".snd", b"dns."):
-        order = "big" if head[:4] == b".snd" else "little"
+        order: Literal["little", "big"] = "big" if head[:4] == b".snd" else "little"
         offset, size = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
         size = 0 if _is_streamed(size) else size
     else:
@@ -342,7 +345,8 @@ def _add_ogg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
     Raises:
         ValueError: it ends within a page.
     """
-    links, position = [], start
+    links: list[Link] = []
+    position: int | None = start
     while position is not None and position < end:
         page = bytes_at(stream, position, 27 + 255)
         if page[:4] != b"OggS":

@@ -140,7 +140,8 @@ class WindowCutter:
     def window_s(self) -> tuple[float, float, float]:
         """Seconds of the left context, of the longest piece, and of the right context of a window."""
         frames = (self.left, self._longest, self.right)
-        return tuple(count / FRAMES_PER_SECOND for count in frames)
+        left, longest, right = (count / FRAMES_PER_SECOND for count in frames)
+        return left, longest, right
 
     def _windows(self) -> list[Window]:
         windows = []

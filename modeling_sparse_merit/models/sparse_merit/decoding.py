@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 
@@ -485,7 +485,9 @@ class _Ffmpeg:
         process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log)
         self._process = self._stack.enter_context(process)
         self._stack.callback(process.kill)
-        head = _wav_head(process.stdout)
+        assert process.stdout is not None  # it is a pipe
+        self._output = process.stdout
+        head = _wav_head(self._output)
         if head is None:
             raise self._refusal(self._finish()[1])
         (self.rate, self.channels), self._is_used = head, False
@@ -500,7 +502,7 @@ class _Ffmpeg:
             self.start()
         self._is_used = True
         size, count = 4 * self.channels, 0  # bytes of a sample of all channels
-        while content := self._process.stdout.read(max(1, BLOCK_SAMPLES // self.channels) * size):
+        while content := self._output.read(max(1, BLOCK_SAMPLES // self.channels) * size):
             whole = len(content) // size
             count += whole
             yield np.frombuffer(content, "<f4", whole * self.channels).reshape(whole, -1).astype(np.float32)
@@ -532,7 +534,7 @@ class _Ffmpeg:
         return next(errors, "").replace(f"file:{self._path}", self._name).rstrip(".")
 
 
-def _wav_head(stream: BinaryIO) -> tuple[int, int] | None:
+def _wav_head(stream: IO[bytes]) -> tuple[int, int] | None:
     """Rate and channels of a WAV, which is read up to its samples; None where it ends before them."""
     stream.read(12)
     fmt = b""

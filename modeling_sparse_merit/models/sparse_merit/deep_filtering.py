@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Speech enhancement by a gain and a deep filter: a complex filter over the frames around each bin."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -30,7 +32,7 @@ class DeepFilterHead(EnhancementHead):
 
     inputs_per_bin = 3
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__(config)
         self.taps = config.deep_filter_taps
         self.num_filtered = min(config.deep_filter_bins, config.n_fft // 2 + 1)
@@ -82,12 +84,12 @@ class DeepFilterHead(EnhancementHead):
         num_frames = self.spectrogram.num_frames(num_samples)
         loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
         for resolution in self.resolutions:
-            spectra = [resolution.transform(waveform, num_samples) for waveform in (values, clean_values)]
-            loss = loss + 0.5 * spectral_distance(*spectra, resolution.num_frames(num_samples))
+            estimate, target = (resolution.transform(each, num_samples) for each in (values, clean_values))
+            loss = loss + 0.5 * spectral_distance(estimate, target, resolution.num_frames(num_samples))
         return loss
 
 
-def build_enhancement_head(config) -> EnhancementHead:
+def build_enhancement_head(config: Any) -> EnhancementHead:
     """The head that `config.enhancement_mask` names."""
     return DeepFilterHead(config) if config.enhancement_mask == "deep_filter" else EnhancementHead(config)
 

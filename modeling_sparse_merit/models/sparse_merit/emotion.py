@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Speech emotion recognition: attentive statistics pooling over the valid frames, classifier, and its loss."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -31,7 +33,7 @@ class AttentiveStatisticsPooling(nn.Module):
 class EmotionHead(nn.Module):
     """Pooling, then Dropout, Linear, LayerNorm, ReLU, Dropout, Linear: (B, T, D) -> (B, classes)."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__()
         heads = config.emotion_pooling_heads
         self.pooling = AttentiveStatisticsPooling(config.hidden_size, heads)
@@ -45,7 +47,7 @@ class EmotionHead(nn.Module):
         hidden = self.layer_norm(self.dense(self.dropout(pooled))).relu()
         return self.classifier(self.dropout(hidden))
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, config) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, config: Any) -> torch.Tensor:
         """[`emotion_loss`] as the configuration has it."""
         return emotion_loss(logits, labels, config.class_weights, config.focal_gamma, config.label_smoothing)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import WavLMModel
+from transformers import WavLMConfig, WavLMModel
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -19,6 +19,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMFeatureEncoder, WavLML
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import PlainAttention, SparseMeritAttention, reversed_key_mask
+from .configuration_sparse_merit import SparseMeritConfig
 from .whisper import IdentityProjection, SinusoidalPositions, WhisperFeatureEncoder, whisper_positions
 
 FRAMES_AT_ONCE = 200  # 4 s: the widest layer then is of 26 MB in fp32
@@ -35,7 +36,9 @@ class LogMelFeatureEncoder(GradientCheckpointingLayer):
     harmonics of a voice in the lowest bands. Beyond the recording there is silence. All arithmetic is fp32.
     """
 
-    def __init__(self, config):
+    filters: torch.Tensor
+
+    def __init__(self, config: SparseMeritConfig):
         super().__init__()
         (kernel,), (self.hop_length,), (bands,) = config.conv_kernel, config.conv_stride, config.conv_dim
         self.window_length, self.margin = 2 * kernel, (kernel // 2, kernel - kernel // 2)
@@ -99,7 +102,7 @@ class ConvolutionFeatureEncoder(WavLMFeatureEncoder):
     over time (`feat_extract_norm="group"`), this is WavLM's own.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: SparseMeritConfig):
         super().__init__(config)
         self.is_local = config.feat_extract_norm == "layer"
         self.stride, self.reach = math.prod(config.conv_stride), receptive_field(config)
@@ -152,7 +155,7 @@ class Capabilities:
 
     _supports_sdpa = True
     _supports_flex_attn = True
-    _can_record_outputs = {
+    _can_record_outputs: Any = {
         "hidden_states": OutputRecorder(GradientCheckpointingLayer, layer_name="encoder.layers"),
         "attentions": OutputRecorder(SparseMeritAttention, index=1),
     }
@@ -160,7 +163,7 @@ class Capabilities:
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if not isinstance(module, PlainAttention):  # WavLM looks for its position bias in any attention
-            super()._init_weights(module)
+            super()._init_weights(module)  # type: ignore[misc]  # of the model that this is mixed into
 
 
 class SparseMeritEncoder(Capabilities, WavLMModel):
@@ -172,16 +175,17 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
     `encoder_context_seconds`; of the overlap, each gives the half that is further from its edge.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: SparseMeritConfig):
         super().__init__(config)
+        own: Any = self  # modules of other classes take the places of WavLM's
         if config.feature_encoder == "log_mel":
-            self.feature_extractor = LogMelFeatureEncoder(config)
-            self.feature_projection.layer_norm = nn.Identity()  # how loud a frame is tells of the emotion
+            own.feature_extractor = LogMelFeatureEncoder(config)
+            own.feature_projection.layer_norm = nn.Identity()  # the level of a frame carries emotion
         elif config.feature_encoder == "whisper":
-            self.feature_extractor, self.feature_projection = WhisperFeatureEncoder(config), IdentityProjection()
-            self.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size)
+            own.feature_extractor, own.feature_projection = WhisperFeatureEncoder(config), IdentityProjection()
+            own.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size)
         else:
-            self.feature_extractor = ConvolutionFeatureEncoder(config)
+            own.feature_extractor = ConvolutionFeatureEncoder(config)
         for index, layer in enumerate(self.encoder.layers):
             if config.relative_attention_bias:
                 layer.attention = SparseMeritAttention(config, has_relative_position_bias=index == 0)
@@ -247,6 +251,11 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         """T of (B, S)."""
         return int(self._get_feat_extract_output_lengths(input_values.shape[1]))
 
+    def _frame_mask(self, length: int, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Mask of samples (B, S) -> boolean mask of the T = `length` frames, (B, T)."""
+        # transformers expects a LongTensor by its annotation, and takes any mask
+        return self._get_feature_vector_attention_mask(length, attention_mask)  # type: ignore[arg-type]
+
     def _window_length(self) -> int | None:
         """Frames of a window; None where a recording is encoded whole."""
         seconds = self.config.encoder_window_seconds
@@ -258,7 +267,7 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         """(B, S) twice -> as `forward`. A clip that ends within a window needs none after it, whatever the batch."""
         context = round(self.config.encoder_context_seconds * SAMPLING_RATE / self.stride)
         length = self._num_frames(input_values)
-        frame_mask = self._get_feature_vector_attention_mask(length, attention_mask)
+        frame_mask = self._frame_mask(length, attention_mask)
         num_frames, size = frame_mask.sum(-1), (window - 1) * self.stride + max(self.reach, self.stride)
         outputs: list[torch.Tensor] = []
         for start in range(0, length, window - 2 * context):
@@ -284,9 +293,10 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         if attention_mask is None:
             frame_mask = torch.ones(batch_size, length, dtype=torch.bool, device=convolved.device)
         else:
-            frame_mask = self._get_feature_vector_attention_mask(length, attention_mask)
+            frame_mask = self._frame_mask(length, attention_mask)
         hidden_states, _ = self.feature_projection(convolved)
-        hidden_states = self._mask_hidden_states(hidden_states, attention_mask=frame_mask)
+        # transformers expects a LongTensor by its annotation, and takes a boolean mask
+        hidden_states = self._mask_hidden_states(hidden_states, attention_mask=frame_mask)  # type: ignore[arg-type]
         recorded = {"output_attentions": output_attentions, "output_hidden_states": False, "return_dict": True}
         outputs = self._layer_outputs(hidden_states, frame_mask, **recorded)
         attentions = (outputs.attentions,) if output_attentions else ()
@@ -337,7 +347,7 @@ def true_lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None
     return attention_mask.sum(-1).long()
 
 
-def receptive_field(config) -> int:
+def receptive_field(config: WavLMConfig) -> int:
     """Samples that one encoder frame depends on: 400 in WavLM."""
     strides = accumulate(config.conv_stride[:-1], mul, initial=1)  # of the input of each layer
     return 1 + sum((kernel - 1) * stride for kernel, stride in zip(config.conv_kernel, strides, strict=True))

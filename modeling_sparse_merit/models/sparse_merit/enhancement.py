@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Speech enhancement: short-time Fourier transform, mask estimator, inverse transform, and the losses."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -122,7 +124,7 @@ class EnhancementHead(nn.Module):
     inputs_per_bin = 1
     """Numbers that the network is given of each bin."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__()
         bins, hidden = config.n_fft // 2 + 1, config.enhancement_hidden_size
         self.mask = config.enhancement_mask
@@ -170,7 +172,7 @@ class EnhancementHead(nn.Module):
         noisy = self.spectrogram.compressed_magnitude(spectrum)
         enhanced = self.estimate_mask(noisy, features, num_frames, num_features) * spectrum
         values = self.spectrogram.inverse(enhanced, num_samples, input_values.shape[1])
-        if clean is None:
+        if clean is None or clean_values is None:
             return {"enhanced_values": values}, None
         loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
         return {"enhanced_values": values}, loss

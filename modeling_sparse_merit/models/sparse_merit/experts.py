@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_sparse_merit import SparseMeritConfig
 from .encoder import is_plain
 
 FRAMES_AT_ONCE = 1024  # L layer outputs of these, side by side, are what memory must hold beside the layers themselves
@@ -16,7 +17,7 @@ FRAMES_AT_ONCE = 1024  # L layer outputs of these, side by side, are what memory
 class LayerNorms(nn.ModuleList):
     """A LayerNorm(D) of its own for each of the L layer outputs: L tensors (..., D) -> L tensors (..., D)."""
 
-    def __init__(self, config):
+    def __init__(self, config: SparseMeritConfig):
         norms = (nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(config.num_layer_outputs))
         super().__init__(norms)
 
@@ -212,7 +213,7 @@ def count_routed_frames(router_logits: torch.Tensor, frame_mask: torch.Tensor) -
 class MixtureOfExperts(nn.Module):
     """Experts shared by all tasks, and one router for each task (paper, section III-B)."""
 
-    def __init__(self, config):
+    def __init__(self, config: SparseMeritConfig):
         super().__init__()
         self.config = config
         width, layers = config.hidden_size, config.num_layer_outputs
@@ -220,6 +221,7 @@ class MixtureOfExperts(nn.Module):
         self.layer_weights = LayerWeights(layers) if config.integration == "weighted_sum_experts" else None
         input_size = width if config.integration == "weighted_sum_experts" else layers * width
         self.routers = nn.ModuleDict({task: nn.Linear(input_size, config.num_experts) for task in config.tasks})
+        experts: Iterator[nn.Module]
         if config.integration == "expert_weighted_sums":
             experts = (WeightedSumExpert(layers) for _ in range(config.num_experts))
         else:
@@ -286,7 +288,7 @@ class MixtureOfExperts(nn.Module):
 class WeightedSums(nn.Module):
     """Naive multi-task integration: each task has its own layer norms and learned sum of layers, no experts."""
 
-    def __init__(self, config):
+    def __init__(self, config: SparseMeritConfig):
         super().__init__()
         self.layer_norms = nn.ModuleDict({task: LayerNorms(config) for task in config.tasks})
         self.layer_weights = nn.ModuleDict({task: LayerWeights(config.num_layer_outputs) for task in config.tasks})
@@ -302,7 +304,7 @@ class WeightedSums(nn.Module):
         return features, {}
 
 
-def build_integration(config) -> nn.Module:
+def build_integration(config: SparseMeritConfig) -> nn.Module:
     """The module that `config.integration` names."""
     return WeightedSums(config) if config.integration == "weighted_sum" else MixtureOfExperts(config)
 

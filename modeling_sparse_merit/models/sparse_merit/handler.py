@@ -42,7 +42,7 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        self.pipe = pipeline(model=str(path) or str(Path(__file__).parent), trust_remote_code=True)
+        self.pipe = pipeline(None, model=str(path) or str(Path(__file__).parent), trust_remote_code=True)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
         """Answers one payload.
@@ -115,8 +115,8 @@ def _opened(recording: Any) -> bytes | dict[str, Any]:
         return bytes(recording)
     if isinstance(recording, str):
         return _decoded_base64(recording)
-    samples = (recording.get("array"), recording.get("raw")) if isinstance(recording, dict) else ()
-    samples = next((value for value in samples if value is not None), None)
+    given = (recording.get("array"), recording.get("raw")) if isinstance(recording, dict) else ()
+    samples = next((value for value in given if value is not None), None)
     if samples is None:
         raise PayloadError(f"`inputs` is {_shown(recording)}; {EXPECTED_INPUTS}.")
     return {"array": _checked_samples(samples), "sampling_rate": recording.get("sampling_rate")}

@@ -47,12 +47,12 @@ class SparseMeritModelOutput(ModelOutput):
         attentions: The attention weights of each layer, (B, H, T, T), when asked for.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    features: dict[str, torch.FloatTensor] | None = None
-    frame_mask: torch.BoolTensor | None = None
-    router_logits: dict[str, torch.FloatTensor] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    features: dict[str, torch.Tensor] | None = None
+    frame_mask: torch.Tensor | None = None
+    router_logits: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -73,18 +73,18 @@ class SparseMeritOutput(ModelOutput):
         hidden_states, attentions: As in [`SparseMeritModelOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    logits: torch.FloatTensor | None = None
-    enhanced_values: torch.FloatTensor | None = None
-    enhanced_log_magnitude: torch.FloatTensor | None = None
-    task_outputs: dict[str, torch.FloatTensor] | None = None
-    features: dict[str, torch.FloatTensor] | None = None
-    router_logits: dict[str, torch.FloatTensor] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    enhanced_values: torch.Tensor | None = None
+    enhanced_log_magnitude: torch.Tensor | None = None
+    task_outputs: dict[str, torch.Tensor] | None = None
+    features: dict[str, torch.Tensor] | None = None
+    router_logits: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
-    def of(self, task: str) -> torch.FloatTensor | None:
+    def of(self, task: str) -> torch.Tensor | None:
         """What the head of a task gave; None where it was not computed."""
         field = TASKS[task].output
         return getattr(self, field) if field is not None else (self.task_outputs or {}).get(task)
@@ -99,7 +99,7 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, dtype: Any = None, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, dtype: Any = None, **kwargs: Any
     ) -> Any:
         """
         As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (also `torch.int8`), which
@@ -138,7 +138,7 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
         """What the quantizer of `SparseMeritInt8Config` calls when the weights are loaded."""
         quantize(self)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
         As in `PreTrainedModel`.
 
@@ -150,7 +150,7 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
                 "This model is in int8, whose weights are rounded for good: load it with dtype='fp32' to save it. "
                 "Whoever loads that asks for dtype='int8' again."
             )
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -289,7 +289,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         `normalization="corpus", corpus_mean=0.0, corpus_std=1.0`."""
         return cls.from_encoder(name_or_path, num_layers, **config_overrides)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
         As in `PreTrainedModel`; the folder holds all code too, and works with `trust_remote_code=True` where this
         package is not installed: `AutoModel`, `AutoModelForAudioClassification` and `pipeline`.
@@ -298,7 +298,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         auto_models = dict.fromkeys(("AutoModel", "AutoModelForAudioClassification"), own_class)
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_models}
         self.config.custom_pipelines = custom_pipelines()
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze_feature_encoder(self) -> None:
         """Stops the training of the feature encoder."""
@@ -355,7 +355,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             return_dict=True,
         )
         batch = (outputs.frame_mask, input_values, true_lengths(input_values, attention_mask))
-        found, losses = {}, {}
+        found: dict[str, torch.Tensor] = {}
+        losses: dict[str, torch.Tensor] = {}
         for name, features in outputs.features.items():
             inputs = TaskInputs(features, *batch, targets.get(name))
             values, loss = TASKS[name].run(name, self.heads[name], inputs, self.config)
@@ -363,7 +364,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             losses |= {} if loss is None else {name: loss}
         if losses and outputs.router_logits and self.config.router == "sparse":
             trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
-            losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
+            balances = [load_balancing_loss(logits, outputs.frame_mask) for logits in trained]
+            losses["balance"] = sum(balances[1:], start=balances[0])
         own_fields = SparseMeritOutput.__dataclass_fields__
         return SparseMeritOutput(
             loss=self._total(losses) if losses else None,
@@ -458,7 +460,7 @@ def _check_unused(arguments: dict[str, Any]) -> None:
 
 
 def _selected(
-    layer_outputs: tuple[torch.Tensor, ...], selection: bool | int | list[int]
+    layer_outputs: tuple[torch.Tensor, ...], selection: bool | int | list[int] | None
 ) -> tuple[torch.Tensor | None, ...] | None:
     """The layer outputs that `output_hidden_states` asks for: all, none, or those of some indices, others None."""
     if not selection or selection is True:

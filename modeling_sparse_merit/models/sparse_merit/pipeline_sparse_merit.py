@@ -24,7 +24,7 @@ from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, da
 from .sources import locate
 from .speech_segments import SpeechSegment, average
 from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
-from .tasks import EMOTION, ENHANCEMENT, TASKS, RegressionTask
+from .tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, RegressionTask
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
@@ -69,11 +69,11 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             encoder has `feat_extract_norm="group"` (WavLM base).
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = True
-    _load_tokenizer = False
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = True
+    _load_tokenizer: Any = False
     _parameters = f"tasks, top_k, min_score, return_segments, {COMMON_PARAMETERS}"
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -114,7 +114,8 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
         return cls(model=network.eval(), feature_extractor=feature_extractor, **kwargs)
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    # Further positional arguments are refused, where transformers ignores them.
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Answers about one recording, or each of a list, a generator or a column of `datasets`.
 
         Returns:
@@ -180,7 +181,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             chunk_length_s, stride_length_s: window and context in seconds; they set latency and load.
             tasks, min_score, detector: as for a call.
         """
-        given = {"tasks": tasks, "min_score": min_score, "detector": detector}
+        given: dict[str, Any] = {"tasks": tasks, "min_score": min_score, "detector": detector}
         checked = SpeechEnhancementAndEmotionPipeline._sanitize_parameters(self, **given)[2]
         settings = {**self._postprocess_params, **checked}
         least, detector = settings.get("min_score", 0.0), settings.get("detector")
@@ -219,7 +220,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         chunk_length_s: float | None = None,
         stride_length_s: Stride | None = None,
         detector: DetectorFactory | None = None,
-        **unknown,
+        **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
@@ -243,14 +244,11 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             "stride_length_s": stride_length_s,
         }
         during = {"tasks": tasks, "detector": detector}
-        parts = (
-            before,
-            during,
-            {"top_k": top_k, "min_score": min_score, "return_segments": return_segments, **during},
-        )
-        return tuple({name: value for name, value in part.items() if value is not None} for part in parts)
+        after = {"top_k": top_k, "min_score": min_score, "return_segments": return_segments, **during}
+        return _given(before), _given(during), _given(after)
 
-    def preprocess(
+    # `Pipeline` hands each step its own parameters, which the signatures here name.
+    def preprocess(  # type: ignore[override]
         self,
         inputs: Any,
         sampling_rate: int | None = None,
@@ -265,7 +263,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         for window in [*cutter.add(waveform), *cutter.finish()]:
             yield {**model.inputs([window]), "window": window, "is_last": window.is_last}
 
-    def _forward(
+    def _forward(  # type: ignore[override]
         self,
         model_inputs: dict[str, Any],
         tasks: Sequence[str] | None = None,
@@ -274,7 +272,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         travelling = {name: model_inputs.pop(name) for name in ("window", "is_last")}
         return {**self.window_model(tasks, detector).forward(model_inputs), **travelling}
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: list[dict[str, Any]],
         top_k: int | None = None,
@@ -332,12 +330,13 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         result: dict[str, Any] = {}
         means = average(segments, self._scored) if segments else {}
         for task in tasks:
+            entry = TASKS[task]
             if task not in means:
-                result[task] = [] if TASKS[task].kind == "classification" else None
-            elif TASKS[task].kind == "classification":
+                result[task] = [] if entry.kind == "classification" else None
+            elif entry.kind == "classification":
                 result[task] = self._ranked(task, means[task])
-            elif TASKS[task].kind == "regression":
-                result[task] = _ratings(TASKS[task], means[task])
+            elif isinstance(entry, RegressionTask):
+                result[task] = _ratings(entry, means[task])
             else:
                 result[task] = means[task].numpy()
         if EMOTION in tasks:
@@ -368,7 +367,9 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
         """Scores (classes,) of one recording with their labels, the highest first."""
-        labels = TASKS[task].classes(self.model.config)
+        entry = TASKS[task]
+        assert isinstance(entry, ClassificationTask)
+        labels = entry.classes(self.model.config)
         ranked = scores.sort(descending=True)
         pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
         return [{"label": labels[index], "score": score} for index, score in pairs]
@@ -400,13 +401,14 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
                 "`SpeechEnhancementAndEmotionPipeline` takes any."
             )
 
-    def _sanitize_parameters(
+    # What an "audio-classification" pipeline takes and returns differs from the class above.
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         function_to_apply: str | None = None,
         tasks: Any = None,
         min_score: Any = None,
         return_segments: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refused = {"tasks": tasks, "min_score": min_score, "return_segments": return_segments}
         if not_taken := [name for name, value in refused.items() if value is not None]:
@@ -422,7 +424,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     def _of_channel(self, answer: Any, channel: Channel) -> Any:
         return answer
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: list[dict[str, Any]],
         top_k: int | None = None,
@@ -442,6 +444,11 @@ def _ratings(task: RegressionTask, predicted: torch.Tensor) -> dict[str, float]:
     """Ratings (K,) of one recording by their names, within their scale."""
     values = predicted.float().clamp(task.minimum, task.maximum).tolist()
     return dict(zip(task.outputs, values, strict=True))
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _is_column(inputs: Any) -> bool:

@@ -12,6 +12,7 @@ import mmap
 import platform
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ class SparseMeritInt8Config(QuantizationConfigMixin):
     def __init__(self, quant_method: str = QUANT_METHOD):
         if quant_method != QUANT_METHOD:
             raise ValueError(f"`quant_method` is {quant_method!r}; expected {QUANT_METHOD!r}.")
-        self.quant_method = quant_method
+        self.quant_method = quant_method  # type: ignore[assignment]  # transformers: one of its own methods only
 
 
 class SparseMeritInt8Quantizer(HfQuantizer):
@@ -49,13 +50,13 @@ class SparseMeritInt8Quantizer(HfQuantizer):
 
     is_trainable = False
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if not hasattr(model, "_quantize"):
             name = type(model).__name__
             raise ValueError(f"`quantization_config` is for Sparse MERIT models, but the model is a {name}.")
         return model
 
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> PreTrainedModel:
         model._quantize()  # by its own code, be it this package's or that of a checkpoint
         return model
 
@@ -99,6 +100,9 @@ class Int8Linear(nn.Module):
         layers: Whose place this one takes: their outputs lie side by side.
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
     largest = 126  # one less than int8 holds: in bf16, the step may be rounded down
 
     @torch.no_grad()
@@ -161,7 +165,15 @@ class PackedInt8Linear(Int8Linear):
     def multiply(self, whole: torch.Tensor) -> torch.Tensor:
         if len(whole) == 0:
             return self.ones.new_empty(0, len(self.ones))
-        options = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, output as it is, no activation
+        options: tuple[Any, ...] = (
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )  # no bias, output as it is, no activation
         return torch.ops.onednn.qlinear_pointwise(whole, 1.0, 64, self.weight, self.ones, self.zeros, *options)
 
 
@@ -200,8 +212,8 @@ def set_precision(model: PreTrainedModel, precision: str) -> None:
     Brings a model to a precision: to its plain dtype, if it has one; else the weights of the linear layers of the
     encoder's layers and of the experts, layer by layer, to bf16 or int8, and the rest to bf16, or fp32 where faster.
     """
-    if plain_dtype(precision) is not None:
-        model.to(plain_dtype(precision))
+    if (dtype := plain_dtype(precision)) is not None:
+        model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to` without its first argument
     elif precision == "int8":
         quantize(model)
     else:
@@ -241,7 +253,7 @@ def is_quantized(model: nn.Module) -> bool:
     return any(isinstance(part, Int8Linear) for part in model.modules())
 
 
-def _core(model: PreTrainedModel) -> PreTrainedModel:
+def _core(model: PreTrainedModel) -> Any:
     """The model without heads."""
     return getattr(model, model.base_model_prefix, model)
 

@@ -72,7 +72,8 @@ def portable_name(model: str | os.PathLike) -> str:
 def license_notice(model: str | os.PathLike) -> str | None:
     """A sentence on the licence of a checkpoint inside the package that forbids commercial use; None of others."""
     name = embedded_name(model)
-    if name is None or not (license_file := embedded_folder(name) / WEIGHTS_LICENSE).is_file():
+    folder = None if name is None else embedded_folder(name)
+    if folder is None or not (license_file := folder / WEIGHTS_LICENSE).is_file():
         return None
     identifier = _SPDX.search(license_file.read_text(encoding="utf-8"))
     if identifier is None or "-NC" not in identifier[1]:

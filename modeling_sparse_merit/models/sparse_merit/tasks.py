@@ -70,7 +70,7 @@ class Task:
     is_regression: ClassVar[bool] = False
 
     def run(
-        self, name: str, head: nn.Module, inputs: TaskInputs, config: Any
+        self, name: str, head: Any, inputs: TaskInputs, config: Any
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """The outputs of a head by their names, the task's own among them, and its loss where there are targets."""
         predicted = self.scaled(head(inputs.features, inputs.frame_mask))
@@ -102,7 +102,7 @@ class WaveformTask(Task):
     is_regression = True
 
     def run(
-        self, name: str, head: nn.Module, inputs: TaskInputs, config: Any
+        self, name: str, head: Any, inputs: TaskInputs, config: Any
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         return head(inputs.features, inputs.frame_mask, inputs.input_values, inputs.num_samples, inputs.targets)
 
@@ -127,7 +127,7 @@ class ClassificationTask(Task):
     kind = "classification"
     metric = "macro_f1"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         has_own = self.target is None or self.labels is not None  # else those of the configuration
         if has_own and not len(set(self.labels or ())) == len(self.labels or ()) > 0:
             raise ValueError(f"`labels` is {self.labels}; expected distinct classes, at least one.")
@@ -165,7 +165,7 @@ class RegressionTask(Task):
     metric = "ccc"
     is_regression = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "columns", self.columns or self.outputs)
         if not self.outputs or len(set(self.outputs)) != len(self.columns):
             raise ValueError(

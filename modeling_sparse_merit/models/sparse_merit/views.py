@@ -51,7 +51,7 @@ class View(io.RawIOBase):
     def __init__(self, stream: BinaryIO, *pieces: bytes | tuple[int, int]):
         self._stream = stream
         self._pieces = [piece for piece in pieces if _length(piece) > 0]
-        self._ends = []
+        self._ends: list[int] = []
         for piece in self._pieces:
             self._ends.append((self._ends[-1] if self._ends else 0) + _length(piece))
         self._position = 0
@@ -71,7 +71,8 @@ class View(io.RawIOBase):
         self._position = max(0, origin[whence] + offset)
         return self._position
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    # `collections.abc.Buffer`, which typeshed expects, needs Python 3.12.
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fills the buffer, across pieces, up to the end of the last one."""
         wanted, filled = memoryview(buffer).cast("B"), 0
         while filled < len(wanted):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .configuration_sparse_merit import SparseMeritConfig
 from .enhancement import frame_range
 
 SAMPLING_RATE, N_FFT, HOP = 16_000, 400, 160
@@ -30,7 +31,9 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
     and standard deviation 1.
     """
 
-    def __init__(self, config):
+    filters: torch.Tensor
+
+    def __init__(self, config: SparseMeritConfig):
         super().__init__()
         (bands,), width = config.conv_dim, config.hidden_size
         self.bands = bands
@@ -40,8 +43,8 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
 
     def mel_filters(self) -> torch.Tensor:
         """(bins, bands), fp32."""
-        bins, scale = N_FFT // 2 + 1, {"norm": "slaney", "mel_scale": "slaney"}
-        filters = mel_filter_bank(bins, self.bands, 0.0, 8000.0, SAMPLING_RATE, **scale)
+        bins = N_FFT // 2 + 1
+        filters = mel_filter_bank(bins, self.bands, 0.0, 8000.0, SAMPLING_RATE, norm="slaney", mel_scale="slaney")
         return torch.from_numpy(filters.astype(np.float32))
 
     def forward(self, input_values: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
@@ -91,6 +94,8 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
 class SinusoidalPositions(nn.Module):
     """Whisper's positions, in place of WavLM's convolution: (B, T, D) -> (1, T, D). Those of the first 30 s are
     rounded to fp16, as in the checkpoints of OpenAI; they are not part of a state dict."""
+
+    weight: torch.Tensor
 
     def __init__(self, width: int):
         super().__init__()
