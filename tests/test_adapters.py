@@ -257,7 +257,9 @@ def test_a_base_that_moved_is_named_with_the_remedy(tiny_checkpoint, clip, tmp_p
     model = train(str(base), tmp_path / "best")
     base.rename(tmp_path / "moved")
     for load in (load_adapted, SpeechEnhancementAndEmotionPipeline.from_pretrained):
-        with pytest.raises(FileNotFoundError, match=f"trained on {base}, which is not there.*base_model_name_or_path"):
+        with pytest.raises(
+            FileNotFoundError, match=f"trained on {base}, which does not exist here.*base_model_name_or_path"
+        ):
             load(tmp_path / "best")
     assert_same(load_adapted(tmp_path / "best", base=str(tmp_path / "moved")), model, clip, tmp_path / "best")
     config = tmp_path / "best" / "adapter_config.json"

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Structure of audio files: where their audio lies and how much of it there is, whatever a header promises.
+"""Structure of audio files: position and length of their audio, without relying on the header alone.
 
 libsndfile trusts headers. It reads a truncated WAV short without an error, only the first of several chained OGG
 streams, and an MP3 without a length field up to a guess. `layout_of` walks the container instead and returns parts
-that libsndfile decodes completely, each with the duration that it has to yield.
+that libsndfile decodes completely, each with its expected duration.
 
 Formats: RIFF, RIFX, RF64 and BW64 WAV (Multimedia Programming Interface and Data Specifications 1.0; EBU Tech 3306),
 AIFF and AIFC, W64, CAF, AU, NIST SPHERE, FLAC (RFC 9639), OGG (RFC 3533), MPEG audio (`mpeg.py`).
@@ -25,7 +25,7 @@ STREAMED_SIZES = (
     (0xFFFF0000, 0xFFFFFFFF),
     (1 << 62, 1 << 64),
 )
-"""Ranges of what writers leave as the size of audio whose length they do not know yet."""
+"""Ranges of placeholder sizes that writers leave when the length of the audio is not known yet."""
 HEADER_SLIP = 64  # bytes; writers that add parts of the header to the size of the audio err by less
 
 
@@ -65,7 +65,7 @@ def _add_parts(layout: Layout, stream: BinaryIO, start: int, end: int, name: str
     elif add_mpeg(layout, stream, start, end, name):
         return None
     _check_content(stream, start, end, name)
-    if not layout.parts:  # libsndfile, or ffmpeg, may know it
+    if not layout.parts:  # libsndfile or ffmpeg may support it
         layout.parts.append(Part(View(stream, (start, end)), is_mpeg=True))
     return None
 
@@ -108,6 +108,7 @@ class Dialect:
     alignment: int = 2
 
     def matches(self, head: bytes) -> bool:
+        """Whether a file that begins with these bytes is in this format."""
         return head.startswith(self.magic) and head[self.form_at :].startswith(self.form)
 
 
@@ -180,7 +181,7 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
 
 
 def _promised(data: Chunk, size_64: Chunk | None) -> Chunk:
-    """The chunk that tells the size of the audio: `ds64` where the 32 bits of the data chunk can't hold it."""
+    """The chunk with the size of the audio: `ds64` if it exceeds the 32 bits of the data chunk."""
     return size_64 if size_64 is not None and data.size >= 0xFFFFFFFF else data
 
 
@@ -227,7 +228,7 @@ def _add_data(
     unaccounted = end - max(following, data.start + size)
     if follows is None and 0 < byte_rate <= 10 * unaccounted and not _is_padding(stream, end - unaccounted, end):
         layout.warnings.append(
-            f"{name} holds {unaccounted} bytes after the audio that its header tells of "
+            f"{name} holds {unaccounted} bytes after the audio that its header declares "
             f"({unaccounted / byte_rate:.1f} s if they are audio); they are not read."
         )
     return follows
@@ -255,7 +256,7 @@ def _corrected(
     stream: BinaryIO, dialect: Dialect, start: int, end: int, promised: Chunk, held: int, is_open: bool
 ) -> View:
     """The file from `start` to `end`, with the size of its audio where that was left open."""
-    is_bw64 = dialect.magic == b"BW64"  # what libsndfile knows as RF64
+    is_bw64 = dialect.magic == b"BW64"  # libsndfile calls it RF64
     pieces: list[bytes | tuple[int, int]] = [b"RF64", (start + 4, end)] if is_bw64 else [(start, end)]
     size_bytes = 8 if promised.start == 0 else dialect.size_bytes
     if is_open and held < 1 << (8 * size_bytes):
@@ -266,7 +267,7 @@ def _corrected(
 
 
 def _check_fixed_header(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) -> None:
-    """AU and NIST SPHERE: a header that tells where the audio starts and how long it is.
+    """Checks AU and NIST SPHERE files, whose header holds the offset and length of the audio.
 
     Raises:
         ValueError: the file holds less.
@@ -278,9 +279,9 @@ def _check_fixed_header(layout: Layout, stream: BinaryIO, start: int, end: int, 
         size = 0 if _is_streamed(size) else size
     else:
         offset = int(head[8:16])
-        found = {key: re.search(rb"%s -i (\d+)" % key.encode(), head) for key in _SPHERE_FACTORS}
+        matches = [re.search(rb"%s -i (\d+)" % key.encode(), head) for key in _SPHERE_FACTORS]
         size = 1
-        for match in found.values():
+        for match in matches:
             size *= int(match[1]) if match else 0
         size = size if b"pcm" in head and b"embedded" not in head else 0  # compressed audio is shorter
     held = end - start - offset
@@ -312,7 +313,7 @@ def _add_flac(layout: Layout, stream: BinaryIO, start: int, end: int, name: str)
 
 @dataclass
 class Link:
-    """One of the streams that are chained in an OGG file: where it starts and what its pages tell."""
+    """One of the chained streams of an OGG file: its start and the contents of its page headers."""
 
     start: int
     serial: bytes
