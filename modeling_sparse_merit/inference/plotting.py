@@ -67,6 +67,8 @@ def plot_result(
         ImportError: matplotlib is not installed.
 
     Usage:
+        >>> import numpy as np
+        >>> noisy, enhanced = np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)
         >>> sides = Overview.of(noisy, 16_000), Overview.of(enhanced, 16_000)
         >>> plot_result("call.png", *sides, {"happy": 0.2, "sad": 0.8}, "call.wav")
     """

@@ -92,9 +92,10 @@ class WindowCutter:
 
     Usage:
         >>> cutter = WindowCutter()
-        >>> for block in blocks:                            # float32 (samples,) at 16 kHz
-        ...     windows = cutter.add(block)
-        >>> windows = cutter.finish()
+        >>> windows = cutter.add(np.zeros(8_000, np.float32))   # the next block, at 16 kHz
+        >>> windows += cutter.finish()
+        >>> [(window.start, window.end) for window in windows]
+        [(0, 8000)]
     """
 
     def __init__(self, chunk_length_s: float = CHUNK_LENGTH_S, stride_length_s: Stride = STRIDE_LENGTH_S):

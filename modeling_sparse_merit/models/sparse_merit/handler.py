@@ -35,9 +35,9 @@ class EndpointHandler:
         path: folder of the model repository; the folder of this file by default.
 
     Usage:
-        >>> handler = EndpointHandler("path/of/the/repository")
-        >>> handler({"inputs": Path("call.wav").read_bytes(), "parameters": {"top_k": 1}})
-        {"emotion": [{"label": "angry", "score": 0.71}], "audio": "UklGR...", "sampling_rate": 16000}
+        >>> handler = EndpointHandler("my-model")
+        >>> handler({"inputs": Path("call.flac").read_bytes(), "parameters": {"top_k": 1}})
+        {'emotion': [{'label': '...', 'score': 0...}], 'audio': 'UklGR...', 'sampling_rate': 16000}
     """
 
     def __init__(self, path: str = ""):

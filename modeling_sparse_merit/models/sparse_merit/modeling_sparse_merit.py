@@ -243,14 +243,18 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
     Sparse MERIT with its heads: speech enhancement and speech emotion recognition in one pass.
 
     Example:
+        >>> import numpy as np
         >>> from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritFeatureExtractor
         >>> from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+        >>> recording = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
         >>> feature_extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
         >>> model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
         >>> inputs = feature_extractor(recording, sampling_rate=16_000, return_tensors="pt")
         >>> outputs = model(**inputs)
-        >>> model.config.id2label[outputs.logits.argmax(-1).item()]
-        >>> clean = feature_extractor.denormalize(outputs.enhanced_values, recording)[0]
+        >>> emotion = model.config.id2label[outputs.logits.argmax(-1).item()]
+        >>> clean = feature_extractor.denormalize(outputs.enhanced_values.detach(), recording)[0]
+        >>> clean.shape
+        (16000,)
     """
 
     def __init__(self, config: SparseMeritConfig):

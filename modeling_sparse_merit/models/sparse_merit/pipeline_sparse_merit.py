@@ -38,13 +38,18 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     """Enhances speech and recognises its emotion.
 
     Usage:
-        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("path/or/hub-id")
-        >>> pipe = transformers.pipeline(model="path/or/hub-id", trust_remote_code=True)   # without this package
-        >>> result = pipe("call.wav")                       # or bytes, an array, {"array": ..., "sampling_rate": ...}
-        >>> result["emotion"][0]                            # {"label": "angry", "score": 0.71}
-        >>> result["audio"], result["sampling_rate"]        # float32 (samples,) in the recording's own level, 16000
-        >>> pipe.emotion_timeline("call.wav")               # [{"start": 0.4, "end": 2.9, "emotion": "angry", ...}]
-        >>> results = pipe(["a.wav", "b.flac"], batch_size=2, tasks=("emotion",))
+        >>> import transformers
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> pipe = transformers.pipeline(model="my-model", trust_remote_code=True)  # without this package
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")      # or a folder, or a Hub id
+        >>> result = pipe("call.flac")      # or bytes, an array, {"array": ..., "sampling_rate": ...}
+        >>> result["emotion"][0]
+        {'label': '...', 'score': 0...}
+        >>> result["audio"].dtype, result["sampling_rate"]     # (samples,), at the level of the recording
+        (dtype('float32'), 16000)
+        >>> pipe.emotion_timeline("call.flac")
+        [{'start': ..., 'end': ..., 'emotion': '...', 'scores': {...}}...]
+        >>> results = pipe(["call.flac", "call.wav"], batch_size=2, tasks=("emotion",))
 
     A recording of any length is cut at pauses into windows (see `WindowCutter`). Each window is scaled by its own mean
     and variance, so windows do not affect each other, and the run time is linear in the length. Emotion is averaged
@@ -407,8 +412,10 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     Where there is no speech, the only label is "no speech", with the score 1.
 
     Usage:
-        >>> pipe = transformers.pipeline("audio-classification", model="path/or/hub-id", trust_remote_code=True)
-        >>> pipe("call.wav", top_k=2)                       # [{"label": "angry", "score": 0.71}, {...}]
+        >>> import transformers
+        >>> pipe = transformers.pipeline("audio-classification", model="my-model", trust_remote_code=True)
+        >>> pipe("call.flac", top_k=2)
+        [{'label': '...', 'score': 0...}, {'label': '...', 'score': 0...}]
 
     Parameters, at construction or at each call:
         top_k, sampling_rate, channel, chunk_length_s, stride_length_s, detector, batch_size: as in

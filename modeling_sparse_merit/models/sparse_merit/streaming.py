@@ -217,11 +217,14 @@ class StreamingEnhancer:
         detector: factory of the speech detector; `detect_by_level` by default.
 
     Usage:
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
         >>> stream = pipe.stream(sampling_rate=16_000)
-        >>> for block in microphone:                        # (samples,), floats or integers
+        >>> for block in np.zeros((10, 1_600), np.float32):     # from a microphone; floats or integers
         ...     output = stream.process(block)
-        ...     play(output.audio), print(output.emotion[:1], output.segments)
         >>> rest = stream.finish()
+        >>> rest.audio.dtype, rest.emotion, rest.segments
+        (dtype('float32'), [], [])
     """
 
     def __init__(
