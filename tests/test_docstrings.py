@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,19 @@ from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_sparse_merit"
+SLOW = ("convert.onnx.export_onnx",)
 DEMO = PACKAGE / "demo" / "noisy_speech.flac"
 
 
-def examples() -> Iterator[doctest.DocTest]:
-    """The docstrings with examples, found without an import of all other modules."""
-    finder = doctest.DocTestFinder(exclude_empty=True)
+def examples() -> Iterator[object]:
+    """The docstrings with examples as parameters; modules without any are not imported."""
+    finder = doctest.DocTestFinder()
     for path in sorted(PACKAGE.rglob("*.py")):
         if ">>> " in path.read_text(encoding="utf-8"):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            yield from (test for test in finder.find(importlib.import_module(name)) if test.examples)
+            for test in filter(attrgetter("examples"), finder.find(importlib.import_module(name))):
+                short = test.name.removeprefix("modeling_sparse_merit.")
+                yield pytest.param(test, id=short, marks=[pytest.mark.slow] * (short in SLOW))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("test", examples(), ids=lambda test: test.name.removeprefix("modeling_sparse_merit."))
+@pytest.mark.parametrize("test", examples())
 def test_examples_run(test, workplace, tmp_path, monkeypatch):
     folder = tmp_path / "examples"
     shutil.copytree(workplace, folder, copy_function=os.link)

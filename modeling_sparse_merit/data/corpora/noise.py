@@ -26,7 +26,7 @@ class NoiseFolder(Corpus):
     description = "A folder of noises or room impulse responses to a noise dataset."
     independent = "freesound_id"
 
-    def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:  # type: ignore[override]  # names its options
+    def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:  # type: ignore[override]  # its own options
         listed = [folder] if (folder / "metadata.csv").is_file() else _listed_subfolders(folder)
         for part in listed:
             prefix = "" if part == folder else f"{part.name}/"

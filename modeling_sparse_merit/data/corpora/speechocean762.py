@@ -37,7 +37,7 @@ class Speechocean762(SpeakerCorpus):
         "Interspeech 2021, 3710-3714.",
     )
 
-    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:  # type: ignore[override]  # names its options
+    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:  # type: ignore[override]  # its own options
         for part in PARTS:
             speakers, texts = _listed(folder / part / "utt2spk"), _listed(folder / part / "text")
             genders = _listed(folder / part / "spk2gender")
