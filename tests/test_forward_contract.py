@@ -228,7 +228,7 @@ def test_int8_is_a_quantization_config_of_every_door(exported, tiny_checkpoint, 
         assert model.hf_quantizer.quantization_config.quant_method == "sparse_merit_int8"
         assert model.config.to_dict()["quantization_config"] == {"quant_method": "sparse_merit_int8"}
         assert model.is_quantized and not model.hf_quantizer.is_trainable and not model.training
-        with pytest.raises(ValueError, match="load it with dtype='fp32' to save it"):
+        with pytest.raises(ValueError, match="Load it with dtype='fp32' to save it"):
             model.save_pretrained("nowhere")
 
 

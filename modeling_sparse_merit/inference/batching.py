@@ -45,9 +45,11 @@ def enhance_recordings(
     instance, is tried one by one.
 
     Usage:
+        >>> from pathlib import Path
         >>> from modeling_sparse_merit.inference.files import find_recordings
         >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
-        >>> recordings, _ = find_recordings(["calls/", "call.*"], output=Path("clean"))
+        >>> Path("clean").mkdir()
+        >>> recordings, _ = find_recordings(["calls/", "*.wav"], output=Path("clean"))
         >>> for record in enhance_recordings(pipe, recordings[:1]):
         ...     print(record["file"], record["emotion"], record["enhanced"])
         calls/a.flac ... clean/a.enhanced.wav

@@ -6,7 +6,7 @@ matplotlib is an optional extra (`demo`), so it is imported only where a picture
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .overview import Overview
 from .segments import Segment
@@ -142,7 +142,8 @@ def _figure(size: tuple[float, float], title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=130, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08)
     figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
     return figure
 

@@ -96,7 +96,7 @@ class Results:
         >>> with Results(Path("clean"), Settings("tiny", {})) as results:
         ...     recordings = results.placed(recordings)
         ...     left = [recording for recording in recordings if not results.is_done(recording)]
-        ...     for record in enhance_recordings(pipe, left, results=results): ...
+        ...     records = list(enhance_recordings(pipe, left, results=results))
         ...     results.sort(recordings)
     """
 

@@ -420,7 +420,10 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     Parameters, at construction or at each call:
         top_k, sampling_rate, channel, chunk_length_s, stride_length_s, detector, batch_size: as in
             `SpeechEnhancementAndEmotionPipeline`.
-        function_to_apply: what turns logits into scores: "softmax" (by default), "sigmoid" or "none".
+        function_to_apply: converts logits to scores: "softmax" (by default), "sigmoid" or "none".
+
+    Raises:
+        ValueError: the model has no task "emotion".
     """
 
     _parameters = f"top_k, function_to_apply, {COMMON_PARAMETERS}"
