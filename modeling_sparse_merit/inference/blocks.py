@@ -269,7 +269,7 @@ class BlockWriter:
         if len(block):
             self._samples += len(block)
             self._peak = max(self._peak, _peak(block))
-            self._file.write(np.ascontiguousarray(block, np.float32))
+            self._file.write(block.astype(np.float32).tobytes())
 
     def _peak_of(self, length: int) -> float:
         """Peak of the first samples; they are searched only where it matters and others were stored behind them."""
