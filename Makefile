@@ -14,7 +14,7 @@ help:
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
-	@echo "make quality    check the style"
+	@echo "make quality    check the style and the types"
 	@echo "make style      fix the style"
 	@echo "make tables CORPORA=FOLDER; make train-base; make evaluate-base (or -tiny, -free)"
 	@echo "                the checkpoints inside the package, from their corpora (hours)"
@@ -38,6 +38,7 @@ test-upstream: $(VENV)/.installed-test
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/typing_errors.py
 
 style: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,33 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Sparse MERIT: one model that hears a noisy recording once and answers with clean speech and its emotion.
+"""Sparse MERIT: a single-pass multi-task model for speech enhancement and speech emotion recognition.
 
-Names are imported when they are first used, so that `import modeling_sparse_merit` and the command start at once.
+Names are imported on first use, so that `import modeling_sparse_merit` and the command start quickly.
 """
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
+    from .inference.batching import enhance_recordings as enhance_recordings
+    from .inference.files import find_recordings as find_recordings
+    from .models.sparse_merit.audio import load_audio as load_audio
+    from .models.sparse_merit.audio import read_audio as read_audio
+    from .models.sparse_merit.audio import write_audio as write_audio
+    from .models.sparse_merit.configuration_sparse_merit import SparseMeritConfig as SparseMeritConfig
+    from .models.sparse_merit.feature_extraction_sparse_merit import (
+        SparseMeritFeatureExtractor as SparseMeritFeatureExtractor,
+    )
+    from .models.sparse_merit.modeling_sparse_merit import (
+        SparseMeritForSpeechEnhancementAndEmotion as SparseMeritForSpeechEnhancementAndEmotion,
+    )
+    from .models.sparse_merit.modeling_sparse_merit import SparseMeritModel as SparseMeritModel
+    from .models.sparse_merit.pipeline_sparse_merit import EmotionPipeline as EmotionPipeline
+    from .models.sparse_merit.pipeline_sparse_merit import (
+        SpeechEnhancementAndEmotionPipeline as SpeechEnhancementAndEmotionPipeline,
+    )
+    from .models.sparse_merit.quantization import SparseMeritInt8Config as SparseMeritInt8Config
+    from .models.sparse_merit.streaming import StreamingEnhancer as StreamingEnhancer
 
 __version__ = "0.1.0"
 

@@ -33,7 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Usage:
         >>> with replacing(Path("results.json")) as temporary:
-        ...     temporary.write_text("{}")
+        ...     _ = temporary.write_text("{}")
+        >>> Path("results.json").read_text()
+        '{}'
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     try:
@@ -134,7 +136,7 @@ def sha256_of_file(path: str | os.PathLike) -> str:
 
 def sha256_of_samples(waveform: "np.ndarray") -> str:
     """SHA-256 of samples (samples,) as little-endian float32."""
-    return hashlib.sha256(waveform.astype("<f4", order="C")).hexdigest()
+    return hashlib.sha256(waveform.astype("<f4", order="C").data).hexdigest()
 
 
 def sha256_of_files(paths: list[Path]) -> str:

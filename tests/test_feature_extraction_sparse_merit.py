@@ -209,7 +209,7 @@ def test_targets_must_match_their_recordings():
     extractor = SparseMeritFeatureExtractor()
     with pytest.raises(ValueError, match=r"\[900\] samples, `raw_speech` \[1000\]"):
         extractor(recording(1_000), RATE, clean_speech=recording(900))
-    with pytest.raises(ValueError, match="each target"):
+    with pytest.raises(ValueError, match="expected the same lengths"):
         extractor([recording(1_000)] * 2, RATE, clean_speech=[recording(1_000)])
     with pytest.raises(ValueError, match="`clean_speech`"):
         extractor(recording(1_000), RATE, clean_speech=np.full(1_000, np.nan))

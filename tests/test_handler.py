@@ -176,7 +176,7 @@ def test_a_list_is_answered_one_by_one(post, recording):
         ({"inputs": 3}, "`inputs` is 3; expected the bytes of an audio file"),
         ({"inputs": [0.1, 0.2]}, r"\[0.1, 0.2\]; expected .*sampling_rate"),
         ({"inputs": "QUJD"}, "Cannot decode"),
-        ({"inputs": {"array": [0.1] * 800}}, "say its rate in Hz, `sampling_rate=...`"),
+        ({"inputs": {"array": [0.1] * 800}}, "pass its rate in Hz, `sampling_rate=...`"),
         ({"inputs": {"array": [0.1] * 800, "sampling_rate": 1}}, "sampling rate of 1; expected a whole number of Hz"),
         ({"inputs": base64.b64encode(encode(np.zeros(500_000), 1)).decode()}, "sampling rate of 1; expected"),
         ({"inputs": {"array": [100, -20_000], "sampling_rate": 16_000}}, "reach 20000; .*-1 to 1"),

@@ -166,7 +166,7 @@ def test_int8_quantizes_the_model_without_heads_too():
 
 def test_a_model_in_int8_is_not_saved(tmp_path):
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(TINY, dtype="int8")
-    with pytest.raises(ValueError, match="load it with dtype='fp32' to save it"):
+    with pytest.raises(ValueError, match="Load it with dtype='fp32' to save it"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 

@@ -124,10 +124,16 @@ def enhance(
         from ..models.sparse_merit.audio import checked_channel
         from ..models.sparse_merit.cutting import WindowCutter
 
-        windows = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
-        windows = {name: value for name, value in windows.items() if value is not None}
+        given = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
+        windows = {name: value for name, value in given.items() if value is not None}
         WindowCutter(**windows)  # refuses what is none
-        treatment = {"rate": rate, "plot": plot, "segments": segments, "min_score": min_score, **windows}
+        treatment: dict[str, Any] = {
+            "rate": rate,
+            "plot": plot,
+            "segments": segments,
+            "min_score": min_score,
+            **windows,
+        }
         treatment["channel"] = checked_channel(channel)
         options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines)
         load = partial(load_pipeline, model, precision=precision.value, revision=revision)

@@ -167,7 +167,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     facts = {
         "Model": source,
         "Tasks": ", ".join(config.tasks),
-        "Emotions": ", ".join(TASKS[EMOTION].classes(config)) if EMOTION in config.tasks else "-",
+        "Emotions": ", ".join(TASKS[EMOTION].describe(config)["labels"]) if EMOTION in config.tasks else "-",
         **{name.capitalize(): TASKS[name].describe(config)["meaning"] for name in further_tasks(config.tasks)},
         "Encoder": _describe_encoder(config),
         "Integration": config.integration,

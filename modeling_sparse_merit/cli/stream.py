@@ -216,7 +216,7 @@ def _stride(text: str | None) -> "Stride | None":
         sides = ()
     if len(sides) not in (1, 2):
         raise ValueError(f"--stride-length is {text!r}; expected LEFT,RIGHT or one number, in seconds.")
-    return sides[0] if len(sides) == 1 else sides
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _run(pipe: "SpeechEnhancementAndEmotionPipeline", reader: "PcmReader", options: Options) -> None:

@@ -149,8 +149,10 @@ def export_onnx(
             it is brought to int8, differs by more than 1e-3.
 
     Example:
-        >>> from modeling_sparse_merit.convert.onnx import export_onnx
-        >>> export_onnx(model, feature_extractor, "tiny-onnx")
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
+        >>> sorted(export_onnx(pipe.model, pipe.feature_extractor, "tiny-onnx"))
+        ['enhanced_values', 'logits']
     """
     folder = Path(folder).expanduser().resolve()
     _check_packages()

@@ -37,9 +37,9 @@ N_FFT = 1024
 FLOOR = 1e-6  # of powers: 60 to 70 dB below those of a voice
 PITCH_FLOOR, PITCH_CEILING = 60.0, 600.0  # Hz
 NUM_FORMANTS = 3
-SPECTRAL = ("level", "alpha_ratio", "hammarberg_index", "slope_0_500", "slope_500_1500", "flux")
+SPECTRAL: tuple[str, ...] = ("level", "alpha_ratio", "hammarberg_index", "slope_0_500", "slope_500_1500", "flux")
 SPECTRAL += tuple(f"mfcc_{order}" for order in range(1, 5))
-VOICED = ("pitch", "harmonicity", "h1_h2")
+VOICED: tuple[str, ...] = ("pitch", "harmonicity", "h1_h2")
 VOICED += tuple(
     f"f{number}_{of}" for number in range(1, NUM_FORMANTS + 1) for of in ("frequency", "bandwidth", "level")
 )

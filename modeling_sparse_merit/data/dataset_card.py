@@ -109,9 +109,10 @@ def render_dataset_card(
     """
     licence = dataset.info.license or licence or ""
     rows, speech = split_rows(dataset), "emotion" in dataset.features
-    licence_metadata = {"license": licence_names(licence) or "other"}
+    licence_metadata: dict[str, Any] = {"license": licence_names(licence) or "other"}
     if licence_metadata["license"] == "other":
         licence_metadata["license_name"] = re.sub(r"[^\w.]+", "-", licence.lower()).strip("-")[:60] or "not-stated"
+    further: dict[str, Any] = {"configs": list(configs)} if configs else {}
     data = DatasetCardData(
         **licence_metadata,
         language=sorted({name for name in _column(dataset, "language") if name}) or None,
@@ -119,7 +120,7 @@ def render_dataset_card(
         size_categories=_size_category(len(dataset)),
         tags=["audio", "sparse-merit", "speech-emotion-recognition" if speech else "noise"],
         task_categories=["audio-classification", "audio-to-audio"] if speech else ["audio-to-audio"],
-        **({"configs": list(configs)} if configs else {}),
+        **further,
     )
     mixable = speech and "clean" not in dataset.features
     example = "train" if "train" in rows else next(iter(rows))
@@ -192,7 +193,7 @@ def licence_to_state(licence: str, confirmed: str | None = None) -> str:
         DatasetError: it was not; the message says how.
     """
     if licence_names(licence) or (confirmed and _same(confirmed, licence or confirmed)):
-        return licence or confirmed
+        return licence or confirmed or ""
     if not licence:
         raise DatasetError(
             "this table states no licence and is not pushed; if you may pass its recordings on, say under which one: "

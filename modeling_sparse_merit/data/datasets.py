@@ -119,11 +119,11 @@ def stream_datasets(paths: Iterable[str | Path], split: str, columns: Sequence[s
         DatasetError: a path is no dataset on the Hub that can be streamed, a column is missing, or no dataset has the
             split.
     """
-    paths = [Path(path) for path in paths]
-    streams = [_stream(path, split, list(columns)) for path in paths]
+    names = [Path(path) for path in paths]
+    streams = [_stream(name, split, list(columns)) for name in names]
     found = [stream for stream in streams if stream is not None]
     if not found:
-        given = ", ".join(path.as_posix() for path in paths) or "no table"
+        given = ", ".join(name.as_posix() for name in names) or "no table"
         raise DatasetError(f"no split {split!r} to stream; the datasets to look in were: {given}")
     return found
 

@@ -140,7 +140,7 @@ class MixingRecipe:
         generator = np.random.default_rng([self.seed, epoch, index])
         # One number for each parameter, always and in this order: switching RIRs on leaves the noises as they were.
         noise, offset, snr, level, with_rir, rir, speed = generator.random(7).tolist()
-        has_rir = self.rirs is not None and with_rir < self.rir_probability
+        rirs = self.rirs if with_rir < self.rir_probability else None
         augment_seed, noise_speed = int(generator.integers(2**32)), generator.random()
         with_transmission, transmission, with_clipping, clipping, without_noise = generator.random(5).tolist()
         is_transmitted = with_transmission < self.transmission_probability
@@ -149,7 +149,7 @@ class MixingRecipe:
             noise_offset=offset,
             snr_db=_within(self.snr_db, snr),
             level_db=None if self.level_db is None else _within(self.level_db, level),
-            rir_index=int(rir * len(self.rirs)) if has_rir else None,
+            rir_index=None if rirs is None else int(rir * len(rirs)),
             speed=_within(self.speed, speed),
             augment_seed=augment_seed,
             noise_speed=_within(self.noise_speed, noise_speed),

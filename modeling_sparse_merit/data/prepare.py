@@ -118,8 +118,12 @@ class _RowChecker:
 
     def check(self, row: dict[str, Any] | Problem) -> dict[str, Any] | None:
         """The row in the schema, or None where it is bad."""
-        found = [row] if isinstance(row, Problem) else []
-        values = None if found else self._convert(row, found)
+        found: list[Problem] = []
+        values = None
+        if isinstance(row, Problem):
+            found.append(row)
+        else:
+            values = self._convert(row, found)
         for problem in found:
             self.problems[problem.kind].append(problem.example)
         return None if found else values

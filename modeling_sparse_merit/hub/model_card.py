@@ -228,7 +228,7 @@ def _metadata(
     corpora = data.get("corpora") or []
     results = _eval_results(evaluation) if evaluation else []
     examples = _read_measured(folder / EXAMPLES, folder)
-    widget = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
+    widget: dict[str, Any] = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
     return ModelCardData(
         model_name=data.get("name") or folder.resolve().name,
         pipeline_tag=pipeline_tag_of(config),

@@ -45,10 +45,14 @@ def enhance_recordings(
     instance, is tried one by one.
 
     Usage:
-        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
-        >>> recordings, _ = find_recordings(["calls/", "more/*.mp3"], output=Path("clean"))
-        >>> for record in enhance_recordings(pipe, recordings):
-        ...     print(record["file"], record.get("emotion"), record.get("enhanced"), record.get("error"))
+        >>> from pathlib import Path
+        >>> from modeling_sparse_merit.inference.files import find_recordings
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
+        >>> Path("clean").mkdir()
+        >>> recordings, _ = find_recordings(["calls/", "*.wav"], output=Path("clean"))
+        >>> for record in enhance_recordings(pipe, recordings[:1]):
+        ...     print(record["file"], record["emotion"], record["enhanced"])
+        calls/a.flac ... clean/a.enhanced.wav
 
     Args:
         recordings: from `find_recordings`.
@@ -91,7 +95,8 @@ def cut_batches(seconds: Sequence[float], batch_seconds: float) -> list[list[int
     Returns:
         the places in `seconds` of each batch.
     """
-    batches, places_left = [], 0
+    batches: list[list[int]] = []
+    places_left = 0
     for place in sorted(range(len(seconds)), key=lambda place: -seconds[place]):
         if places_left == 0:
             batches.append([])

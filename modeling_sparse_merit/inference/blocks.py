@@ -64,7 +64,8 @@ class BlockReader:
 
     Usage:
         >>> with BlockReader(Path("call.wav"), 16_000) as reader:
-        ...     seconds = sum(map(len, reader)) / 16_000
+        ...     sum(map(len, reader)) / 16_000
+        2.0
     """
 
     def __init__(self, source: Path | BinaryIO, rate: int, channel: Channel = "mix"):
@@ -76,8 +77,7 @@ class BlockReader:
         self.own_samples = 0
         self.facts: dict[str, Any] = {}
         with ExitStack() as stack:
-            is_path = isinstance(source, str | os.PathLike)
-            stream = stack.enter_context(open_recording(source)) if is_path else source
+            stream = stack.enter_context(open_recording(source)) if isinstance(source, str | os.PathLike) else source
             self._blocks = stack.enter_context(open_blocks(stream, self.name))
             self.own_rate, self.channels = checked_rate(self._blocks.sampling_rate, self.name), self._blocks.channels
             if self.channels == 1 and self.number is None:
@@ -208,11 +208,10 @@ class BlockWriter:
         ValueError: a rate below 1 kHz or above 1 MHz.
 
     Usage:
-        >>> with BlockWriter(folder, 16_000, 44_100) as writer:
-        ...     for block in blocks:
+        >>> with BlockWriter(Path("calls"), 16_000, 44_100) as writer:
+        ...     for block in np.zeros((10, 1_600), np.float32):
         ...         writer.write(block)
-        ...     with replacing(folder / "call.enhanced.wav") as temporary:
-        ...         writer.finish(temporary, length)
+        ...     writer.finish(Path("calls/a.enhanced.wav"), 44_100)
     """
 
     def __init__(self, folder: Path, source_rate: int, rate: int):
@@ -222,7 +221,7 @@ class BlockWriter:
         is_same = source_rate == rate
         self._resampler = None if is_same else soxr.ResampleStream(source_rate, rate, 1, quality="VHQ")
         self._samples, self._peak = 0, 0.0
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder, prefix=".")
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder), prefix=".")
 
     def write(self, block: np.ndarray) -> None:
         """Takes the next samples: float32 (samples,) at the rate of the source, full scale +-1.
@@ -270,7 +269,7 @@ class BlockWriter:
         if len(block):
             self._samples += len(block)
             self._peak = max(self._peak, _peak(block))
-            self._file.write(np.ascontiguousarray(block, np.float32))
+            self._file.write(block.astype(np.float32).tobytes())
 
     def _peak_of(self, length: int) -> float:
         """Peak of the first samples; they are searched only where it matters and others were stored behind them."""

@@ -55,9 +55,10 @@ class Overview:
 
     Usage:
         >>> overview = Overview(16_000)
-        >>> for block in blocks:
+        >>> for block in np.zeros((10, 1_600), np.float32):
         ...     overview.add(block)
-        >>> overview.levels.shape  # (257, 1800)
+        >>> overview.levels.shape                           # (frequencies, columns)
+        (257, 126)
     """
 
     def __init__(self, rate: int) -> None:

@@ -5,6 +5,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +77,14 @@ class PcmReader:
         ValueError: it is empty, neither raw PCM nor a WAV, contradicts what is given, or lacks the channel.
 
     Usage:
-        >>> reader = PcmReader(partial(os.read, 0), "Standard input", {"sampling_rate": 8_000})
-        >>> for block in reader:                            # float32 (samples,), full scale +-1
-        ...     output = stream.process(block)
+        >>> with open("call.raw", "rb") as stream:
+        ...     reader = PcmReader(stream.read, "call.raw", {"sampling_rate": 8_000})
+        ...     blocks = list(reader)                       # float32 (samples,), full scale +-1
         >>> reader.samples, reader.notes
+        (8000, [])
     """
 
-    def __init__(self, read: Callable[[int], bytes], name: str, given: dict[str, int | str], channel: Channel = "mix"):
+    def __init__(self, read: Callable[[int], bytes], name: str, given: dict[str, Any], channel: Channel = "mix"):
         self._read, self.name = read, name
         self._channel = checked_channel(channel)
         if self._channel == "each":
@@ -147,7 +149,7 @@ class PcmReader:
                 f"{self.name} is {kind}, not raw PCM or WAV: decode it first, for example by `ffmpeg -i - -f wav -`."
             )
 
-    def _read_header(self, given: dict[str, int | str]) -> PcmFormat:
+    def _read_header(self, given: dict[str, Any]) -> PcmFormat:
         """Reads the header of a WAV up to its audio."""
         found = None
         while (chunk := self._exactly(8))[:4] != b"data":

@@ -6,7 +6,7 @@ matplotlib is an optional extra (`demo`), so it is imported only where a picture
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .overview import Overview
 from .segments import Segment
@@ -67,6 +67,8 @@ def plot_result(
         ImportError: matplotlib is not installed.
 
     Usage:
+        >>> import numpy as np
+        >>> noisy, enhanced = np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)
         >>> sides = Overview.of(noisy, 16_000), Overview.of(enhanced, 16_000)
         >>> plot_result("call.png", *sides, {"happy": 0.2, "sad": 0.8}, "call.wav")
     """
@@ -140,7 +142,8 @@ def _figure(size: tuple[float, float], title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=130, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08)
     figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
     return figure
 

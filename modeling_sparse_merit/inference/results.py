@@ -88,10 +88,15 @@ class Results:
         OSError: another run writes to the folder, or it cannot be written.
 
     Usage:
-        >>> with Results(Path("clean"), settings) as results:
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> from modeling_sparse_merit.inference.batching import enhance_recordings
+        >>> from modeling_sparse_merit.inference.files import find_recordings
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
+        >>> recordings, _ = find_recordings(["calls/"], output=Path("clean"))
+        >>> with Results(Path("clean"), Settings("tiny", {})) as results:
         ...     recordings = results.placed(recordings)
         ...     left = [recording for recording in recordings if not results.is_done(recording)]
-        ...     for record in enhance_recordings(pipe, left, results=results): ...
+        ...     records = list(enhance_recordings(pipe, left, results=results))
         ...     results.sort(recordings)
     """
 

@@ -75,7 +75,8 @@ def write_segments(
         OSError: the file cannot be written.
 
     Usage:
-        >>> write_segments(Path("call.segments.vtt"), record["segments"], "vtt", model.config.labels, "call.wav")
+        >>> segments = [{"start": 0.5, "end": 2.0, "emotion": "sad", "scores": {"happy": 0.2, "sad": 0.8}}]
+        >>> write_segments(Path("call.segments.vtt"), segments, "vtt", ["happy", "sad"], "call.wav")
     """
     kind, cues = SegmentFormat(kind), _cues(segments)
     if kind is SegmentFormat.CSV:

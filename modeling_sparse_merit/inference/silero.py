@@ -8,6 +8,7 @@ torch's threads.
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class SileroDetector:
     where a window has no context on the right, the frames after the last whole block are what that block is.
 
     Usage:
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
         >>> result = pipe("call.wav", detector=SileroDetector)
         >>> stream = pipe.stream(detector=SileroDetector)
 
@@ -84,14 +87,15 @@ class SileroDetector:
 
 
 @cache
-def _session():
+def _session() -> Any:
     """The model, one for all threads, each of which runs it alone: there is too little work in it for more."""
     package = find_spec("silero_vad")
     try:
         import onnxruntime
     except ImportError as error:
         raise ImportError(INSTALL) from error
-    path = Path(package.submodule_search_locations[0], MODEL) if package else None
+    places = package.submodule_search_locations if package else None
+    path = Path(places[0], MODEL) if places else None
     if path is None or not path.is_file():
         raise ImportError(INSTALL)
     options = onnxruntime.SessionOptions()

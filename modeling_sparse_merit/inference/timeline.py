@@ -73,7 +73,7 @@ def draw_timeline(axes: "Axes", segments: Sequence[Segment], labels: Iterable[st
         segments: in the order of time.
         labels: all emotions of the model.
     """
-    figure = axes.figure
+    figure: Any = axes.figure  # no subfigure
     figure.draw_without_rendering()  # lays the figure out
     pixel = (axes.get_xlim()[1] - axes.get_xlim()[0]) / axes.get_window_extent().width
     spans = merged_spans(segments, gap=2 * pixel)

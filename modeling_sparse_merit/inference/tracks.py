@@ -61,8 +61,8 @@ class Treatment:
     @property
     def further_files(self) -> list[Callable[[Path], Path]]:
         """What gives, of the path of an enhanced file, those of the further files that are written."""
-        kinds = [] if self.segments is None else [partial(segments_path, kind=self.segments)]
-        return [picture_path] * self.plot + kinds
+        files: list[Callable[[Path], Path]] = [picture_path] if self.plot else []
+        return files if self.segments is None else [*files, partial(segments_path, kind=self.segments)]
 
 
 def picture_path(target: Path) -> Path:
@@ -168,7 +168,8 @@ class Track:
         if not self._sides:
             self._sides = tuple(Overview(SAMPLING_RATE) for _ in range(1 if enhanced is None else 2))
         for side, block in zip(self._sides, (noisy, enhanced), strict=False):
-            side.add(block)
+            if block is not None:
+                side.add(block)
 
     def _record(self, found: dict[str, Any]) -> dict[str, Any]:
         scores = {entry["label"]: round(entry["score"], 6) for entry in found.get(EMOTION, ())}
@@ -201,10 +202,11 @@ class Track:
     def _plot(self, record: dict[str, Any]) -> None:
         from .plotting import plot_result
 
-        sides = (*self._sides, None)[:2]
+        noisy, enhanced = (*self._sides, None)[:2]
+        assert noisy is not None  # it was drawn block by block
         facts = (record["scores"], self._recording.path.name, self._reader.own_rate / 2, record.get("segments"))
         with _one_drawing, replacing(picture_path(self._target)) as picture:
-            plot_result(picture, *sides, *facts)
+            plot_result(picture, noisy, enhanced, *facts)
 
     def _keep(self, record: dict[str, Any]) -> None:
         if self._results is not None:

@@ -49,7 +49,9 @@ def emotion_diarization_error_rate(
         for start, end in pairwise(_boundaries(reference, prediction, duration)):
             true, given = _at(reference, start), _at(prediction, start)
             if len(true) > 1:
-                raise ValueError(f"Reference {index} has the emotions {sorted(true)} at {start:g} s: expected one.")
+                raise ValueError(
+                    f"Reference {index} has the emotions {sorted(map(str, true))} at {start:g} s: expected one."
+                )
             error = _error(next(iter(true), background), given)
             if error is not None:
                 seconds[error] += end - start

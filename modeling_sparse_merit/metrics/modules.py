@@ -90,7 +90,7 @@ Returns, for each score:
         info.format = "numpy"  # clips come back as arrays; as lists of Python's numbers they are 8 times the size
         return info
 
-    def add_batch(self, *, predictions: Sequence, references: Sequence, **others: Any):
+    def add_batch(self, *, predictions: Sequence, references: Sequence, **others: Any) -> None:
         """Add clips, as `evaluate.Metric.add_batch` does."""
         if len(predictions) != len(references):
             raise ValueError(
@@ -107,7 +107,7 @@ Returns, for each score:
         if reasons:
             _warn_of_undefined(reasons, len(scores))
         named = [score if isinstance(score, dict) else {self.name: score} for score in scores]
-        summary = {}
+        summary: dict[str, Any] = {}
         for name in named[0]:
             summary |= _summary(name, [score[name] for score in named])
         return summary
@@ -122,7 +122,7 @@ def _summary(name: str, scores: list[float]) -> dict[str, Any]:
     }
 
 
-def _warn_of_undefined(reasons: list[str], num_clips: int):
+def _warn_of_undefined(reasons: list[str], num_clips: int) -> None:
     counts = ", ".join(f"{reason.rstrip('.')} ({count} clips)" for reason, count in Counter(reasons).most_common())
     message = f"{len(reasons)} of {num_clips} clips have no score and do not count in the mean: {counts}."
     warnings.warn(message, UndefinedScoreWarning, stacklevel=4)  # the caller of `compute`

@@ -1,14 +1,13 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """A measure of emotions that are numbers: arousal, valence, dominance."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .clips import undefined
 
 
-def concordance_correlation(labels: Sequence[float], predictions: Sequence[float]) -> float:
+def concordance_correlation(labels: ArrayLike, predictions: ArrayLike) -> float:
     """CCC, the concordance correlation coefficient (Lin, Biometrics 1989): `2 cov / (var + var + (mean - mean)^2)`,
     with variances divided by the number of clips.
 

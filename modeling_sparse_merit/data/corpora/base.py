@@ -23,8 +23,11 @@ class Corpus(ABC):
     A subclass gives `rows`; options of its own are keyword arguments of `rows` that `add_arguments` asks for.
 
     Usage:
-        >>> dataset = corpus("ravdess").build("RAVDESS_FOLDER", songs=True)
-        >>> corpus("ravdess").main(["RAVDESS_FOLDER", "OUT", "--songs"])
+        >>> from modeling_sparse_merit.data.corpora import corpus
+        >>> _ = Path("calls/metadata.csv").write_text("file_name,emotion\\na.flac,sad\\nb.flac,happy\\n")
+        >>> dataset = corpus("folder").build("calls", labels=("happy", "sad"))
+        >>> dataset["emotion"][:]
+        [1, 0]
     """
 
     description: ClassVar[str]
@@ -69,7 +72,8 @@ class Corpus(ABC):
         Raises:
             DatasetError: the folder or some of its rows are not as they have to be.
         """
-        path, notes = prepare.corpus_folder(folder), Counter()
+        path = prepare.corpus_folder(folder)
+        notes: Counter[str] = Counter()
         audio = prepare.corpus_folder(self.audio_folder(path, **options))
         found = self.rows(path, notes, **options)
         features = self.features(**options)

@@ -29,7 +29,7 @@ class Baved(ActedCorpus):
         citation="Basic Arabic Vocal Emotions Dataset. https://github.com/40uf411/Basic-Arabic-Vocal-Emotions-Dataset",
     )
 
-    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:
+    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:  # type: ignore[override]  # its own options
         speaker, gender, word = match.groups()
         return {
             "speaker": speaker.zfill(2),

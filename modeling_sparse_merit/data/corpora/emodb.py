@@ -51,7 +51,7 @@ class EmoDB(ActedCorpus):
         "German emotional speech. Interspeech 2005, 1517-1520.",
     )
 
-    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:
+    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:  # type: ignore[override]  # its own options
         speaker, sentence, letter = match.groups()
         if letter == "L":
             notes["clips of boredom were kept unlabelled"] += 1

@@ -36,7 +36,7 @@ class EmoSpeechCommands(ActedCorpus):
         "Command Dataset: A dataset for emotion based speech recognition in the wild. arXiv:1910.13801.",
     )
 
-    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any] | None:
+    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any] | None:  # type: ignore[override]  # its own options
         word, emotion, user = match.groups()
         if word == "background" or user == UNKNOWN_USER:
             notes["clips without a word, or of an unknown user, were left out"] += 1

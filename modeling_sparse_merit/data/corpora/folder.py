@@ -39,7 +39,7 @@ class MetadataFolder(Corpus):
     description = "A folder with metadata.csv to a speech dataset."
     independent = "speaker"
 
-    def rows(
+    def rows(  # type: ignore[override]  # its own options
         self,
         folder: Path,
         notes: Counter[str],

@@ -31,7 +31,7 @@ class Moodist(Corpus):
         citation="Moodist. https://github.com/remvze/moodist",
     )
 
-    def rows(self, folder: Path, notes: Counter[str], dev: Sequence[str] = DEV) -> Iterator[dict[str, str]]:
+    def rows(self, folder: Path, notes: Counter[str], dev: Sequence[str] = DEV) -> Iterator[dict[str, str]]:  # type: ignore[override]  # its own options
         sounds = self.audio_folder(folder)
         for path in prepare.audio_files(sounds):
             file = path.relative_to(sounds)

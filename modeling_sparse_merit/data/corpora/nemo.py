@@ -36,14 +36,14 @@ class Nemo(ActedCorpus):
         citation="Christop, I. (2024). nEMO: Dataset of Emotional Speech in Polish. LREC-COLING 2024, 12111-12116.",
     )
 
-    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:
+    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:  # type: ignore[override]  # its own options
         listed = (folder / "data.tsv").is_file()
         for row in _listed(folder, notes) if listed else super().found(folder, notes):
             if isinstance(row, dict):
                 row |= {"language": "pl", "emotion": EMOTION_OF_WORD.get(row["emotion"], row["emotion"])}
             yield row
 
-    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:
+    def row(self, match: re.Match[str], notes: Counter[str]) -> dict[str, Any]:  # type: ignore[override]  # its own options
         speaker, emotion, sentence = match.groups()
         gender = "female" if speaker in WOMEN else "male"
         return {"emotion": emotion, "speaker": speaker, "gender": gender, "sentence": sentence}

@@ -26,12 +26,12 @@ class NoiseFolder(Corpus):
     description = "A folder of noises or room impulse responses to a noise dataset."
     independent = "freesound_id"
 
-    def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:
+    def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:  # type: ignore[override]  # its own options
         listed = [folder] if (folder / "metadata.csv").is_file() else _listed_subfolders(folder)
         for part in listed:
             prefix = "" if part == folder else f"{part.name}/"
             for row in metadata_rows(part, {}):
-                yield row | {"file": prefix + row["file"], "split": row.get("split") or split}
+                yield {**row, "file": prefix + row["file"], "split": row.get("split") or split}
         recordings = prepare.audio_files(folder)
         if listed:
             if unlisted := [path for path in recordings if not any(path.is_relative_to(part) for part in listed)]:

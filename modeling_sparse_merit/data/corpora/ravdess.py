@@ -33,7 +33,7 @@ class Ravdess(ActedCorpus):
         "and Song (RAVDESS). PLoS ONE 13(5), e0196391.",
     )
 
-    def row(self, match: re.Match[str], notes: Counter[str], songs: bool = False) -> dict[str, Any] | None:
+    def row(self, match: re.Match[str], notes: Counter[str], songs: bool = False) -> dict[str, Any] | None:  # type: ignore[override]  # its own options
         channel, emotion, statement, actor = match.groups()
         if channel == "02" and not songs:
             notes["songs were left out"] += 1

@@ -37,7 +37,7 @@ class Speechocean762(SpeakerCorpus):
         "Interspeech 2021, 3710-3714.",
     )
 
-    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:
+    def found(self, folder: Path, notes: Counter[str]) -> Iterator[Row]:  # type: ignore[override]  # its own options
         for part in PARTS:
             speakers, texts = _listed(folder / part / "utt2spk"), _listed(folder / part / "text")
             genders = _listed(folder / part / "spk2gender")
@@ -48,7 +48,7 @@ class Speechocean762(SpeakerCorpus):
                 yield {
                     "file": file,
                     "speaker": speaker,
-                    "gender": GENDER_OF_LETTER.get(genders.get(speaker)),
+                    "gender": GENDER_OF_LETTER.get(genders.get(speaker, "")),
                     "language": "en",
                     "text": texts.get(utterance),
                 }

@@ -19,5 +19,5 @@ class SegmentalSnr(ClipsMeasure):
   year = {1998},
 }"""
 
-    def clip_measure(self, sampling_rate: int) -> ClipMeasure:
+    def clip_measure(self, sampling_rate: int) -> ClipMeasure:  # type: ignore[override]  # its own options
         return partial(segmental_snr, sampling_rate=sampling_rate)

@@ -27,5 +27,5 @@ class Stoi(ClipsMeasure):
   volume = {24}, number = {11}, year = {2016},
 }"""
 
-    def clip_measure(self, sampling_rate: int, extended: bool, resampler: str | None) -> ClipMeasure:
+    def clip_measure(self, sampling_rate: int, extended: bool, resampler: str | None) -> ClipMeasure:  # type: ignore[override]  # its own options
         return partial(stoi, sampling_rate=sampling_rate, extended=extended, resampler=resampler)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Tells speech from pauses by level and by what the enhancement keeps: the simple detector of a checkpoint."""
+"""Speech detection by level and by how much of a frame the enhancement removes."""
 
 import numpy as np
 
@@ -17,11 +17,11 @@ BURST = 5  # frames: what is shorter, 0.1 s, is a click
 
 
 class LevelDetector:
-    """Which frames of the consecutive pieces of one recording are speech, by level.
+    """Finds the frames of speech in the consecutive pieces of one recording.
 
-    Speech is loud for its piece, and the enhancement removes little of it: in comparison to the clearest speech of the
-    recording so far, so it does not matter how much a model removes in general. What lies below -75 dBFS is never
-    speech; steady or sudden noise in a recording without any speech is taken for it. Silero VAD knows better.
+    A frame is speech if it is loud within its piece and the enhancement removes little of it, compared to the clearest
+    speech of the recording so far. Frames below -75 dBFS are never speech. Noise in a recording without speech may be
+    taken for speech; Silero VAD is more reliable.
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class LevelDetector:
 
         Args:
             noisy: (samples,) at 16 kHz, full scale +-1.
-            enhanced: (samples,), the same piece after the enhancement; None where a model has none. Then every sound
-                is speech.
+            enhanced: (samples,), the same piece after enhancement; None if the model has no enhancement, in which case
+                every sound is speech.
 
         Returns:
             bool (ceil(samples / 320),).

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Adapters (LoRA, arXiv 2106.09685) merged into the checkpoint that they were trained on, without the package peft."""
+"""Merges LoRA adapters (arXiv 2106.09685) into their base checkpoint, without the package peft."""
 
 import json
 import os
@@ -21,7 +21,7 @@ _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 def read_adapter_config(source: str | os.PathLike, **where: Any) -> dict[str, Any] | None:
-    """What `adapter_config.json` of a folder or a Hub id holds; None where there are no adapters.
+    """The contents of `adapter_config.json`; None where there are no adapters.
 
     Args:
         source: the folder or the Hub id.
@@ -39,22 +39,22 @@ def base_of(config: dict[str, Any], source: str | os.PathLike) -> str:
         source: where they are, for the message.
 
     Raises:
-        FileNotFoundError: it is no longer where the adapters say.
+        FileNotFoundError: there is no checkpoint at the recorded place.
     """
     name = str(config.get("base_model_name_or_path"))
     try:
         return locate(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The adapters in {source} were trained on {name}, which is not there. Write where that checkpoint is "
-            "now, a folder or a Hub id, as `base_model_name_or_path` into their adapter_config.json."
+            f"The adapters in {source} were trained on {name}, which does not exist here. Set "
+            "`base_model_name_or_path` in their adapter_config.json to the folder or Hub id of that checkpoint."
         ) from error
 
 
 def load_merged(
     source: str | os.PathLike, config: dict[str, Any], dtype: Any = None, **where: Any
 ) -> tuple[SparseMeritForSpeechEnhancementAndEmotion, dict[str, Any]]:
-    """The model with adapters and whole modules merged, and with their configuration, labels included.
+    """Loads a model with its adapters merged, and with their configuration, labels included.
 
     Args:
         source: folder or Hub id of the adapters.
@@ -63,11 +63,11 @@ def load_merged(
         where: as for `read_adapter_config`; the revision is of the adapters.
 
     Returns:
-        the model, and what `output_loading_info` tells.
+        the model, and the loading info of `output_loading_info`.
 
     Raises:
-        OSError: the adapters or their checkpoint are not there.
-        ValueError: they are of another kind than those that this package trains, or do not fit the checkpoint.
+        OSError: the adapters or their checkpoint do not exist.
+        ValueError: the adapters are not plain LoRA, or do not fit the checkpoint.
     """
     _check_kind(config, source)
     model_class = SparseMeritForSpeechEnhancementAndEmotion
@@ -75,7 +75,9 @@ def load_merged(
     if config.get("revision"):
         of_base["revision"] = config["revision"]
     base = model_class.from_pretrained(base_of(config, source), dtype=torch.float32, **of_base)
-    weights = load_file(cached_file(str(source), WEIGHTS, **where))
+    weights_file = cached_file(str(source), WEIGHTS, **where)
+    assert weights_file is not None  # where there is none, it raises
+    weights = load_file(weights_file)
     fields = model_class.config_class.from_pretrained(source, **where)
     commit = getattr(fields, "_commit_hash", None)
     model, loading = model_class.from_pretrained(
@@ -92,7 +94,7 @@ def load_merged(
 
 @torch.no_grad()
 def merge(base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
-    """Weights with adapters in them: W + scale * B . A for low-rank pairs, and whole modules in place of the base's.
+    """Merges adapters into weights: W + scale * B . A for low-rank pairs (LoRA, section 4.1); whole modules replace W.
 
     Args:
         base: state dict of the checkpoint, in fp32. It is changed.
@@ -107,7 +109,9 @@ def merge(base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], scal
         pair = _LOW_RANK.fullmatch(key)
         key = f"{pair['module']}.weight" if pair else key
         if key not in base:
-            raise ValueError(f"The adapters have {name}, but the checkpoint has no {key}: it is not what they adapt.")
+            raise ValueError(
+                f"The adapters have {name}, but the checkpoint has no {key}; expected their base checkpoint."
+            )
         if pair is None:
             base[key] = tensor
         elif pair["side"] == "A":
@@ -115,14 +119,14 @@ def merge(base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], scal
             if change.shape != base[key].shape:
                 raise ValueError(
                     f"The adapters of {key} have the shape {tuple(change.shape)}, the checkpoint "
-                    f"{tuple(base[key].shape)}: it is not what they adapt."
+                    f"{tuple(base[key].shape)}; expected their base checkpoint."
                 )
             base[key] += change
     return base
 
 
 def _check_kind(config: dict[str, Any], source: str | os.PathLike) -> None:
-    """Refuses what would not be merged right."""
+    """Refuses adapters that `merge` does not support."""
     other = {name: config.get(name) for name, value in PLAIN.items() if config.get(name) != value}
     other |= {name: config[name] for name in NEITHER if config.get(name)}
     if other:

@@ -1,7 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""WavLM's attention with gated relative position bias, in memory that grows linearly with a recording's length."""
+"""WavLM's attention with gated relative position bias, whose memory grows linearly with the number of frames."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -9,19 +10,26 @@ from transformers import WavLMConfig
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-SCORES_AT_ONCE = 1 << 22  # 16 MiB in fp32: beyond 32 MiB, a C library fetches memory from the system for each block
+SCORES_AT_ONCE = 1 << 22  # 16 MiB in fp32: above 32 MiB, the C library requests memory from the system for each block
 FEWEST_QUERIES = 32
-ROWS = torch.contiguous_format  # left to itself, torch would lay out a product with such a view column by column
+ROWS = torch.contiguous_format  # by default, torch would store a product with such a view column by column
 
 
 class SparseMeritAttention(WavLMAttention):
     """
-    Softmax over keys j of q_i . k_j / sqrt(D / H) + gate_i * bias(j - i) (WavLM, section III-B), by the implementation
-    that `attn_implementation` names: "sdpa" (the default), "eager" or "flex_attention", which is compiled.
+    WavLM's attention (arXiv 2110.13900, section III-B), the softmax over keys j of
 
-    The bias is one number a distance, (H, 2 * T - 1), shared by all layers. Keys and values go in reversed order,
-    which a softmax does not mind: row i of the bias then starts at place i of those numbers, so all rows are a view of
-    them. They are multiplied by the gate for one block of queries at a time; flex_attention never writes that down.
+        q_i . k_j / sqrt(D / H) + gate_i * bias(j - i)
+
+    `attn_implementation` selects "sdpa" (the default), "eager" or "flex_attention", which is compiled.
+
+    All layers share one bias for each distance, (H, 2 * T - 1). Keys and values are flipped in time (softmax is
+    permutation-invariant over keys): row i of the bias matrix then starts at element i of the bias, so the matrix is a
+    view. It is multiplied by the gate for one block of queries at a time; flex_attention never materialises it.
+
+    Args:
+        config: Configuration of the encoder.
+        has_relative_position_bias: Whether this layer owns the embedding of the bias, as the first layer does.
     """
 
     def __init__(self, config: WavLMConfig, has_relative_position_bias: bool):
@@ -34,18 +42,27 @@ class SparseMeritAttention(WavLMAttention):
             has_relative_position_bias=has_relative_position_bias,
         )
         self.config = config
-        self.qkv_proj = None  # in int8, one layer in place of three
+        self.qkv_proj = None  # replaces the three projections in int8
 
-    def forward(
-        self, hidden_states, attention_mask=None, position_bias=None, index=0, output_attentions=False, **kwargs
-    ):
+    # The mask and the bias are of other shapes than WavLM's, and the mask is not optional.
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_bias: torch.Tensor | None = None,
+        index: int = 0,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """
         Args:
             hidden_states: (B, T, D).
-            attention_mask: (B, 1, 1, T), what is added to the scores of each key, in reversed order.
-            position_bias: What the layer before returned; the first layer computes it.
+            attention_mask: (B, 1, 1, T), added to the scores of each key, flipped in time.
+            position_bias: (H, 2 * T - 1), what the previous layer returned; the first layer computes it.
+            index: Unused, as in WavLM.
             output_attentions: Whether to return the attention weights. They are then computed explicitly, whatever
                 `attn_implementation` is.
+            kwargs: Unused.
 
         Returns:
             (B, T, D), the attention weights (B, H, T, T) or None, and the position bias (H, 2 * T - 1).
@@ -69,21 +86,35 @@ class SparseMeritAttention(WavLMAttention):
         return [layer(hidden_states) for layer in (self.q_proj, self.k_proj, self.v_proj)]
 
     def _with_weights(
-        self, query, key, value, gate, position_bias, attention_mask
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values in order of time -> (B, H, T, D / H), and the weights (B, H, T, T) it was computed from."""
+        """Output (B, H, T, D / H) and attention weights (B, H, T, T); keys and values are not flipped."""
         bias = torch.addcmul(attention_mask, gate, _rows(position_bias, query.shape[2])).flip(-1)  # (B, H, T, T)
         weights = (bias + query @ key.transpose(2, 3) * self.scaling).softmax(-1)
         weights = F.dropout(weights, self.dropout, self.training)
         return weights @ value, weights
 
-    def _in_blocks(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
+    def _in_blocks(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
         batch_size, heads, length, _ = query.shape
         rows = _rows(position_bias, length)  # (H, T, T)
         attend = _eager if self._is_eager_faster(query) else F.scaled_dot_product_attention
         dropout = self.dropout if self.training else 0.0
         blocks, outputs = _blocks(length, SCORES_AT_ONCE // (batch_size * heads * length)), []
-        # One place for the scores of all blocks: pieces of this size, one after the other, break the memory up.
+        # One buffer for the scores of all blocks: allocating one for each block fragments the memory.
         is_kept = torch.is_grad_enabled() or torch.compiler.is_compiling()
         place = None if is_kept else query.new_empty(batch_size, heads, blocks[0].stop, length)
         for block in blocks:
@@ -96,26 +127,35 @@ class SparseMeritAttention(WavLMAttention):
             outputs.append(attend(query[:, :, block], key, value, bias, dropout))
         return torch.cat(outputs, dim=2)
 
-    def _flex(self, query, key, value, gate, position_bias, attention_mask) -> torch.Tensor:
+    def _flex(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
         gate, mask = gate.squeeze(-1), attention_mask[:, 0, 0]  # (B, H, T), (B, T)
 
-        def biased(score, batch, head, i, j):
+        def biased(score: Any, batch: Any, head: Any, i: Any, j: Any) -> Any:
             return score + gate[batch, head, i] * position_bias[head, i + j] + mask[batch, j]
 
-        return compile_friendly_flex_attention(query, key, value, training=self.training, score_mod=biased)
+        outputs = compile_friendly_flex_attention(query, key, value, training=self.training, score_mod=biased)
+        return outputs  # type: ignore[return-value]  # a tuple only where `return_lse` is asked for
 
     def _is_eager_faster(self, query: torch.Tensor) -> bool:
-        """Of bf16 on a CPU, torch's fused kernel multiplies about 1.5 times slower than three steps do."""
+        """For bf16 on a CPU, torch's fused kernel is about 1.5 times slower than separate steps."""
         measured = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()
         return measured or self.config._attn_implementation == "eager"
 
     def _bias_of_distances(self, length: int) -> torch.Tensor:
-        """(H, 2 * T - 1): place p is that of query i and reversed key j with i + j = p, of distance T - 1 - p."""
+        """(H, 2 * T - 1): element p is for query i and flipped key j with i + j = p, at the distance T - 1 - p."""
         distance = torch.arange(length - 1, -length, -1, device=self.rel_attn_embed.weight.device)  # key minus query
         return self.rel_attn_embed(self._relative_positions_bucket(distance)).T.contiguous()
 
     def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """How much the position counts for each query: (B, T, D) -> (B, H, T, 1) (WavLM, section III-B)."""
+        """Gate of the position bias for each query: (B, T, D) -> (B, H, T, 1) (WavLM, section III-B)."""
         heads = hidden_states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
         projected = self.gru_rel_pos_linear(heads)  # (B, H, T, 8)
         gate_a, gate_b = projected.unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
@@ -134,12 +174,27 @@ class PlainAttention(SparseMeritAttention):
         super().__init__(config, has_relative_position_bias=False)
         del self.gru_rel_pos_const, self.gru_rel_pos_linear
 
-    def forward(
-        self, hidden_states, attention_mask=None, position_bias=None, index=0, output_attentions=False, **kwargs
-    ):
-        """As [`SparseMeritAttention`], with no position bias."""
+    def forward(  # type: ignore[override]  # as above
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_bias: torch.Tensor | None = None,
+        index: int = 0,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: (B, 1, 1, T), added to the scores of each key, flipped in time.
+            position_bias, index, kwargs: Unused.
+            output_attentions: Whether to return the attention weights.
+
+        Returns:
+            (B, T, D), the attention weights (B, H, T, T) or None, and None in place of the position bias.
+        """
         query, key, value = (self._heads(states) for states in self._project(hidden_states))
-        mask, dropout, weights = attention_mask.flip(-1), self.dropout if self.training else 0.0, None  # in time order
+        mask, dropout, weights = attention_mask.flip(-1), self.dropout if self.training else 0.0, None
         if output_attentions or self._is_eager_faster(query):
             weights = (query @ key.transpose(2, 3) * self.scaling + mask).softmax(-1)  # (B, H, T, T)
             output = F.dropout(weights, dropout) @ value
@@ -150,12 +205,23 @@ class PlainAttention(SparseMeritAttention):
 
 
 def reversed_key_mask(frame_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What `SparseMeritAttention` adds to scores: (B, T), true for valid frames -> (B, 1, 1, T), 0 or the lowest."""
-    lowest = torch.finfo(dtype).min
-    return torch.zeros_like(frame_mask, dtype=dtype).masked_fill(~frame_mask, lowest).flip(1)[:, None, None]
+    """
+    Additive mask of `SparseMeritAttention`, whose keys are flipped in time.
+
+    Args:
+        frame_mask: (B, T), true for valid frames.
+        dtype: Of the result.
+
+    Returns:
+        (B, 1, 1, T): 0 for valid frames, the minimum of `dtype` for padding.
+    """
+    minimum = torch.finfo(dtype).min
+    return torch.zeros_like(frame_mask, dtype=dtype).masked_fill(~frame_mask, minimum).flip(1)[:, None, None]
 
 
-def _eager(query, key, value, bias, dropout) -> torch.Tensor:
+def _eager(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, dropout: float
+) -> torch.Tensor:
     query, key, value, scores = (
         states.flatten(0, 1) for states in (query, key, value, bias)
     )  # (B, H, ...) -> (BH, ...)
@@ -165,7 +231,7 @@ def _eager(query, key, value, bias, dropout) -> torch.Tensor:
 
 
 def _rows(position_bias: torch.Tensor, length: int) -> torch.Tensor:
-    """(H, 2 * T - 1) -> (H, T, T): row i begins at place i. A view; an exported graph, which has none, indexes."""
+    """(H, 2 * T - 1) -> (H, T, T), whose row i begins at element i: a view, or a gather in an exported graph."""
     if not torch.compiler.is_exporting():
         return position_bias.unfold(-1, length, 1)
     place = torch.arange(length, device=position_bias.device)
@@ -173,7 +239,7 @@ def _rows(position_bias: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _blocks(length: int, size: int) -> list[slice]:
-    """Slices that cover `length`; in a compiled or exported graph, which holds for all lengths, one."""
+    """Slices that cover `length`; one slice in a compiled or exported graph, which must hold for every length."""
     if torch.compiler.is_compiling():
         return [slice(0, length)]
     size = max(size, FEWEST_QUERIES)

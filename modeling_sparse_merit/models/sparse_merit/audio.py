@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The one gate for every recording: whatever its form, it becomes mono float32 at the rate that is asked for, or an
-error says what is wrong and how to fix it.
+"""Loading of recordings: every form of input becomes mono float32 at the requested rate, or an error says what is
+wrong and how to fix it.
 """
 
 import io
@@ -68,16 +68,17 @@ class Audio:
 
     @property
     def channels(self) -> int:
+        """Number of channels."""
         return 1 if self.samples.ndim == 1 else self.samples.shape[1]
 
     def tracks(self, channel: Channel = "mix") -> list[Track]:
         """The tracks that a choice of channels names: one, or for "each" one a channel.
 
-        Channels that cancel each other when they are mixed (of opposite polarity, as a wrongly wired line records
-        them) are not mixed: the loudest is taken, and `warnings` says so.
+        Channels that cancel each other when mixed (opposite polarity, as from a wrongly wired line) are not mixed:
+        the loudest one is used, and `warnings` says so.
 
         Raises:
-            ValueError: an unknown choice, or a channel that the recording lacks.
+            ValueError: an unknown choice, or a channel that the recording does not have.
         """
         if channel == "each":
             return [self._track(number) for number in range(1, self.channels + 1)]
@@ -107,8 +108,8 @@ def load_audio(
 ) -> np.ndarray:
     """Reads a recording, whatever its form, as mono float32 (samples,) at `target_sampling_rate` Hz, full scale +-1.
 
-    Files are decoded completely: WAV, FLAC, OGG, MP3, AIFF and what else libsndfile reads; M4A, WebM, WMA and others
-    by ffmpeg, where it is installed. What is unusual in a file, but does not cost speech, is a warning.
+    Files are decoded completely: WAV, FLAC, OGG, MP3, AIFF and the other formats of libsndfile; M4A, WebM, WMA and
+    others with ffmpeg, where it is installed. Irregularities of a file that lose no speech are reported as warnings.
 
     Args:
         recording: a path; the bytes of a file; an open binary file; an array or tensor, (samples,) or with channels on
@@ -122,7 +123,7 @@ def load_audio(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the recording is empty, cut short, undecodable, not finite, of an unknown form, without a rate, at
-            a rate below 1 kHz or above 1 MHz, or lacks the channel.
+            a rate below 1 kHz or above 1 MHz, or does not have the channel.
     """
     waveform, rate = read_audio(recording, sampling_rate, channel)
     if waveform.ndim == 1:
@@ -131,7 +132,17 @@ def load_audio(
 
 
 def read_audio(recording: Any, sampling_rate: int | None = None, channel: Channel = "mix") -> tuple[np.ndarray, int]:
-    """Like `load_audio`, at the recording's own rate: mono float32 (samples,) and that rate in Hz."""
+    """Reads a recording at its own sampling rate.
+
+    Args:
+        recording, sampling_rate, channel: as for `load_audio`.
+
+    Returns:
+        mono float32 (samples,), or (channels, samples) for the channel "each"; and the rate in Hz.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `load_audio`.
+    """
     audio = decode_audio(recording, sampling_rate)
     tracks = audio.tracks(channel)
     for warning in audio.warnings:
@@ -142,10 +153,13 @@ def read_audio(recording: Any, sampling_rate: int | None = None, channel: Channe
 
 
 def decode_audio(recording: Any, sampling_rate: int | None = None) -> Audio:
-    """Decodes a recording of any form that `load_audio` takes, with all its channels at its own rate.
+    """Decodes a recording with all its channels at its own sampling rate.
+
+    Args:
+        recording, sampling_rate: as for `load_audio`.
 
     Raises:
-        as `load_audio`.
+        FileNotFoundError, ValueError: as for `load_audio`.
     """
     audio = _audio_of(recording, sampling_rate, name_of(recording))
     name, rate = audio.name, audio.sampling_rate
@@ -188,7 +202,15 @@ def clipped_samples(samples: np.ndarray) -> int:
 
 
 def check_samples(samples: np.ndarray, name: str) -> None:
-    """Raises ValueError where samples, of any shape, are none, or not finite."""
+    """Refuses recordings without samples and samples that are not finite.
+
+    Args:
+        samples: of any shape.
+        name: what messages call the recording.
+
+    Raises:
+        ValueError: there are no samples, or some are NaN or infinite.
+    """
     if samples.size == 0:
         raise ValueError(f"{name} is empty: it holds no samples.")
     if not np.isfinite(samples).all():
@@ -196,7 +218,16 @@ def check_samples(samples: np.ndarray, name: str) -> None:
 
 
 def check_channel(number: int, channels: int, name: str) -> None:
-    """Raises ValueError where a recording of so many channels lacks the one of this number, from 1."""
+    """Refuses a channel that a recording does not have.
+
+    Args:
+        number: of the channel, from 1.
+        channels: how many the recording has.
+        name: what messages call the recording.
+
+    Raises:
+        ValueError: `number` exceeds `channels`.
+    """
     if number > channels:
         has = "1 channel" if channels == 1 else f"{channels} channels"
         raise ValueError(f"{name} has {has}; there is no channel {number}.")
@@ -216,27 +247,57 @@ def channel_number(channel: Channel) -> int:
 
 
 def checked_channel(channel: Channel) -> Channel:
-    """The choice of channels: "mix", "each" or a channel's number; raises ValueError as `channel_number` does."""
+    """A valid choice of channels: "mix", "each" or the number of a channel.
+
+    Raises:
+        ValueError: as `channel_number`.
+    """
     return channel if channel in ("mix", "each") else channel_number(channel)
 
 
 def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
-    """Raises ValueError for a waveform (samples,) that is shorter than the 25 ms of one frame of the model."""
+    """Refuses a waveform that is shorter than one frame of the model, 25 ms.
+
+    Args:
+        waveform: (samples,).
+        sampling_rate: in Hz.
+        name: what messages call the recording.
+
+    Raises:
+        ValueError: the waveform is too short.
+    """
     check_length(len(waveform), sampling_rate, name)
 
 
 def check_length(samples: int, sampling_rate: int, name: str) -> None:
-    """Like `check_duration`, of a number of samples."""
+    """Refuses a recording that is shorter than one frame of the model, 25 ms.
+
+    Args:
+        samples: their number, per channel.
+        sampling_rate: in Hz.
+        name: what messages call the recording.
+
+    Raises:
+        ValueError: the recording is too short.
+    """
     milliseconds = 1000 * samples / sampling_rate
     if milliseconds < MIN_MILLISECONDS:
         raise ValueError(
-            f"{name} lasts {milliseconds:.3g} ms ({samples} samples at {sampling_rate} Hz); the model needs "
-            f"{MIN_MILLISECONDS} ms, one frame, at least."
+            f"{name} lasts {milliseconds:.3g} ms ({samples} samples at {sampling_rate} Hz); the model needs at least "
+            f"{MIN_MILLISECONDS} ms, one frame."
         )
 
 
 def checked_rate(rate: Any, name: str) -> int:
-    """A sampling rate in Hz; raises ValueError where it is no whole number, below 1 kHz or above 1 MHz."""
+    """A valid sampling rate in Hz.
+
+    Args:
+        rate: any value.
+        name: what messages call the recording.
+
+    Raises:
+        ValueError: the rate is not a whole number from 1 kHz to 1 MHz.
+    """
     lowest, highest = RATES
     is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
     if not is_number or not lowest <= rate <= highest or rate != int(rate):
@@ -247,7 +308,17 @@ def checked_rate(rate: Any, name: str) -> int:
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resamples float32 (samples,) from `source_rate` to `target_rate`, both in Hz, with soxr's highest quality."""
+    """Resamples a waveform with soxr's highest quality.
+
+    Args:
+        waveform: float32 (samples,).
+        source_rate: its rate in Hz.
+        target_rate: rate of the result in Hz.
+
+    Raises:
+        ValueError: a rate is invalid, or nothing is left of a very short waveform.
+        ImportError: soxr is not installed.
+    """
     source_rate, target_rate = checked_rate(source_rate, "The source"), checked_rate(target_rate, "The target")
     if source_rate == target_rate:
         return waveform
@@ -259,14 +330,19 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
 
 
 def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int) -> None:
-    """Writes mono (samples,) to `path`; its ending names the format (.wav, .flac, .ogg, .mp3).
+    """Writes a mono waveform to a file.
 
     WAV and FLAC hold 16 bits. A WAV that exceeds full scale (+-1) is written in 32-bit float, so nothing is clipped.
     The write is atomic: the file is written under another name in the same folder, then renamed.
 
+    Args:
+        path: file to write; its suffix selects the format (.wav, .flac, .ogg, .mp3).
+        waveform: (samples,), full scale +-1, or integers in the full scale of their type.
+        sampling_rate: in Hz.
+
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: unknown ending; empty or not finite; beyond full scale in a format that would clip it (FLAC).
+        ValueError: unknown suffix; empty or not finite; beyond full scale in a format that would clip it (FLAC).
     """
     require_codecs()
     path = Path(path)
@@ -284,17 +360,21 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: in
 
 
 def encoding_of(path: Path, peak: float) -> tuple[str, str]:
-    """libsndfile's names of the format and subtype in which `write_audio` writes samples of this peak, |x|.
+    """libsndfile's names of the format and subtype in which `write_audio` writes a file.
+
+    Args:
+        path: of the file; its suffix selects the format.
+        peak: largest absolute value of the samples, full scale 1.
 
     Raises:
-        ValueError: unknown ending; beyond full scale in a format that would clip it (FLAC).
+        ValueError: unknown suffix; beyond full scale in a format that would clip it (FLAC).
     """
     require_codecs()
     file_format = path.suffix[1:].upper()
     if file_format in ("OGG", "MP3"):
         return file_format, soundfile.default_subtype(file_format)
     if file_format not in ("WAV", "FLAC"):
-        raise ValueError(f"Cannot write {path}: its ending must be .wav, .flac, .ogg or .mp3.")
+        raise ValueError(f"Cannot write {path}: its suffix must be .wav, .flac, .ogg or .mp3.")
     if peak <= 1:
         return file_format, "PCM_16"
     if file_format == "FLAC":
@@ -306,7 +386,7 @@ def write_blocks(path: Path, blocks: Iterable[np.ndarray], sampling_rate: int, e
     """Writes a file block by block; what was written of it stays where an error is raised.
 
     Args:
-        path: of the file, which is created or replaced; its ending does not matter.
+        path: of the file, which is created or replaced; its suffix does not matter.
         blocks: float32 (samples,), mono, of at most `WRITE_BLOCK` samples.
         sampling_rate: in Hz.
         encoding: as `encoding_of` gives it. Samples are rounded to 16 bits here, so that reading gives them back.
@@ -355,11 +435,14 @@ class _Sink:
 
 
 def as_float32(samples: Any, name: str = "The recording") -> np.ndarray:
-    """Any array, tensor or list of numbers as float32 of the same shape; integers scaled to [-1, 1) by their type's
-    range.
+    """Converts samples to float32 of the same shape.
+
+    Args:
+        samples: array, tensor or list of numbers. Integers are scaled to [-1, 1) by the range of their type.
+        name: what messages call the recording.
 
     Raises:
-        ValueError: booleans, text, complex numbers or ragged lists; 64-bit integers, whose full scale nobody can know.
+        ValueError: booleans, text, complex numbers or ragged lists; 64-bit integers, whose full scale is ambiguous.
     """
     if hasattr(samples, "detach"):  # a tensor; numpy knows no bfloat16
         samples = samples.detach().cpu()
@@ -374,7 +457,7 @@ def as_float32(samples: Any, name: str = "The recording") -> np.ndarray:
     if kind not in "iu" or bits > 32:
         raise ValueError(
             f"{name} has samples of type {samples.dtype}; expected floats in [-1, 1], or integers of 8 to 32 bits, "
-            "whose type tells full scale. Convert them first, for example `array.astype(numpy.int16)`."
+            "whose type defines full scale. Convert them first, for example `array.astype(numpy.int16)`."
         )
     half = 2.0 ** (bits - 1)
     return ((samples - (half if kind == "u" else 0.0)) / half).astype(np.float32)
@@ -395,13 +478,18 @@ def name_of(recording: Any) -> str:
 
 
 def open_recording(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file; raises FileNotFoundError where there is none, and ValueError for a folder or a URL."""
+    """Opens a file for reading.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the path is a folder or a URL.
+    """
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(path)):
-        raise ValueError(f"{path} is a URL, and nothing is fetched here. Download it and give the file's path.")
+        raise ValueError(f"{path} is a URL, which is not downloaded here. Download it and pass the path of the file.")
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no file {path}.")
     if os.path.isdir(path):
-        raise ValueError(f"{path} is a folder. Give the files in it one by one.")
+        raise ValueError(f"{path} is a folder. Pass its files one by one.")
     return open(path, "rb")
 
 
@@ -420,10 +508,10 @@ def _audio_of(recording: Any, sampling_rate: int | None, name: str) -> Audio:
         return _from_stream(recording, name)
     if not (isinstance(recording, list | tuple) or hasattr(recording, "__array__")):
         raise ValueError(
-            f"Cannot read a recording from {type(recording).__name__}; give a path, bytes, array or dict."
+            f"Cannot read a recording from {type(recording).__name__}; pass a path, bytes, an array or a dict."
         )
     if sampling_rate is None:
-        raise ValueError(f"{name} is a bare array: say its rate in Hz, `sampling_rate=...`.")
+        raise ValueError(f"{name} is a bare array: pass its rate in Hz, `sampling_rate=...`.")
     return _from_array(recording, sampling_rate, name)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of Sparse MERIT: every knob of encoder, experts and heads, checked where it is made."""
+"""Configuration of Sparse MERIT: all settings of encoder, experts and heads, validated on creation."""
 
 import math
 import os
@@ -17,17 +17,17 @@ ROUTERS = ("sparse", "dense")
 PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
 ROUTER_GRADIENTS = ("straight_through", "switch", "none")
 PRECISIONS = ("fp32", "bf16", "int8")
-"""What `dtype` of `from_pretrained` may name besides the dtypes of torch."""
+"""Precisions that `dtype` of `from_pretrained` accepts in addition to the dtypes of torch."""
 
 if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipelines travel with the configuration
     from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline  # noqa: F401
 
-PIPELINE_TASK = "speech-enhancement-and-emotion"  # what `transformers.pipeline` makes of a checkpoint by itself
+PIPELINE_TASK = "speech-enhancement-and-emotion"  # the task of `transformers.pipeline(model=...)` without a task
 PIPELINES = {
     PIPELINE_TASK: "pipeline_sparse_merit.SpeechEnhancementAndEmotionPipeline",
     "audio-classification": "pipeline_sparse_merit.EmotionPipeline",
 }
-"""Class of each pipeline, by its task."""
+"""Class of each pipeline, by task."""
 
 
 @strict
@@ -36,8 +36,8 @@ class SparseMeritConfig(WavLMConfig):
     Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
     (WavLM-Large, three experts; arXiv 2509.08470, section III). All fields of `WavLMConfig` hold for the encoder.
 
-    A clip gives the same answer alone and in any padded batch where `feat_extract_norm` is `"layer"`, as here. With
-    `"group"` (WavLM base) the first convolution is normalised over time, padding included, so answers differ.
+    Outputs do not depend on batching or padding where `feat_extract_norm` is `"layer"`, the default. With `"group"`
+    (WavLM-Base) the first convolution is normalised over time, padding included, so they do.
 
     Args:
         feature_encoder: WavLM's `"convolution"`; or `"log_mel"` bands, for which `conv_kernel`, `conv_stride` and
@@ -47,7 +47,7 @@ class SparseMeritConfig(WavLMConfig):
             wav2vec 2.0 have none.
         encoder_window_seconds: Longest piece that the encoder processes at once; a longer recording is encoded in
             overlapping windows of that length. `None` encodes it whole.
-        encoder_context_seconds: What a window sees on either side of the frames that are taken from it.
+        encoder_context_seconds: Context of a window on either side of the frames that are kept of it.
         tasks: The heads of the model, at least one: names of the registry `TASKS`, by default `("enhancement",
             "emotion")`.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
@@ -140,7 +140,7 @@ class SparseMeritConfig(WavLMConfig):
     hop_length: int = 160
     win_length: int = 400
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(PUBLISHED_LABELS))
         if self.id2label is not None and self.label2id is None:
@@ -152,10 +152,14 @@ class SparseMeritConfig(WavLMConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in `PreTrainedConfig`; for `transformers.pipeline`, `custom_pipelines` lists only the task it asked for.
+        """As in `PreTrainedConfig`; for `transformers.pipeline`, `custom_pipelines` lists only the requested task.
 
-        A checkpoint has two pipelines, and of two `pipeline(model=...)` refuses to choose: unasked, it gets the whole
-        answer, speech and emotion.
+        A checkpoint has two pipelines, and `pipeline(model=...)` does not choose between two. Without a task, only the
+        pipeline for speech and emotion is listed.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            kwargs: As in `PreTrainedConfig`.
         """
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if "_from_pipeline" in kwargs and "custom_pipelines" in fields:
@@ -168,9 +172,11 @@ class SparseMeritConfig(WavLMConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in `PreTrainedConfig`.
 
-        `dtype` may name a precision ("fp32", "bf16" or "int8"), which `from_pretrained` of the model applies. fp16 in
-        a file saves space alone: unless it is asked for, the model computes in fp32. Weights of classes that are given
-        with labels hold for these labels.
+        Args:
+            config_dict: Fields of the configuration. A `dtype` of fp16 only saves space on disk: the model computes in
+                fp32 unless fp16 is requested here.
+            kwargs: Fields that override those of the file. `dtype` may be a precision ("fp32", "bf16" or "int8"),
+                which `from_pretrained` of the model applies. `class_weights` given with labels belong to these labels.
         """
         for name in ("dtype", "torch_dtype"):
             if str(config_dict.get(name)).removeprefix("torch.") == "float16":
@@ -186,11 +192,11 @@ class SparseMeritConfig(WavLMConfig):
         return made
 
     def to_dict(self) -> dict[str, Any]:
-        """As in `PreTrainedConfig`; a precision is asked for at each loading, and is not part of a checkpoint."""
+        """As in `PreTrainedConfig`; the precision is chosen on loading and is not saved in a checkpoint."""
         return {name: value for name, value in super().to_dict().items() if name != "_precision"}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Labels have whole numbers as keys, whatever they are given with, and discard the weights of other labels."""
+        """Converts the keys of labels to integers. New labels reset `class_weights`, which belong to the old ones."""
         if name == "id2label" and value is not None:
             value = {int(index): label for index, label in value.items()}
             before = self.__dict__.get("id2label")
@@ -199,20 +205,21 @@ class SparseMeritConfig(WavLMConfig):
         super().__setattr__(name, value)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As in `PreTrainedConfig`, and always with the labels: it omits its own default, which is not ours."""
+        """As in `PreTrainedConfig`, and always with the labels, whose default differs."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     @property
     def output_attentions(self) -> bool:
         """Whether the models return attention weights by default. Every `attn_implementation` can."""
-        return self._output_attentions
+        return bool(self._output_attentions)
 
     @output_attentions.setter
     def output_attentions(self, value: bool) -> None:
+        """Sets the default."""
         self._output_attentions = value
 
-    def validate_output_attentions(self):
-        """As `PreTrainedConfig` asks for it: there is no implementation that would be refused."""
+    def validate_output_attentions(self) -> None:
+        """Overrides the check of `PreTrainedConfig`: every implementation can return attention weights."""
 
     @property
     def num_layer_outputs(self) -> int:
@@ -225,7 +232,7 @@ class SparseMeritConfig(WavLMConfig):
         weights = {name: TASKS[name].loss_weight(self) for name in self.tasks}
         return {**weights, "balance": self.load_balancing_weight}
 
-    def validate_sparse_merit(self):
+    def validate_sparse_merit(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
         _check_choices(self)
         _check_sizes(self)
@@ -321,7 +328,7 @@ def _check_windows(config: SparseMeritConfig) -> None:
 
 
 def precision_of(dtype: Any) -> str | None:
-    """The precision that a `dtype` names, such as "int8" or `torch.int8`; None of the dtypes of torch and of None."""
+    """The precision that a `dtype` names, such as "int8" or `torch.int8`; None for other values."""
     name = str(dtype).removeprefix("torch.")
     return name if name in PRECISIONS else None
 
@@ -330,5 +337,5 @@ SparseMeritConfig.register_for_auto_class()
 
 
 def custom_pipelines() -> dict[str, dict[str, Any]]:
-    """What a checkpoint's configuration says of its pipelines, JSON-clean: {task: its class, its model}."""
+    """The field `custom_pipelines` of a checkpoint: {task: pipeline class and model class}, JSON-clean."""
     return {task: {"impl": name, "pt": ["AutoModelForAudioClassification"]} for task, name in PIPELINES.items()}

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Structure of audio files: where their audio lies and how much of it there is, whatever a header promises.
+"""Structure of audio files: position and length of their audio, without relying on the header alone.
 
 libsndfile trusts headers. It reads a truncated WAV short without an error, only the first of several chained OGG
 streams, and an MP3 without a length field up to a guess. `layout_of` walks the container instead and returns parts
-that libsndfile decodes completely, each with the duration that it has to yield.
+that libsndfile decodes completely, each with its expected duration.
 
 Formats: RIFF, RIFX, RF64 and BW64 WAV (Multimedia Programming Interface and Data Specifications 1.0; EBU Tech 3306),
 AIFF and AIFC, W64, CAF, AU, NIST SPHERE, FLAC (RFC 9639), OGG (RFC 3533), MPEG audio (`mpeg.py`).
@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from .mpeg import Frame, add_mpeg
 from .views import Layout, Part, View, after_tags, bytes_at, find, note_several
@@ -25,7 +25,7 @@ STREAMED_SIZES = (
     (0xFFFF0000, 0xFFFFFFFF),
     (1 << 62, 1 << 64),
 )
-"""Ranges of what writers leave as the size of audio whose length they do not know yet."""
+"""Ranges of placeholder sizes that writers leave when the length of the audio is not known yet."""
 HEADER_SLIP = 64  # bytes; writers that add parts of the header to the size of the audio err by less
 
 
@@ -58,13 +58,14 @@ def _add_parts(layout: Layout, stream: BinaryIO, start: int, end: int, name: str
     if head[:4] == b"fLaC":
         return _add_flac(layout, stream, start, end, name)
     if head[:4] == b"OggS":
-        return _add_ogg(layout, stream, start, end, name)
+        _add_ogg(layout, stream, start, end, name)
+        return None
     if head[:4] in (b".snd", b"dns.") or head[:8] == b"NIST_1A\n":
         _check_fixed_header(layout, stream, start, end, name)
     elif add_mpeg(layout, stream, start, end, name):
         return None
     _check_content(stream, start, end, name)
-    if not layout.parts:  # libsndfile, or ffmpeg, may know it
+    if not layout.parts:  # libsndfile or ffmpeg may support it
         layout.parts.append(Part(View(stream, (start, end)), is_mpeg=True))
     return None
 
@@ -101,12 +102,13 @@ class Dialect:
     form_at: int
     first: int
     data: bytes
-    order: str = "little"
+    order: Literal["little", "big"] = "little"
     size_bytes: int = 4
     size_of_header: int = 0
     alignment: int = 2
 
     def matches(self, head: bytes) -> bool:
+        """Whether a file that begins with these bytes is in this format."""
         return head.startswith(self.magic) and head[self.form_at :].startswith(self.form)
 
 
@@ -153,7 +155,9 @@ def _chunks(stream: BinaryIO, dialect: Dialect, start: int, end: int) -> Iterato
 
 def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int, end: int, name: str) -> int | None:
     """Adds a WAV, AIFF, CAF or W64 file. A size that was written before the length was known is corrected."""
-    data, fmt, size_64 = None, b"", None
+    data: Chunk | None = None
+    size_64: Chunk | None = None
+    fmt = b""
     following = end
     for chunk in _chunks(stream, dialect, start, end):
         if chunk.name[:4] == b"fmt ":
@@ -161,15 +165,15 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
         elif chunk.name == b"ds64":
             at = chunk.start + 8
             size_64 = Chunk(b"data", at, 0, int.from_bytes(bytes_at(stream, at, 8), "little"))
-        elif chunk.name == dialect.data and data is None:
+        elif chunk.name == dialect.data:
+            if data is not None:
+                raise ValueError(
+                    f"{name} holds two chunks of audio, at bytes {data.start} and {chunk.start}, where the format "
+                    "allows one. Write it again from its source."
+                )
             data = chunk
             if _is_open(_promised(chunk, size_64), dialect, stream, start, end):
                 break
-        elif chunk.name == dialect.data:
-            raise ValueError(
-                f"{name} holds two chunks of audio, at bytes {data.start} and {chunk.start}, where the format allows "
-                "one. Write it again from its source."
-            )
         following = chunk.start + max(0, chunk.size) + chunk.size % dialect.alignment
     if data is None:
         raise ValueError(f"{name} holds no audio: it has no `{dialect.data[:4].decode()}` chunk.")
@@ -177,7 +181,7 @@ def _add_chunked(layout: Layout, stream: BinaryIO, dialect: Dialect, start: int,
 
 
 def _promised(data: Chunk, size_64: Chunk | None) -> Chunk:
-    """The chunk that tells the size of the audio: `ds64` where the 32 bits of the data chunk can't hold it."""
+    """The chunk with the size of the audio: `ds64` if it exceeds the 32 bits of the data chunk."""
     return size_64 if size_64 is not None and data.size >= 0xFFFFFFFF else data
 
 
@@ -224,7 +228,7 @@ def _add_data(
     unaccounted = end - max(following, data.start + size)
     if follows is None and 0 < byte_rate <= 10 * unaccounted and not _is_padding(stream, end - unaccounted, end):
         layout.warnings.append(
-            f"{name} holds {unaccounted} bytes after the audio that its header tells of "
+            f"{name} holds {unaccounted} bytes after the audio that its header declares "
             f"({unaccounted / byte_rate:.1f} s if they are audio); they are not read."
         )
     return follows
@@ -252,7 +256,7 @@ def _corrected(
     stream: BinaryIO, dialect: Dialect, start: int, end: int, promised: Chunk, held: int, is_open: bool
 ) -> View:
     """The file from `start` to `end`, with the size of its audio where that was left open."""
-    is_bw64 = dialect.magic == b"BW64"  # what libsndfile knows as RF64
+    is_bw64 = dialect.magic == b"BW64"  # libsndfile calls it RF64
     pieces: list[bytes | tuple[int, int]] = [b"RF64", (start + 4, end)] if is_bw64 else [(start, end)]
     size_bytes = 8 if promised.start == 0 else dialect.size_bytes
     if is_open and held < 1 << (8 * size_bytes):
@@ -263,21 +267,21 @@ def _corrected(
 
 
 def _check_fixed_header(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) -> None:
-    """AU and NIST SPHERE: a header that tells where the audio starts and how long it is.
+    """Checks AU and NIST SPHERE files, whose header holds the offset and length of the audio.
 
     Raises:
         ValueError: the file holds less.
     """
     head = bytes_at(stream, start, 1024)
     if head[:4] in (b".snd", b"dns."):
-        order = "big" if head[:4] == b".snd" else "little"
+        order: Literal["little", "big"] = "big" if head[:4] == b".snd" else "little"
         offset, size = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
         size = 0 if _is_streamed(size) else size
     else:
         offset = int(head[8:16])
-        found = {key: re.search(rb"%s -i (\d+)" % key.encode(), head) for key in _SPHERE_FACTORS}
+        matches = [re.search(rb"%s -i (\d+)" % key.encode(), head) for key in _SPHERE_FACTORS]
         size = 1
-        for match in found.values():
+        for match in matches:
             size *= int(match[1]) if match else 0
         size = size if b"pcm" in head and b"embedded" not in head else 0  # compressed audio is shorter
     held = end - start - offset
@@ -309,7 +313,7 @@ def _add_flac(layout: Layout, stream: BinaryIO, start: int, end: int, name: str)
 
 @dataclass
 class Link:
-    """One of the streams that are chained in an OGG file: where it starts and what its pages tell."""
+    """One of the chained streams of an OGG file: its start and the contents of its page headers."""
 
     start: int
     serial: bytes
@@ -342,7 +346,8 @@ def _add_ogg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
     Raises:
         ValueError: it ends within a page.
     """
-    links, position = [], start
+    links: list[Link] = []
+    position: int | None = start
     while position is not None and position < end:
         page = bytes_at(stream, position, 27 + 255)
         if page[:4] != b"OggS":

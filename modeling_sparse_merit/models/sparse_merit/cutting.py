@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Windows of a recording of any length, cut where it is quietest or changes its level."""
+"""Cuts recordings of any length into windows, at pauses and changes of level."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SMOOTHING = np.hanning(7)[1:-1] / np.hanning(7).sum()  # 0.1 s: shorter than a s
 LEVEL_CHANGE_WEIGHT = 3.0  # of a change of level against a depth of the same dB
 LEVEL_CHANGE = 12.0  # dB between the peaks of neighbours, more than within a sentence; less cuts no short recording
 WHOLE = 150  # frames, 3 s: so much between two changes of level is not cut
-LOWEST_LEVEL = -80.0  # dB relative to full scale, below the noise of rooms and microphones
+LOWEST_LEVEL = -80.0  # dB relative to full scale, below the noise of quiet places and microphones
 CHUNK_LENGTH_S, STRIDE_LENGTH_S = 10.0, 0.04
 """Longest window and its context on either side, in seconds."""
 
@@ -32,7 +32,7 @@ class Window:
         start, end: the piece, in samples of the recording; `start` is a multiple of 320.
         waveform: float32 (left + end - start + right,), the piece and what surrounds it.
         left: samples of context before the piece, a multiple of 320.
-        is_fixed: whether its place depends on the clock alone; then its level is that of its context too.
+        is_fixed: whether pieces have a fixed length; then the level is measured with the context.
         is_last: whether the recording ends with it.
     """
 
@@ -73,27 +73,29 @@ class Window:
 class WindowCutter:
     """Cuts a recording that comes in blocks into windows, whose pieces join to the recording.
 
-    A cut is where the level over 0.1 s, less three times the change between the mean levels of the second before and
-    the second after, is lowest within 1 s. So pieces begin and end in pauses, speech at another level is in a piece of
-    its own, and cuts depend on what surrounds them alone, not on where the recording begins. What
-    lasts at most 3 s between two cuts at which the peak level changes by 12 dB, as at a pause of a second or another
-    voice, is not cut further; nor is, of a recording that fits into one window, what lies between such cuts. A piece
-    that would be longer than a window is cut at the lowest point within.
-    Windows with room for less than 2 s are too short to choose from: they follow each other at a fixed distance, for a
-    low latency.
+    Each frame has a cost: its level over 0.1 s, minus three times the change between the mean levels of the second
+    before and the second after. A cut is a frame with the minimum cost within 1 s. Pieces therefore begin and end in
+    pauses, speech at a different level gets its own piece, and cuts depend only on the samples around them, not on
+    where the recording begins.
+
+    Some cuts change the peak level by 12 dB, for example at a long pause or another voice. Between two of these,
+    spans of at most 3 s are not cut further, and a recording that fits into one window is cut at these alone. A piece
+    that would exceed a window is cut at its frame of minimum cost. If a window leaves less than 2 s between its
+    contexts, pieces have a fixed length, for low latency.
 
     Args:
         chunk_length_s: longest window in seconds, context included.
         stride_length_s: context on either side, or (left, right), in seconds. All are rounded to 20 ms.
 
     Raises:
-        ValueError: a context is negative, or the window has no room for a piece of at least 0.1 s.
+        ValueError: a context is negative, or less than 0.1 s are left between the contexts.
 
     Usage:
         >>> cutter = WindowCutter()
-        >>> for block in blocks:                            # float32 (samples,) at 16 kHz
-        ...     windows = cutter.add(block)
-        >>> windows = cutter.finish()
+        >>> windows = cutter.add(np.zeros(8_000, np.float32))   # the next block, at 16 kHz
+        >>> windows += cutter.finish()
+        >>> [(window.start, window.end) for window in windows]
+        [(0, 8000)]
     """
 
     def __init__(self, chunk_length_s: float = CHUNK_LENGTH_S, stride_length_s: Stride = STRIDE_LENGTH_S):
@@ -140,7 +142,8 @@ class WindowCutter:
     def window_s(self) -> tuple[float, float, float]:
         """Seconds of the left context, of the longest piece, and of the right context of a window."""
         frames = (self.left, self._longest, self.right)
-        return tuple(count / FRAMES_PER_SECOND for count in frames)
+        left, longest, right = (count / FRAMES_PER_SECOND for count in frames)
+        return left, longest, right
 
     def _windows(self) -> list[Window]:
         windows = []
@@ -243,7 +246,7 @@ class _Levels:
         return changes
 
     def _best(self, first: int, last: int) -> list[int]:
-        """Frames that have the lowest cost within reach, the first one of equals."""
+        """Frames with the minimum cost within reach; the first of several equal ones."""
         if last < first:
             return []
         start, stop = max(first - REACH, self._costs.start), min(last + REACH + 1, self._costs.end)
@@ -307,10 +310,17 @@ class _Buffer:
 
 
 def frames_of(chunk_length_s: float, stride_length_s: Stride) -> tuple[int, int, int]:
-    """Frames of 20 ms of the left context, the right context, and the longest piece between them.
+    """Converts the sizes of a window to frames of 20 ms.
+
+    Args:
+        chunk_length_s: longest window in seconds, context included.
+        stride_length_s: context on either side, or (left, right), in seconds.
+
+    Returns:
+        the numbers of frames of the left context, the right context and the longest piece.
 
     Raises:
-        ValueError: a context is negative, or there is no room for a piece of at least 0.1 s.
+        ValueError: a context is negative, or less than 0.1 s are left between the contexts.
     """
     sides = stride_length_s if isinstance(stride_length_s, tuple | list) else (stride_length_s, stride_length_s)
     seconds = (chunk_length_s, *sides)

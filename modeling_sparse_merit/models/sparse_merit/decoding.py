@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 
@@ -34,7 +34,7 @@ except (ImportError, OSError):
 BLOCK_SAMPLES = 1 << 17  # of all channels together
 BUFFER = 1 << 16  # bytes
 LOST_SECONDS = 0.05  # less is a difference of counting between encoders
-UNKNOWN_SECONDS = 1e9  # libsndfile's number of samples where it does not know it is larger
+UNKNOWN_SECONDS = 1e9  # durations above are libsndfile's value for an unknown length
 
 SUFFIXES = {
     "AIFF": (".aiff", ".aif", ".aifc"),
@@ -168,7 +168,7 @@ def open_blocks(stream: BinaryIO, name: str) -> Iterator[Blocks]:
         stream, name: as `decode` takes them.
 
     Raises:
-        as `decode`; what shows only while decoding is raised by the iteration over the blocks.
+        ValueError, OSError: as for `decode`. Damage within the file is raised by the iteration over the blocks.
     """
     require_codecs()
     with ExitStack() as stack:
@@ -193,10 +193,10 @@ def rewindable(stream: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def audio_seconds(path: str | os.PathLike) -> float:
-    """Duration of a file in seconds, without decoding it; infinite where only decoding tells.
+    """Duration of a file in seconds, without decoding it; infinite if it requires decoding.
 
     Raises:
-        ValueError, OSError: as `decode`, as far as the structure of the file tells.
+        ValueError, OSError: as for `decode`, if the structure of the file shows the problem.
     """
     require_codecs()
     with open(path, "rb") as stream:
@@ -214,7 +214,11 @@ def _part_seconds(part: Part) -> float:
 
 
 def require_codecs() -> None:
-    """Raises ImportError where soundfile or soxr is not installed."""
+    """Checks that soundfile and soxr are installed.
+
+    Raises:
+        ImportError: one of them is missing.
+    """
     if soundfile is None or soxr is None:
         raise ImportError("Audio files and resampling need soundfile and soxr: `pip install soundfile soxr`.")
 
@@ -222,8 +226,16 @@ def require_codecs() -> None:
 def resampled_blocks(
     blocks: Iterable[np.ndarray], source_rate: int, target_rate: int, channels: int = 1
 ) -> Iterator[np.ndarray]:
-    """Resamples consecutive blocks, float32 (samples,) or (samples, channels), as one signal: to the same values as
-    soxr gives of the whole, with its highest quality. Rates are in Hz; blocks may come out empty.
+    """Resamples consecutive blocks as one signal, with soxr's highest quality and the values of resampling the whole.
+
+    Args:
+        blocks: float32 (samples,) or (samples, channels).
+        source_rate: their rate in Hz.
+        target_rate: rate of the result in Hz.
+        channels: number of channels.
+
+    Yields:
+        blocks of the same form, some of which may be empty.
     """
     if source_rate == target_rate:
         yield from blocks
@@ -241,7 +253,7 @@ def resampled_blocks(
 
 @dataclass(frozen=True)
 class _Head:
-    """What libsndfile tells of a part before it decodes it: rate in Hz, channels, samples (per channel)."""
+    """Metadata of a part: sampling rate in Hz, number of channels, samples per channel."""
 
     rate: int
     channels: int
@@ -249,7 +261,7 @@ class _Head:
 
 
 def _head_of(part: Part) -> _Head:
-    """Raises LibsndfileError where libsndfile does not know the format."""
+    """Reads the metadata of a part; raises LibsndfileError if libsndfile does not support the format."""
     with _opened(part) as file:
         return _Head(file.samplerate, file.channels, file.frames)
 
@@ -258,7 +270,7 @@ def _blocks_of(layout: Layout, name: str) -> Blocks:
     """The parts of a file as one recording.
 
     Raises:
-        LibsndfileError: libsndfile does not know the format.
+        LibsndfileError: libsndfile does not support the format.
         ValueError: the number of channels changes.
     """
     heads = [_head_of(part) for part in layout.parts]
@@ -485,7 +497,9 @@ class _Ffmpeg:
         process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log)
         self._process = self._stack.enter_context(process)
         self._stack.callback(process.kill)
-        head = _wav_head(process.stdout)
+        assert process.stdout is not None  # it is a pipe
+        self._output = process.stdout
+        head = _wav_head(self._output)
         if head is None:
             raise self._refusal(self._finish()[1])
         (self.rate, self.channels), self._is_used = head, False
@@ -500,14 +514,14 @@ class _Ffmpeg:
             self.start()
         self._is_used = True
         size, count = 4 * self.channels, 0  # bytes of a sample of all channels
-        while content := self._process.stdout.read(max(1, BLOCK_SAMPLES // self.channels) * size):
+        while content := self._output.read(max(1, BLOCK_SAMPLES // self.channels) * size):
             whole = len(content) // size
             count += whole
             yield np.frombuffer(content, "<f4", whole * self.channels).reshape(whole, -1).astype(np.float32)
         self._check(count / self.rate)
 
     def _finish(self) -> tuple[int, str]:
-        """Waits for the end; its return code and what it said."""
+        """Waits for the end; returns the return code and the log."""
         code = self._process.wait()
         self._log.seek(0)
         return code, self._log.read().decode(errors="replace")
@@ -532,7 +546,7 @@ class _Ffmpeg:
         return next(errors, "").replace(f"file:{self._path}", self._name).rstrip(".")
 
 
-def _wav_head(stream: BinaryIO) -> tuple[int, int] | None:
+def _wav_head(stream: IO[bytes]) -> tuple[int, int] | None:
     """Rate and channels of a WAV, which is read up to its samples; None where it ends before them."""
     stream.read(12)
     fmt = b""
@@ -547,10 +561,10 @@ def _wav_head(stream: BinaryIO) -> tuple[int, int] | None:
 
 def _ffmpeg_seconds(log: str) -> float:
     """Duration that the container states, 0 where it states none for its audio."""
-    found = re.search(r"Duration: (\d+):(\d+):([\d.]+)", log)
-    if found is None or "Estimating duration" in log or re.search(r"Stream #0:\d.*: Video", log):
+    match = re.search(r"Duration: (\d+):(\d+):([\d.]+)", log)
+    if match is None or "Estimating duration" in log or re.search(r"Stream #0:\d.*: Video", log):
         return 0.0
-    hours, minutes, seconds = map(float, found.groups())
+    hours, minutes, seconds = map(float, match.groups())
     return 3600 * hours + 60 * minutes + seconds
 
 

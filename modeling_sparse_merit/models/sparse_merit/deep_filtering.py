@@ -1,19 +1,21 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Speech enhancement by a gain and a deep filter: a complex filter over the frames around each bin."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .enhancement import EnhancementHead, Spectrogram, compress, frame_range, spectral_distance, spectral_loss
 
-INITIAL_GAIN = 2.0  # before the sigmoid: training starts with a model that changes little
-RESOLUTIONS = (256, 1024)  # further windows in samples, besides that of the head, in which the loss compares spectra
+INITIAL_GAIN = 2.0  # before the sigmoid: an untrained model changes its input little
+RESOLUTIONS = (256, 1024)  # samples: further window lengths at which the loss compares spectra
 QUIETEST = 1e-7  # RMS below which a recording is not amplified further
 
 
 class FilterLinear(nn.Linear):
-    """A linear layer that gives the coefficients of filters; all are 0 before the training."""
+    """A linear layer for filter coefficients; its weights are initialised to 0."""
 
 
 class DeepFilterHead(EnhancementHead):
@@ -25,12 +27,12 @@ class DeepFilterHead(EnhancementHead):
         Y(t, f) = G(t, f) X(t, f)
         S(t, f) = Y(t, f) + sum_k W_k(t, f) Y(t + k, f),   |k| <= deep_filter_taps // 2
 
-    Every recording is brought to an RMS of 1 first, and back at the end, so the output follows the level of the input.
+    Every recording is scaled to an RMS of 1 before and back afterwards, so the output follows the level of the input.
     """
 
     inputs_per_bin = 3
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__(config)
         self.taps = config.deep_filter_taps
         self.num_filtered = min(config.deep_filter_bins, config.n_fft // 2 + 1)
@@ -45,7 +47,17 @@ class DeepFilterHead(EnhancementHead):
         num_samples: torch.Tensor,
         clean_values: torch.Tensor | None = None,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """As [`EnhancementHead`]; of the outputs "enhanced_values" (B, S) alone."""
+        """
+        Args:
+            features: (B, T, D), the task's frames at the encoder's rate.
+            frame_mask: (B, T), true for the frames that belong to the recording.
+            input_values: (B, S) noisy waveform.
+            num_samples: (B,) true lengths.
+            clean_values: (B, S) clean waveform in the scale of `input_values`; None for no loss.
+
+        Returns:
+            {"enhanced_values": (B, S)}, 0 in the padding; and the loss, a scalar, or None.
+        """
         level = _level(input_values, num_samples)  # (B, 1)
         spectrum = self.spectrogram.transform(input_values / level, num_samples)  # (B, F, bins)
         num_frames = self.spectrogram.num_frames(num_samples)
@@ -82,12 +94,12 @@ class DeepFilterHead(EnhancementHead):
         num_frames = self.spectrogram.num_frames(num_samples)
         loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
         for resolution in self.resolutions:
-            spectra = [resolution.transform(waveform, num_samples) for waveform in (values, clean_values)]
-            loss = loss + 0.5 * spectral_distance(*spectra, resolution.num_frames(num_samples))
+            estimate, target = (resolution.transform(each, num_samples) for each in (values, clean_values))
+            loss = loss + 0.5 * spectral_distance(estimate, target, resolution.num_frames(num_samples))
         return loss
 
 
-def build_enhancement_head(config) -> EnhancementHead:
+def build_enhancement_head(config: Any) -> EnhancementHead:
     """The head that `config.enhancement_mask` names."""
     return DeepFilterHead(config) if config.enhancement_mask == "deep_filter" else EnhancementHead(config)
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Speech enhancement: short-time Fourier transform, mask estimator, inverse transform, and the losses."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,11 +24,18 @@ class Spectrogram:
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
-        """Frames of a clip with that many samples."""
+        """Number of frames of clips, by their numbers of samples; any shape."""
         return (num_samples - self.n_fft % 2) // self.hop_length + 1
 
     def transform(self, waveform: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
-        """(B, S) padded waveforms and their (B,) true lengths -> complex (B, F, n_fft // 2 + 1)."""
+        """
+        Args:
+            waveform: (B, S), padded.
+            num_samples: (B,) true lengths.
+
+        Returns:
+            The complex spectrum (B, F, n_fft // 2 + 1).
+        """
         with torch.autocast(waveform.device.type, enabled=False):
             return self._analyse(self._reflect(waveform.float(), num_samples))
 
@@ -39,11 +48,26 @@ class Spectrogram:
         return torch.log1p(_magnitude(spectrum) + MAGNITUDE_FLOOR)
 
     def with_phase(self, log_magnitude: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-        """log1p magnitude and phase -> complex spectrum, all (B, F, bins)."""
+        """
+        Args:
+            log_magnitude: (B, F, bins), as `log_magnitude` gives it.
+            phase: (B, F, bins), in radians.
+
+        Returns:
+            The complex spectrum (B, F, bins).
+        """
         return torch.polar(log_magnitude.float().expm1() - MAGNITUDE_FLOOR, phase)
 
     def inverse(self, spectrum: torch.Tensor, num_samples: torch.Tensor, length: int) -> torch.Tensor:
-        """Complex (B, F, bins) and the true lengths (B,) -> waveform (B, length), 0 in the padding."""
+        """
+        Args:
+            spectrum: Complex (B, F, bins).
+            num_samples: (B,) true lengths of the waveforms.
+            length: Number of samples of the result.
+
+        Returns:
+            Waveforms (B, length), 0 in the padding.
+        """
         valid = frame_range(spectrum.shape[1], self.num_frames(num_samples))[..., None]  # (B, F, 1)
         with torch.autocast(spectrum.device.type, enabled=False):
             waveform = self._synthesise(spectrum, valid)
@@ -88,10 +112,14 @@ class Spectrogram:
 
 class BidirectionalLSTM(nn.Module):
     """
-    Bidirectional LSTM layers over padded clips, each as if alone: backward starts at the clip's own end.
+    Bidirectional LSTM layers over padded clips; the backward direction starts at the end of each clip.
 
     Each direction is a plain LSTM on padded data, for which torch has fused kernels on every device; packed sequences
     would run step by step on a CPU.
+
+    Args:
+        hidden_size: H, width of the input and of each direction.
+        num_layers: Number of layers.
     """
 
     def __init__(self, hidden_size: int, num_layers: int):
@@ -101,7 +129,14 @@ class BidirectionalLSTM(nn.Module):
         self.backward_layers = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
 
     def forward(self, hidden: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        """(B, F, H) and the (B,) valid frames -> (B, F, H), the sum of both directions of the last layer."""
+        """
+        Args:
+            hidden: (B, F, H).
+            num_frames: (B,) valid frames of each clip.
+
+        Returns:
+            (B, F, H), the sum of both directions of the last layer.
+        """
         time = torch.arange(hidden.shape[1], device=hidden.device)  # (F,)
         mirrored = num_frames[:, None] - 1 - time  # (B, F), negative in the padding
         order = torch.where(mirrored >= 0, mirrored, time)[..., None]
@@ -120,9 +155,9 @@ class EnhancementHead(nn.Module):
     """
 
     inputs_per_bin = 1
-    """Numbers that the network is given of each bin."""
+    """Number of input values of the network for each bin."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__()
         bins, hidden = config.n_fft // 2 + 1, config.enhancement_hidden_size
         self.mask = config.enhancement_mask
@@ -149,9 +184,9 @@ class EnhancementHead(nn.Module):
             clean_values: (B, S) clean waveform in the scale of `input_values`.
 
         Returns:
-            The outputs: "enhanced_values" (B, S), 0 in the padding, and, with the mask "log1p",
-            "enhanced_log_magnitude" (B, F, bins); of both, in training with a target, the latter alone, as the loss
-            needs no more. And the loss, a scalar, where there is a clean waveform.
+            The outputs by name: "enhanced_values" (B, S), 0 in the padding, and, with the mask "log1p",
+            "enhanced_log_magnitude" (B, F, bins). In training with this mask and a target, only the latter, which is
+            all that the loss needs. And the loss, a scalar, or None without a clean waveform.
         """
         spectrum = self.spectrogram.transform(input_values, num_samples)  # (B, F, bins)
         clean = None if clean_values is None else self.spectrogram.transform(clean_values, num_samples)
@@ -170,7 +205,7 @@ class EnhancementHead(nn.Module):
         noisy = self.spectrogram.compressed_magnitude(spectrum)
         enhanced = self.estimate_mask(noisy, features, num_frames, num_features) * spectrum
         values = self.spectrogram.inverse(enhanced, num_samples, input_values.shape[1])
-        if clean is None:
+        if clean is None or clean_values is None:
             return {"enhanced_values": values}, None
         loss = spectral_loss(enhanced, clean, num_frames, values, clean_values, num_samples)
         return {"enhanced_values": values}, loss
@@ -193,7 +228,7 @@ class EnhancementHead(nn.Module):
     def _recur(
         self, noisy: torch.Tensor, features: torch.Tensor, num_frames: torch.Tensor, num_features: torch.Tensor
     ) -> torch.Tensor:
-        """As `estimate_mask`, but the hidden states (B, F, H) that the mask is made of; any inputs (B, F, I)."""
+        """Hidden states (B, F, H) of `estimate_mask`, with inputs (B, F, I) of any width in place of `noisy`."""
         noisy = noisy.to(features.dtype)
         aligned = self._align(features, noisy.shape[1], num_features)
         hidden = self.input_dense(torch.cat([noisy, aligned], dim=-1))  # (B, F, I + D) -> (B, F, H)
@@ -231,7 +266,7 @@ def spectral_loss(
     num_samples: torch.Tensor,
 ) -> torch.Tensor:
     """
-    Distance of compressed spectra, with and without phase, and what the SNR lacks to 30 dB:
+    Distance of compressed spectra, with and without phase, and the shortfall of the SNR from 30 dB:
 
         mean (|P|^0.3 - |C|^0.3)^2 + mean |P |P|^-0.7 - C |C|^-0.7|^2 + 0.03 * mean (30 - min(30, SNR in dB))
 
@@ -273,22 +308,29 @@ def spectral_distance(predicted: torch.Tensor, clean: torch.Tensor, num_frames: 
 
 
 def compress(spectrum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A spectrum with its magnitude to the power of 0.3, and this magnitude; 1e-8 keeps the gradient finite."""
+    """Spectrum with its magnitude to the power of 0.3, and this magnitude; 1e-8 keeps the gradient finite."""
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt()
     compressed = _loudness(magnitude)
     return spectrum * (compressed / magnitude), compressed
 
 
 def _magnitude(spectrum: torch.Tensor) -> torch.Tensor:
-    """|X|; torch's own `abs` of complex numbers takes three times as long on a CPU."""
+    """|X|, three times faster on a CPU than `abs` of complex numbers."""
     return (spectrum.real.square() + spectrum.imag.square()).sqrt()
 
 
 def _loudness(magnitude: torch.Tensor) -> torch.Tensor:
-    """magnitude ** 0.3 of numbers above 0, which torch's power takes five times as long for on a CPU."""
+    """magnitude ** 0.3 for positive numbers, five times faster on a CPU than `pow`."""
     return (0.3 * magnitude.log()).exp()
 
 
 def frame_range(length: int, valid: torch.Tensor) -> torch.Tensor:
-    """Boolean (B, length): true for the first `valid[b]` places of row b."""
+    """
+    Args:
+        length: Number of columns.
+        valid: (B,) numbers of valid places.
+
+    Returns:
+        Boolean (B, length), true for the first `valid[b]` places of row b.
+    """
     return torch.arange(length, device=valid.device) < valid[:, None]

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Recordings to the scale of the model, padded into a batch, and enhanced speech back to its recording's scale."""
+"""Scales recordings for the model, pads them into batches, and denormalizes enhanced speech."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         sampling_rate: int = 16_000,
         padding_value: float = 0.0,
         return_attention_mask: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
         _check_normalization(normalization, corpus_mean, corpus_std)
         if not kwargs.get("do_normalize", True):
@@ -59,7 +59,8 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         self.corpus_mean = corpus_mean
         self.corpus_std = corpus_std
 
-    def __call__(
+    # The parameters differ from those of `Wav2Vec2FeatureExtractor`: `clean_speech` and `scale_like` are added.
+    def __call__(  # type: ignore[override]
         self,
         raw_speech: Any,
         sampling_rate: int | None = None,
@@ -82,8 +83,8 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
                 [-1, 1).
             sampling_rate: its rate in Hz, checked against `self.sampling_rate`.
             clean_speech: clean target of each recording, of the same length; scaled with the noisy one's statistics.
-            scale_like: a part of each recording, or what it is a part of: mono float32 (samples,), whose statistics
-                scale it; the recording itself by default.
+            scale_like: for each recording, the mono float32 waveform (samples,) whose statistics scale it; by default
+                the recording itself.
             padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors: as in
                 `Wav2Vec2FeatureExtractor`.
 
@@ -115,7 +116,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
     def denormalize(
         self, enhanced_values: Any, raw_speech: Any, scale_like: list[np.ndarray] | None = None
     ) -> list[np.ndarray]:
-        """Enhanced speech in the level and the length of its recording.
+        """Enhanced speech at the level and length of its recording.
 
         Args:
             enhanced_values: the model's output (B, S'), or (S',) of one recording, S' at least the recording's length.
@@ -134,17 +135,18 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
         if values.ndim != 2 or len(values) != len(noisy) or values.shape[1] < max(lengths):
             raise ValueError(
                 f"`enhanced_values` of shape {values.shape} do not cover {len(noisy)} recordings of {lengths} "
-                "samples. Give the recordings that went in, uncut."
+                "samples. Pass the same recordings as to the feature extractor, uncut."
             )
-        restored = []
+        speech = []
         for row, clip, scaled_like in zip(values, noisy, scale_like or noisy, strict=True):
             mean, std = self._scale(scaled_like)
-            restored.append((row[: len(clip)] * std + mean).astype(np.float32))
-        return restored
+            speech.append((row[: len(clip)] * std + mean).astype(np.float32))
+        return speech
 
     def _scale(self, clip: np.ndarray) -> tuple[float, float]:
         """Mean and divisor of one recording."""
         if self.normalization == "corpus":
+            assert self.corpus_mean is not None and self.corpus_std is not None  # `_check_normalization`
             return self.corpus_mean, self.corpus_std
         return float(clip.mean(dtype=np.float64)), math.sqrt(clip.var(dtype=np.float64) + 1e-7)
 
@@ -157,8 +159,8 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
     def _check_rate(self, sampling_rate: int | None) -> None:
         if sampling_rate is None:
             logger.warning_once(
-                f"Pass `sampling_rate` to {type(self).__name__}: at another rate than {self.sampling_rate} Hz the "
-                "model is wrong without an error."
+                f"Pass `sampling_rate` to {type(self).__name__}: at any other rate than {self.sampling_rate} Hz, the "
+                "results are wrong without an error."
             )
         elif sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -206,7 +208,7 @@ def _clip(clip: Any, name: str) -> np.ndarray:
         )
     if len(clip) < MIN_SAMPLES:
         raise ValueError(
-            f"{name} has {len(clip)} samples; the model needs one frame, {MIN_SAMPLES}, at least. Leave it out."
+            f"{name} has {len(clip)} samples; the model needs at least {MIN_SAMPLES}, one frame. Leave it out."
         )
     if not np.isfinite(clip).all():
         raise ValueError(f"{name} holds NaN or infinite samples. Repair it, for example with `numpy.nan_to_num`.")
@@ -216,7 +218,7 @@ def _clip(clip: Any, name: str) -> np.ndarray:
 def _check_lengths(clean: list[np.ndarray], noisy: list[np.ndarray]) -> None:
     given, expected = [len(clip) for clip in clean], [len(clip) for clip in noisy]
     if given != expected:
-        raise ValueError(f"`clean_speech` has {given} samples, `raw_speech` {expected}: each target must be as long.")
+        raise ValueError(f"`clean_speech` has {given} samples, `raw_speech` {expected}; expected the same lengths.")
 
 
 SparseMeritFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

@@ -1,9 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What a Hugging Face Inference Endpoint runs: a recording in, its emotion and its clean speech as base64 WAV out.
+"""Handler of a Hugging Face Inference Endpoint: returns the emotion of a recording and its clean speech as base64 WAV.
 
-This file stands at the root of a model repository, beside the weights, and needs no package but torch, transformers,
-numpy and soundfile. A payload that cannot be answered gives `{"error": ...}`; nothing that a payload names, path or
-URL, is ever opened.
+This file is at the root of a model repository, next to the weights, and needs only torch, transformers, numpy and
+soundfile. Invalid payloads return `{"error": ...}`. Paths and URLs in a payload are never opened.
 """
 
 import base64
@@ -22,30 +21,30 @@ EXPECTED_INPUTS = (
     '{"array": [numbers in -1 to 1], "sampling_rate": Hz}; paths and URLs are not opened'
 )
 PARAMETERS = ("tasks", "top_k", "min_score", "return_segments")
-MAX_AMPLITUDE = 100  # 40 dB above full scale: no recording, but integers that were not scaled
+MAX_AMPLITUDE = 100  # 40 dB above full scale: larger values are integers that were not scaled
 
 
 class PayloadError(ValueError):
-    """A payload is not what it has to be; the message names what was given and what is expected."""
+    """A payload is invalid; the message says what was given and what is expected."""
 
 
 class EndpointHandler:
-    """Answers the requests of an Inference Endpoint.
+    """Handles the requests of an Inference Endpoint.
 
     Args:
         path: folder of the model repository; the folder of this file by default.
 
     Usage:
-        >>> handler = EndpointHandler("path/of/the/repository")
-        >>> handler({"inputs": Path("call.wav").read_bytes(), "parameters": {"top_k": 1}})
-        {"emotion": [{"label": "angry", "score": 0.71}], "audio": "UklGR...", "sampling_rate": 16000}
+        >>> handler = EndpointHandler("my-model")
+        >>> handler({"inputs": Path("call.flac").read_bytes(), "parameters": {"top_k": 1}})
+        {'emotion': [{'label': '...', 'score': 0...}], 'audio': 'UklGR...', 'sampling_rate': 16000}
     """
 
     def __init__(self, path: str = ""):
-        self.pipe = pipeline(model=str(path) or str(Path(__file__).parent), trust_remote_code=True)
+        self.pipe = pipeline(None, model=str(path) or str(Path(__file__).parent), trust_remote_code=True)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Answers one payload.
+        """Handles one payload.
 
         Args:
             data: `inputs` is a recording: the bytes of an audio file, their base64 text (a data URI too), or
@@ -64,21 +63,21 @@ class EndpointHandler:
         except PayloadError as error:
             return {"error": str(error)}
         if _is_list_of_recordings(inputs):
-            return [self._answer(recording, parameters) for recording in inputs]
-        return self._answer(inputs, parameters)
+            return [self._process(recording, parameters) for recording in inputs]
+        return self._process(inputs, parameters)
 
-    def _answer(self, recording: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _process(self, recording: Any, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer = self.pipe(_opened(recording), **parameters)
-        except ValueError as error:  # of `_opened`, or of the gate that every recording passes in the pipeline
+            result = self.pipe(_opened(recording), **parameters)
+        except ValueError as error:  # from `_opened`, or from the checks of the pipeline
             return {"error": str(error)}
-        if "audio" in answer:
-            answer["audio"] = _encoded_wav(answer["audio"], answer["sampling_rate"])
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in answer.items()}
+        if "audio" in result:
+            result["audio"] = _encoded_wav(result["audio"], result["sampling_rate"])
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in result.items()}
 
 
 def _checked_payload(data: Any, tasks: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The inputs as they are, and the parameters that the pipeline takes."""
+    """The inputs, unchanged, and the parameters for the pipeline."""
     if not isinstance(data, dict) or data.get("inputs") is None:
         raise PayloadError(f"The payload is {_shown(data)}; expected an object with `inputs`: {EXPECTED_INPUTS}.")
     parameters = data.get("parameters") or {}
@@ -110,13 +109,13 @@ def _is_list_of_recordings(inputs: Any) -> bool:
 
 
 def _opened(recording: Any) -> bytes | dict[str, Any]:
-    """A recording in a form that the pipeline decodes from memory: no text reaches it, since it would open a path."""
+    """A recording in a form that the pipeline decodes from memory: never text, which it would open as a path."""
     if isinstance(recording, bytes | bytearray):
         return bytes(recording)
     if isinstance(recording, str):
         return _decoded_base64(recording)
-    samples = (recording.get("array"), recording.get("raw")) if isinstance(recording, dict) else ()
-    samples = next((value for value in samples if value is not None), None)
+    given = (recording.get("array"), recording.get("raw")) if isinstance(recording, dict) else ()
+    samples = next((value for value in given if value is not None), None)
     if samples is None:
         raise PayloadError(f"`inputs` is {_shown(recording)}; {EXPECTED_INPUTS}.")
     return {"array": _checked_samples(samples), "sampling_rate": recording.get("sampling_rate")}
@@ -131,7 +130,7 @@ def _decoded_base64(text: str) -> bytes:
 
 
 def _checked_samples(samples: Any) -> np.ndarray:
-    """Numbers as float32. JSON may write 1.0 as 1, so whole numbers are amplitudes too, but never 16-bit samples."""
+    """Numbers as float32. JSON may write 1.0 as 1, so integers are amplitudes as well, never 16-bit samples."""
     try:
         array = np.asarray(samples)
     except ValueError:  # lists of different lengths
@@ -157,7 +156,7 @@ def _encoded_wav(waveform: np.ndarray, sampling_rate: int) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for an error message, never more than a glimpse of it."""
+    """A value for an error message, abbreviated."""
     if isinstance(value, bytes | bytearray):
         return f"{len(value)} bytes"
     if isinstance(value, dict):

@@ -27,7 +27,7 @@ from .tasks import TASKS, TaskInputs
 logger = logging.get_logger(__name__)
 
 ENCODER_FIELDS = ("feature_encoder", "relative_attention_bias", "encoder_window_seconds", "encoder_context_seconds")
-"""Fields of the configuration, besides those of `WavLMConfig`, that describe the encoder."""
+"""Fields of the configuration that describe the encoder, in addition to those of `WavLMConfig`."""
 EncoderOutputs = tuple[Any, ...]
 """The L layer outputs, each (B, T, D), the (B, T) mask of the frames that belong to the recording, and attentions."""
 
@@ -43,22 +43,22 @@ class SparseMeritModelOutput(ModelOutput):
         frame_mask: (B, T), true for the frames that belong to the recording.
         router_logits: {task: (B, T, N)}; empty for the integration "weighted_sum".
         hidden_states: The L layer outputs, each (B, T, D), the last one before the encoder's final layer norm, when
-            asked for.
-        attentions: The attention weights of each layer, (B, H, T, T), when asked for.
+            requested.
+        attentions: The attention weights of each layer, (B, H, T, T), when requested.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    features: dict[str, torch.FloatTensor] | None = None
-    frame_mask: torch.BoolTensor | None = None
-    router_logits: dict[str, torch.FloatTensor] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    features: dict[str, torch.Tensor] | None = None
+    frame_mask: torch.Tensor | None = None
+    router_logits: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class SparseMeritOutput(ModelOutput):
     """
-    Output of [`SparseMeritForSpeechEnhancementAndEmotion`]. What was not asked for is None.
+    Output of [`SparseMeritForSpeechEnhancementAndEmotion`]. Fields that were not requested are None.
 
     Attributes:
         loss: Scalar, the weighted sum of `losses`; None without targets.
@@ -68,24 +68,24 @@ class SparseMeritOutput(ModelOutput):
             "log1p", whose loss does not need it.
         enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
         task_outputs: {task: output} of the other tasks: logits (B, classes), ratings (B, K), embeddings (B, size).
-        features: {task: (B, T, D)}, what the heads are given, when asked for.
-        router_logits: {task: (B, T, N)}, when asked for.
+        features: {task: (B, T, D)}, the input of the heads, when requested.
+        router_logits: {task: (B, T, N)}, when requested.
         hidden_states, attentions: As in [`SparseMeritModelOutput`].
     """
 
-    loss: torch.FloatTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    logits: torch.FloatTensor | None = None
-    enhanced_values: torch.FloatTensor | None = None
-    enhanced_log_magnitude: torch.FloatTensor | None = None
-    task_outputs: dict[str, torch.FloatTensor] | None = None
-    features: dict[str, torch.FloatTensor] | None = None
-    router_logits: dict[str, torch.FloatTensor] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    enhanced_values: torch.Tensor | None = None
+    enhanced_log_magnitude: torch.Tensor | None = None
+    task_outputs: dict[str, torch.Tensor] | None = None
+    features: dict[str, torch.Tensor] | None = None
+    router_logits: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
-    def of(self, task: str) -> torch.FloatTensor | None:
-        """What the head of a task gave; None where it was not computed."""
+    def of(self, task: str) -> torch.Tensor | None:
+        """The output of the head of a task; None if it was not computed."""
         field = TASKS[task].output
         return getattr(self, field) if field is not None else (self.task_outputs or {}).get(task)
 
@@ -99,15 +99,20 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, dtype: Any = None, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, dtype: Any = None, **kwargs: Any
     ) -> Any:
         """
-        As in `PreTrainedModel`, with a precision for `dtype` too: "fp32", "bf16", or "int8" (also `torch.int8`), which
-        is short for `quantization_config=SparseMeritInt8Config()`. On a CPU where bf16 is slow, "bf16" only keeps
-        weights in it (see `quantization.py`); `torch.bfloat16` computes in it everywhere.
+        Loads a model as in `PreTrainedModel`, optionally in another precision.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            dtype: A dtype of torch, or a precision: "fp32", "bf16", or "int8" (also `torch.int8`), which is short for
+                `quantization_config=SparseMeritInt8Config()`. On a CPU where bf16 is slow, "bf16" only stores weights
+                in bf16 (see `quantization.py`); `torch.bfloat16` always computes in bf16.
+            args, kwargs: As in `PreTrainedModel`.
 
         Raises:
-            ValueError: `dtype` is "int8", and there is a `quantization_config` too.
+            ValueError: `dtype` is "int8" and `quantization_config` is given as well.
         """
         config = kwargs.get("config")
         precision = precision_of(dtype)
@@ -115,7 +120,7 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
             precision = config.__dict__.pop("_precision", None)
         if precision == "int8":
             if kwargs.get("quantization_config") is not None:
-                raise ValueError("`dtype` is 'int8', and `quantization_config` is given too; expected one of them.")
+                raise ValueError("`dtype` is 'int8' and `quantization_config` is given; expected only one of them.")
             kwargs["quantization_config"] = SparseMeritInt8Config()
         if precision is not None:
             # "auto" is that of the file, which is mapped: no copy is made before the one that stays
@@ -123,34 +128,34 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
         if dtype is not None:
             kwargs["dtype"] = dtype
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with what `output_loading_info` adds
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         for part in model.modules():
             if isinstance(part, SparseMeritEncoder):
-                part.freeze_unused()  # loading makes parameters that are trainable
+                part.freeze_unused()  # loading makes all parameters trainable
         if precision == "bf16" and dtype == "auto":
             set_precision(model, precision)
         if pretrained_model_name_or_path:
-            # a folder or a Hub id, as in transformers: the names of `locate` are no names here
+            # a folder or a Hub id, as in transformers: names of checkpoints inside the package are not supported here
             _advise_of_license(os.path.abspath(pretrained_model_name_or_path))
         return loaded
 
     def _quantize(self) -> None:
-        """What the quantizer of `SparseMeritInt8Config` calls when the weights are loaded."""
+        """Called by the quantizer of `SparseMeritInt8Config` after the weights are loaded."""
         quantize(self)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
         As in `PreTrainedModel`.
 
         Raises:
-            ValueError: The model is in int8, from which its weights do not come back.
+            ValueError: The model is in int8: its weights are rounded and cannot be recovered.
         """
         if is_quantized(self):
             raise ValueError(
-                "This model is in int8, whose weights are rounded for good: load it with dtype='fp32' to save it. "
-                "Whoever loads that asks for dtype='int8' again."
+                "This model is in int8: its weights are rounded and cannot be saved. Load it with dtype='fp32' to "
+                "save it, and with dtype='int8' to run the saved model in int8."
             )
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -168,7 +173,7 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
 
 
 class SparseMeritModel(SparseMeritPreTrainedModel):
-    """The encoder and the integration of its layers: a recording to one sequence of features for each task."""
+    """Encoder and integration of its layers: one sequence of features for each task."""
 
     def __init__(self, config: SparseMeritConfig):
         super().__init__(config)
@@ -194,15 +199,15 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
             tasks: The tasks to compute; all of `config.tasks` by default.
             output_hidden_states: Whether to return the encoder's layer outputs, or the indices of those to return
                 (the others are None); `config.output_hidden_states` by default.
-            encoder_outputs: What `SparseMeritEncoder` returned for this input before, in any precision; then it does
-                not run, and only attentions that it returned are returned.
+            encoder_outputs: Outputs of `SparseMeritEncoder` for this input, in any precision. The encoder is then not
+                run, and attention weights are returned only if these outputs contain them.
             output_attentions: Whether to return the attention weights; `config.output_attentions` by default. They
                 take memory that grows with the square of the length.
-            kwargs: `return_dict` and, unused, what callers such as peft give to every model: None.
+            kwargs: `return_dict`; arguments that callers such as peft pass to every model must be None.
 
         Raises:
-            ValueError: A task is not one of the model's, or none is asked for.
-            TypeError: An argument that this model does not know.
+            ValueError: A task is not one of the model's, or none is requested.
+            TypeError: An unknown argument.
         """
         _check_unused(kwargs)
         tasks = self._check_tasks(tasks)
@@ -235,17 +240,21 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
 
 class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
     """
-    Sparse MERIT with its heads: clean speech (enhancement) and the emotion of one recording, in one pass.
+    Sparse MERIT with its heads: speech enhancement and speech emotion recognition in one pass.
 
     Example:
+        >>> import numpy as np
         >>> from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritFeatureExtractor
         >>> from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+        >>> recording = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
         >>> feature_extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
         >>> model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT)
         >>> inputs = feature_extractor(recording, sampling_rate=16_000, return_tensors="pt")
         >>> outputs = model(**inputs)
-        >>> model.config.id2label[outputs.logits.argmax(-1).item()]
-        >>> clean = feature_extractor.denormalize(outputs.enhanced_values, recording)[0]
+        >>> emotion = model.config.id2label[outputs.logits.argmax(-1).item()]
+        >>> clean = feature_extractor.denormalize(outputs.enhanced_values.detach(), recording)[0]
+        >>> clean.shape
+        (16000,)
     """
 
     def __init__(self, config: SparseMeritConfig):
@@ -278,34 +287,43 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
     @classmethod
     def from_wavlm(cls, name_or_path: str, **config_overrides: Any) -> "SparseMeritForSpeechEnhancementAndEmotion":
-        """[`from_encoder`] of a WavLM."""
+        """Same as [`from_encoder`], for a WavLM checkpoint."""
         return cls.from_encoder(name_or_path, **config_overrides)
 
     @classmethod
     def from_whisper(
         cls, name_or_path: str, num_layers: int | None = None, **config_overrides: Any
     ) -> "SparseMeritForSpeechEnhancementAndEmotion":
-        """[`from_encoder`] of a Whisper. Its input is not normalised: the feature extractor needs
-        `normalization="corpus", corpus_mean=0.0, corpus_std=1.0`."""
+        """
+        Same as [`from_encoder`], for a Whisper checkpoint. Its input is not normalised: the feature extractor needs
+        `normalization="corpus", corpus_mean=0.0, corpus_std=1.0`.
+
+        Args:
+            name_or_path, num_layers, config_overrides: As in [`from_encoder`].
+        """
         return cls.from_encoder(name_or_path, num_layers, **config_overrides)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """
-        As in `PreTrainedModel`; the folder holds all code too, and works with `trust_remote_code=True` where this
-        package is not installed: `AutoModel`, `AutoModelForAudioClassification` and `pipeline`.
+        As in `PreTrainedModel`. The folder also holds the code: without this package, `AutoModel`,
+        `AutoModelForAudioClassification` and `pipeline` load it with `trust_remote_code=True`.
+
+        Args:
+            save_directory: Folder to write.
+            args, kwargs: As in `PreTrainedModel`.
         """
         own_class = f"modeling_sparse_merit.{SparseMeritForSpeechEnhancementAndEmotion.__name__}"
         auto_models = dict.fromkeys(("AutoModel", "AutoModelForAudioClassification"), own_class)
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **auto_models}
         self.config.custom_pipelines = custom_pipelines()
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze_feature_encoder(self) -> None:
-        """Stops the training of the feature encoder."""
+        """Freezes the feature encoder."""
         self.model.encoder.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
-        """Stops the training of everything but the heads."""
+        """Freezes everything except the heads."""
         self.model.requires_grad_(False)
 
     @can_return_tuple
@@ -329,19 +347,19 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             attention_mask: (B, S), 1 for samples and 0 for padding.
             labels: (B,) or (B, 1) emotion classes; -100 for a clip without a label.
             clean_values: (B, S) clean waveform in the scale of `input_values`.
-            tasks: The tasks to compute; all of `config.tasks` by default. What is not asked for costs nothing.
+            tasks: The tasks to compute; all of `config.tasks` by default. Other tasks are skipped.
             output_router_logits: Whether to return the routers' logits.
-            output_features: Whether to return the features that each task's head is given.
+            output_features: Whether to return the features that each head receives.
             output_hidden_states, encoder_outputs, output_attentions: As in [`SparseMeritModel`].
-            kwargs: `task_labels`, {task: targets} of the tasks that have no argument of their own: classes (B,), -100
-                for none, or ratings (B, K), NaN for none. `return_dict`. And, unused, what callers such as peft give
-                to every model: None.
+            kwargs: `task_labels`, {task: targets} of tasks without an argument of their own: classes (B,), -100 for
+                none, or ratings (B, K), NaN for none; and `return_dict`. Arguments that callers such as peft pass to
+                every model must be None.
 
         Raises:
-            ValueError: A task is not one of the model's, or none is asked for, or targets do not fit their task.
-            TypeError: An argument that this model does not know.
+            ValueError: A task is not one of the model's, none is requested, or targets do not fit their task.
+            TypeError: An unknown argument.
         """
-        # no argument of its own, because `Trainer` takes each whose name contains "label" for one that must be given
+        # not a named argument: `Trainer` requires every argument whose name contains "label"
         task_labels = kwargs.pop("task_labels", None) or {}
         _check_unused(kwargs)
         targets = self._targets(task_labels, labels=labels, clean_values=clean_values)
@@ -355,15 +373,17 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             return_dict=True,
         )
         batch = (outputs.frame_mask, input_values, true_lengths(input_values, attention_mask))
-        found, losses = {}, {}
+        values: dict[str, torch.Tensor] = {}
+        losses: dict[str, torch.Tensor] = {}
         for name, features in outputs.features.items():
             inputs = TaskInputs(features, *batch, targets.get(name))
-            values, loss = TASKS[name].run(name, self.heads[name], inputs, self.config)
-            found |= values
+            outputs_of_head, loss = TASKS[name].run(name, self.heads[name], inputs, self.config)
+            values |= outputs_of_head
             losses |= {} if loss is None else {name: loss}
         if losses and outputs.router_logits and self.config.router == "sparse":
             trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
-            losses["balance"] = sum(load_balancing_loss(logits, outputs.frame_mask) for logits in trained)
+            balances = [load_balancing_loss(logits, outputs.frame_mask) for logits in trained]
+            losses["balance"] = sum(balances[1:], start=balances[0])
         own_fields = SparseMeritOutput.__dataclass_fields__
         return SparseMeritOutput(
             loss=self._total(losses) if losses else None,
@@ -372,33 +392,32 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             router_logits=outputs.router_logits if output_router_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            task_outputs={name: value for name, value in found.items() if name not in own_fields} or None,
-            **{name: value for name, value in found.items() if name in own_fields},
+            task_outputs={name: value for name, value in values.items() if name not in own_fields} or None,
+            **{name: value for name, value in values.items() if name in own_fields},
         )
 
     def clip_outputs(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """
-        What the heads of clip tasks give of spans of their features, as `output_features` returns them, whatever
-        recording or window these are from.
+        Runs the heads of clip tasks on spans of features, which may come from several recordings or windows.
 
         Args:
-            features: {task: (B, T, D)}, without padding.
+            features: {task: (B, T, D)}, as `output_features` returns them, without padding.
 
         Returns:
             {task: output}, as `of` of [`SparseMeritOutput`] gives them.
         """
-        found = {}
+        outputs = {}
         for name, values in features.items():
             mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-            found[name] = TASKS[name].scaled(self.heads[name](values, mask))
-        return found
+            outputs[name] = TASKS[name].scaled(self.heads[name](values, mask))
+        return outputs
 
     def _targets(self, task_labels: dict[str, torch.Tensor], **arguments: torch.Tensor | None) -> dict[str, Any]:
         """
         The targets of each task, from the argument that the task names or from `task_labels`.
 
         Raises:
-            ValueError: `task_labels` has the name of anything else than a task that looks there.
+            ValueError: `task_labels` has a key that is not a task without an argument of its own.
         """
         expected = [name for name in self.config.tasks if TASKS[name].target is None]
         if unknown := sorted(set(task_labels) - set(expected)):
@@ -419,24 +438,28 @@ def _advise_of_license(folder: str) -> None:
 
 
 def count_parameters(config: SparseMeritConfig) -> int:
-    """The number of parameters of a model, as its `num_parameters()` gives it, without memory for its weights."""
+    """Number of parameters of a model with this configuration, without allocating its weights."""
     with torch.device("meta"):
         return SparseMeritForSpeechEnhancementAndEmotion(config).num_parameters()
 
 
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Names of the weights that hold NaN or Inf, which loading does not notice."""
+    """Names of the weights that hold NaN or Inf, which loading does not check."""
     return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
 
 
 def encoder_fields(config: WavLMConfig) -> dict[str, Any]:
-    """What the configuration of a WavLM, or of a Sparse MERIT, says of the encoder alone."""
+    """Fields of the configuration of a WavLM or a Sparse MERIT that describe the encoder."""
     return shared_fields(config) | {name: getattr(config, name) for name in ENCODER_FIELDS if hasattr(config, name)}
 
 
 def load_encoder(encoder: SparseMeritEncoder, weights: dict[str, torch.Tensor]) -> None:
     """
-    Loads the weights of an encoder. SpecAugment's embedding may be missing, or be one too many.
+    Loads the weights of an encoder. The embedding of SpecAugment may be missing or superfluous.
+
+    Args:
+        encoder: The encoder, whose weights are replaced.
+        weights: State dict of a `SparseMeritEncoder`, as `read_encoder` returns it.
 
     Raises:
         RuntimeError: The architectures differ.
@@ -458,9 +481,9 @@ def _check_unused(arguments: dict[str, Any]) -> None:
 
 
 def _selected(
-    layer_outputs: tuple[torch.Tensor, ...], selection: bool | int | list[int]
+    layer_outputs: tuple[torch.Tensor, ...], selection: bool | int | list[int] | None
 ) -> tuple[torch.Tensor | None, ...] | None:
-    """The layer outputs that `output_hidden_states` asks for: all, none, or those of some indices, others None."""
+    """The layer outputs that `output_hidden_states` selects: all, none, or some indices, the others None."""
     if not selection or selection is True:
         return layer_outputs if selection else None
     indices = [selection] if isinstance(selection, int) else selection

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """MPEG audio, layers I to III (ISO/IEC 11172-3, 13818-3): frames, and the Xing, Info, LAME and VBRI headers.
 
-libsndfile guesses the length of an MP3 whose first frame does not tell it. Frames are counted here instead, and a
-stream is given a first frame that tells their number.
+libsndfile guesses the length of an MP3 whose first frame does not state it. Here, frames are counted, and a first
+frame with their number is put in front of a stream.
 """
 
 from dataclasses import dataclass, field
@@ -52,10 +52,12 @@ class Frame:
         return cls(size, samples, rate, layer, version, 1 if head[3] >> 6 == 3 else 2)
 
     def continues(self, other: "Frame") -> bool:
+        """Whether both frames can belong to one stream."""
         return self.kind == other.kind
 
     @property
     def kind(self) -> tuple[int, int, int, int]:
+        """Rate in Hz, layer, version and channels, which do not change within a stream."""
         return (self.rate, self.layer, self.version, self.channels)
 
 
@@ -69,6 +71,12 @@ class Run:
     frames: int = 0
 
     def add(self, position: int, size: int) -> None:
+        """Adds a frame.
+
+        Args:
+            position: of its first byte in the file.
+            size: in bytes.
+        """
         if self.pieces and self.pieces[-1][1] == position:
             self.pieces[-1] = (self.pieces[-1][0], position + size)
         else:
@@ -77,7 +85,16 @@ class Run:
 
 
 def add_mpeg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) -> bool:
-    """Adds an MPEG stream, which may be several that were put together; returns whether this is one.
+    """Adds an MPEG stream, which may be a concatenation of several.
+
+    Args:
+        layout: where the parts are added.
+        stream: a seekable binary file.
+        start, end: bytes of the file to search.
+        name: what messages call the file.
+
+    Returns:
+        whether the file is an MPEG stream.
 
     Raises:
         ValueError: it holds fewer frames than its header promises.
@@ -90,9 +107,9 @@ def add_mpeg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
         is_known = frame is not None and bool(runs) and frame.continues(runs[-1].first)
         if frame is None or not (is_known or _is_followed(stream, position, frame, end)):
             after = after_tags(stream, position, end)
-            found = _next_frame(stream, max(after, position + (after == position)), end, end)
-            junk += (end if found is None else found) - after if after < end else 0
-            position = found
+            following = _next_frame(stream, max(after, position + (after == position)), end, end)
+            junk += (end if following is None else following) - after if after < end else 0
+            position = following
             continue
         if position + frame.size > end:
             layout.warnings.append(f"{name} ends within a frame: a part of its last {_ms(frame)} ms is missing.")
@@ -128,16 +145,16 @@ def _is_followed(stream: BinaryIO, position: int, frame: Frame, end: int, frames
 
 def _next_frame(stream: BinaryIO, start: int, limit: int, end: int, frames: int = 1) -> int | None:
     """Position of the first frame from `start` to `limit` that so many others follow."""
-    while start < limit and (found := find(stream, SYNC, start, limit)) is not None:
-        frame = Frame.parse(bytes_at(stream, found, 4))
-        if frame is not None and _is_followed(stream, found, frame, end, frames):
-            return found
-        start = found + 1
+    while start < limit and (position := find(stream, SYNC, start, limit)) is not None:
+        frame = Frame.parse(bytes_at(stream, position, 4))
+        if frame is not None and _is_followed(stream, position, frame, end, frames):
+            return position
+        start = position + 1
     return None
 
 
 def _mpeg_part(stream: BinaryIO, run: Run, name: str, is_first: bool, is_only: bool) -> Part:
-    """A stream whose header tells the true number of frames, so that libsndfile reads them all.
+    """A stream whose header states the true number of frames, so that libsndfile reads all of them.
 
     A silent frame follows the header, because a decoder that finds a header drops its own delay, of 529 samples, from
     the start. Layers I and II have no such header; there libsndfile's own count holds.
@@ -185,7 +202,7 @@ def _length_header(content: bytes, frame: Frame) -> tuple[int | None, int, int]:
 
 
 def _made_frames(head: bytes, frame: Frame, frames: int) -> tuple[bytes, bytes]:
-    """A layer III frame with an Info field that tells the number of frames, and a silent one, at the highest rate."""
+    """A layer III frame whose Info field states the number of frames, and a silent one, at the highest rate."""
     head = bytes([head[0], head[1] | 1, 0xE0 | (head[2] & 0x0C), head[3]])  # without a checksum and padding
     made = Frame.parse(head)
     assert made is not None and made.continues(frame)

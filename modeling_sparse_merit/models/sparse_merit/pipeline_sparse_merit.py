@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The pipelines: any recording in, its emotion and its clean speech out.
+"""Pipelines for speech enhancement and speech emotion recognition.
 
-`SpeechEnhancementAndEmotionPipeline` joins the three parts that a checkpoint holds. `EmotionPipeline` answers as every
-"audio-classification" pipeline does. Every input passes the gate of `audio.py`, so paths, bytes, arrays and `datasets`
-rows of any rate and channel count all work alike.
+`SpeechEnhancementAndEmotionPipeline` combines the model, its feature extractor and its settings. `EmotionPipeline`
+returns the results of an "audio-classification" pipeline. All inputs are loaded by `audio.py`: paths, bytes, arrays
+and rows of `datasets`, at any sampling rate and with any number of channels.
 """
 
 import math
@@ -24,76 +24,81 @@ from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, da
 from .sources import locate
 from .speech_segments import SpeechSegment, average
 from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
-from .tasks import EMOTION, ENHANCEMENT, TASKS, RegressionTask
+from .tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, RegressionTask
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
-"""What `function_to_apply` may name: logits (classes,) to scores (classes,)."""
+"""Values of `function_to_apply`: logits (classes,) to scores (classes,)."""
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 COMMON_PARAMETERS = "sampling_rate, channel, chunk_length_s, stride_length_s, detector or batch_size"
 NO_SPEECH, UNSURE = "no speech", "unsure"
-"""Reasons why there is no emotion."""
+"""Values of `reason` in results without an emotion."""
 
 
 class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
-    """Cleans speech and recognises its emotion.
+    """Enhances speech and recognises its emotion.
 
     Usage:
-        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("path/or/hub-id")
-        >>> pipe = transformers.pipeline(model="path/or/hub-id", trust_remote_code=True)   # without this package
-        >>> result = pipe("call.wav")                       # or bytes, an array, {"array": ..., "sampling_rate": ...}
-        >>> result["emotion"][0]                            # {"label": "angry", "score": 0.71}
-        >>> result["audio"], result["sampling_rate"]        # float32 (samples,) in the recording's own level, 16000
-        >>> pipe.emotion_timeline("call.wav")               # [{"start": 0.4, "end": 2.9, "emotion": "angry", ...}]
-        >>> results = pipe(["a.wav", "b.flac"], batch_size=2, tasks=("emotion",))
+        >>> import transformers
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> pipe = transformers.pipeline(model="my-model", trust_remote_code=True)  # without this package
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")      # or a folder, or a Hub id
+        >>> result = pipe("call.flac")      # or bytes, an array, {"array": ..., "sampling_rate": ...}
+        >>> result["emotion"][0]
+        {'label': '...', 'score': 0...}
+        >>> result["audio"].dtype, result["sampling_rate"]     # (samples,), at the level of the recording
+        (dtype('float32'), 16000)
+        >>> pipe.emotion_timeline("call.flac")
+        [{'start': ..., 'end': ..., 'emotion': '...', 'scores': {...}}...]
+        >>> results = pipe(["call.flac", "call.wav"], batch_size=2, tasks=("emotion",))
 
-    A recording of any length is cut into windows where it is quietest (see `WindowCutter`), each scaled by its own
-    mean and variance, so time is linear in length, and a pause or another voice changes nothing elsewhere. The emotion
-    is that of the segments of speech, weighted by their durations; without speech there is none.
+    A recording of any length is cut at pauses into windows (see `WindowCutter`). Each window is scaled by its own mean
+    and variance, so windows do not affect each other, and the run time is linear in the length. Emotion is averaged
+    over the segments of speech, weighted by their durations; without speech there is none.
 
     Parameters, at construction or at each call:
         tasks: what to compute, any of the model's tasks; all of them by default.
         top_k: how many emotions to return, all of them by default.
-        min_score: below this score of the likeliest emotion, a segment has the emotion None, and the whole has the
-            reason "unsure"; 0 by default.
-        return_segments: whether to return the `segments` of speech too, each with its `start` and `end` in seconds,
-            its `emotion` and its `scores`.
+        min_score: if the likeliest emotion of a segment has a lower score, its emotion is None; if that of the whole
+            recording has, its reason is "unsure". 0 by default.
+        return_segments: whether to return the `segments` of speech as well, each with its `start` and `end` in
+            seconds, its `emotion` and its `scores`.
         chunk_length_s: longest window in seconds, 10 by default.
-        stride_length_s: context of a window on either side, or (left, right), in seconds, 0.04 by default. Windows
-            with less than 2 s between both contexts follow each other at a fixed distance.
-        detector: makes, for each recording, what finds its speech (see `streaming.Detector`); by default a simple
-            detector by level, `activity.LevelDetector`.
+        stride_length_s: context of a window on either side, or (left, right), in seconds, 0.04 by default. With less
+            than 2 s between both contexts, windows have a fixed length.
+        detector: factory of a speech detector for each recording (see `streaming.Detector`); by default
+            `activity.LevelDetector`, which uses levels.
         sampling_rate: the rate in Hz of bare arrays, which do not carry their own.
-        channel: "mix" (mean of the channels, the default), "left", "right", a number from 1, or "each": a list with an
-            answer for each channel, its number as `channel`.
-        batch_size: how many windows go through the model at once; the answers do not depend on it, but where the
-            encoder has `feat_extract_norm="group"` (WavLM base).
+        channel: "mix" (mean of the channels, the default), "left", "right", a number from 1, or "each": a list with a
+            result for each channel, its number as `channel`.
+        batch_size: number of windows in a batch. Results do not depend on it, except with an encoder that has
+            `feat_extract_norm="group"` (WavLM-Base).
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = True
-    _load_tokenizer = False
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = True
+    _load_tokenizer: Any = False
     _parameters = f"tasks, top_k, min_score, return_segments, {COMMON_PARAMETERS}"
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
         super().__init__(*args, **kwargs)
-        # `transformers.pipeline` leaves classes in there, with which the configuration could not be printed
+        # `transformers.pipeline` puts classes there, which cannot be serialised
         self.model.config.custom_pipelines = custom_pipelines()
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
-        """Loads model and feature extractor from the package (`tiny`), a folder or a Hub id, see `locate`.
+        """Loads model and feature extractor. Adapters are merged into the checkpoint that they were trained on.
 
-        Adapters are merged into the checkpoint that they were trained on.
-
-        `revision` (a branch or a commit), `token`, `cache_dir` and `local_files_only` say how it is loaded from the
-        Hub; `dtype` ("fp32", the default, "bf16" or "int8") and the pipeline's own arguments may follow, as `device`.
+        Args:
+            model: name of a checkpoint inside the package (`tiny`), folder or Hub id, see `locate`.
+            kwargs: `dtype` ("fp32", the default, "bf16" or "int8"); arguments for the Hub: `revision` (a branch or a
+                commit), `token`, `cache_dir` and `local_files_only`; and arguments of the pipeline, such as `device`.
 
         Raises:
-            OSError: nothing loadable is there.
-            ValueError: the checkpoint holds another kind of model, lacks weights, or its weights are not finite.
+            OSError: there is no checkpoint.
+            ValueError: the checkpoint holds another kind of model, weights are missing, or are not finite.
         """
         model, dtype = locate(model), kwargs.pop("dtype", "fp32")
         where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
@@ -102,7 +107,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         if model_type != config_class.model_type:
             raise ValueError(
                 f"{str(model)!r} holds a model of type {model_type!r}, expected {config_class.model_type!r}: "
-                "give the folder or the Hub id of a Sparse MERIT checkpoint."
+                "pass the folder or the Hub id of a Sparse MERIT checkpoint."
             )
         if (adapters := read_adapter_config(model, **where)) is not None:
             network, loading = load_merged(model, adapters, dtype, **where)
@@ -114,52 +119,61 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
         return cls(model=network.eval(), feature_extractor=feature_extractor, **kwargs)
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Answers about one recording, or each of a list, a generator or a column of `datasets`.
+    # Further positional arguments are refused, where transformers ignores them.
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Processes one recording, or each one of a list, a generator or a column of `datasets`.
+
+        Args:
+            inputs: a recording in any form that `load_audio` accepts, or several.
+            kwargs: parameters of the pipeline, for this call.
 
         Returns:
-            an answer; a list of answers for a list and for the column of a table; an iterator over answers for a
-            generator and for the column of a stream. See `postprocess` for what an answer is.
+            a result (see `postprocess`); a list of results for a list or a column of a dataset; an iterator over
+            results for a generator or a column of a streaming dataset.
+
+        Raises:
+            ValueError: a recording cannot be used, see `load_audio`; or a parameter is out of range.
+            TypeError: an unknown parameter.
         """
         if _is_column(inputs):
-            answers = self.__call__((recording for recording in inputs), **kwargs)
-            return list(answers) if isinstance(inputs, Sized) else answers
+            results = self.__call__((recording for recording in inputs), **kwargs)
+            return list(results) if isinstance(inputs, Sized) else results
         if isinstance(inputs, list | tuple):
             if len(inputs) == 0:
                 return []
             inputs = np.asarray(inputs) if isinstance(inputs[0], int | float | np.number) else list(inputs)
         if kwargs.get("channel", self._preprocess_params.get("channel")) == "each":
-            return self._answer_channels(inputs, **{**kwargs, "channel": "mix"})
+            return self._process_channels(inputs, **{**kwargs, "channel": "mix"})
         return super().__call__(inputs, **kwargs)
 
-    def _answer_channels(self, inputs: Any, **kwargs: Any) -> Any:
-        """A list with the answer about each channel; of several recordings, a list or an iterator of such lists."""
+    def _process_channels(self, inputs: Any, **kwargs: Any) -> Any:
+        """A list with the result of each channel; for several recordings, a list or an iterator of such lists."""
         if isinstance(inputs, list):
-            return [self._answer_channels(recording, **kwargs) for recording in inputs]
+            return [self._process_channels(recording, **kwargs) for recording in inputs]
         if isinstance(inputs, Iterator):
-            return (self._answer_channels(recording, **kwargs) for recording in inputs)
+            return (self._process_channels(recording, **kwargs) for recording in inputs)
         audio = decode_audio(inputs, kwargs.pop("sampling_rate", self._preprocess_params.get("sampling_rate")))
         tracks = audio.tracks("each")
         arrays = [{"array": track.waveform, "sampling_rate": audio.sampling_rate} for track in tracks]
-        answers = super().__call__(arrays, sampling_rate=audio.sampling_rate, **kwargs)
-        return [self._of_channel(answer, track.channel) for answer, track in zip(answers, tracks, strict=True)]
+        results = super().__call__(arrays, sampling_rate=audio.sampling_rate, **kwargs)
+        return [self._of_channel(result, track.channel) for result, track in zip(results, tracks, strict=True)]
 
-    def _of_channel(self, answer: Any, channel: Channel) -> Any:
-        return {"channel": channel, **answer}
+    def _of_channel(self, result: Any, channel: Channel) -> Any:
+        return {"channel": channel, **result}
 
     def emotion_timeline(self, inputs: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """The segments of speech of one recording: their `start` and `end` in seconds, `emotion` and `scores`.
 
         Args:
-            inputs, kwargs: as for a call; `tasks` and `return_segments` change nothing.
+            inputs, kwargs: as for a call; `tasks` and `return_segments` are ignored.
 
         Raises:
-            ValueError: `channel="each"`, which is several timelines.
+            ValueError: `channel="each"`, which would be several timelines.
         """
         settings = {**self._preprocess_params, **self._forward_params, **self._postprocess_params, **kwargs}
         settings.pop("function_to_apply", None)
         if settings.get("channel") == "each":
-            raise ValueError('`channel` is "each"; expected one channel, or "mix": a timeline is of one signal.')
+            raise ValueError('`channel` is "each"; expected one channel, or "mix": a timeline describes one signal.')
         parts = {"model": self.model, "feature_extractor": self.feature_extractor, "device": self.device}
         pipe = SpeechEnhancementAndEmotionPipeline(**parts, batch_size=self._batch_size)
         return pipe(inputs, **{**settings, "tasks": (EMOTION,), "return_segments": True})["segments"]
@@ -173,14 +187,14 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         min_score: float | None = None,
         detector: DetectorFactory | None = None,
     ) -> StreamingEnhancer:
-        """What enhances a live stream and follows its emotion; see [`StreamingEnhancer`].
+        """Creates a [`StreamingEnhancer`], which enhances a live stream and tracks its emotion.
 
         Args:
             sampling_rate: of the stream, in Hz.
-            chunk_length_s, stride_length_s: window and context in seconds; they set latency and load.
+            chunk_length_s, stride_length_s: window and context in seconds; they determine latency and load.
             tasks, min_score, detector: as for a call.
         """
-        given = {"tasks": tasks, "min_score": min_score, "detector": detector}
+        given: dict[str, Any] = {"tasks": tasks, "min_score": min_score, "detector": detector}
         checked = SpeechEnhancementAndEmotionPipeline._sanitize_parameters(self, **given)[2]
         settings = {**self._postprocess_params, **checked}
         least, detector = settings.get("min_score", 0.0), settings.get("detector")
@@ -199,9 +213,9 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         """The model on batches of windows.
 
         Args:
-            tasks: what is asked for; by default those of the construction.
-            detector: what finds the speech; unless its `uses_enhancement` is False, the enhancement runs for emotion
-                alone too.
+            tasks: tasks to compute; by default those of the construction.
+            detector: factory of the speech detector. Unless its `uses_enhancement` is False, the enhancement also runs
+                if only the emotion is requested.
         """
         tasks = self._forward_params.get("tasks") if tasks is None else tasks
         return WindowModel(
@@ -219,7 +233,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         chunk_length_s: float | None = None,
         stride_length_s: Stride | None = None,
         detector: DetectorFactory | None = None,
-        **unknown,
+        **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(f"Unknown arguments {sorted(unknown)}, expected {self._parameters}.")
@@ -235,7 +249,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
                 chunk_length_s = own.get("chunk_length_s", CHUNK_LENGTH_S)
             if stride_length_s is None:
                 stride_length_s = own.get("stride_length_s", STRIDE_LENGTH_S)
-            WindowCutter(chunk_length_s, stride_length_s)  # refuses what is none
+            WindowCutter(chunk_length_s, stride_length_s)  # validates both
         before = {
             "sampling_rate": sampling_rate,
             "channel": None if channel is None else checked_channel(channel),
@@ -243,14 +257,11 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             "stride_length_s": stride_length_s,
         }
         during = {"tasks": tasks, "detector": detector}
-        parts = (
-            before,
-            during,
-            {"top_k": top_k, "min_score": min_score, "return_segments": return_segments, **during},
-        )
-        return tuple({name: value for name, value in part.items() if value is not None} for part in parts)
+        after = {"top_k": top_k, "min_score": min_score, "return_segments": return_segments, **during}
+        return _given(before), _given(during), _given(after)
 
-    def preprocess(
+    # `Pipeline` hands each step its own parameters, which the signatures here name.
+    def preprocess(  # type: ignore[override]
         self,
         inputs: Any,
         sampling_rate: int | None = None,
@@ -258,14 +269,25 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         chunk_length_s: float = CHUNK_LENGTH_S,
         stride_length_s: Stride = STRIDE_LENGTH_S,
     ) -> Iterator[dict[str, Any]]:
-        """Reads a recording and cuts it into windows, which travel along: their places and levels are needed later."""
+        """Loads a recording and cuts it into windows.
+
+        Args:
+            inputs: a recording in any form that `load_audio` accepts.
+            sampling_rate, channel, chunk_length_s, stride_length_s: as for a call.
+
+        Yields:
+            the inputs of the model for each window, the window itself as "window", and "is_last".
+
+        Raises:
+            ValueError: the recording cannot be used, see `load_audio`, or is shorter than 25 ms.
+        """
         waveform = load_audio(inputs, sampling_rate, SAMPLING_RATE, channel)
         check_duration(waveform, SAMPLING_RATE, name_of(inputs))
         cutter, model = WindowCutter(chunk_length_s, stride_length_s), self.window_model(None)
         for window in [*cutter.add(waveform), *cutter.finish()]:
             yield {**model.inputs([window]), "window": window, "is_last": window.is_last}
 
-    def _forward(
+    def _forward(  # type: ignore[override]
         self,
         model_inputs: dict[str, Any],
         tasks: Sequence[str] | None = None,
@@ -274,7 +296,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         travelling = {name: model_inputs.pop(name) for name in ("window", "is_last")}
         return {**self.window_model(tasks, detector).forward(model_inputs), **travelling}
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: list[dict[str, Any]],
         top_k: int | None = None,
@@ -284,10 +306,17 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         detector: DetectorFactory | None = None,
     ) -> dict[str, Any]:
         """
-        Returns what each task found, by its name: of a classification label and score, likeliest first; of a
-        regression {rating: number}; an embedding (size,). Of the enhancement `audio` (samples,) and its
-        `sampling_rate`. Of the emotion also `segments`, if asked for, and `reason` where it is missing or below
-        `min_score`.
+        Joins the outputs of the windows of a recording.
+
+        Args:
+            model_outputs: of each window.
+            top_k, min_score, return_segments, tasks, detector: as for a call.
+
+        Returns:
+            {task: result}: for a classification [{"label", "score"}, ...], likeliest first; for a regression
+            {rating: number}; for an embedding (size,). The enhancement gives `audio`, float32 (samples,), and its
+            `sampling_rate` in Hz. The emotion also gives `segments`, if requested, and `reason` where it is missing or
+            below `min_score`.
         """
         model = self.window_model(tasks, detector)
         enhanced, segments, samples = self._assembled(model, model_outputs, detector)
@@ -321,23 +350,24 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         self, segments: list[SpeechSegment], samples: int, tasks: Sequence[str], min_score: float = 0.0
     ) -> dict[str, Any]:
         """
-        What the clip tasks found in a recording, as `postprocess` returns it.
+        Results of the clip tasks for a recording, as `postprocess` returns them.
 
         Args:
             segments: its segments of speech.
-            samples: its length.
-            tasks: the clip tasks that were asked for.
+            samples: its number of samples.
+            tasks: the clip tasks that were requested.
             min_score: as for a call.
         """
         result: dict[str, Any] = {}
         means = average(segments, self._scored) if segments else {}
         for task in tasks:
+            entry = TASKS[task]
             if task not in means:
-                result[task] = [] if TASKS[task].kind == "classification" else None
-            elif TASKS[task].kind == "classification":
+                result[task] = [] if entry.kind == "classification" else None
+            elif entry.kind == "classification":
                 result[task] = self._ranked(task, means[task])
-            elif TASKS[task].kind == "regression":
-                result[task] = _ratings(TASKS[task], means[task])
+            elif isinstance(entry, RegressionTask):
+                result[task] = _ratings(entry, means[task])
             else:
                 result[task] = means[task].numpy()
         if EMOTION in tasks:
@@ -348,7 +378,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         return result
 
     def _scored(self, task: str, output: torch.Tensor) -> torch.Tensor:
-        """What is averaged over segments: scores of classes, or else the output (K,) itself."""
+        """The values to average over segments: scores of classes, or the output (K,) of other tasks."""
         return output.softmax(-1) if TASKS[task].kind == "classification" else output
 
     def _described(self, segment: SpeechSegment, seconds: float, min_score: float) -> dict[str, Any]:
@@ -356,37 +386,44 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         is_sure = ranked[0]["score"] >= min_score
         return {
             "start": round(segment.start_s, 3),
-            "end": round(min(segment.end_s, math.floor(1000 * seconds) / 1000), 3),  # never behind the recording
+            "end": round(min(segment.end_s, math.floor(1000 * seconds) / 1000), 3),  # within the recording
             "emotion": ranked[0]["label"] if is_sure else None,
             "scores": {entry["label"]: round(entry["score"], 6) for entry in sorted(ranked, key=lambda e: e["label"])},
             **({} if is_sure else {"reason": UNSURE}),
         }
 
     def _ranked_emotion(self, outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-        """The emotions that outputs {task: (1, K)} tell, the likeliest first."""
+        """Emotions of outputs {task: (1, K)}, likeliest first."""
         return self._ranked(EMOTION, self._scored(EMOTION, outputs[EMOTION][0].float()))
 
     def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
         """Scores (classes,) of one recording with their labels, the highest first."""
-        labels = TASKS[task].classes(self.model.config)
+        entry = TASKS[task]
+        assert isinstance(entry, ClassificationTask)
+        labels = entry.classes(self.model.config)
         ranked = scores.sort(descending=True)
         pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
         return [{"label": labels[index], "score": score} for index, score in pairs]
 
 
 class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
-    """Recognises the emotion alone, and answers as every "audio-classification" pipeline of `transformers`.
+    """Recognises the emotion only; results are those of an "audio-classification" pipeline of `transformers`.
 
     Where there is no speech, the only label is "no speech", with the score 1.
 
     Usage:
-        >>> pipe = transformers.pipeline("audio-classification", model="path/or/hub-id", trust_remote_code=True)
-        >>> pipe("call.wav", top_k=2)                       # [{"label": "angry", "score": 0.71}, {...}]
+        >>> import transformers
+        >>> pipe = transformers.pipeline("audio-classification", model="my-model", trust_remote_code=True)
+        >>> pipe("call.flac", top_k=2)
+        [{'label': '...', 'score': 0...}, {'label': '...', 'score': 0...}]
 
     Parameters, at construction or at each call:
         top_k, sampling_rate, channel, chunk_length_s, stride_length_s, detector, batch_size: as in
             `SpeechEnhancementAndEmotionPipeline`.
-        function_to_apply: what turns logits into scores: "softmax" (by default), "sigmoid" or "none".
+        function_to_apply: converts logits to scores: "softmax" (by default), "sigmoid" or "none".
+
+    Raises:
+        ValueError: the model has no task "emotion".
     """
 
     _parameters = f"top_k, function_to_apply, {COMMON_PARAMETERS}"
@@ -400,13 +437,14 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
                 "`SpeechEnhancementAndEmotionPipeline` takes any."
             )
 
-    def _sanitize_parameters(
+    # What an "audio-classification" pipeline takes and returns differs from the class above.
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         function_to_apply: str | None = None,
         tasks: Any = None,
         min_score: Any = None,
         return_segments: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refused = {"tasks": tasks, "min_score": min_score, "return_segments": return_segments}
         if not_taken := [name for name, value in refused.items() if value is not None]:
@@ -419,10 +457,10 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
             after["function_to_apply"] = function_to_apply
         return before, during, after
 
-    def _of_channel(self, answer: Any, channel: Channel) -> Any:
-        return answer
+    def _of_channel(self, result: Any, channel: Channel) -> Any:
+        return result
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: list[dict[str, Any]],
         top_k: int | None = None,
@@ -430,7 +468,16 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         tasks: Sequence[str] = (EMOTION,),
         detector: DetectorFactory | None = None,
     ) -> list[dict[str, Any]]:
-        """Returns label and score of each emotion, likeliest first."""
+        """
+        Joins the outputs of the windows of a recording.
+
+        Args:
+            model_outputs: of each window.
+            top_k, function_to_apply, tasks, detector: as for a call.
+
+        Returns:
+            [{"label", "score"}, ...], likeliest first.
+        """
         _, segments, _ = self._assembled(self.window_model(tasks, detector), model_outputs, detector)
         if not segments:
             return [{"label": NO_SPEECH, "score": 1.0}]
@@ -444,6 +491,11 @@ def _ratings(task: RegressionTask, predicted: torch.Tensor) -> dict[str, float]:
     return dict(zip(task.outputs, values, strict=True))
 
 
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def _is_column(inputs: Any) -> bool:
     """Whether this is a column of `datasets`, which need not be installed: many recordings, not one."""
     from_datasets = type(inputs).__module__.partition(".")[0] == "datasets"
@@ -454,4 +506,4 @@ def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) 
     if missing:
         raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {', '.join(sorted(missing)[:5])}.")
     if damaged := damaged_weights((*model.named_parameters(), *model.named_buffers())):
-        raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it anew.")
+        raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")

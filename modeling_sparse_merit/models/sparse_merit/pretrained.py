@@ -26,27 +26,29 @@ UNMAPPED = {
     "conv_pos_batch_norm": (False, None),
     "feat_proj_layer_norm": (True, None),
 }
-"""Fields of HuBERT and wav2vec 2.0 that must have one of these values, as WavLM has no such part."""
+"""Fields of HuBERT and wav2vec 2.0 that must have one of these values: WavLM does not have these parts."""
 SUPPORTED = ("wavlm", "whisper", "hubert", "wav2vec2")
 
 
 def read_encoder(name_or_path: str | os.PathLike, num_layers: int | None = None) -> tuple[dict[str, Any], dict]:
     """
+    Reads a pretrained encoder in the layout of `SparseMeritEncoder`.
+
     Args:
         name_or_path: Hub id or local folder of a WavLM, Whisper, HuBERT or wav2vec 2.0 checkpoint.
-        num_layers: How many transformer layers are kept, from the first; all by default.
+        num_layers: Number of transformer layers to keep, from the first; all by default.
 
     Returns:
         The fields of [`SparseMeritConfig`] that describe the encoder, and the state dict of a `SparseMeritEncoder`, in
         fp32.
 
     Raises:
-        ValueError: The architecture is another one, or has a part that WavLM's layout lacks; or it has fewer layers.
+        ValueError: The architecture is not supported, has a part that WavLM does not have, or has fewer layers.
     """
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type not in SUPPORTED:
         raise ValueError(
-            f"{str(name_or_path)!r} holds a model of type {config.model_type!r}; its layers have no counterpart here. "
+            f"{str(name_or_path)!r} holds a model of type {config.model_type!r}, which is not supported. "
             f"Expected one of {list(SUPPORTED)}."
         )
     read = _read_whisper if config.model_type == "whisper" else _read_wavlm_like
@@ -65,7 +67,7 @@ def read_encoder(name_or_path: str | os.PathLike, num_layers: int | None = None)
 
 
 def shared_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a configuration says in the fields that describe the encoder of a `WavLMConfig`."""
+    """The fields of a configuration that describe the encoder of a `WavLMConfig`."""
     own = {"layerdrop", "apply_spec_augment", "final_dropout", "model_type", "architectures", "transformers_version"}
     names = set(WavLMConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - own
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
@@ -76,7 +78,7 @@ def _read_wavlm_like(name_or_path: str | os.PathLike, config: PreTrainedConfig) 
     unmapped = {name: value for name, value in unmapped.items() if value not in UNMAPPED[name]}
     if unmapped:
         raise ValueError(
-            f"{str(name_or_path)!r} has {unmapped}, a part that WavLM's layout lacks; expected "
+            f"{str(name_or_path)!r} has {unmapped}, which WavLM does not support; expected "
             f"{ {name: UNMAPPED[name][0] for name in unmapped} }."
         )
     is_wavlm = config.model_type == WavLMConfig.model_type
@@ -103,13 +105,13 @@ def _read_whisper(name_or_path: str | os.PathLike, config: WhisperConfig) -> tup
         "feat_proj_dropout": 0.0,
         "do_stable_layer_norm": True,
     }
-    found = WhisperModel.from_pretrained(name_or_path, dtype=torch.float32).encoder.state_dict()
-    positions = found.pop("embed_positions.weight")  # (frames, D)
+    whisper = WhisperModel.from_pretrained(name_or_path, dtype=torch.float32).encoder.state_dict()
+    positions = whisper.pop("embed_positions.weight")  # (frames, D)
     expected = whisper_positions(config.d_model)
     if positions.shape != expected.shape or not torch.allclose(positions, expected, atol=2e-3):
-        raise ValueError(f"{str(name_or_path)!r} has positions of its own; expected the sinusoids of Whisper.")
+        raise ValueError(f"{str(name_or_path)!r} has other position embeddings; expected the sinusoids of Whisper.")
     state_dict = {}
-    for name, tensor in found.items():
+    for name, tensor in whisper.items():
         for pattern, replacement in WHISPER_NAMES:
             name = re.sub(pattern, replacement, name)
         state_dict[name] = tensor

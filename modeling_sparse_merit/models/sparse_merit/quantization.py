@@ -1,17 +1,18 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The precision in which a model computes: fp32, bf16, or int8 for the matrix products that cost most.
+"""The precision in which a model computes: fp32, bf16, or int8 for the largest matrix products.
 
 `from_pretrained(..., quantization_config=SparseMeritInt8Config())` loads a model in int8, and so does `dtype="int8"`.
 
-What a precision means depends on what computes. Where bf16 is fast (on an accelerator, and on a CPU with AVX-512 or
-bf16 instructions), "bf16" is all in bf16, and "int8" has bf16 beside its int8 products. Another CPU would take several
-times longer in bf16 than in fp32: there, both compute in fp32 beside large weights that are kept in bf16 or int8.
+The meaning of a precision depends on the hardware. Where bf16 is fast (on an accelerator, and on a CPU with AVX-512 or
+bf16 instructions), "bf16" computes everything in bf16, and "int8" everything except its int8 products. On other CPUs
+bf16 is several times slower than fp32: there, both compute in fp32, with large weights stored in bf16 or int8.
 """
 
 import mmap
 import platform
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,9 +23,9 @@ from transformers.quantizers import auto as quantizers
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 QUANT_METHOD = "sparse_merit_int8"
-ROWS_AT_ONCE = 64  # of weights: what is freed between weights that stay must not be larger than these
-ROWS_TO_WIDEN = 256  # of weights: in fp32 they still lie in a cache when they multiply
-FEWEST_FRAMES = 17  # that CUDA multiplies in int8
+ROWS_AT_ONCE = 64  # of weights: small temporaries do not fragment the memory between weights that stay
+ROWS_TO_WIDEN = 256  # of weights: in fp32 they fit into the cache
+FEWEST_FRAMES = 17  # that an int8 product on CUDA supports
 
 
 class SparseMeritInt8Config(QuantizationConfigMixin):
@@ -32,40 +33,40 @@ class SparseMeritInt8Config(QuantizationConfigMixin):
     The `quantization_config` of a model in int8. As a dictionary: `{"quant_method": "sparse_merit_int8"}`.
 
     The linear layers of the encoder's layers and of the experts compute in int8, see [`quantize`]. A checkpoint in any
-    dtype is quantized when it is loaded, without calibration. The model is for inference alone, and cannot be saved.
+    dtype is quantized on loading, without calibration. The model is for inference only and cannot be saved.
 
     Raises:
-        ValueError: `quant_method` is another one.
+        ValueError: `quant_method` has another value.
     """
 
     def __init__(self, quant_method: str = QUANT_METHOD):
         if quant_method != QUANT_METHOD:
             raise ValueError(f"`quant_method` is {quant_method!r}; expected {QUANT_METHOD!r}.")
-        self.quant_method = quant_method
+        self.quant_method = quant_method  # type: ignore[assignment]  # an enum of built-in methods in transformers
 
 
 class SparseMeritInt8Quantizer(HfQuantizer):
-    """Quantizes a model as soon as its weights are loaded, when they still lie in the mapped file."""
+    """Quantizes a model directly after its weights are loaded, while they are still memory-mapped."""
 
     is_trainable = False
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if not hasattr(model, "_quantize"):
             name = type(model).__name__
             raise ValueError(f"`quantization_config` is for Sparse MERIT models, but the model is a {name}.")
         return model
 
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs) -> PreTrainedModel:
-        model._quantize()  # by its own code, be it this package's or that of a checkpoint
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> PreTrainedModel:
+        model._quantize()  # code of the model's own module: this package or the code of a checkpoint
         return model
 
     def is_serializable(self) -> bool:
-        """False: rounded weights do not come back."""
+        """False: the original weights cannot be recovered."""
         return False
 
 
 def _register() -> None:
-    """Makes transformers know them. The code of a checkpoint may come second: then those that are known stay."""
+    """Registers config and quantizer with transformers, unless another copy of this code already has."""
     if QUANT_METHOD not in quantizers.AUTO_QUANTIZATION_CONFIG_MAPPING:
         quantizers.register_quantization_config(QUANT_METHOD)(SparseMeritInt8Config)
     if QUANT_METHOD not in quantizers.AUTO_QUANTIZER_MAPPING:
@@ -76,7 +77,7 @@ _register()
 
 
 class Bf16Linear(nn.Linear):
-    """A linear layer whose weights are kept in bf16 and multiply in fp32, a part of them at a time."""
+    """A linear layer that stores its weights in bf16 and computes in fp32, converting a part of them at a time."""
 
     def __init__(self, layer: nn.Linear):
         super().__init__(layer.in_features, layer.out_features, device="meta")
@@ -92,13 +93,15 @@ class Int8Linear(nn.Module):
     """
     A linear layer in int8: y = (round(x / step) . weight) * scale * step + bias, with whole numbers up to `largest`.
 
-    Each output has its own `scale`, which is fixed; each frame its own `step`, its largest |x| / `largest`. For
-    inference.
+    Each output has a fixed `scale`; each frame has its own `step`, its largest |x| / `largest`. For inference only.
 
     Args:
-        layers: Whose place this one takes: their outputs lie side by side.
+        layers: The layers to replace; their outputs are concatenated.
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
     largest = 126  # one less than int8 holds: in bf16, the step may be rounded down
 
     @torch.no_grad()
@@ -116,7 +119,7 @@ class Int8Linear(nn.Module):
             start = place.stop
 
     def _new_weight(self, exact: torch.Tensor, size: int) -> torch.Tensor:
-        """An empty (size, in) where `exact`, (..., in), is."""
+        """An empty int8 tensor (size, in) on the device of `exact`, (..., in)."""
         return exact.new_empty(size, exact.shape[1], dtype=torch.int8)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -128,55 +131,90 @@ class Int8Linear(nn.Module):
         return outputs.unflatten(0, inputs.shape[:-1])
 
     def round(self, frames: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """What is multiplied of frames (M, in) in steps of (M, 1): whole numbers, of the same shape."""
+        """
+        Quantizes frames.
+
+        Args:
+            frames: (M, in).
+            step: (M, 1).
+
+        Returns:
+            Whole numbers (M, in), from -`largest` to `largest`.
+        """
         return (frames / step).round_().to(torch.int8)
 
     def multiply(self, whole: torch.Tensor) -> torch.Tensor:
-        """Whole numbers (M, in) -> their products with the weights, (M, out), exact."""
+        """Quantized frames (M, in) -> their exact products with the weights, (M, out)."""
         missing = max(0, FEWEST_FRAMES - len(whole))
         return torch._int_mm(F.pad(whole, (0, 0, 0, missing)), self.weight.T)[: len(whole)]
 
 
 class PackedInt8Linear(Int8Linear):
     """
-    For x86 CPUs without VNNI, by oneDNN's kernel for AVX2. That adds pairs of products in 16 bits, so frames have 7
-    bits, 1 to 127 around 64: two products of these with int8 cannot exceed 32,767.
+    For x86 CPUs without VNNI, with oneDNN's kernel for AVX2. The kernel adds pairs of products in 16 bits, so frames
+    have 7 bits, 1 to 127 with the zero point 64: the sum of two products with int8 cannot exceed 32,767.
     """
 
     largest = 62
 
     def __init__(self, *layers: nn.Linear):
         super().__init__(*layers)
-        # Of the packed weights, and no buffers: the kernel wants them in fp32, whatever the model is brought to.
+        # Scales and zero points of the packed weights. They are not buffers: they stay in fp32 when the model is cast.
         self.ones, self.zeros = torch.ones(len(self.weight)), torch.zeros(len(self.weight), dtype=torch.int64)
         self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)
 
     def _new_weight(self, exact: torch.Tensor, size: int) -> torch.Tensor:
-        """In a mapping of its own, which goes back to the system as soon as the packed copy is there."""
+        """Allocated by `mmap`, so that the memory is returned to the system after packing."""
         return torch.frombuffer(mmap.mmap(-1, size * exact.shape[1]), dtype=torch.int8).view(size, exact.shape[1])
 
     def round(self, frames: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            frames: (M, in).
+            step: (M, 1).
+
+        Returns:
+            Whole numbers (M, in), from 64 - `largest` to 64 + `largest`.
+        """
         return (frames / step).round_().add_(64).to(torch.uint8)
 
     def multiply(self, whole: torch.Tensor) -> torch.Tensor:
+        """Quantized frames (M, in) -> their products with the weights, (M, out), in fp32."""
         if len(whole) == 0:
             return self.ones.new_empty(0, len(self.ones))
-        options = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, output as it is, no activation
+        options: tuple[Any, ...] = (
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )  # no bias, output as it is, no activation
         return torch.ops.onednn.qlinear_pointwise(whole, 1.0, 64, self.weight, self.ones, self.zeros, *options)
 
 
 class WidenedInt8Linear(Int8Linear):
-    """For CPUs whose int8 products are slow: weights are kept in int8 and multiply in fp32, by frames not rounded."""
+    """For CPUs whose int8 products are slow: weights are stored in int8 and converted; frames are not rounded."""
 
     def round(self, frames: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            frames: (M, in).
+            step: (M, 1).
+
+        Returns:
+            The quotient (M, in), not rounded.
+        """
         return frames / step
 
     def multiply(self, whole: torch.Tensor) -> torch.Tensor:
+        """Frames (M, in) in steps -> their products with the weights, (M, out)."""
         return _widened(whole, self.weight)
 
 
 def plain_dtype(precision: str) -> torch.dtype | None:
-    """The dtype of a whole model in that precision; None where [`set_precision`] keeps large weights in another."""
+    """The dtype of the whole model in a precision; None if [`set_precision`] stores large weights in another one."""
     return {"fp32": torch.float32, "bf16": torch.bfloat16 if is_bf16_fast() else None, "int8": None}[precision]
 
 
@@ -197,11 +235,18 @@ def choose_int8() -> type[Int8Linear]:
 
 def set_precision(model: PreTrainedModel, precision: str) -> None:
     """
-    Brings a model to a precision: to its plain dtype, if it has one; else the weights of the linear layers of the
-    encoder's layers and of the experts, layer by layer, to bf16 or int8, and the rest to bf16, or fp32 where faster.
+    Converts a model to a precision. If it has a plain dtype, all weights have it. Otherwise the linear layers of the
+    encoder's layers and of the experts become bf16 or int8, and the rest bf16, or fp32 where that is faster.
+
+    Args:
+        model: The model, which is changed.
+        precision: "fp32", "bf16" or "int8".
+
+    Raises:
+        KeyError: Another precision.
     """
-    if plain_dtype(precision) is not None:
-        model.to(plain_dtype(precision))
+    if (dtype := plain_dtype(precision)) is not None:
+        model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to` without its first argument
     elif precision == "int8":
         quantize(model)
     else:
@@ -210,12 +255,12 @@ def set_precision(model: PreTrainedModel, precision: str) -> None:
 
 def quantize(model: PreTrainedModel) -> None:
     """
-    Brings the linear layers of the encoder's layers and of the experts to int8, layer by layer, and the rest to bf16,
-    or fp32 where faster.
+    Converts the linear layers of the encoder's layers and of the experts to int8, and the rest to bf16, or fp32 where
+    that is faster.
 
-    Feature encoder, position convolution, routers and heads are not in int8: they are few of a large model's products,
-    and each would add an error of its own (`benchmarks/sensitivity.py`). A model in int8 is for inference alone, and
-    has no parameters to train.
+    Feature encoder, position convolution, routers and heads are not in int8: they account for few of the products of a
+    large model, and each would add an error (`benchmarks/sensitivity.py`). A model in int8 is for inference only and
+    has no trainable parameters.
     """
     kind = choose_int8()
     model.requires_grad_(False)
@@ -227,7 +272,7 @@ def quantize(model: PreTrainedModel) -> None:
 
 
 def _replace_large_layers(model: PreTrainedModel, kind: type[nn.Module]) -> None:
-    """Puts a layer of that kind in the place of each large one, and brings the rest to bf16, or fp32 where faster."""
+    """Replaces each large layer by one of this kind, and casts the rest to bf16, or fp32 where that is faster."""
     for parent, name in list(_large_layers(model)):
         setattr(parent, name, kind(getattr(parent, name)))
     dtype = torch.bfloat16 if is_bf16_fast() else torch.float32
@@ -241,13 +286,13 @@ def is_quantized(model: nn.Module) -> bool:
     return any(isinstance(part, Int8Linear) for part in model.modules())
 
 
-def _core(model: PreTrainedModel) -> PreTrainedModel:
+def _core(model: PreTrainedModel) -> Any:
     """The model without heads."""
     return getattr(model, model.base_model_prefix, model)
 
 
 def _large_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
-    """Where the linear layers of the encoder's layers and of the experts are: what they belong to, and their names."""
+    """Parent module and attribute name of each linear layer of the encoder's layers and of the experts."""
     core = _core(model)
     parts = [part for layer in core.encoder.encoder.layers for part in (layer.attention, layer.feed_forward)]
     names = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "input_dense", "output_dense")
@@ -256,7 +301,7 @@ def _large_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _widened(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(..., in) times weights (out, in) of fewer bits -> (..., out), in the dtype of the frames."""
+    """(..., in) times weights (out, in) in bf16 or int8 -> (..., out), in the dtype of the frames."""
     outputs = frames.new_empty(*frames.shape[:-1], len(weight))
     for place in range(0, len(weight), ROWS_TO_WIDEN):
         rows = slice(place, place + ROWS_TO_WIDEN)
@@ -265,10 +310,10 @@ def _widened(frames: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _copy(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A copy, even where it has that dtype already: the file that it lies in can then be let go of, a mapped whole."""
+    """A copy, even if the dtype is the same, so that the memory-mapped file can be released."""
     return values.to(dtype, copy=True) if values.is_floating_point() else values
 
 
 def _step(rows: torch.Tensor, largest: int) -> torch.Tensor:
-    """(M, C) -> (M, 1)."""
+    """Step of symmetric quantization for each row: (M, C) -> (M, 1)."""
     return (rows.abs().amax(-1, keepdim=True) / largest).clamp(min=1e-12)

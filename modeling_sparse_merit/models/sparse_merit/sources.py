@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Where a checkpoint is: inside the package (`base`, in full `sparse-merit-base`), in a folder, or on the Hub."""
+"""Finds checkpoints inside the package (`base`, in full `sparse-merit-base`), in folders, or on the Hub."""
 
 import logging
 import os
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def locate(model: str | os.PathLike) -> str:
     """The folder or the Hub id of a checkpoint, or of adapters.
 
-    The name of a checkpoint inside the package means the same in every working directory. A folder of that name is
-    given as a path: `./base`, or `Path("base")`.
+    The name of a checkpoint inside the package takes precedence over a folder of that name in the working directory;
+    pass such a folder as a path: `./base`, or `Path("base")`.
 
     Args:
         model: the name of a checkpoint inside the package, short (`base`) or in full (`sparse-merit-base`); a folder;
@@ -33,7 +33,7 @@ def locate(model: str | os.PathLike) -> str:
     if embedded is not None and isinstance(model, str):
         if (folder / "config.json").exists():
             logger.warning(
-                f"{name!r} is the checkpoint inside the package. For the folder of that name, give {f'./{name}'!r}."
+                f"{name!r} is the checkpoint inside the package. For the folder of that name, pass {f'./{name}'!r}."
             )
         return str(embedded)
     if folder.is_dir():
@@ -50,41 +50,40 @@ def locate(model: str | os.PathLike) -> str:
 
 
 def embedded_folder(name: str) -> Path | None:
-    """The folder of a checkpoint inside the package; None where there is none of this name, short or in full."""
+    """The folder of a checkpoint inside the package, by its short or full name; None for other names."""
     return next((path for path in _embedded() if name in (path.name, f"{PREFIX}{path.name}")), None)
 
 
 def embedded_name(model: str | os.PathLike) -> str | None:
-    """The full name of a checkpoint inside the package, by any of its names or its folder; None of others."""
+    """The full name of a checkpoint inside the package, by any of its names or its folder; None for others."""
     folder = (embedded_folder(model) if isinstance(model, str) else None) or Path(model).expanduser()
     is_embedded = any(path.resolve() == folder.resolve() for path in _embedded())
     return f"{PREFIX}{folder.resolve().name}" if is_embedded else None
 
 
 def portable_name(model: str | os.PathLike) -> str:
-    """What names a checkpoint in a file: that of one inside the package, else the absolute path of a folder, else the
-    Hub id.
-    """
+    """The name of a checkpoint to write into files: that inside the package, an absolute path, or a Hub id."""
     folder = Path(model).expanduser()
     return embedded_name(model) or (str(folder.resolve()) if folder.is_dir() else str(model))
 
 
 def license_notice(model: str | os.PathLike) -> str | None:
-    """A sentence on the licence of a checkpoint inside the package that forbids commercial use; None of others."""
+    """A sentence on the licence of a checkpoint inside the package that forbids commercial use; None for others."""
     name = embedded_name(model)
-    if name is None or not (license_file := embedded_folder(name) / WEIGHTS_LICENSE).is_file():
+    folder = None if name is None else embedded_folder(name)
+    if folder is None or not (license_file := folder / WEIGHTS_LICENSE).is_file():
         return None
     identifier = _SPDX.search(license_file.read_text(encoding="utf-8"))
     if identifier is None or "-NC" not in identifier[1]:
         return None
     return (
-        f"The weights of {name} are licensed under {identifier[1]}, for non-commercial use alone: see {license_file}. "
+        f"The weights of {name} are licensed under {identifier[1]}, for non-commercial use only: see {license_file}. "
         "TRANSFORMERS_NO_ADVISORY_WARNINGS=1 in the environment silences this notice."
     )
 
 
 def _embedded() -> list[Path]:
-    """Folders of the checkpoints inside the package, where it is installed: these files travel without it."""
+    """Folders of the checkpoints inside the package; none where only the code of a checkpoint is used."""
     package = find_spec(PACKAGE)
     if package is None or package.origin is None:
         return []

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Segments of speech, and what the heads of clip tasks give of each."""
+"""Joins frames of speech to segments, and runs the heads of clip tasks on each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ LEAST_SPEECH = 10  # frames, 0.2 s
 Features = dict[str, torch.Tensor]
 """{task: (T, D)} of a span, at the rate of the encoder."""
 Outputs = dict[str, torch.Tensor]
-"""{task: (1, K)}, what the heads give of a span."""
+"""{task: (1, K)}, outputs of the heads for a span."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,25 @@ class SpeechSegment:
 
     @property
     def start_s(self) -> float:
+        """Start in seconds."""
         return self.start / FRAMES_PER_SECOND
 
     @property
     def end_s(self) -> float:
+        """End in seconds."""
         return self.end / FRAMES_PER_SECOND
 
 
 @dataclass
 class _Open:
-    """A segment that may go on: its first frame, the first one that its heads see, the end of its speech so far, the
-    end of the piece that this lies in, and how many frames of it are speech.
+    """A segment that may continue.
+
+    Args:
+        start: its first frame.
+        seen_from: the first frame that its heads process.
+        end: the end of its speech so far.
+        border: the end of the last piece with its speech.
+        speech: number of frames of speech in it.
     """
 
     start: int
@@ -61,13 +69,13 @@ class _Open:
 class SpeechSegments:
     """Joins frames of speech to segments.
 
-    A pause of 0.3 s ends a segment of 2 s or more, one of 0.5 s a shorter one. A segment of 2 s or more that the next
-    piece could make longer than 10 s ends before that piece, and any segment before a piece at another level.
-    Spans with less than 0.2 s of speech are no segments. The heads see all frames of a segment and up to 1 s of
-    the pause on either side, never beyond the middle of the pause nor the border of a piece.
+    A segment of at least 2 s ends at a pause of 0.3 s, a shorter one at a pause of 0.5 s. A segment also ends before a
+    piece at another level, and, if it has at least 2 s, before a piece that could extend it beyond 10 s. Spans with
+    less than 0.2 s of speech are ignored. The heads process all frames of a segment and up to 1 s of the pause on
+    either side, but not beyond the middle of the pause or the border of a piece.
 
     Args:
-        heads: what gives {task: (1, K)} of the features {task: (1, T, D)} of a span.
+        heads: function of the features {task: (1, T, D)} of a span; returns {task: (1, K)}.
         feature_samples: samples from one frame of the encoder to the next; mostly 320, those of a frame of speech.
     """
 
@@ -82,9 +90,9 @@ class SpeechSegments:
         """Takes the next piece.
 
         Args:
-            is_other_level: whether its level differs so much from that of the last one that another voice speaks.
-            is_speech: boolean, for each frame of 20 ms.
+            is_speech: boolean (frames,), one for each 20 ms.
             features: {task: (T, D)} of the same time; the last frame may be missing.
+            is_other_level: whether its level differs so much from the previous piece that the voice is another one.
 
         Returns:
             the segments that have ended.
@@ -115,7 +123,7 @@ class SpeechSegments:
         return [] if self._open is None else self._close(self._end)
 
     def current(self) -> Outputs | None:
-        """What the heads give of the segment that goes on; None where there is none, or too little of it yet."""
+        """Outputs of the heads for the segment that is open; None if there is none or it is too short."""
         if self._open is None or self._open.speech < LEAST_SPEECH:
             return None
         return self._heads(self._of(self._open.seen_from, self._end))
@@ -125,7 +133,7 @@ class SpeechSegments:
         return SHORT_PAUSE if self._open.end - self._open.start >= LONG_ENOUGH else PAUSE
 
     def _close(self, seen_to: int) -> list[SpeechSegment]:
-        """The open segment, whose heads see no frame from `seen_to` on; none if it has too little speech."""
+        """Ends the open segment, whose heads process frames before `seen_to`; [] if it has too little speech."""
         assert self._open is not None
         segment, self._open = self._open, None
         if segment.speech < LEAST_SPEECH:

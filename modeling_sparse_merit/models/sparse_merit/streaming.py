@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Recordings of any length through the model: windows in, enhanced speech and segments out, in bounded memory."""
+"""Runs the model on the windows of recordings and streams of any length, in bounded memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from .tasks import ENHANCEMENT, TASKS
 
 HALF_FADE = 640  # samples, 40 ms, on either side of a cut
 LATENCY_CHUNK_S, LATENCY_STRIDE_S = 2.0, (1.6, 0.08)
-"""Window of a stream and its context: what is said now is enhanced 0.4 s later."""
+"""Window of a stream and its context in seconds; the algorithmic latency is about 0.4 s."""
 
 Detector = Callable[[Window, np.ndarray | None], np.ndarray]
-"""What finds speech: the windows of a recording in their order, and each enhanced, or None where there is no
-enhancement, to boolean (ceil(samples of the piece / 320),). One with the attribute `uses_enhancement` False, of itself
-or of what makes it, is given none for clip tasks alone."""
+"""Speech detector of one recording. It is called with each window in order and its enhanced waveform, or None without
+enhancement, and returns boolean (ceil(samples of the piece / 320),), true for speech. If it or its factory has the
+attribute `uses_enhancement` False, the enhancement does not run for clip tasks alone."""
 DetectorFactory = Callable[[], Detector]
-"""What makes a detector for a recording."""
+"""Creates a detector for each recording."""
 
 
 @dataclass(frozen=True)
 class WindowOutput:
-    """What the model gives of a window.
+    """Outputs of the model for a window.
 
     Args:
         enhanced: {task: (samples,)} of the waveform tasks, as long as the window, in the level of the recording.
@@ -46,8 +46,8 @@ class WindowModel:
     Args:
         model: a `SparseMeritForSpeechEnhancementAndEmotion`.
         feature_extractor: its `SparseMeritFeatureExtractor`.
-        tasks: what is asked for; all of the model's by default.
-        uses_enhancement: whether the enhancement runs for clip tasks alone too, to find the speech.
+        tasks: tasks to compute; None for all tasks of the model.
+        uses_enhancement: whether the enhancement also runs if only clip tasks are requested, to find the speech.
     """
 
     def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, uses_enhancement: bool = True):
@@ -59,7 +59,7 @@ class WindowModel:
         self.tasks = tuple(dict.fromkeys([*self.asked, *([ENHANCEMENT] if is_needed else [])]))
 
     def inputs(self, windows: Sequence[Window]) -> dict[str, torch.Tensor]:
-        """`input_values` and `attention_mask` (B, S) of some windows."""
+        """`input_values` and `attention_mask`, (B, S), of B windows."""
         waveforms, measured = [window.waveform for window in windows], [window.measured for window in windows]
         options = {"sampling_rate": SAMPLING_RATE, "scale_like": measured, "return_tensors": "pt"}
         return dict(self.feature_extractor(waveforms, **options))
@@ -71,16 +71,21 @@ class WindowModel:
         return waveforms | {task: outputs.features[task] for task in self.clip_tasks}
 
     def output(self, window: Window, row: dict[str, torch.Tensor]) -> WindowOutput:
-        """What a row (1, ...) of the outputs says about its window."""
+        """Converts the outputs of one window.
+
+        Args:
+            window: the window.
+            row: {task: (1, S) or (1, T, D)}, its row of the outputs of `forward`.
+        """
         enhanced, features = {}, {}
         for task, values in row.items():
             if task in self.clip_tasks:
                 features[task] = self._of_piece(window, values[0])
             else:
-                restored = self.feature_extractor.denormalize(
+                waveforms = self.feature_extractor.denormalize(
                     values.float(), [window.waveform], scale_like=[window.measured]
                 )
-                enhanced[task] = restored[0]
+                enhanced[task] = waveforms[0]
         return WindowOutput(enhanced, features)
 
     def _of_piece(self, window: Window, features: torch.Tensor) -> torch.Tensor:
@@ -91,7 +96,7 @@ class WindowModel:
         return features[first : min(end, length)].clone()
 
     def run(self, windows: Sequence[Window]) -> list[WindowOutput]:
-        """What the model gives of each window, in one batch."""
+        """Runs the model on windows, in one batch."""
         device = self.model.device
         with torch.inference_mode():
             inputs = {name: values.to(device) for name, values in self.inputs(windows).items()}
@@ -100,21 +105,21 @@ class WindowModel:
         return [self.output(*pair) for pair in zip(windows, rows, strict=True)]
 
     def heads(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the heads of the clip tasks give of a span of features, {task: (1, T, D)}: {task: (1, K)}."""
+        """Runs the heads of the clip tasks on a span of features: {task: (1, T, D)} -> {task: (1, K)}."""
         with torch.inference_mode():
             moved = {task: values.to(self.model.device) for task, values in features.items()}
             return {task: values.cpu() for task, values in self.model.clip_outputs(moved).items()}
 
 
 class Assembler:
-    """Joins what the model gives of the windows of a recording, in their order.
+    """Joins the outputs of the windows of a recording, in order.
 
-    Neighbours are cross-faded over 80 ms around a cut, or as much as their context allows. The weights of both, sines
-    squared, add up to 1.
+    Neighbouring windows are cross-faded over 80 ms around a cut, or as far as their context allows, with squared-sine
+    weights that add up to 1.
 
     Args:
-        model: what gave the outputs.
-        detector: makes what finds the speech of this recording; `detect_by_level` by default.
+        model: the model that computed the outputs.
+        detector: factory of the speech detector of this recording; `detect_by_level` by default.
     """
 
     def __init__(self, model: WindowModel, detector: DetectorFactory | None = None):
@@ -124,7 +129,15 @@ class Assembler:
         self._held: dict[str, np.ndarray] = {}  # around the last cut, as much before it as after it
 
     def add(self, window: Window, output: WindowOutput) -> tuple[dict[str, np.ndarray], list[SpeechSegment]]:
-        """Takes the next window; returns the samples that are final now, by task, and the segments that have ended."""
+        """Adds the next window.
+
+        Args:
+            window: the window.
+            output: its outputs.
+
+        Returns:
+            {task: (samples,)} that are final now, and the segments that have ended.
+        """
         enhanced = {task: self._joined(task, window, values) for task, values in output.enhanced.items()}
         if self._timeline is None:
             return enhanced, []
@@ -137,7 +150,7 @@ class Assembler:
         return not window.is_fixed and before is not None and abs(self._peak_db - before) >= LEVEL_CHANGE
 
     def current(self) -> dict[str, torch.Tensor] | None:
-        """{task: (1, K)} of the segment that goes on; None where there is none, or too little of it yet."""
+        """{task: (1, K)} of the segment that is open; None if there is none or it is too short."""
         return None if self._timeline is None else self._timeline.current()
 
     def _joined(self, task: str, window: Window, values: np.ndarray) -> np.ndarray:
@@ -154,7 +167,7 @@ class Assembler:
 
 
 def detect_by_level() -> Detector:
-    """A [`LevelDetector`] for a recording. Fixed windows, whose pieces may be short, are seen with their context."""
+    """Creates a [`LevelDetector`] for a recording. Windows of fixed length are examined with their context."""
     detector = LevelDetector()
 
     def detect(window: Window, enhanced: np.ndarray | None) -> np.ndarray:
@@ -168,15 +181,15 @@ def detect_by_level() -> Detector:
 
 @dataclass(frozen=True)
 class StreamOutput:
-    """What a block of a stream brought.
+    """Results of a block of a stream.
 
     Args:
-        audio: enhanced float32 (samples,) that is final now, in the level and at the rate of the stream; it may be
-            empty, and is so where enhancement is not asked for. All of a stream together is as long as the stream.
+        audio: enhanced float32 (samples,) that is final now, at the level and rate of the stream; it may be empty, and
+            is empty without enhancement. All blocks of a stream together are as long as the stream.
         segments: segments of speech that have ended, {"start", "end", "emotion", "scores"}, in seconds of the stream.
-        emotion: label and score, likeliest first, of the segment that is being spoken, or else of the last one; empty
-            before the first.
-        seconds: how much of the stream all of this is about, the windows so far.
+        emotion: label and score, likeliest first, of the segment that is open, or of the last one; empty before the
+            first.
+        seconds: duration of the stream that has been processed.
     """
 
     audio: np.ndarray
@@ -186,30 +199,32 @@ class StreamOutput:
 
 
 class StreamingEnhancer:
-    """Enhances a live stream and follows its emotion.
+    """Enhances a live stream and tracks its emotion.
 
-    Made by `pipe.stream()`. Blocks may have any length; what comes out does not depend on it, and is what the pipeline
-    gives of the whole with the same `chunk_length_s` and `stride_length_s`.
+    Created by `pipe.stream()`. Blocks may have any length: the results do not depend on it, and equal those of the
+    pipeline for the whole recording with the same `chunk_length_s` and `stride_length_s`.
 
-    A window has its left context, a piece, and its right context. With less than 2 s between the contexts, the pieces
-    follow each other at that fixed distance: the longest delay of a sample is the piece and the right context, and the
-    load is the window divided by the piece. Else pieces end in pauses, for the best quality, and the delay is up to
-    `chunk_length_s` and 3 s.
+    A window consists of its left context, a piece, and its right context. With less than 2 s between the contexts, all
+    pieces have that length: the latency is the piece plus the right context, and the load is the window divided by the
+    piece. Otherwise pieces end in pauses, for the best quality, and the latency is up to `chunk_length_s` plus 3 s.
 
     Args:
         model: a `WindowModel`.
-        describe: gives the segments of the pipeline of some of this model and the seconds so far, and the ranked
-            emotion of outputs {task: (1, K)}.
+        describe: two functions: of segments and the seconds so far, to the segments of the pipeline; and of outputs
+            {task: (1, K)}, to the ranked emotions.
         sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, whose delay each way is up to 0.1 s.
         chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
-        detector: what makes the detector of speech, `detect_by_level` by default.
+        detector: factory of the speech detector; `detect_by_level` by default.
 
     Usage:
+        >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
+        >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("tiny")
         >>> stream = pipe.stream(sampling_rate=16_000)
-        >>> for block in microphone:                        # (samples,), floats or integers
+        >>> for block in np.zeros((10, 1_600), np.float32):     # from a microphone; floats or integers
         ...     output = stream.process(block)
-        ...     play(output.audio), print(output.emotion[:1], output.segments)
         >>> rest = stream.finish()
+        >>> rest.audio.dtype, rest.emotion, rest.segments
+        (dtype('float32'), [], [])
     """
 
     def __init__(
@@ -227,7 +242,7 @@ class StreamingEnhancer:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the stream; the next block begins another one."""
+        """Discards the stream; the next block begins a new one."""
         self._cutter = WindowCutter(*self._window)
         self._assembler = Assembler(self._model, self._detector)
         self._given = self._returned = 0
@@ -239,7 +254,7 @@ class StreamingEnhancer:
 
     @property
     def latency_ms(self) -> float:
-        """Longest delay of a sample in ms, without the time that the model takes."""
+        """Longest delay of a sample in ms, without the run time of the model."""
         fade_s = min(HALF_FADE, self._cutter.right * FRAME) / SAMPLING_RATE
         rates = (self.sampling_rate, SAMPLING_RATE)
         resampling_s = 0.0 if self._to is None else _delay_s(*rates) + _delay_s(*rates[::-1])
@@ -251,7 +266,7 @@ class StreamingEnhancer:
         return self._cutter.window_s
 
     def process(self, block: Any) -> StreamOutput:
-        """Takes the next samples.
+        """Processes the next samples.
 
         Args:
             block: mono array (samples,), floats in full scale +-1 or integers in that of their type.
@@ -266,7 +281,7 @@ class StreamingEnhancer:
         return self._output(self._cutter.add(block if self._to is None else self._to(block)))
 
     def finish(self) -> StreamOutput:
-        """Returns the rest of a stream that has ended, and is ready for another one."""
+        """Returns the rest of the stream and prepares for a new one."""
         windows = [] if self._to is None else self._cutter.add(self._to(np.empty(0, np.float32), True))
         windows += self._cutter.finish()
         output = self._output([window for window in windows if len(window.waveform) >= MIN_SAMPLES], is_last=True)
@@ -313,7 +328,7 @@ class _Resampler:
 
 
 def _delay_s(source_rate: int, target_rate: int) -> float:
-    """Longest time in seconds that a resampler, which works in blocks of its own, holds a sample; it is measured."""
+    """Longest delay in seconds of a resampler, which buffers samples internally; it is measured."""
     resample, block = _Resampler(source_rate, target_rate), np.zeros(max(1, source_rate // 1000), np.float32)
     given = returned = 0
     longest = 0.0

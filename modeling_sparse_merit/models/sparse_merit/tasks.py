@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-The tasks that a model may have. A task is an entry of `TASKS`: its kind, its head, and where its output and its
-targets are found. Configuration, model, pipelines, training, evaluation, ONNX and model card read the entries.
+The tasks that a model may have. An entry of `TASKS` defines a task: its kind, its head, and the names of its output
+and targets. Configuration, model, pipelines, training, evaluation, ONNX export and model card read the entries.
 
 A new head is a file of its own with an `nn.Module`, and a line here:
 
@@ -27,14 +27,14 @@ from .emotion import EmotionHead
 @dataclass(frozen=True)
 class TaskInputs:
     """
-    What a task is given of a batch.
+    Inputs of a task for a batch.
 
     Attributes:
         features: (B, T, D), 0 in the padding.
         frame_mask: (B, T), true for the frames that belong to the recording.
         input_values: (B, S), the input of the model.
         num_samples: (B,), true lengths.
-        targets: What the loss compares with; None where no loss is asked for.
+        targets: Targets of the loss; None for no loss.
     """
 
     features: torch.Tensor
@@ -50,8 +50,8 @@ class Task:
     A task, without its name, which is its key in `TASKS`.
 
     Attributes:
-        head: Makes the head, an `nn.Module`, of a configuration.
-        output: Field of [`SparseMeritOutput`] with what the head gives; None puts it into `task_outputs`.
+        head: Creates the head, an `nn.Module`, from a configuration.
+        output: Field of [`SparseMeritOutput`] for the output of the head; None puts it into `task_outputs`.
         target: Argument of the model's `forward` with the targets; None takes them from `task_labels`.
         columns: Columns of a speech dataset that hold the targets.
         weight: Field of the configuration with the weight of the loss; None weighs it 1.
@@ -70,31 +70,47 @@ class Task:
     is_regression: ClassVar[bool] = False
 
     def run(
-        self, name: str, head: nn.Module, inputs: TaskInputs, config: Any
+        self, name: str, head: Any, inputs: TaskInputs, config: Any
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """The outputs of a head by their names, the task's own among them, and its loss where there are targets."""
+        """
+        Runs the head of the task.
+
+        Args:
+            name: Key of the task in `TASKS`.
+            head: The head, which `head(config)` created.
+            inputs: Features and targets of a batch.
+            config: Configuration of the model.
+
+        Returns:
+            The outputs by name, among them that of the task; and the loss, a scalar, or None without targets.
+        """
         predicted = self.scaled(head(inputs.features, inputs.frame_mask))
         loss = None if inputs.targets is None else head.loss(predicted, inputs.targets, config)
         return {self.output or name: predicted}, loss
 
     def scaled(self, predicted: torch.Tensor) -> torch.Tensor:
-        """What the head gives, in the scale of the targets."""
+        """The output of the head in the scale of the targets, of the same shape."""
         return predicted
 
     def loss_weight(self, config: Any) -> float:
-        """What the loss counts in the sum of all losses."""
+        """Weight of the loss in the sum of all losses."""
         return 1.0 if self.weight is None else getattr(config, self.weight)
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Kind, shape and meaning of the output, JSON-clean, for people and for programs."""
+        """
+        Kind, shape and meaning of the output, JSON-clean.
+
+        Raises:
+            NotImplementedError: The kind of task does not define it.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class WaveformTask(Task):
     """
-    Recording to recording. The head is called with the features, the frame mask, the input values, the true lengths
-    and the clean waveform or None, and returns its outputs by name, waveforms as (B, S), and its loss or None.
+    A waveform for a recording. The head is called with the features, the frame mask, the input values, the true
+    lengths and the clean waveform or None. It returns its outputs by name, waveforms as (B, S), and its loss or None.
     """
 
     kind = "waveform"
@@ -102,11 +118,18 @@ class WaveformTask(Task):
     is_regression = True
 
     def run(
-        self, name: str, head: nn.Module, inputs: TaskInputs, config: Any
+        self, name: str, head: Any, inputs: TaskInputs, config: Any
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """
+        Runs the head, which returns its outputs by name and its loss.
+
+        Args:
+            name, head, inputs, config: As in [`Task`].
+        """
         return head(inputs.features, inputs.frame_mask, inputs.input_values, inputs.num_samples, inputs.targets)
 
     def describe(self, config: Any) -> dict[str, Any]:
+        """As in [`Task`]."""
         meaning = "clean speech in the scale of `input_values`, 0 in the padding"
         return {"kind": self.kind, "shape": ["batch", "samples"], "meaning": meaning}
 
@@ -127,7 +150,7 @@ class ClassificationTask(Task):
     kind = "classification"
     metric = "macro_f1"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         has_own = self.target is None or self.labels is not None  # else those of the configuration
         if has_own and not len(set(self.labels or ())) == len(self.labels or ()) > 0:
             raise ValueError(f"`labels` is {self.labels}; expected distinct classes, at least one.")
@@ -139,6 +162,7 @@ class ClassificationTask(Task):
         return [config.id2label[index] for index in range(config.num_labels)]
 
     def describe(self, config: Any) -> dict[str, Any]:
+        """As in [`Task`], with the `labels`."""
         labels = self.classes(config)
         meaning = f"before the softmax: {', '.join(labels)}"
         return {"kind": self.kind, "shape": ["batch", len(labels)], "labels": labels, "meaning": meaning}
@@ -165,7 +189,7 @@ class RegressionTask(Task):
     metric = "ccc"
     is_regression = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "columns", self.columns or self.outputs)
         if not self.outputs or len(set(self.outputs)) != len(self.columns):
             raise ValueError(
@@ -174,13 +198,15 @@ class RegressionTask(Task):
             )
         if not self.minimum < self.maximum:
             raise ValueError(
-                f"`minimum`, `maximum` are {self.minimum}, {self.maximum}; expected the lower end of the scale first."
+                f"`minimum`, `maximum` are {self.minimum}, {self.maximum}; expected `minimum` < `maximum`."
             )
 
     def scaled(self, predicted: torch.Tensor) -> torch.Tensor:
+        """Ratings from 0 to 1 -> from `minimum` to `maximum`, (B, K)."""
         return self.minimum + (self.maximum - self.minimum) * predicted
 
     def describe(self, config: Any) -> dict[str, Any]:
+        """As in [`Task`], with the names of the `ratings`."""
         ratings = list(self.outputs)
         meaning = f"{', '.join(ratings)}, from {self.minimum:g} to {self.maximum:g}"
         return {"kind": self.kind, "shape": ["batch", len(ratings)], "ratings": ratings, "meaning": meaning}
@@ -201,6 +227,7 @@ class EmbeddingTask(Task):
     metric = "eer"
 
     def describe(self, config: Any) -> dict[str, Any]:
+        """As in [`Task`]."""
         meaning = "nearer, by cosine similarity, for recordings of one class"
         return {"kind": self.kind, "shape": ["batch", "size"], "meaning": meaning}
 

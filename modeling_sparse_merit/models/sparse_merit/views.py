@@ -17,7 +17,7 @@ class Part:
 
     Args:
         stream: a complete file in a format of libsndfile.
-        seconds: duration that its structure accounts for; None where it does not tell.
+        seconds: duration according to its structure; None if not known.
         skip: samples (per channel) of encoder delay at its start.
         samples: samples (per channel) that follow the delay; None for all.
         is_mpeg: whether it is MPEG audio, or may be.
@@ -51,27 +51,40 @@ class View(io.RawIOBase):
     def __init__(self, stream: BinaryIO, *pieces: bytes | tuple[int, int]):
         self._stream = stream
         self._pieces = [piece for piece in pieces if _length(piece) > 0]
-        self._ends = []
+        self._ends: list[int] = []
         for piece in self._pieces:
             self._ends.append((self._ends[-1] if self._ends else 0) + _length(piece))
         self._position = 0
         self.error: OSError | None = None
 
     def readable(self) -> bool:
+        """True."""
         return True
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
     def tell(self) -> int:
+        """The position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position, not before the start.
+
+        Args:
+            offset: in bytes.
+            whence: `os.SEEK_SET`, `os.SEEK_CUR` or `os.SEEK_END`.
+
+        Returns:
+            the position in bytes.
+        """
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1] if self._ends else 0}
         self._position = max(0, origin[whence] + offset)
         return self._position
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    # `collections.abc.Buffer`, which typeshed expects, needs Python 3.12.
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fills the buffer, across pieces, up to the end of the last one."""
         wanted, filled = memoryview(buffer).cast("B"), 0
         while filled < len(wanted):
@@ -106,13 +119,28 @@ def _length(piece: bytes | tuple[int, int]) -> int:
 
 
 def bytes_at(stream: BinaryIO, position: int, size: int) -> bytes:
-    """Up to `size` bytes from `position`."""
+    """Reads bytes of a file.
+
+    Args:
+        stream: a seekable binary file.
+        position: of the first byte.
+        size: number of bytes; fewer are returned at the end of the file.
+    """
     stream.seek(position)
     return stream.read(size)
 
 
 def find(stream: BinaryIO, pattern: bytes, start: int, end: int) -> int | None:
-    """Position of the first match of a regular expression of at most 16 bytes, block by block."""
+    """Position of the first match of a regular expression, which is searched block by block.
+
+    Args:
+        stream: a seekable binary file.
+        pattern: regular expression that matches at most 16 bytes.
+        start, end: bytes of the file to search.
+
+    Returns:
+        the position of the match; None without a match.
+    """
     expression = re.compile(pattern, re.DOTALL)
     for position in range(start, end, BLOCK):
         match = expression.search(bytes_at(stream, position, min(BLOCK + 15, end - position)))
@@ -122,7 +150,16 @@ def find(stream: BinaryIO, pattern: bytes, start: int, end: int) -> int | None:
 
 
 def after_tags(stream: BinaryIO, position: int, end: int) -> int:
-    """Position behind the ID3v2, ID3v1, APE and Lyrics3 tags that start at `position`, one after the other."""
+    """Skips the ID3v2, ID3v1 and APE tags at a position.
+
+    Args:
+        stream: a seekable binary file.
+        position: of the first byte of a tag, or of anything else.
+        end: of the file.
+
+    Returns:
+        the position after the last tag.
+    """
     while position < end and (size := _tag_size(bytes_at(stream, position, 32))):
         position = min(end, position + size)
     return position
@@ -142,5 +179,10 @@ def _tag_size(head: bytes) -> int:
 
 
 def note_several(layout: Layout, name: str) -> None:
-    """Warns that a file consists of several."""
+    """Adds the warning that a file is a concatenation of several.
+
+    Args:
+        layout: whose `warnings` are extended.
+        name: what messages call the file.
+    """
     layout.warnings.append(f"{name} consists of several files, one behind the other; all of them were read.")

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What Whisper's encoder (arXiv 2212.04356) has in place of WavLM's: its log-mel feature encoder and its positions."""
+"""Log-mel feature encoder and position embeddings of Whisper's encoder (arXiv 2212.04356)."""
 
 import math
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .configuration_sparse_merit import SparseMeritConfig
 from .enhancement import frame_range
 
 SAMPLING_RATE, N_FFT, HOP = 16_000, 400, 160
@@ -19,18 +20,20 @@ NUM_POSITIONS = 1500  # 30 s
 
 class WhisperFeatureEncoder(GradientCheckpointingLayer):
     """
-    Log-mel bands as of `WhisperFeatureExtractor`, but over the true length of a clip in place of 30 s; then a
-    convolution, and one that halves the number of frames, with GELU each: (B, S) -> (B, D, T) with
+    Log-mel bands as in `WhisperFeatureExtractor`, but over the true length of a clip instead of 30 s; then two
+    convolutions with GELU, the second of which halves the number of frames: (B, S) -> (B, D, T) with
     T = ceil((S // 160) / 2).
 
-    Bands are raised to 8 powers of ten below the loudest one of their own clip. Beyond the end of a clip there is
-    silence, and the convolutions are given zeros, so nothing depends on the padding. The spectrum is in fp32.
+    The power of a band is at least 1e-8 of the loudest band of its clip. Padding is replaced by zeros before the bands
+    and before each convolution, so outputs do not depend on it. The spectrum is in fp32.
 
-    The input is the waveform as it is, from -1 to 1: the feature extractor has `normalization="corpus"` with mean 0
+    The input is the unscaled waveform, from -1 to 1: the feature extractor has `normalization="corpus"` with mean 0
     and standard deviation 1.
     """
 
-    def __init__(self, config):
+    filters: torch.Tensor
+
+    def __init__(self, config: SparseMeritConfig):
         super().__init__()
         (bands,), width = config.conv_dim, config.hidden_size
         self.bands = bands
@@ -39,9 +42,9 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
 
     def mel_filters(self) -> torch.Tensor:
-        """(bins, bands), fp32."""
-        bins, scale = N_FFT // 2 + 1, {"norm": "slaney", "mel_scale": "slaney"}
-        filters = mel_filter_bank(bins, self.bands, 0.0, 8000.0, SAMPLING_RATE, **scale)
+        """Mel filters with slaney normalisation, (bins, bands) in fp32."""
+        bins = N_FFT // 2 + 1
+        filters = mel_filter_bank(bins, self.bands, 0.0, 8000.0, SAMPLING_RATE, norm="slaney", mel_scale="slaney")
         return torch.from_numpy(filters.astype(np.float32))
 
     def forward(self, input_values: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
@@ -58,8 +61,8 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
         mel = self.log_mel(input_values, valid).to(self.conv1.weight.dtype)
         if torch.compiler.is_compiling() or mel.device.type != "cpu":
             return self._convolve(mel, valid[:, None])
-        # Each clip by itself: a CPU takes another algorithm for another length, and the fourth layer of Whisper-base
-        # makes 2e-5 of a difference of 4e-7.
+        # Clip by clip: a CPU selects the algorithm by the length, and the fourth layer of Whisper-base amplifies a
+        # difference of 4e-7 to 2e-5.
         clips = [self._convolve(clip[None, :, :length]) for clip, length in zip(mel, num_frames.tolist(), strict=True)]
         longest = (mel.shape[-1] + 1) // 2  # T
         return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
@@ -70,10 +73,17 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
         return F.gelu(self.conv2(hidden_states if valid is None else hidden_states * valid))
 
     def log_mel(self, input_values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, S), and which mel frames belong to each, (B, F) -> (B, bands, F) in fp32, 0 in the padding."""
+        """
+        Args:
+            input_values: (B, S) waveforms, 0 in the padding.
+            valid: Boolean (B, F), true for the mel frames that belong to each clip.
+
+        Returns:
+            (B, bands, F) in fp32, 0 in the padding.
+        """
         with torch.autocast(input_values.device.type, enabled=False):
             left = input_values[:, 1 : N_FFT // 2 + 1].flip(1)  # reflected
-            if not torch.compiler.is_compiling():  # a window of the encoder may end within half a transform
+            if not torch.compiler.is_compiling():  # a window may be shorter than half a transform
                 left = F.pad(left, (N_FFT // 2 - left.shape[1], 0))
             padded = F.pad(torch.cat([left, input_values], dim=1).float(), (0, N_FFT // 2))
             frames = padded.unfold(-1, N_FFT, HOP)[:, : valid.shape[1]]  # (B, F, n_fft)
@@ -84,19 +94,24 @@ class WhisperFeatureEncoder(GradientCheckpointingLayer):
             return bands.masked_fill(~valid[..., None], 0.0).transpose(1, 2)  # (B, F, bands) -> (B, bands, F)
 
     def _freeze_parameters(self) -> None:
-        """What `freeze_feature_encoder` calls, as in WavLM."""
+        """Called by `freeze_feature_encoder`, as in WavLM."""
         self.requires_grad_(False)
 
 
 class SinusoidalPositions(nn.Module):
-    """Whisper's positions, in place of WavLM's convolution: (B, T, D) -> (1, T, D). Those of the first 30 s are
-    rounded to fp16, as in the checkpoints of OpenAI; they are not part of a state dict."""
+    """
+    Sinusoidal position embeddings of Whisper, in place of WavLM's convolution. Those of the first 30 s are rounded to
+    fp16, as in the checkpoints of OpenAI. They are not part of a state dict.
+    """
+
+    weight: torch.Tensor
 
     def __init__(self, width: int):
         super().__init__()
         self.register_buffer("weight", whisper_positions(width), persistent=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (1, T, D)."""
         _, length, width = hidden_states.shape
         if not torch.compiler.is_compiling() and length <= NUM_POSITIONS:
             return self.weight[None, :length].to(hidden_states.dtype)
@@ -112,7 +127,16 @@ def whisper_positions(width: int) -> torch.Tensor:
 
 
 def sinusoids(time: torch.Tensor, width: int) -> torch.Tensor:
-    """(T,) frames -> (T, width), in their dtype: sines, then cosines, of wavelengths from 2 pi to 20,000 pi frames."""
+    """
+    Sinusoidal position embeddings: sines, then cosines, with wavelengths from 2 pi to 20,000 pi frames.
+
+    Args:
+        time: (T,) positions in frames.
+        width: D, an even number.
+
+    Returns:
+        (T, D) in the dtype of `time`.
+    """
     place = torch.arange(width // 2, device=time.device, dtype=time.dtype)
     rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * place)  # (width / 2,)
     angles = time[:, None] * rates  # (T, width / 2)
@@ -120,9 +144,10 @@ def sinusoids(time: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class IdentityProjection(nn.Module):
-    """In place of WavLM's feature projection: Whisper's convolutions have the width of the encoder already."""
+    """Replaces WavLM's feature projection: Whisper's convolutions already have the width of the encoder."""
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, D) -> the same tensor, twice."""
         return hidden_states, hidden_states
 
 
