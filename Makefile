@@ -43,8 +43,8 @@ OLDEST := .venv-oldest
 OLDEST_TESTS := tests/test_feature_extraction_sparse_merit.py tests/test_modeling_sparse_merit.py \
   tests/test_pipeline_sparse_merit.py tests/test_forward_contract.py tests/test_embedded_checkpoint.py \
   tests/test_cli.py tests/test_tables.py tests/test_mixing.py tests/test_metrics.py tests/test_lora.py
-# On x86-64 Linux, PyPI has CUDA builds of torch alone, of several GB: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
-# has CPU wheels. OLDEST_TORCH=2.13.0 takes that release in place of the lowest one.
+# On x86-64 Linux, PyPI has CUDA builds of torch alone, of several GB; UV_TORCH_BACKEND=cpu takes PyTorch's CPU wheels.
+# OLDEST_TORCH=2.13.0 takes that release in place of the lowest one.
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/sparse-merit demo -o $(OLDEST)/demo_results
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q $(OLDEST_TESTS)
@@ -53,9 +53,8 @@ $(OLDEST)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --disable-pip-version-check uv
 	echo "$(OLDEST_TORCH:%=torch==%)" > $(OLDEST)/override.txt
-	$(OLDEST)/bin/uv pip compile -q --resolution lowest-direct --override $(OLDEST)/override.txt --no-annotate \
-	  --extra demo --extra train -o $(OLDEST)/lowest.txt pyproject.toml
-	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -c $(OLDEST)/lowest.txt -e ".[demo,train]" pytest
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --resolution lowest-direct \
+	  --override $(OLDEST)/override.txt -e ".[demo,train]" pytest
 	@touch $@
 
 coverage: $(VENV)/.installed-test
