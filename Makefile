@@ -7,15 +7,18 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream quality style tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream test-oldest coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
+	@echo "make test-oldest    a part of the tests with the lowest versions that pyproject.toml allows"
+	@echo "make coverage   the default tests, and the lines that they do not run"
 	@echo "make quality    check the style and the types"
 	@echo "make style      fix the style"
+	@echo "make release    build wheel and sdist into dist/, and try them"
 	@echo "make tables CORPORA=FOLDER; make train-base; make evaluate-base (or -tiny, -free)"
 	@echo "                the checkpoints inside the package, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
@@ -35,14 +38,49 @@ test-slow: $(VENV)/.installed-test
 test-upstream: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/upstream/run.py $(VENV)/transformers-tests -q -n 2
 
+# A part of the tests with the lowest versions of the direct dependencies, and the newest of theirs that fit.
+OLDEST := .venv-oldest
+OLDEST_TESTS := tests/test_feature_extraction_sparse_merit.py tests/test_modeling_sparse_merit.py \
+  tests/test_pipeline_sparse_merit.py tests/test_forward_contract.py tests/test_embedded_checkpoint.py \
+  tests/test_cli.py tests/test_tables.py tests/test_mixing.py tests/test_metrics.py tests/test_lora.py
+# On x86-64 Linux, PyPI has CUDA builds of torch alone, of several GB; UV_TORCH_BACKEND=cpu takes PyTorch's CPU wheels.
+# OLDEST_TORCH=2.13.0 takes that release in place of the lowest one.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/sparse-merit demo -o $(OLDEST)/demo_results
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q $(OLDEST_TESTS)
+
+$(OLDEST)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check uv
+	echo "$(OLDEST_TORCH:%=torch==%)" > $(OLDEST)/override.txt
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --resolution lowest-direct \
+	  --override $(OLDEST)/override.txt -e ".[demo,train]" pytest
+	@touch $@
+
+coverage: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report term:skip-covered --cov-report html
+
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/typing_errors.py
+	$(BIN)/python tests/upstream/lint.py
 
 style: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Wheel and sdist are built, checked and tried in an environment that holds the wheel alone: the demo without network, and
+# a checkpoint to a Hub on this machine and back. Publishing is the workflow `release`, for a tag such as v0.1.0.
+RELEASE := .venv-release
+release: $(VENV)/.installed-test
+	$(INSTALL) -e ".[release]"
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m venv --clear $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)[demo]"
+	$(BIN)/python tests/rehearse_release.py $(RELEASE)/bin
 
 # Checkpoints inside the package ---------------------------------------------------------------------------------------
 # CORPORA holds the folders named below, each with a metadata.csv; rir has one in each of its subfolders.

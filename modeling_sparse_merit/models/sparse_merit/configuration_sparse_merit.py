@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "bf16", "int8")
 """Precisions that `dtype` of `from_pretrained` accepts in addition to the dtypes of torch."""
 
 if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipelines travel with the configuration
-    from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline  # noqa: F401
+    from .pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline as SpeechEnhancementAndEmotionPipeline
 
 PIPELINE_TASK = "speech-enhancement-and-emotion"  # the task of `transformers.pipeline(model=...)` without a task
 PIPELINES = {

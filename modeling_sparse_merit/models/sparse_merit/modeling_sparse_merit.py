@@ -380,6 +380,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             outputs_of_head, loss = TASKS[name].run(name, self.heads[name], inputs, self.config)
             values |= outputs_of_head
             losses |= {} if loss is None else {name: loss}
+        # CODEPATH: "sparse" in the embedded checkpoints, "dense" in Dense MERIT of the paper, which needs no balance
         if losses and outputs.router_logits and self.config.router == "sparse":
             trained = [logits for task, logits in outputs.router_logits.items() if task in losses]
             balances = [load_balancing_loss(logits, outputs.frame_mask) for logits in trained]
