@@ -145,7 +145,7 @@ def decode_audio(recording: Any, sampling_rate: int | None = None) -> Audio:
     """Decodes a recording of any form that `load_audio` takes, with all its channels at its own rate.
 
     Raises:
-        as `load_audio`.
+        FileNotFoundError, ValueError: as `load_audio`.
     """
     audio = _audio_of(recording, sampling_rate, name_of(recording))
     name, rate = audio.name, audio.sampling_rate
