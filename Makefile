@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream quality style tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream test-docs docs quality style tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
+	@echo "make test-docs  run the code blocks of README.md and docs/"
+	@echo "make docs       build the documentation into site/; .venv/bin/mkdocs serve shows it while you write"
 	@echo "make quality    check the style"
 	@echo "make style      fix the style"
 	@echo "make tables CORPORA=FOLDER; make train-base; make evaluate-base (or -tiny, -free)"
@@ -34,6 +36,13 @@ test-slow: $(VENV)/.installed-test
 # The tests come from the source distribution of transformers. Without it, this fails only where CI is set.
 test-upstream: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/upstream/run.py $(VENV)/transformers-tests -q -n 2
+
+# Blocks that cannot run are skipped with a reason, which is printed.
+test-docs: $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -p tests.documentation README.md docs
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -178,3 +187,7 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[test]"
 	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[test,docs]"
+	@touch $(VENV)/.installed-demo $(VENV)/.installed-test $@

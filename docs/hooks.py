@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Takes files of the repository that pages link to, such as results of benchmarks, into the site.
 
-`../benchmarks/results/x.md` is such a link: it works in the repository, and in the site as `repository/benchmarks/...`.
+`../benchmarks/results/x.md` is such a link. It works in the repository; the site has the file below repository/.
 """
 
 import posixpath

@@ -2,8 +2,8 @@
 """A plugin of pytest that runs the code blocks of README.md and docs/: `make test-docs`.
 
 The blocks of a page run in order in one folder, which holds a noisy recording, labelled clips and noises, and take a
-loopback Hub for the real one. Data with a title (```yaml title="x.yaml") become files. A block that cannot run says why
-on the line above it: <!-- skip: next "needs a microphone" -->. Blocks in any other language are errors.
+loopback Hub for the real one. Data with a title (```yaml title="x.yaml") become files. A block that cannot run says
+why on the line above it: <!-- skip: next "needs a microphone" -->. Blocks in any other language are errors.
 """
 
 import json
@@ -49,11 +49,6 @@ def read_yaml(example: Example) -> None:
     yaml.safe_load(str(example.parsed))
 
 
-def refuse(example: Example) -> None:
-    language = example.region.lexemes["arguments"]
-    raise ValueError(f"a block in {language!r} is neither run nor skipped: expected one of {', '.join(EVALUATORS)}.")
-
-
 EVALUATORS = {
     "python": PythonEvaluator(),
     "bash": run_bash,
@@ -64,20 +59,20 @@ EVALUATORS = {
 }
 
 
+def evaluate(example: Example) -> str | None:
+    """Writes a block into the file that its title names, if it has one, and runs or reads it."""
+    language, _, title = example.region.lexemes["arguments"].partition(" title=")
+    if language not in EVALUATORS:
+        return f"a block in {language!r} is neither run nor skipped: expected one of {', '.join(EVALUATORS)}"
+    if title:
+        Path(title.strip('"')).write_text(str(example.parsed), encoding="utf-8")
+    return EVALUATORS[language](example)
+
+
 def parse_blocks(document: Document) -> Iterator[Region]:
-    """Gives every fenced block to the evaluator of its language, and writes it into the file that its title names."""
-    lexer = FencedCodeBlockLexer(".*?", mapping={"language": "arguments", "source": "source"})
-    for region in lexer(document):
-        language, _, title = region.lexemes["arguments"].partition(" title=")
-        region.parsed = region.lexemes["source"]
-        evaluate = EVALUATORS.get(language, refuse)
-
-        def evaluate_block(example: Example, evaluate=evaluate, title=title.strip('"')) -> str | None:
-            if title:
-                Path(title).write_text(str(example.parsed), encoding="utf-8")
-            return evaluate(example)
-
-        region.evaluator = evaluate_block
+    """Finds every fenced block, whatever its language."""
+    for region in FencedCodeBlockLexer(".*?", {"language": "arguments", "source": "source"})(document):
+        region.parsed, region.evaluator = region.lexemes["source"], evaluate
         yield region
 
 
@@ -86,34 +81,27 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Starts the Hub before its client is imported: it reads these variables once."""
-    hub_server.USER = "USER"
-    hub = hub_server.HubServer().__enter__()
-    config.add_cleanup(lambda: hub.__exit__())
-    config.hub = hub
-
-
 @pytest.fixture(scope="session")
-def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> hub_server.HubServer:
-    """A Hub that has `USER/MODEL`, for this process and those that it starts."""
-    server = request.config.hub
-    os.environ.update(server.environment(tmp_path_factory.mktemp("home")))
-    os.environ.update(
-        PYTHONPATH=str(ROOT), PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1"
-    )
-    from modeling_sparse_merit.hub.export import export_checkpoint
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub_server.HubServer]:
+    """A Hub with `USER/MODEL`, for this process, which has yet to import its client, and those that it starts."""
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with pytest.MonkeyPatch.context() as patch, hub_server.HubServer() as server:
+        patch.setattr(hub_server, "USER", "USER")
+        home = server.environment(tmp_path_factory.mktemp("home"))
+        for name, value in (home | {"PYTHONPATH": str(ROOT), "PATH": commands, "OMP_NUM_THREADS": "1"}).items():
+            patch.setenv(name, value)
+        from modeling_sparse_merit.hub.export import export_checkpoint
 
-    folder = export_checkpoint(TINY, tmp_path_factory.mktemp("export") / "model")
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    server.repositories["models", "USER/MODEL"] = hub_server.Repository(commits=[files])
-    return server
+        folder = export_checkpoint(TINY, tmp_path_factory.mktemp("export") / "model")
+        files = {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
+        server.repositories["models", "USER/MODEL"] = hub_server.Repository(commits=[files])
+        yield server
 
 
 @pytest.fixture(scope="module")
-def page_folder(
-    hub: hub_server.HubServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def page_folder(hub: hub_server.HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The current folder of the blocks of a page."""
     folder, before = tmp_path_factory.mktemp("page"), Path.cwd()
     write_recordings(folder)
