@@ -44,7 +44,7 @@ def enhance_recordings(
     has a record that says why, and does not keep others from being done; a batch that fails, for lack of memory for
     instance, is tried one by one.
 
-    Examples:
+    Usage:
         >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(DEFAULT_CHECKPOINT)
         >>> recordings, _ = find_recordings(["calls/", "more/*.mp3"], output=Path("clean"))
         >>> for record in enhance_recordings(pipe, recordings):

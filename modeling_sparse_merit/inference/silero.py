@@ -26,7 +26,7 @@ class SileroDetector:
     A frame of 20 ms is what the block of 32 ms at its centre is. The model sees the recording as if it were not cut;
     where a window has no context on the right, the frames after the last whole block are what that block is.
 
-    Examples:
+    Usage:
         >>> result = pipe("call.wav", detector=SileroDetector)
         >>> stream = pipe.stream(detector=SileroDetector)
 

@@ -37,7 +37,7 @@ NO_SPEECH, UNSURE = "no speech", "unsure"
 class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     """Cleans speech and recognises its emotion.
 
-    Examples:
+    Usage:
         >>> pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained("path/or/hub-id")
         >>> pipe = transformers.pipeline(model="path/or/hub-id", trust_remote_code=True)   # without this package
         >>> result = pipe("call.wav")                       # or bytes, an array, {"array": ..., "sampling_rate": ...}
@@ -379,7 +379,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
 
     Where there is no speech, the only label is "no speech", with the score 1.
 
-    Examples:
+    Usage:
         >>> pipe = transformers.pipeline("audio-classification", model="path/or/hub-id", trust_remote_code=True)
         >>> pipe("call.wav", top_k=2)                       # [{"label": "angry", "score": 0.71}, {...}]
 

@@ -204,7 +204,7 @@ class StreamingEnhancer:
         chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
         detector: what makes the detector of speech, `detect_by_level` by default.
 
-    Examples:
+    Usage:
         >>> stream = pipe.stream(sampling_rate=16_000)
         >>> for block in microphone:                        # (samples,), floats or integers
         ...     output = stream.process(block)
