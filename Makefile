@@ -41,8 +41,10 @@ test-upstream: $(VENV)/.installed-test
 test-docs: $(VENV)/.installed-docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -p tests.documentation README.md docs
 
+# The site loads nothing from the network.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	! grep -rlE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include=*.html
 
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
