@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream test-oldest coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
+	@echo "make test-docs  run the code blocks of README.md and docs/"
+	@echo "make docs       build the documentation into site/; .venv/bin/mkdocs serve shows it while you write"
 	@echo "make test-oldest    a part of the tests with the lowest versions that pyproject.toml allows"
 	@echo "make coverage   the default tests, and the lines that they do not run"
 	@echo "make quality    check the style and the types"
@@ -59,6 +61,15 @@ $(OLDEST)/.installed: pyproject.toml | $(BIN)/python
 
 coverage: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report term:skip-covered --cov-report html
+
+# Blocks that cannot run are skipped with a reason, which is printed.
+test-docs: $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -p tests.documentation README.md docs
+
+# The site loads nothing from the network.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	! grep -rlE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include=*.html
 
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -217,3 +228,7 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[test]"
 	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[test,docs]"
+	@touch $(VENV)/.installed-demo $(VENV)/.installed-test $@

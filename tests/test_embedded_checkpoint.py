@@ -65,9 +65,13 @@ def test_the_number_of_parameters_is_the_same_wherever_it_is_stated(checkpoint, 
     assert evaluation_of(records)["model"]["parameters"] == number
 
 
-def test_readme_says_what_is_prohibited_and_what_trainer_needs():
+def test_readme_says_what_is_prohibited():
     assert "Article 5(1)(f) of [Regulation (EU) 2024/1689]" in README and "workplace and education" in README
-    assert "`pip install torch transformers soundfile soxr accelerate`" in README
+
+
+def test_the_guide_to_the_hub_says_what_trainer_needs():
+    guide = (ROOT / "docs" / "hub.md").read_text(encoding="utf-8")
+    assert "`pip install torch transformers soundfile soxr accelerate`" in guide
 
 
 def test_the_card_is_the_one_that_the_files_give(checkpoint, records):
