@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Sparse MERIT: one model that hears a noisy recording once and answers with clean speech and its emotion.
+"""Sparse MERIT: a single-pass multi-task model for speech enhancement and speech emotion recognition.
 
-Names are imported when they are first used, so that `import modeling_sparse_merit` and the command start at once.
+Names are imported when they are first used, so that `import modeling_sparse_merit` and the command start quickly.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
-BATCH_SECONDS = 40.0  # audio that goes through the model at once
+BATCH_SECONDS = 40.0  # seconds of audio in one batch
 
 _MODULE_OF = {
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",

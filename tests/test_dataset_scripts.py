@@ -348,7 +348,7 @@ def test_a_folder_may_have_its_own_classes_and_column_names(tmp_path):
     assert (dataset[0]["emotion"], dataset[0]["valence"]) == (1, 0.5)
     with pytest.raises(DatasetError, match="lacks 1 columns: label; it has path"):
         folder.build(list_files(tmp_path, "path", "1.wav"), columns={"file_name": "path", "emotion": "label"})
-    with pytest.raises(DatasetError, match="mood=... names no column of a dataset"):
+    with pytest.raises(DatasetError, match="mood=... is not a column of a speech dataset"):
         folder.build(tmp_path, columns={"mood": "label"})
 
 
@@ -451,7 +451,7 @@ def test_a_folder_of_another_corpus_is_refused(tmp_path):
 
     with pytest.raises(DatasetError, match="1 file names that are not of EmoDB: Actor_01"):
         emodb.build(tmp_path)
-    with pytest.raises(DatasetError, match="no recording was found"):
+    with pytest.raises(DatasetError, match="contains no recording of this corpus"):
         ravdess.build(list_files(tmp_path / "empty", "file_name"))
 
 
@@ -490,7 +490,7 @@ def test_a_table_is_never_replaced_by_accident(tmp_path, corpus):
         prepare.write_dataset(dataset, tmp_path / "out")
     prepare.write_dataset(dataset.select([0]), tmp_path / "out", overwrite=True)
     assert len(read_dataset(tmp_path / "out")) == 1
-    with pytest.raises(DatasetError, match="it is not a dataset, it holds Actor_01"):
+    with pytest.raises(DatasetError, match="it is not a dataset, since it holds Actor_01"):
         prepare.write_dataset(dataset, corpus, overwrite=True)
     assert len(prepare.audio_files(corpus)) == 8
 

@@ -108,7 +108,7 @@ def test_an_audio_column_that_would_be_decoded_is_not(tmp_path, recording):
 def test_a_folder_without_a_table_is_named(tmp_path):
     with pytest.raises(DatasetError, match="holds no dataset"):
         read_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="no table was given"):
+    with pytest.raises(DatasetError, match="no dataset was given"):
         read_datasets([])
 
 

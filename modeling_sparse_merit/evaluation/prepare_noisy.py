@@ -128,6 +128,13 @@ def _join(texts: Sequence[str], sign: str) -> str:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
+    """Builds and writes a frozen noisy test set, as the command line says.
+
+    Args:
+        arguments: command line to parse; that of the process by default.
+        prog: name of the command in the help; the script's file name by default.
+        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
+    """
     parser = prepare.command_line("A frozen noisy test set of speech datasets and noise datasets.", prog, SOURCES)
     parser.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10], help="signal-to-noise ratios in dB")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another set of mixtures")
