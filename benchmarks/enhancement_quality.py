@@ -146,8 +146,8 @@ def spread(groups: Sequence[Any], count: int, seed: int) -> list[int]:
 def mixed_sets(config: EvaluationConfig, max_clips: int) -> list[ClipSet]:
     """The same clips, spread over the speakers, in each condition of an evaluation."""
     clips, noise = Clips(config, []), load_noise(config)
-    rows = [clips.rows[place] for place in spread(column_names(clips.table, "speaker"), max_clips, config.seed)]
-    speech = {"speech": dataset_sha256(clips.table), "rows": rows, "seed": config.seed}
+    rows = [clips.rows[place] for place in spread(column_names(clips.dataset, "speaker"), max_clips, config.seed)]
+    speech = {"speech": dataset_sha256(clips.dataset), "rows": rows, "seed": config.seed}
     noise_sha256 = {pool: dataset_sha256(table) for pool, table in noise.items()}
 
     def read(condition: Condition) -> list[Versions]:

@@ -276,10 +276,10 @@ def test_corpora_genders_and_subsets_have_scores_of_their_own(measure, corpus, t
     older = noisy_set.FrozenTestSet(older, EvaluationConfig(speech=["speech"]), LABELS, "older")
     assert older.group_clips({}) == {"corpus": {}, "gender": {"female": [8, 9], "male": [6, 7]}, "subset": {}}
     with pytest.raises(
-        ValueError, match="'common' holds no clip: 'sentence' should be one of .*, and is one of 06, 07"
+        ValueError, match="'common' is empty: 'sentence' should be one of .*, but its values are 06, 07"
     ):
         measure(**settings, subsets={"common": {"sentence": ["6"]}})
-    with pytest.raises(ValueError, match="'common' is by 'phrase', but the columns are"):
+    with pytest.raises(ValueError, match="'common' needs the column 'phrase'; the columns are"):
         measure(**settings, subsets={"common": {"phrase": ["6"]}})
 
 

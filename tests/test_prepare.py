@@ -365,7 +365,7 @@ def test_several_tables_make_one_set(corpus, noises, tmp_path):
     assert frozen["row"] == [0, 1, 2, 3] * 3
     assert frozen.info.license == "CC BY 4.0 + a licence that is not stated + CC0 1.0"
     alike = sparse_merit(*arguments[:3], f"{noises},{noises}", *arguments[4:-2], "--overwrite")
-    assert alike.exit_code == 2 and "needs a name of its own (--pool)" in alike.stderr
+    assert alike.exit_code == 2 and "needs its own name (--pool)" in alike.stderr
 
 
 def test_it_is_pushed_as_other_tables_are(hub, frozen, tmp_path):

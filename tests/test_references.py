@@ -207,7 +207,7 @@ def test_missing_files_and_other_lengths_are_named(processed, tmp_path):
     heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])
     with pytest.raises(ValueError, match=r"a\.clean\.wav has 100 samples at 16 kHz.*has 9600"):
         system.predict(heard[:1])
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         build_reference("processed", {"folder": "nowhere", "test_set": "x"}, NAMES)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What an evaluation measures, as one YAML file: the systems, the test clips, the noise, and how the work is split."""
+"""Configuration of an evaluation, read from YAML: systems, test clips, noise, and distribution of the work."""
 
 import math
 import re
@@ -16,12 +16,12 @@ from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
 
 NOISY = "noisy"
-"""The system that leaves its input as it is: what every gain is measured against."""
+"""Name of the system that returns its input unchanged; gains of speech measures are relative to it."""
 TEST_SET_FIELDS = ("speech", "speech_split", "noise", "noise_split", "snr_db", "clean", "transmissions")
-"""What a test set is made of."""
+"""Fields that describe a test set."""
 FILE_NAME = r"\w[\w.-]*"  # pools and systems name files
 
-# they change how fast and where results are written, never a result, and so are left out of the record
+# fields that change speed or location of the results, but never a result; not recorded
 UNRECORDED_FIELDS = ("workers", "output")
 
 
@@ -30,41 +30,41 @@ class EvaluationConfig:
     """Settings of `sparse-merit evaluate`. Relative paths start at the working directory.
 
     Attributes:
-        test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), in all of its conditions; None makes
-            one in `OUTPUT/test_set` of the following seven.
+        test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), used in all its conditions; None
+            creates one in `OUTPUT/test_set` from the following seven fields.
         speech: paths of speech datasets (columns `audio`, `emotion`, `speaker`, `split`, `duration`).
         speech_split: the split of the speech datasets that is evaluated; None takes every row.
-        noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech alone.
+        noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech only.
         noise_split: the split of the noise datasets that noise is drawn from; None takes every row.
         snr_db: signal-to-noise ratios in dB at which every clip is mixed with every pool.
-        clean: also evaluate the recordings as they are.
-        transmissions: names in `data.transmission.TRANSMISSIONS`. Every condition is measured as it is and after each
-            of them, against the clean speech in the band of the transmission.
-        model: name of a checkpoint inside the package, folder or Hub id: a system of the name "model"; None is the
+        clean: also evaluate the recordings without added noise.
+        transmissions: names in `data.transmission.TRANSMISSIONS`. Every condition is evaluated without and with each
+            of them; the reference is the clean speech in the band of the transmission.
+        model: name of an embedded checkpoint, folder or Hub id; the system is named "model". None is the
             default checkpoint of the package.
-        systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints, which are
-            other seeds of one configuration; or `{model: checkpoint, precision: fp32, bf16 or int8}`; or
-            `{enhancement: checkpoint, emotion: checkpoint}`, a cascade whose emotion model hears what the first one
-            gives back (lists of one length for several seeds); or
-            `{reference: name, option: value, ...}`, see `references.build_reference`. `noisy: noisy`, the input as it
-            is, is measured in any case.
-        baseline: the system that all others are compared with; None compares none.
-        measures: which of `metrics.SPEECH_MEASURES` are computed.
-        labels: emotion classes among the models'; None takes all those of the first model with the emotion task.
+        systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints that are
+            trainings of one configuration with different seeds; or
+            `{model: checkpoint, precision: fp32, bf16 or int8}`; or `{enhancement: checkpoint, emotion: checkpoint}`,
+            a cascade whose emotion model gets the enhanced speech (lists of equal length for several seeds); or
+            `{reference: name, option: value, ...}`, see `references.build_reference`. `noisy: noisy`, the unchanged
+            input, is always evaluated.
+        baseline: the system that all others are compared with; None makes no comparisons.
+        measures: speech measures to compute, names of `metrics.SPEECH_MEASURES`.
+        labels: emotion classes to evaluate; None takes those of the first model with the emotion task.
         clips: `"labelled"` evaluates rows whose emotion is one of the labels; `"all"` measures enhancement on every
             row (emotion still on the labelled ones).
-        subsets: `{name: {column: [values]}}`, subsets of the labelled clips that emotion recognition is also scored
-            on: those whose columns of the speech datasets have one of the values, such as
-            `{common: {sentence: ["06", "07"]}}`.
-        max_clips: evaluate a random choice of so many clips, for a quick look; None takes all.
-        seed: of the mixtures, of the choice for `max_clips` and of the bootstrap.
-        bootstrap_resamples: resamples behind each 95 % interval.
-        batch_seconds: audio in one batch, padding included; a longer clip makes a batch of its own.
-        threads: CPU threads of torch in each process. The last bits of an answer depend on their number, so it is
-            given here, not found out; on a CPU of many cores, start several processes or raise it.
-        workers: processes that compute speech measures; None is one for each CPU core.
-        device: torch device of the model; None is a GPU where there is one.
-        output: folder of the report and of `clips/SYSTEM/MEMBER/CONDITION.parquet`, a row for each clip.
+        subsets: `{name: {column: [values]}}`, subsets of the labelled clips for which emotion recognition is also
+            scored separately: clips whose columns of the speech datasets have one of the values, such as `{common:
+            {sentence: ["06", "07"]}}`.
+        max_clips: evaluate a random subset of this size, for a quick look; None takes all clips.
+        seed: seed of the mixtures, of the subset for `max_clips` and of the bootstrap.
+        bootstrap_resamples: number of resamples for each 95 % interval.
+        batch_seconds: seconds of audio in one batch, including padding; a longer clip forms its own batch.
+        threads: CPU threads of torch in each process. The last bits of an output depend on their number, so it is
+            fixed here rather than detected; on a CPU with many cores, start several processes or raise it.
+        workers: processes that compute speech measures; None is one per CPU core.
+        device: torch device of the model; None is a GPU if available.
+        output: folder of the report and of `clips/SYSTEM/MEMBER/CONDITION.parquet`, with one row per clip.
     """
 
     test_set: str | None = None
@@ -92,12 +92,12 @@ class EvaluationConfig:
     output: str = "evaluation"
 
     def __post_init__(self):
-        self._check_tables()
+        self._check_datasets()
         self._check_selection()
         self._check_systems()
         self._check_machinery()
 
-    def _check_tables(self):
+    def _check_datasets(self):
         if isinstance(self.speech, (str, Path)):
             self.speech = [self.speech]
         self._require("test_set", _is_optional(self.test_set, (str, Path)), "the path of a frozen test set, or null")
@@ -107,25 +107,25 @@ class EvaluationConfig:
             unset = entry.name not in TEST_SET_FIELDS or getattr(self, entry.name) == default
             self._require(entry.name, unset, "nothing, as the `test_set` has its own")
         valid_speech = _is_list_of(self.speech, (str, Path)) and (self.speech or self.test_set)
-        self._require("speech", valid_speech, "one or more table paths, or else a `test_set`")
+        self._require("speech", valid_speech, "one or more dataset paths, or else a `test_set`")
         self.speech = [str(path) for path in self.speech]
         self.noise = {} if self.noise is None else self.noise
         valid_noise = isinstance(self.noise, Mapping) and all(
             _is_file_name(pool) and isinstance(path, (str, Path)) for pool, path in self.noise.items()
         )
-        self._require("noise", valid_noise, "{pool: table path}, pool names of letters, digits, '_', '-' and '.'")
+        self._require("noise", valid_noise, "{pool: dataset path}, pool names of letters, digits, '_', '-' and '.'")
         self.noise = {pool: str(path) for pool, path in self.noise.items()}
         for name in ("speech_split", "noise_split"):
             self._require(name, _is_optional(getattr(self, name), str), "the name of a split, or null for every row")
 
     def _check_selection(self):
         valid_snr = _is_list_of(self.snr_db, (int, float)) and all(map(math.isfinite, self.snr_db))
-        # what is written alike would share a file of results; + 0.0 makes 0 of -0
+        # values with the same text would share a results file; + 0.0 turns -0 into 0
         valid_snr = valid_snr and _distinct([f"{snr_db + 0.0:g}" for snr_db in self.snr_db])
         self._require("snr_db", valid_snr, "a list of finite numbers, distinct in their first six digits")
         self.snr_db = [snr_db + 0.0 for snr_db in self.snr_db]
         self._require("clean", isinstance(self.clean, bool), "true or false")
-        self._require("clean", self.clean or (self.noise and self.snr_db), "true where no noise and SNR is given")
+        self._require("clean", self.clean or (self.noise and self.snr_db), "true unless noise and SNRs are given")
         valid_transmissions = _is_list_of(self.transmissions, str) and _distinct(self.transmissions)
         valid_transmissions = valid_transmissions and set(self.transmissions) <= set(TRANSMISSIONS)
         self._require("transmissions", valid_transmissions, f"some of {list(TRANSMISSIONS)}, each once")
@@ -147,12 +147,12 @@ class EvaluationConfig:
             valid_names = isinstance(self.systems, Mapping) and self.systems and all(map(_is_file_name, self.systems))
             self._require("systems", valid_names, "{name: system}, names of letters, digits, '_', '-' and '.'")
             members = {name: _members(system) for name, system in self.systems.items()}
-            wrong = [name for name, found in members.items() if not found or (name == NOISY) != (found == [NOISY])]
+            wrong = [name for name, some in members.items() if not some or (name == NOISY) != (some == [NOISY])]
             self._require(
                 "systems",
                 not wrong,
                 f"for {wrong} a checkpoint or a list of some, {{model: ..., precision: {'|'.join(PRECISIONS)}}}, "
-                "{enhancement: ..., emotion: ...} with one checkpoint or lists of one length, {reference: ...}, or "
+                "{enhancement: ..., emotion: ...} with one checkpoint or lists of equal length, {reference: ...}, or "
                 "`noisy: noisy`",
             )
             self.systems = members
@@ -180,11 +180,16 @@ class EvaluationConfig:
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "EvaluationConfig":
-        """Read a YAML file; `overrides` that are not None replace its fields.
+        """Reads the configuration from a YAML file.
+
+        Args:
+            path: the YAML file.
+            overrides: values that replace fields of the file unless None.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is no YAML mapping, a field is unknown, missing or invalid; the error names it.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a YAML mapping, or a field is unknown, missing or invalid; the message names
+                it.
         """
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -198,21 +203,21 @@ class EvaluationConfig:
         if unknown:
             raise ValueError(f"{path}: unknown field(s) {unknown}; the fields are {known}.")
         if not {"speech", "test_set"} & set(settings):
-            raise ValueError(f"{path}: the field 'speech' (one or more table paths), or 'test_set', is missing.")
+            raise ValueError(f"{path}: the field 'speech' (one or more dataset paths), or 'test_set', is missing.")
         return cls(**settings)
 
     def members(self) -> dict[str, list[Any]]:
-        """The members of each system, one for each seed, the noisy input first: a checkpoint (None is that inside the
-        package), "noisy", or the mapping of a cascade or a reference."""
+        """The members of each system, one per seed, starting with the noisy input: a checkpoint (None is the default
+        of the package), "noisy", or the mapping of a cascade or a reference."""
         return {NOISY: [NOISY]} | ({"model": [self.model]} if self.systems is None else self.systems)
 
     def record(self) -> dict[str, Any]:
-        """The settings that determine results, JSON-able."""
+        """The settings that determine results, JSON-serializable."""
         return {name: value for name, value in asdict(self).items() if name not in UNRECORDED_FIELDS}
 
 
 def _members(system: Any) -> list[Any]:
-    """The members of one system as they are written; empty where they are not valid."""
+    """The members of one system as configured; empty if they are invalid."""
     if not isinstance(system, Mapping):
         members = list(system) if isinstance(system, (list, tuple)) else [system]
         return [str(member) for member in members] if _is_list_of(members, (str, Path)) else []
