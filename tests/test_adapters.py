@@ -302,7 +302,7 @@ def test_the_card_says_what_the_adapters_are_and_how_to_use_them(trained, clip, 
     for shown in (
         "| emotions | upset, calm, weary |",
         "| rank, alpha | 4, 16 |",
-        "| trained whole, and stored here | emotion, experts, routers |",
+        "| fully trained modules, stored here | emotion, experts, routers |",
         f"| size | {numbers:,} parameters |",
         "| macro_f1 | 0.612 |",
         "lora_rank: 4",
@@ -340,7 +340,7 @@ def test_adapters_of_a_private_folder_are_pushed_once_their_base_has_a_name_on_t
     model = train(str(base), tmp_path / "best")
     result = run("push", tmp_path / "best", "someone/adapters", "--token", TOKEN)
     assert result.exit_code == 2
-    assert f"adapters change {base}, which others do not have" in " ".join(result.stderr.split())
+    assert f"adapters belong to {base}, which is not on the Hub" in " ".join(result.stderr.split())
     assert "--base USER/MODEL" in result.stderr and not hub.requests
     assert str(base) not in (tmp_path / "best" / "README.md").read_text()
 

@@ -232,16 +232,16 @@ def test_only_a_model_whose_answers_depend_on_its_batch_says_so(checkpoint):
 def test_results_of_other_weights_are_refused(checkpoint, tiny_config):
     other = SparseMeritForSpeechEnhancementAndEmotion(tiny_config)
     other.save_pretrained(checkpoint)
-    with pytest.raises(ValueError, match=r"evaluation\.json was measured with other weights.*Measure these weights"):
+    with pytest.raises(ValueError, match=r"evaluation\.json belongs to other weights.*Evaluate these weights"):
         render_card(checkpoint)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("evaluation.json", "{", r"evaluation\.json is no valid JSON"),
+        ("evaluation.json", "{", r"evaluation\.json is not valid JSON"),
         ("evaluation.json", "[]", r"evaluation\.json holds a list"),
-        ("evaluation.json", "{}", r"evaluation\.json was measured with other weights.*None"),
+        ("evaluation.json", "{}", r"evaluation\.json belongs to other weights.*None"),
         ("dev_results.json", '{"epoch": 1, "dev": {}}', "lacks a field.*step"),
         ("training_data.yaml", "corpora: [", r"training_data\.yaml is no valid YAML"),
         ("training_data.yaml", "corpora: [{name: Stage, use: emotion}]", r"Stage.*lacks \['license'\]"),
@@ -358,7 +358,7 @@ def test_examples_become_a_widget_with_the_models_own_answers(checkpoint, speech
     assert widget[0]["output"] == written["examples"][0]["emotion"]
     assert {entry["label"] for entry in widget[0]["output"]} == set(LABELS)
     soundfile.write(tmp_path / "elsewhere.wav", speech_clip(1.0), 16_000)
-    with pytest.raises(ValueError, match="elsewhere.wav lies outside.*copy it there"):
+    with pytest.raises(ValueError, match="elsewhere.wav is outside.*copy it there"):
         write_examples(checkpoint, [tmp_path / "elsewhere.wav"])
 
 

@@ -73,7 +73,7 @@ def test_another_model_in_the_same_folder_gets_a_card_of_its_own_and_no_figures_
     assert "0.777" not in card and "license: mit" not in card and "| 0 | calm |" in card and sha256(other) in card
     gone = ("LICENSE", "training_data.yaml", "dev_results.json", "examples.json", "call.wav")
     assert not any((first / name).exists() for name in gone)
-    assert "belong to the weights that were there before" in notes(result)
+    assert "belong to the previous weights" in notes(result)
     assert all(name in notes(result) for name in gone)
     check_checkpoint(first)
 
@@ -84,7 +84,7 @@ def test_a_card_that_a_person_edited_is_kept_and_the_command_says_what_may_no_lo
     result = export("exported", other, tmp_path, "--overwrite")
     assert (first / "README.md").read_text() == edited
     said = notes(result)
-    assert f"{first / 'README.md'} was written by hand" in said and "may no longer hold" in said
+    assert f"{first / 'README.md'} was written by hand" in said and "may be outdated" in said
     for part in ("`license`", "Thanks", "What goes in, what comes out", "On the dev set, during training"):
         assert part in said
     pushed = RUNNER.invoke(app, ["push", str(first), "someone/model", "--token", "none"])
@@ -134,7 +134,7 @@ def test_the_card_of_the_embedded_checkpoint_is_taken_along_with_its_figures(tmp
 
 def test_results_of_other_weights_are_not_pushed(first):
     (first / "evaluation.json").write_text(json.dumps({"model": {"sha256": "0" * 64}}))
-    with pytest.raises(ValueError, match="evaluation.json was measured with other weights .SHA-256 000000000000"):
+    with pytest.raises(ValueError, match="evaluation.json belongs to other weights .SHA-256 000000000000"):
         check_checkpoint(first)
 
 

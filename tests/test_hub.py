@@ -195,7 +195,7 @@ def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
     assert "A licence." not in (tmp_path / "exported" / "README.md").read_text()
     assert (tmp_path / "exported" / "call.wav").read_bytes() == b"RIFF"
     result = CliRunner().invoke(app, ["info", "--model", str(folder), "--revision", first])
-    assert "is of a model on the Hub" in one_line(result)
+    assert "applies to models on the Hub only" in one_line(result)
 
 
 def test_pushing_again_adds_a_commit_only_where_something_changed(hub, folder):
@@ -302,13 +302,16 @@ def truncate_weights(folder: Path) -> None:
     ("damage", "complaint"),
     [
         (lambda folder: (folder / "README.md").unlink(), "README.md, the model card, is missing"),
-        (lambda folder: (folder / "README.md").write_text("# Card"), "has no metadata at its head"),
-        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "the head of README.md is no YAML"),
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing or no JSON"),
-        (lambda folder: edit_json(folder / "config.json", model_type="wavlm"), "of a model of type 'wavlm'"),
+        (lambda folder: (folder / "README.md").write_text("# Card"), "has no metadata"),
+        (
+            lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"),
+            "the metadata of README.md is not valid YAML",
+        ),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing or not valid JSON"),
+        (lambda folder: edit_json(folder / "config.json", model_type="wavlm"), "has the model type 'wavlm'"),
         (lambda folder: edit_json(folder / "config.json", auto_map={}), "config.json has no auto_map"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
-        (lambda folder: (folder / "experts.py").unlink(), "the code that its auto_map names is missing: experts.py"),
+        (lambda folder: (folder / "experts.py").unlink(), "code that auto_map refers to is missing: experts.py"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (truncate_weights, "model.safetensors is damaged"),
         (spoil_weights, "model.safetensors holds NaN or Inf in"),
@@ -341,4 +344,4 @@ def test_weights_in_several_files_are_all_looked_at(hub, folder):
 
 
 def test_a_missing_folder_is_named(hub):
-    assert "nowhere is no folder" in one_line(push("nowhere"))
+    assert "nowhere is not a folder" in one_line(push("nowhere"))

@@ -172,7 +172,7 @@ def test_adapters_are_pushed_where_they_are_whole_and_their_card_names_a_base_on
 
     with HubServer() as hub:
         hub.serve_this_process(monkeypatch, tmp_path / "home")
-        assert f"the base_model of README.md is '{tiny_checkpoint}': name it" in push().stderr
+        assert f"the base_model of README.md is '{tiny_checkpoint}': give its Hub id" in push().stderr
         name_base_on_the_hub(folder / "README.md", tiny_checkpoint)
         result = push("--base", "someone/base")
         assert result.exit_code == 0, result.output

@@ -306,7 +306,7 @@ def test_examples_of_a_strangers_model_name_no_file_but_recordings_in_its_folder
     own.write_bytes(b"RIFF")
     (source / "linked.wav").symlink_to(own)
     (source / "examples.json").write_text(json.dumps({"examples": [{"file": name.format(own=own)}]}))
-    with pytest.raises(ValueError, match="no recording in this folder"):
+    with pytest.raises(ValueError, match="not a recording in this folder"):
         export_checkpoint(source, tmp_path / "target")
     assert own.read_bytes() == b"RIFF" and not list((tmp_path / "target").iterdir())
 

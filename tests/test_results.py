@@ -109,7 +109,7 @@ def test_what_is_done_is_skipped_and_counted(run, record):
     before = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("*.wav")}
     record("in/c.wav", 2)
     again = run("in", "-o", "out")
-    assert "3 of 3 recordings done (2 by an earlier run; --overwrite does them again)" in again.stdout
+    assert "3 of 3 recordings done (2 by an earlier run; --overwrite processes them again)" in again.stdout
     assert "c.wav" in again.stdout and "a.wav" not in again.stdout.replace("\n", " ").split("recordings done")[0]
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in Path("out").glob("*.wav")}.items()
     assert [line["file"] for line in results_in("out")] == [
@@ -432,7 +432,7 @@ def test_ctrl_c_keeps_what_is_done_and_ends_at_once(tiny_checkpoint, record, tmp
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "Stopped: interrupted. 1 of 2 recordings are done; the same command goes on." in errors
+    assert "Stopped: interrupted. 1 of 2 recordings are done; run the command again to resume." in errors
     assert [line["file"] for line in results_in(tmp_path / "out")] == ["a.wav"]
 
 
@@ -472,7 +472,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run, corpus, small_disk):
     lines = results_in(small_disk / "out")
     assert 2 < len(lines) < 40 and all("error" not in line for line in lines)
     assert "No space left on device" in result.stderr
-    assert f"{len(lines)} of 60 recordings are done; the same command goes on." in result.stderr
+    assert f"{len(lines)} of 60 recordings are done; run the command again to resume." in result.stderr
     assert len(list((small_disk / "out").glob("*.wav"))) == len(lines)
     assert not list((small_disk / "out").glob(".*.partial*"))
     for path in (small_disk / "out").glob("*.wav"):
