@@ -147,7 +147,7 @@ def test_what_cannot_be_scored_is_refused_with_its_reason(load, clips):
         load("si_sdr").compute(**clips, mode="nb")
     with pytest.raises(ValueError, match="sampling_rate=44100.*resample"):
         load("pesq").compute(**clips, sampling_rate=44_100)
-    with pytest.raises(ValueError, match="no measure 'mos'.*'composite'"):
+    with pytest.raises(ValueError, match="'mos' is not a metric.*'composite'"):
         load("mos")
 
 

@@ -173,7 +173,7 @@ def test_an_export_is_replaced_only_on_request_and_other_folders_never(model, fe
     with pytest.raises(FileExistsError, match="--overwrite"):
         export_onnx(model, feature_extractor, folder)
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="no export to ONNX"):
+    with pytest.raises(FileExistsError, match="not an ONNX export"):
         export_onnx(model, feature_extractor, tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -194,7 +194,7 @@ def test_refuses_weights_and_precisions_that_it_cannot_export(feature_extractor,
 @pytest.mark.slow
 def test_writes_nothing_where_the_graph_differs_from_the_model(feature_extractor, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TOLERANCE", 0.0)  # rounding differs
-    with pytest.raises(ValueError, match="The graph is not the model"):
+    with pytest.raises(ValueError, match="The graph does not match the model"):
         export_onnx(small_model(), feature_extractor, tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 
