@@ -103,7 +103,11 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextmanager
 def output_errors() -> Iterator[None]:
-    """Turns an OSError after which nothing more can be written, such as a full disk, into an `OutputError`."""
+    """Turns an OSError after which nothing more can be written, such as a full disk, into an `OutputError`.
+
+    Raises:
+        OutputError: nothing more can be written.
+    """
     try:
         yield
     except OSError as error:

@@ -45,8 +45,8 @@ def first(tiny_checkpoint, tmp_path) -> Path:
     )
     (source / "dev_results.json").write_text(json.dumps({"epoch": 5, "step": 77, "dev": {"macro_f1": 0.777}}))
     (source / "call.wav").write_bytes(b"RIFF")
-    answers = {"model": {"sha256": sha256(source)}, "examples": [{"file": "call.wav", "emotion": []}]}
-    (source / "examples.json").write_text(json.dumps(answers))
+    outputs = {"model": {"sha256": sha256(source)}, "examples": [{"file": "call.wav", "emotion": []}]}
+    (source / "examples.json").write_text(json.dumps(outputs))
     export("exported", source, tmp_path)
     return tmp_path / "exported"
 
@@ -94,9 +94,9 @@ def test_a_card_that_a_person_edited_is_kept_and_the_command_says_what_may_no_lo
 def test_a_card_by_hand_is_kept_too_and_one_for_the_same_weights_without_alarm(
     first, tiny_checkpoint, other, tmp_path
 ):
-    (first / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\nAll about it.\n")
+    (first / "README.md").write_text("---\nlicense: mit\n---\n# Handmade\n\nAll about it.\n")
     result = export("exported", other, tmp_path, "--overwrite")
-    assert "All about it." in (first / "README.md").read_text() and "`license`, Mine" in notes(result)
+    assert "All about it." in (first / "README.md").read_text() and "`license`, Handmade" in notes(result)
     assert not export("again", tiny_checkpoint, tmp_path).stderr
     assert not export("again", tiny_checkpoint, tmp_path, "--overwrite").stderr
     (tmp_path / "again" / "README.md").write_text((tmp_path / "again" / "README.md").read_text() + "\nA word.\n")

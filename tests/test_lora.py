@@ -336,9 +336,9 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
     result = CliRunner().invoke(app, merging)
     assert result.exit_code == 0, result.output
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(private_folder / "merged")
-    answer = pipe(str(private_folder / "calls" / "0.wav"))
-    assert {entry["label"] for entry in answer["emotion"]} == {"angry", "sad"}
-    assert len(answer["audio"]) == 8_000
+    output = pipe(str(private_folder / "calls" / "0.wav"))
+    assert {entry["label"] for entry in output["emotion"]} == {"angry", "sad"}
+    assert len(output["audio"]) == 8_000
 
     features = SparseMeritFeatureExtractor.from_pretrained(run / "best")
     assert features.normalization == SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint).normalization

@@ -161,7 +161,11 @@ def quieten_datasets() -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turns an error that the user can fix into one line on stderr and exit code 2."""
+    """Turns an error that the user can fix into one line on stderr and exit code 2.
+
+    Raises:
+        typer.Exit: with code 2, in place of the error.
+    """
     try:
         yield
     except (OSError, ValueError, ImportError) as error:

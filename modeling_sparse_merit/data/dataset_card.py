@@ -40,7 +40,7 @@ MEANINGS = {
     "speed": "speed factor of the clip: 1.1 is faster, and higher in pitch",
     "descriptors": "acoustic descriptors of the clip, 100 frames a second",
     "freesound_id": "its number at freesound.org",
-    "rt60_s": "reverberation time of the room in seconds",
+    "rt60_s": "reverberation time in seconds",
     "corpus": "name of the speech dataset that the clip is from",
     "condition": "test condition: clean, or noise dataset and SNR",
     "transmission": "simulated telephone channel or codec, or none",

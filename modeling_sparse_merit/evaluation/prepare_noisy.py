@@ -75,7 +75,7 @@ def name_pools(datasets: Sequence[str | Path], names: Sequence[str] = ()) -> dic
     """Maps names of noise pools to their datasets.
 
     Args:
-        paths: paths of the noise datasets.
+        datasets: paths of the noise datasets.
         names: names of the pools; by default the last parts of the paths.
 
     Raises:

@@ -41,7 +41,14 @@ def open_repository(
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turns errors of the network and the Hub into a `HubError` that says how to fix them."""
+    """Turns errors of the network and the Hub into a `HubError` that says how to fix them.
+
+    Args:
+        repo_id: name of the repository.
+
+    Raises:
+        HubError: in place of the original error.
+    """
     try:
         yield
     except HFValidationError as error:

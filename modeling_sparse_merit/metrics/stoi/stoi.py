@@ -28,4 +28,11 @@ class Stoi(ClipsMeasure):
 }"""
 
     def clip_measure(self, sampling_rate: int, extended: bool, resampler: str | None) -> ClipMeasure:
+        """STOI of a clean and an enhanced clip.
+
+        Args:
+            sampling_rate: sampling rate of both clips in Hz.
+            extended: use the extended measure for modulated noise.
+            resampler: "scipy", "pystoi" or None, see `metrics.speech.stoi`.
+        """
         return partial(stoi, sampling_rate=sampling_rate, extended=extended, resampler=resampler)
