@@ -309,8 +309,8 @@ def _replace_parts(head: nn.Module) -> None:
 
 
 class RealSpectrogram(Spectrogram):
-    """[`Spectrogram`] as convolutions with the basis of the Fourier transform. ONNX has no inverse transform, and its STFT is
-    slower and less accurate in onnxruntime for lengths other than powers of two.
+    """[`Spectrogram`] as convolutions with the basis of the Fourier transform. ONNX has no inverse transform, and its
+    STFT is slower and less accurate in onnxruntime for lengths other than powers of two.
 
     Args:
         n_fft: size of the transform, in samples.
