@@ -1,5 +1,5 @@
-# Each target makes its own virtual environment in .venv when it is missing and reuses it after.
-# Another interpreter: make demo PYTHON=python3.12
+# Each target creates the virtual environment .venv if it is missing, and reuses it afterwards.
+# To use another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 .PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
 
 help:
-	@echo "make demo       clean a noisy recording and hear its emotion; results in demo_results/"
+	@echo "make demo       enhance a noisy recording and recognise its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
@@ -22,9 +22,9 @@ help:
 	@echo "make style      fix the style"
 	@echo "make release    build wheel and sdist into dist/, and try them"
 	@echo "make tables CORPORA=FOLDER; make train-base; make evaluate-base (or -tiny, -free)"
-	@echo "                the checkpoints inside the package, from their corpora (hours)"
+	@echo "                the embedded checkpoints, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
-	@echo "make bench-quality   enhancement by measures and predicted ratings, next to GTCRN (hours; needs make tables)"
+	@echo "make bench-quality   enhancement by measures and predicted ratings, compared with GTCRN (hours; needs make tables)"
 	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
@@ -93,31 +93,31 @@ release: $(VENV)/.installed-test
 	$(RELEASE)/bin/python -m pip install --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)[demo]"
 	$(BIN)/python tests/rehearse_release.py $(RELEASE)/bin
 
-# Checkpoints inside the package ---------------------------------------------------------------------------------------
-# CORPORA holds the folders named below, each with a metadata.csv; rir has one in each of its subfolders.
+# Embedded checkpoints -------------------------------------------------------------------------------------------------
+# CORPORA contains the folders named below, each with a metadata.csv; rir has one in each of its subfolders.
 RECORDS := benchmarks/results/tiny
-SPEECH_TABLE = $(BIN)/python -m dataset_scripts.folder --overwrite
-NOISE_TABLE = $(BIN)/python -m dataset_scripts.noise --overwrite
+SPEECH_DATASET = $(BIN)/python -m dataset_scripts.folder --overwrite
+NOISE_DATASET = $(BIN)/python -m dataset_scripts.noise --overwrite
 
 tables: $(VENV)/.installed-test
 	@test -d "$(CORPORA)" || { echo "Name the folder of the corpora: make tables CORPORA=FOLDER"; exit 1; }
-	$(SPEECH_TABLE) $(CORPORA)/emotion/ravdess tables/ravdess --license "CC BY-NC-SA 4.0"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/emodb tables/emodb --license "free of charge, to be cited"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/nemo tables/nemo --license "CC BY-NC-SA 4.0"
-	$(SPEECH_TABLE) $(CORPORA)/speech/picovoice_commands tables/picovoice_commands --license "Apache-2.0"
-	$(NOISE_TABLE) $(CORPORA)/noise/esc10 tables/esc10 --license "CC BY 3.0"
-	$(NOISE_TABLE) $(CORPORA)/noise/speech_commands_background tables/speech_commands_background --license "CC BY 4.0"
-	$(NOISE_TABLE) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
-	$(NOISE_TABLE) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/ased tables/ased --license "none stated; offered for research"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/emospeech_commands tables/emospeech_commands --license "CC BY-NC-SA 4.0"
-	$(SPEECH_TABLE) $(CORPORA)/emotion/emodb_more tables/emodb_more --license "free of charge, to be cited"
-	$(SPEECH_TABLE) $(CORPORA)/emotion_level/baved tables/baved --license "none stated; offered for research"
-	$(SPEECH_TABLE) $(CORPORA)/speech/speechocean762 tables/speechocean762 --license "free of charge" --min-dynamic-range 41
-	$(SPEECH_TABLE) $(CORPORA)/speech/picovoice_commands_more tables/picovoice_commands_more --license "Apache-2.0"
-	$(NOISE_TABLE) $(CORPORA)/noise/moodist tables/moodist --license "Pixabay Content License or CC0"
-	$(NOISE_TABLE) $(CORPORA)/noise/emospeech_background tables/emospeech_background --license "CC BY-NC-SA 4.0"
-	$(NOISE_TABLE) $(CORPORA)/rir tables/rirs --license "Apache-2.0, CC0, and Creative Commons by OpenAIR"
+	$(SPEECH_DATASET) $(CORPORA)/emotion/ravdess tables/ravdess --license "CC BY-NC-SA 4.0"
+	$(SPEECH_DATASET) $(CORPORA)/emotion/emodb tables/emodb --license "free of charge, to be cited"
+	$(SPEECH_DATASET) $(CORPORA)/emotion/nemo tables/nemo --license "CC BY-NC-SA 4.0"
+	$(SPEECH_DATASET) $(CORPORA)/speech/picovoice_commands tables/picovoice_commands --license "Apache-2.0"
+	$(NOISE_DATASET) $(CORPORA)/noise/esc10 tables/esc10 --license "CC BY 3.0"
+	$(NOISE_DATASET) $(CORPORA)/noise/speech_commands_background tables/speech_commands_background --license "CC BY 4.0"
+	$(NOISE_DATASET) $(CORPORA)/noise/urbansound8k tables/urbansound8k --license "CC BY-NC"
+	$(NOISE_DATASET) $(CORPORA)/noise/nonspeech_noisex tables/nonspeech_noisex --license "for research only"
+	$(SPEECH_DATASET) $(CORPORA)/emotion/ased tables/ased --license "none stated; offered for research"
+	$(SPEECH_DATASET) $(CORPORA)/emotion/emospeech_commands tables/emospeech_commands --license "CC BY-NC-SA 4.0"
+	$(SPEECH_DATASET) $(CORPORA)/emotion/emodb_more tables/emodb_more --license "free of charge, to be cited"
+	$(SPEECH_DATASET) $(CORPORA)/emotion_level/baved tables/baved --license "none stated; offered for research"
+	$(SPEECH_DATASET) $(CORPORA)/speech/speechocean762 tables/speechocean762 --license "free of charge" --min-dynamic-range 41
+	$(SPEECH_DATASET) $(CORPORA)/speech/picovoice_commands_more tables/picovoice_commands_more --license "Apache-2.0"
+	$(NOISE_DATASET) $(CORPORA)/noise/moodist tables/moodist --license "Pixabay Content License or CC0"
+	$(NOISE_DATASET) $(CORPORA)/noise/emospeech_background tables/emospeech_background --license "CC BY-NC-SA 4.0"
+	$(NOISE_DATASET) $(CORPORA)/rir tables/rirs --license "Apache-2.0, CC0, and Creative Commons by OpenAIR"
 	for speech in ravdess emodb nemo picovoice_commands; do \
 	  $(BIN)/python -m dataset_scripts.acoustic_features --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise --clips 240 --seconds 6 --seed 0 \
@@ -125,14 +125,14 @@ tables: $(VENV)/.installed-test
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise_free --clips 240 --seconds 6 --seed 1 \
 	  --babble tables/speechocean762 tables/picovoice_commands tables/picovoice_commands_more
 
-# What training made into the package. A former evaluation is of other weights.
+# Embeds a trained checkpoint. An earlier evaluation belongs to other weights, so it is removed.
 define EMBED
 	cp runs/$(1)/best/dev_results.json benchmarks/results/$(1)
 	rm -f benchmarks/results/$(1)/evaluation.json
 	$(BIN)/python -m benchmarks.embed $(1) --model runs/$(1)/best $(2)
 endef
 
-# Each run goes on where it was stopped.
+# Interrupted runs resume.
 train-base: $(VENV)/.installed-test
 	test -d runs/whisper-base-4 || $(BIN)/sparse-merit convert openai/whisper-base runs/whisper-base-4 --layers 4
 	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/base/training.yaml
@@ -166,7 +166,7 @@ evaluate-tiny: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.embed tiny
 
 LADDER := benchmarks/results/ladder
-# The systems that the paper compares, under one protocol. What is done is skipped, what was stopped goes on.
+# The systems that the paper compares, under one protocol. Finished runs are skipped, interrupted ones resume.
 ladder: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ladder
 	$(BIN)/sparse-merit evaluate --config benchmarks/ladder/evaluation.yaml
@@ -174,9 +174,9 @@ ladder: $(VENV)/.installed-test
 	cp runs/ladder/evaluation/results.json $(LADDER)
 	sed '/spectrograms_/d' runs/ladder/evaluation/results.md > $(LADDER)/results.md
 	cp runs/ladder/evaluation/figures/*.png $(LADDER)/figures
-	rm $(LADDER)/figures/spectrograms_*.png  # pictures of recordings, which stay with their corpora
+	rm $(LADDER)/figures/spectrograms_*.png  # figures of recordings, which must not be redistributed
 
-# Speed and memory. Run it on a machine that does nothing else.
+# Speed and memory. Run it on an otherwise idle machine.
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.changes
@@ -219,12 +219,12 @@ $(BIN)/python:
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "No virtual environment could be made. On Debian and Ubuntu, fix it with: sudo apt-get install python3-venv"; exit 1; }
 
-# The stamps are renewed when a dependency or a tested version changes.
+# The stamps are updated when a dependency or a tested version changes.
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[demo]"
 	@touch $@
 
-# The test extra holds the demo extra too, so both stamps are set.
+# The test extra includes the demo extra, so both stamps are set.
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[test]"
 	@touch $(VENV)/.installed-demo $@

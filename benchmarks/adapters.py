@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Fine-tuning with adapters on labels that the base has: does the classifier start from the base's rows, or at random?
+"""Fine-tuning with adapters on labels of the base model: initialising the classifier from the base or at random.
 
-Two runs for each seed, alike but for the names of the emotions: in one they are the base's, whose rows of the
-classifier are then taken over; in the other they are words that the base does not have, so that the rows are drawn at
-random. Both, and the base before any training, are scored on the same dev mixtures of speakers that neither has seen.
+Two runs per seed differ only in the names of the emotions: with the names of the base, its classifier rows are reused;
+with unknown names, the rows are initialised at random. Both runs and the base are scored on the same dev mixtures of
+unseen speakers.
 Writes `adapters.json` and `adapters.md` to `benchmarks/results`.
 
     python -m benchmarks.adapters --speech tables/ased --noise tables/esc10

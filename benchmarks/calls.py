@@ -63,11 +63,11 @@ def speech_of(clip: np.ndarray, depth_db: float = SPEECH) -> np.ndarray:
 
 def rows_by_speaker(rows: Dataset, labels: list[str]) -> dict[str, list[tuple[int, str]]]:
     """The rows with one of the emotions, and their emotion, by speaker."""
-    names, found = rows.features["emotion"].names, {}
+    names, results = rows.features["emotion"].names, {}
     for row, (emotion, speaker) in enumerate(zip(rows["emotion"], rows["speaker"], strict=True)):
         if emotion is not None and names[emotion] in labels:
-            found.setdefault(speaker, []).append((row, names[emotion]))
-    return found
+            results.setdefault(speaker, []).append((row, names[emotion]))
+    return results
 
 
 def made_calls(rows: Dataset, labels: list[str], recipe: MixingRecipe | None, count: int, seed: int) -> Iterator[Call]:
@@ -169,15 +169,15 @@ def write(result: dict, name: str) -> None:
         f"`{result['command']}`, commit {result['commit']}. Emotion diarization error rate and its parts, in percent "
         "of the time; 95 % bootstrap intervals over the calls, of the differences paired.",
     ]
-    for condition, found in result["conditions"].items():
-        facts = f"{found['calls']} calls, {found['turns']} turns, {found['seconds'] / 60:.0f} min"
+    for condition, results in result["conditions"].items():
+        facts = f"{results['calls']} calls, {results['turns']} turns, {results['seconds'] / 60:.0f} min"
         lines += ["", f"## {condition}: {facts}", ""]
         lines += ["| | error rate | false alarm | missed | confusion | overlap |", "|---|---|---|---|---|---|"]
-        for method, row in found["methods"].items():
+        for method, row in results["methods"].items():
             parts = [f"{100 * row[key]:.1f}" for key in ERRORS]
             lines.append(f"| {method} | {shown(_percent(row[TOTAL]), 1)} | {' | '.join(parts)} |")
         lines += ["", "| difference | |", "|---|---|"]
-        lines += [f"| {pair} | {shown(_percent(row), 1, '+')} |" for pair, row in found["differences"].items()]
+        lines += [f"| {pair} | {shown(_percent(row), 1, '+')} |" for pair, row in results["differences"].items()]
     write_results(RESULTS / "calls" / name, result, "\n".join(lines))
     print("\n".join(lines))
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-What each change to the computation brought by itself: `python -m benchmarks.changes`.
+The effect of each change to the computation: `python -m benchmarks.changes`.
 
 Each change is timed in turn with what it replaced, on the same weights and inputs, and both must give the same result.
 Writes `changes.json` and `changes.md` to `benchmarks/results/MACHINE`.
@@ -55,7 +55,7 @@ def frames_of(seconds: float) -> int:
 
 
 def convolutions(seconds: float, dtype: torch.dtype) -> Sides:
-    """WavLM's front end of one recording, and ours, in segments and with the channels of a frame side by side."""
+    """WavLM's feature encoder on one recording, and ours, in segments and with channels last."""
     config = SparseMeritConfig(**LARGE)
     ours = ConvolutionFeatureEncoder(config).eval()
     stock = WavLMFeatureEncoder(config).eval()
@@ -137,9 +137,9 @@ def frames_for_each_expert() -> Sides:
 
     def of_all() -> torch.Tensor:
         inputs = frames[:]
-        return torch.stack([inputs[mine].sum(0) for mine in chosen])
+        return torch.stack([inputs[own].sum(0) for own in chosen])
 
-    return of_all, lambda: torch.stack([frames[mine].sum(0) for mine in chosen])
+    return of_all, lambda: torch.stack([frames[own].sum(0) for own in chosen])
 
 
 def layer_frames() -> tuple[MixtureOfExperts, LayerFrames]:
@@ -199,8 +199,8 @@ def overlap_add() -> Sides:
 
 
 ALWAYS = [
-    Change("convolutions in segments, channels last", "front end, 10 s, fp32", partial(convolutions, 10, FP32)),
-    Change("convolutions in segments, channels last", "front end, 60 s, fp32", partial(convolutions, 60, FP32)),
+    Change("convolutions in segments, channels last", "feature encoder, 10 s, fp32", partial(convolutions, 10, FP32)),
+    Change("convolutions in segments, channels last", "feature encoder, 60 s, fp32", partial(convolutions, 60, FP32)),
     Change("attention: bias as a view, no weights", "one layer, 10 s, fp32", partial(attention, 10, FP32)),
     Change("attention: bias as a view, no weights", "one layer, 60 s, fp32", partial(attention, 60, FP32)),
     Change("experts on the frames that are theirs", "3 experts, 10 s, fp32", partial(experts, "on every frame")),
@@ -214,7 +214,9 @@ ALWAYS = [
     Change("layer norms of all layers as one", "10 s, fp32", layer_norms_together, is_taken=False),
 ]
 WHERE_BF16_IS_FAST = [
-    Change("convolutions in segments, channels last", "front end, 10 s, bf16", partial(convolutions, 10, BF16), 0.05),
+    Change(
+        "convolutions in segments, channels last", "feature encoder, 10 s, bf16", partial(convolutions, 10, BF16), 0.05
+    ),
     Change("attention: bias as a view, no weights", "one layer, 10 s, bf16", partial(attention, 10, BF16), 0.05),
     Change("attention: bias as a view, no weights", "one layer, 60 s, bf16", partial(attention, 60, BF16), 0.05),
     Change("attention in three steps, not fused", "one layer, 10 s, bf16", partial(attention_in_steps, 10), 0.05),
@@ -279,11 +281,11 @@ def render(results: dict[str, Any]) -> str:
 
 def main(rounds: Annotated[int, typer.Option(help="Times that each side is timed.")] = 9) -> None:
     """Measures every change and writes the results."""
-    found = []
+    measured = []
     for index in range(len(CHANGES)):
-        found.append(measure(index, rounds))
-        print(found[-1], flush=True)
-    results = {"machine": machine("cpu"), "changes": found}
+        measured.append(measure(index, rounds))
+        print(measured[-1], flush=True)
+    results = {"machine": machine("cpu"), "changes": measured}
     (results_folder() / "changes.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (results_folder() / "changes.md").write_text(render(results), encoding="utf-8")
 

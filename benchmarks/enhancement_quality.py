@@ -146,8 +146,8 @@ def spread(groups: Sequence[Any], count: int, seed: int) -> list[int]:
 def mixed_sets(config: EvaluationConfig, max_clips: int) -> list[ClipSet]:
     """The same clips, spread over the speakers, in each condition of an evaluation."""
     clips, noise = Clips(config, []), load_noise(config)
-    rows = [clips.rows[place] for place in spread(column_names(clips.table, "speaker"), max_clips, config.seed)]
-    speech = {"speech": dataset_sha256(clips.table), "rows": rows, "seed": config.seed}
+    rows = [clips.rows[place] for place in spread(column_names(clips.dataset, "speaker"), max_clips, config.seed)]
+    speech = {"speech": dataset_sha256(clips.dataset), "rows": rows, "seed": config.seed}
     noise_sha256 = {pool: dataset_sha256(table) for pool, table in noise.items()}
 
     def read(condition: Condition) -> list[Versions]:
@@ -218,7 +218,7 @@ def measure(
     recorded = [name for name in clips.versions if rate == SAMPLING_RATE or name in (NOISY, CLEAN)]
     systems = {name: System({"version": name}, itemgetter(name)) for name in recorded} | systems
     packages = sorted(path.name for path in raters.glob("*.dist-info")) if raters else []
-    limit, read, found = Transmission(rate).band_limit, [], {}
+    limit, read, values = Transmission(rate).band_limit, [], {}
     for name, system in systems.items():
         # what is known by its weights may lie elsewhere now
         identity = {key: value for key, value in system.identity.items() if key != "name"}
@@ -230,8 +230,8 @@ def measure(
             scores = score_clips(system, read, rate, rater, f"{clips.name}, {rate} Hz, {name}")
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(scores))
-        found[name] = json.loads(path.read_text())
-    return found
+        values[name] = json.loads(path.read_text())
+    return values
 
 
 # Report --------------------------------------------------------------------------------------------------------------
@@ -250,17 +250,17 @@ def compare(inputs: list[Scores], outputs: list[Scores]) -> dict[str, dict[str, 
         clips, each of which counts with its mean over the conditions; the share of clips that lose more than 0.2, of
         DNSMOS and DistillMOS. None where a score is undefined for all clips.
     """
-    found = {}
+    values = {}
     for measure in outputs[0]:
         before, after = (np.array([scores[measure] for scores in those]) for those in (inputs, outputs))
         changes = (after - before)[:, np.isfinite(after - before).all(axis=0)]  # (conditions, clips)
-        found[measure] = {
+        values[measure] = {
             "mean": float(np.nanmean(after)) if np.isfinite(after).any() else None,
             "difference": estimate(changes.mean(axis=0)) if changes.size else None,
         }
         if measure in JUDGED:
-            found[measure]["losers"] = float((changes < -LOSS).mean())
-    return found
+            values[measure]["losers"] = float((changes < -LOSS).mean())
+    return values
 
 
 def summarize(scores: dict[str, dict[str, Scores]], in_noise: list[str]) -> dict[str, dict[str, Any]]:
@@ -349,7 +349,7 @@ def main(
         scores = {clips.name: measure(clips, rate, systems, mos, work) for clips in sets}
         in_noise = [clips.name for clips in sets if clips.identity.get("noise")]
         rates[str(rate)] = summarize(scores, in_noise)
-        counts = {condition: len(found[NOISY]["stoi"]) for condition, found in scores.items()}
+        counts = {condition: len(values[NOISY]["stoi"]) for condition, values in scores.items()}
     results = {
         "command": shlex.join(["python", "-m", "benchmarks.enhancement_quality", *sys.argv[1:]]),
         "commit": measured,

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-A folder of ragged recordings, in batches and one by one, and how soon the command answers:
+Speed of processing a folder of recordings in batches and one by one, and start-up time of the command:
 `python -m benchmarks.folder`.
 
 Both sides decode, run the embedded checkpoint and write the same files. One by one is what a loop over
@@ -84,7 +84,7 @@ SIDES = {"one by one": one_by_one, "batches": in_batches}
 
 
 def compare_speed(folder: Path, length: str, number: int, rounds: int) -> dict[str, Any]:
-    """Both sides in turn, and how far their files and answers differ."""
+    """Times both sides in turn, and compares their files and records."""
     pipe = _pipeline()
     seconds = make_folder(folder / "in", number, LENGTHS[length])
     sides = {name: _call(side, pipe, folder / "in", folder / name) for name, side in SIDES.items()}
@@ -101,12 +101,12 @@ def compare_speed(folder: Path, length: str, number: int, rounds: int) -> dict[s
 
 def measure_memory(folder: Path) -> dict[str, dict[str, float]]:
     """Peak memory in MiB of each side and number of recordings, each in a process of its own."""
-    found = {}
+    measured = {}
     for number in (200, 800, 3200):
         make_folder(folder / str(number), number, LENGTHS["mostly short"])
-        found[f"batches, {number}"] = peak_memory(_prepare, "batches", folder / str(number), folder / "out")
-    found["one by one, 200"] = peak_memory(_prepare, "one by one", folder / "200", folder / "out")
-    return {name: {kind: round(value) for kind, value in peaks.items()} for name, peaks in found.items()}
+        measured[f"batches, {number}"] = peak_memory(_prepare, "batches", folder / str(number), folder / "out")
+    measured["one by one, 200"] = peak_memory(_prepare, "one by one", folder / "200", folder / "out")
+    return {name: {kind: round(value) for kind, value in peaks.items()} for name, peaks in measured.items()}
 
 
 def measure_start(folder: Path, rounds: int) -> dict[str, float]:
@@ -164,14 +164,14 @@ def describe(results: dict[str, Any]) -> str:
     speed = {
         "": ["audio (s)", "one by one (s)", "batches (s)", "times as fast", "other emotions", "samples differ by"]
     }
-    for name, found in results["speed"].items():
-        ratio = found["times as fast"]
-        speed[f"{found['recordings']}, {name}"] = [
-            found["seconds of audio"],
-            *found["seconds"].values(),
+    for name, measured in results["speed"].items():
+        ratio = measured["times as fast"]
+        speed[f"{measured['recordings']}, {name}"] = [
+            measured["seconds of audio"],
+            *measured["seconds"].values(),
             f"**{ratio['median']}** ({ratio['lowest']} to {ratio['highest']})",
-            found["other emotions"],
-            f"{found['largest difference of a sample']:.1e}",
+            measured["other emotions"],
+            f"{measured['largest difference of a sample']:.1e}",
         ]
     memory = {"": ["whole process (MiB)", "while it runs (MiB)"]}
     memory |= {name: list(peaks.values())[:2] for name, peaks in results["memory"].items()}

@@ -2,9 +2,9 @@
 """
 Trains the systems that the paper compares, at equal budgets: `python -m benchmarks.ladder [--field value ...]`.
 
-Each is a file of `benchmarks/ladder`; what is given on the command line goes to every run. One run follows the other,
-those with the first seed come first. A run that is done is skipped, one that was stopped goes on. A run that fails
-does not stop the others: it is named at the end, and the exit status is 1.
+Each system is a file of `benchmarks/ladder`; command-line options apply to every run. Runs are sequential, starting
+with the first seed. Finished runs are skipped, and interrupted ones resume. If a run fails, the others continue;
+failures are listed at the end, and the exit status is 1.
 """
 
 import json
@@ -17,7 +17,7 @@ from modeling_sparse_merit.training.settings import TrainingSettings, parse_sett
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/ladder")
-SEEDS = {  # of each system; the front end comes before what is trained on its output
+SEEDS = {  # of each system; the enhancement model precedes the system trained on its output
     "se_front_end": 1,
     "ser_clean": 1,
     "ser_enhanced": 1,
@@ -31,12 +31,12 @@ SEEDS = {  # of each system; the front end comes before what is trained on its o
     "weighted_sum_experts": 1,
     "expert_weighted_sums": 1,
 }
-FINISHED = "finished"  # an empty file in the folder of a run that came to its end
+FINISHED = "finished"  # an empty file in the folder of a finished run
 NO_MATTER = ("dataloader_num_workers",)  # settings that change no result
 
 
 def main(overrides: list[str] | None = None) -> int:
-    """Trains what is missing, each run in runs/ladder/SYSTEM/SEED. Returns the exit status."""
+    """Trains all missing runs in runs/ladder/SYSTEM/SEED. Returns the exit status."""
     overrides = sys.argv[1:] if overrides is None else overrides
     planned = {
         f"{system}/{seed}": [str(ROOT / f"benchmarks/ladder/{system}.yaml"), "--seed", str(seed)]
@@ -56,7 +56,7 @@ def main(overrides: list[str] | None = None) -> int:
 
 
 def train(folder: Path, arguments: list[str]) -> str | None:
-    """Trains one run, unless it is done. Returns what went wrong, None for nothing."""
+    """Trains one run unless it is finished. Returns an error message, or None."""
     changed = changed_settings(folder, arguments)
     if changed:
         return f"{folder} was trained with other settings, {changed}; move it away to train it again."
@@ -72,7 +72,7 @@ def train(folder: Path, arguments: list[str]) -> str | None:
 
 
 def changed_settings(folder: Path, arguments: list[str]) -> dict[str, tuple]:
-    """What the run in `folder` was started with and what it would be now, where these differ: {name: (then, now)}."""
+    """Settings in which a run in `folder` differs from the requested ones: {name: (stored, requested)}."""
     try:
         then = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

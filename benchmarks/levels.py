@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Whether what surrounds a clip changes its level or its emotion: silence after it, and louder or quieter speech.
+"""Dependence of a clip's level and emotion on its surroundings: silence after it, and louder or quieter speech.
 
 Each clip is enhanced alone and in four recordings; of the same samples, the level of the enhanced speech and the
 emotion are compared. Clips are taken as they are, and without the silence around them. Writes `NAME_SPLIT.json` and
@@ -90,9 +90,9 @@ def judge(part: Part, result: Result, alone: Result) -> dict[str, Any]:
     size = len(alone["audio"])
     level = level_db(result["audio"][part.start : part.start + size]) - level_db(alone["audio"] * part.gain)
     times = (part.start / SAMPLING_RATE, (part.start + size) / SAMPLING_RATE)
-    found = emotion_within(result["segments"], *times)
+    results = emotion_within(result["segments"], *times)
     expected = emotion_within(alone["segments"], 0.0, size / SAMPLING_RATE)
-    return {"case": part.case, "clip": part.clip, "level_db": level, "emotion": found, "expected": expected}
+    return {"case": part.case, "clip": part.clip, "level_db": level, "emotion": results, "expected": expected}
 
 
 def judgements(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[np.ndarray]) -> Iterator[dict[str, Any]]:
@@ -112,18 +112,18 @@ def judgements(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[np.ndarray
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """By case, how far levels and emotions are those of the clip alone."""
-    found = {}
+    results = {}
     for case in dict.fromkeys(row["case"] for row in rows):
         those = [row for row in rows if row["case"] == case]
         levels = np.array([row["level_db"] for row in those])
-        found[case] = {
+        results[case] = {
             "clips": len(those),
             "median_db": float(np.median(levels)),
             "worst_db": float(levels[np.abs(levels).argmax()]),
             "within_tolerance": float((np.abs(levels) <= TOLERANCE).mean()),
             "same_emotion": float(np.mean([row["emotion"] == row["expected"] for row in those])),
         }
-    return found
+    return results
 
 
 def main(
@@ -141,13 +141,13 @@ def main(
     waveforms = [load_audio(rows[int(row)]["audio"]) for row in chosen]
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model or DEFAULT_CHECKPOINT)
     sets = {"trimmed": [speech_of(clip, TRIMMED) for clip in waveforms], "as they are": waveforms}
-    found = {key: list(judgements(pipe, those)) for key, those in sets.items()}
+    results = {key: list(judgements(pipe, those)) for key, those in sets.items()}
     result = {
         "command": f"python -m benchmarks.levels {' '.join(sys.argv[1:])}",
         "commit": measured,
         "seed": seed,
-        "summary": {key: summary(judged) for key, judged in found.items()},
-        "judgements": found,
+        "summary": {key: summary(judged) for key, judged in results.items()},
+        "judgements": results,
     }
     write(result, f"{name}_{split}")
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """`sparse-merit enhance` on recordings of minutes to hours, and on the same audio as a folder of files of 30 s.
 
-Each run is a process of its own, on all cores. Its time less that of a file of 1 s, which is the start, is given per
-minute of audio, and so is its processor time, which other processes on the machine disturb less. The recording is
+Each run is a separate process on all cores. Its time minus that of a 1-s file (start-up) is given per
+minute of audio, and so is its processor time, which depends less on other processes. The recording is
 speech with pauses, in noise at 10 dB; five minutes of it repeat. The sides of a round take turns, forward and back.
 Writes `NAME.json` and `.md` to the results of this kind of machine, in `long_recordings`.
 
@@ -120,15 +120,15 @@ def measure(
     paths: dict[str, Path], once: list[int], model: str | None, vads: list[str], rounds: int, output: Path
 ) -> dict[str, dict[str, list[Run]]]:
     """The runs by detector and input, in turn; those of `once` minutes run in the last round alone."""
-    found: dict[str, dict[str, list[Run]]] = {vad: {name: [] for name in paths} for vad in vads}
+    results: dict[str, dict[str, list[Run]]] = {vad: {name: [] for name in paths} for vad in vads}
     for number in range(rounds):
         names = [name for name in paths if number == rounds - 1 or name not in {f"{length} min" for length in once}]
         sides = [(name, vad) for name in names for vad in vads]
         for name, vad in sides if number % 2 == 0 else reversed(sides):
             done = run(paths[name], output, model, vad)
-            found[vad][name].append(done)
+            results[vad][name].append(done)
             print(number, vad, name, done, f"load {os.getloadavg()[0]:.1f}", flush=True)
-    return found
+    return results
 
 
 def summary(runs: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
@@ -185,8 +185,8 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         unit = made_speech(speech, noise, split, seed)
         paths = write_inputs(Path(folder), unit, [*minutes, *once], pieces_of)
-        found = measure(paths, once, model, vads, rounds, Path(folder, "enhanced"))
-    rows = {vad: summary(runs) for vad, runs in found.items()}
+        results = measure(paths, once, model, vads, rounds, Path(folder, "enhanced"))
+    rows = {vad: summary(runs) for vad, runs in results.items()}
     checks = {vad: verdicts(those) for vad, those in rows.items()}
     write({**facts, "load_after": os.getloadavg()[0], "rows": rows, "verdicts": checks}, name)
 

@@ -64,8 +64,8 @@ def load_raters(site: Path) -> Rater:
 
     def rate(waveform: np.ndarray) -> dict[str, float]:
         clipped = np.clip(waveform, -1, 1).astype(np.float32)
-        found = rate_noise(clipped, dnsmos.SR, False)
-        scores = {f"dnsmos_{name}": float(found[f"{name}_mos"]) for name in ("ovrl", "sig", "bak")}
+        results = rate_noise(clipped, dnsmos.SR, False)
+        scores = {f"dnsmos_{name}": float(results[f"{name}_mos"]) for name in ("ovrl", "sig", "bak")}
         with torch.inference_mode():
             return scores | {"distillmos": rate_overall(torch.from_numpy(clipped)[None]).item()}  # (1, samples)
 

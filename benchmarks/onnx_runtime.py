@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-What an export to ONNX gains: `python -m benchmarks.onnx_runtime`. torch, onnxruntime in fp32 and in int8 take turns on
+Speed of an ONNX export: `python -m benchmarks.onnx_runtime`. torch, onnxruntime in fp32 and in int8 take turns on
 the same recording, with as many threads each. The embedded checkpoint, and a model of WavLM-Base's sizes (12 layers of
 768, random weights). Writes `onnx_runtime.json` and `.md` to `benchmarks/results/MACHINE`.
 """

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-How far converted weights are from the published implementation: `python -m benchmarks.parity GOLDEN_FOLDER`.
+Differences between converted weights and the published implementation: `python -m benchmarks.parity GOLDEN_FOLDER`.
 
-The folder holds `checkpoint/` in the published layout, and `golden.safetensors` with what the published implementation
-answered at every stage. Each variant is converted, saved, loaded, and run on the recordings; the table shows the
+The folder contains `checkpoint/` in the published layout, and `golden.safetensors` with the outputs of the published
+implementation at every stage. Each variant is converted, saved, loaded, and run on the recordings; the table shows the
 largest absolute difference of each stage.
 """
 
@@ -34,16 +34,16 @@ TASKS = {"se": "enhancement", "ser": "emotion"}
 
 def measure(golden: Path, variant: str) -> dict[str, float]:
     """Returns the largest absolute difference of each stage of one variant, over all recordings."""
-    answers = load_file(golden / "golden.safetensors")
+    results = load_file(golden / "golden.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         convert(golden / "checkpoint", Path(folder) / "model", variant=VARIANTS[variant])
         model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(Path(folder) / "model").eval()
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(Path(folder) / "model")
     maxima: dict[str, float] = defaultdict(float)
-    for clip in sorted(name.split(".")[0] for name in answers if name.endswith(".raw")):
-        recording = answers[f"{clip}.raw"].numpy()
+    for clip in sorted(name.split(".")[0] for name in results if name.endswith(".raw")):
+        recording = results[f"{clip}.raw"].numpy()
         for name, value in stages(model, feature_extractor, recording).items():
-            expected = answers.get(f"{clip}.{name}", answers.get(f"{clip}.{variant}.{name}"))
+            expected = results.get(f"{clip}.{name}", results.get(f"{clip}.{variant}.{name}"))
             if expected is not None:
                 maxima[name] = max(maxima[name], (value - expected).abs().max().item())
     return dict(maxima)

@@ -14,7 +14,7 @@ class PublishedArrangement(nn.Module):
     A stock `WavLMModel` that returns all hidden states, every expert on every frame, masks afterwards, both heads.
 
     Args:
-        model: The model whose parameters are used; they are not copied. Its front end is "convolution", its
+        model: The model whose parameters are used; they are not copied. Its feature encoder is "convolution", its
             integration "experts", its router "sparse".
     """
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What the band of a recording costs: emotion and enhancement of test clips that were resampled, as telephones do.
+"""Effect of a limited band: emotion and enhancement of test clips that were resampled, as by telephones.
 
-Each clip goes down to a rate and comes back; the model is given what is left. For enhancement the clips are mixed at
+Each clip is resampled to a lower rate and back before inference. For enhancement the clips are mixed at
 5 dB with a pool of noise, and clean, noisy and enhanced speech are compared at the lower rate. Writes
 `sampling_rates.json` and `sampling_rates.md` to `benchmarks/results`.
 
@@ -37,12 +37,12 @@ def emotion(pipe: SpeechEnhancementAndEmotionPipeline, clips: list[dict[str, Any
     """Macro-F1 with its 95 % interval over clips, and the recall of each emotion, of clean speech."""
     classes = sorted(pipe.model.config.label2id)
     labels = [clip["emotion"] for clip in clips]
-    answers = pipe(
+    outputs = pipe(
         ({"array": Transmission(rate).band_limit(clip["speech"]), "sampling_rate": 16_000} for clip in clips),
         tasks="emotion",
         top_k=1,
     )
-    predictions = [answer["emotion"][0]["label"] for answer in answers]
+    predictions = [output["emotion"][0]["label"] for output in outputs]
     generator, draws = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         drawn = generator.integers(len(clips), size=len(clips))
@@ -63,9 +63,9 @@ def enhancement(
     for index, clip in enumerate(clips):
         mixture = recipe.apply(clip["speech"], recipe.draw(index))
         noisy = Transmission(rate).band_limit(mixture.noisy)
-        answer = pipe({"array": noisy, "sampling_rate": 16_000}, tasks="enhancement")
+        output = pipe({"array": noisy, "sampling_rate": 16_000}, tasks="enhancement")
         clean = resample(mixture.clean, 16_000, rate)
-        for name, waveform in (("noisy", noisy), ("enhanced", answer["audio"])):
+        for name, waveform in (("noisy", noisy), ("enhanced", output["audio"])):
             scores[name].append(stoi(clean, resample(waveform, 16_000, rate), rate))
     return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
@@ -101,8 +101,8 @@ def render(results: dict[str, Any]) -> str:
 
 
 def main(
-    speech: Annotated[list[str], typer.Option(help="Tables of speech with emotions.")],
-    noise: Annotated[str, typer.Option(help="Table of noise.")],
+    speech: Annotated[list[str], typer.Option(help="Speech datasets with emotions.")],
+    noise: Annotated[str, typer.Option(help="Noise dataset.")],
     model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint.")] = str(DEFAULT_CHECKPOINT),
 ) -> None:
     """Measures every rate and writes the results."""

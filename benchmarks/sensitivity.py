@@ -1,10 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-Which layers bear int8: `python -m benchmarks.sensitivity tables/nemo tables/urbansound8k`.
+Sensitivity of layers to int8: `python -m benchmarks.sensitivity tables/nemo tables/urbansound8k`.
 
-Each group of linear layers of the embedded checkpoint alone is put in int8, and what the model answers about mixtures
-of the dev splits of both tables is compared with fp32. Writes `sensitivity.json` and `sensitivity.md` to
-`benchmarks/results/MACHINE`.
+One group of linear layers of the embedded checkpoint at a time is quantized to int8, and the outputs for mixtures of
+both dev splits are compared with fp32. Writes `sensitivity.json` and `sensitivity.md` to `benchmarks/results/MACHINE`.
 """
 
 import copy
@@ -63,13 +62,13 @@ class AsLinear(torch.nn.Linear):
 
 
 @torch.inference_mode()
-def answers(model: SparseMeritForSpeechEnhancementAndEmotion, recordings: list[Inputs]) -> list[dict[str, Any]]:
+def outputs(model: SparseMeritForSpeechEnhancementAndEmotion, recordings: list[Inputs]) -> list[dict[str, Any]]:
     return [dict(model(**inputs, output_router_logits=True)) for inputs in recordings]
 
 
-def compare(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> dict[str, float]:
-    """How far two lists of answers are apart, in the mean over recordings."""
-    pairs = list(zip(found, expected, strict=True))
+def compare(actual: list[dict[str, Any]], expected: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean differences between two lists of outputs over recordings."""
+    pairs = list(zip(actual, expected, strict=True))
     scores = [(one["logits"].softmax(-1) - two["logits"].softmax(-1)).abs().max() for one, two in pairs]
     labels = [float(one["logits"].argmax(-1) != two["logits"].argmax(-1)) for one, two in pairs]
     choices = [
@@ -82,9 +81,9 @@ def compare(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> dict
     return {name: float(torch.tensor(values).mean()) for name, values in parts.items()}
 
 
-def snr(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+def snr(actual: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """dB by which a waveform exceeds its change."""
-    return 10 * torch.log10(expected.square().sum() / (found - expected).square().sum().clamp(min=1e-12))
+    return 10 * torch.log10(expected.square().sum() / (actual - expected).square().sum().clamp(min=1e-12))
 
 
 def render(results: dict[str, Any]) -> str:
@@ -109,7 +108,7 @@ def render(results: dict[str, Any]) -> str:
 
 
 def mix(speech: str, noise: str, number: int, snr_db: float) -> list[Inputs]:
-    """Mixtures of two tables, as the model is given them."""
+    """Mixtures of two datasets, as inputs of the model."""
     extractor = SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
     recipe = MixingRecipe(read_dataset(noise, split="dev"), snr_db=snr_db, seed=0)
     mixtures = []
@@ -120,15 +119,15 @@ def mix(speech: str, noise: str, number: int, snr_db: float) -> list[Inputs]:
 
 
 def main(
-    speech: Annotated[str, typer.Argument(help="Table of speech.")],
-    noise: Annotated[str, typer.Argument(help="Table of noise.")],
-    number: Annotated[int, typer.Option(help="How many clips of the speech.")] = 100,
+    speech: Annotated[str, typer.Argument(help="Speech dataset.")],
+    noise: Annotated[str, typer.Argument(help="Noise dataset.")],
+    number: Annotated[int, typer.Option(help="Number of speech clips.")] = 100,
     snr_db: Annotated[float, typer.Option(help="Signal-to-noise ratio in dB.")] = 0.0,
 ) -> None:
     """Measures every group and writes the results."""
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(DEFAULT_CHECKPOINT).eval()
     recordings = mix(speech, noise, number, snr_db)
-    expected, total = answers(model, recordings), sum(weight.numel() for weight in model.parameters())
+    expected, total = outputs(model, recordings), sum(weight.numel() for weight in model.parameters())
     rows = []
     sets = {group: (group,) for group in GROUPS} | {
         f"**{', '.join(IN_INT8)}**": IN_INT8,
@@ -137,7 +136,7 @@ def main(
     for name, groups in sets.items():
         pattern = re.compile("|".join(GROUPS[group] for group in groups))
         sizes = [layer.weight.numel() for where, layer in model.named_modules() if pattern.search(where)]
-        difference = compare(answers(in_int8(model, groups), recordings), expected)
+        difference = compare(outputs(in_int8(model, groups), recordings), expected)
         rows.append({"groups": name, "share": sum(sizes) / total, **difference})
         print(rows[-1], flush=True)
     command = f"python -m benchmarks.sensitivity {speech} {noise}"

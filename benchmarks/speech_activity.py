@@ -119,13 +119,13 @@ def reference(clean: np.ndarray) -> np.ndarray:
     return energy > energy.max() * 10 ** (-REFERENCE / 10)
 
 
-def judge(clip: Clip, found: np.ndarray) -> dict:
+def judge(clip: Clip, detected: np.ndarray) -> dict:
     """What a detector said about one clip."""
-    judgement = {"condition": clip.condition, "found": bool(found.sum() * FRAME >= FOUND * SAMPLING_RATE)}
+    judgement = {"condition": clip.condition, "found": bool(detected.sum() * FRAME >= FOUND * SAMPLING_RATE)}
     if clip.clean is None:
         return {**judgement, "category": clip.category}
     expected = reference(clip.clean)
-    hit, extra = found[expected].mean(), (found & ~expected).sum() / max(1, (~expected).sum())
+    hit, extra = detected[expected].mean(), (detected & ~expected).sum() / max(1, (~expected).sum())
     return {**judgement, "frames_found": float(hit), "other_frames": float(extra)}
 
 
@@ -164,9 +164,9 @@ def main(
         total += sum(len(window.piece) for window, _ in windows) / SAMPLING_RATE
         for key, make in DETECTORS.items():
             detector, start = make(), time.perf_counter()
-            found = np.concatenate([detector(*window) for window in windows])
+            detected = np.concatenate([detector(*window) for window in windows])
             seconds[key] += time.perf_counter() - start
-            judgements[key].append(judge(clip, found[len(clip.before) // FRAME :]))
+            judgements[key].append(judge(clip, detected[len(clip.before) // FRAME :]))
     result = {
         "command": f"python -m benchmarks.speech_activity {' '.join(sys.argv[1:])}",
         "commit": measured,
@@ -180,7 +180,7 @@ def main(
 
 
 def write(result: dict, name: str) -> None:
-    found = result["detectors"]
+    detected = result["detectors"]
     lines = [
         "# Speech activity",
         "",
@@ -188,15 +188,15 @@ def write(result: dict, name: str) -> None:
         "is found (0.3 s of it), in percent; in brackets the share of the speech frames that is found, and of the "
         "other frames that is taken for speech. After speech: a clean clip comes before in the same recording.",
         "",
-        f"| condition | clips | {' | '.join(found)} |",
-        "|---|---|" + "---|" * len(found),
+        f"| condition | clips | {' | '.join(detected)} |",
+        "|---|---|" + "---|" * len(detected),
     ]
-    for condition, first in next(iter(found.values()))["conditions"].items():
-        cells = [_cell(detector["conditions"][condition]) for detector in found.values()]
+    for condition, first in next(iter(detected.values()))["conditions"].items():
+        cells = [_cell(detector["conditions"][condition]) for detector in detected.values()]
         lines.append(f"| {condition} | {first['clips']} | {' | '.join(cells)} |")
-    rates = [f"{detector['real_time_factor']:.4f}" for detector in found.values()]
+    rates = [f"{detector['real_time_factor']:.4f}" for detector in detected.values()]
     lines += [f"| real-time factor | | {' | '.join(rates)} |", "", "Noise that is taken for speech, after speech:", ""]
-    for key, detector in found.items():
+    for key, detector in detected.items():
         rows = detector["conditions"]
         names = rows["noise without voices, after speech"]["categories_found"]
         counted = [f"{each} {names.count(each)}" for each in dict.fromkeys(names)]

@@ -4,7 +4,7 @@ Speed and memory against the published arrangement, on the same random weights: 
 
 Every figure is a ratio of two sides timed in turn in one run. The sides are `published` (see `published.py`) and this
 package in fp32, bf16 and int8, on a CPU; on a CUDA device (`--device cuda`), fp32, bf16, bf16 compiled and bf16 with
-FlexAttention. fp32 must answer what the published arrangement answers, or there is no result.
+FlexAttention. fp32 must agree with the published arrangement, otherwise there is no result.
 """
 
 import copy
@@ -90,13 +90,13 @@ def prepare_sides(model: SparseMeritForSpeechEnhancementAndEmotion, device: str)
 def largest_difference(sides: dict[str, Side], inputs: dict[str, torch.Tensor]) -> dict[str, float]:
     """Of logits and waveform, against the published arrangement, for each side."""
     expected = sides["published"](**inputs)
-    found = {}
+    measured = {}
     for name, side in sides.items():
-        answer = side(**inputs)
-        found[name] = max((answer[key].float() - value).abs().max().item() for key, value in expected.items())
-    if found["fp32"] > TOLERANCE:
-        raise AssertionError(f"fp32 differs from the published arrangement by {found['fp32']:.1e}.")
-    return found
+        result = side(**inputs)
+        measured[name] = max((result[key].float() - value).abs().max().item() for key, value in expected.items())
+    if measured["fp32"] > TOLERANCE:
+        raise AssertionError(f"fp32 differs from the published arrangement by {measured['fp32']:.1e}.")
+    return measured
 
 
 def load_side(folder: str, side: str, seconds: float, device: str) -> Callable[[], Any]:
@@ -217,11 +217,11 @@ def measure_parts(model: SparseMeritForSpeechEnhancementAndEmotion, device: str)
     inputs = recording(10, device)
     parts = {"published": _published_parts(PublishedArrangement(model), inputs)}
     parts |= {name: _parts(each, inputs) for name, each in in_precisions(model, device).items()}
-    found: dict[str, dict[str, float]] = {}
-    for part in ("front end", "transformer layers", "experts", "heads"):
+    measured: dict[str, dict[str, float]] = {}
+    for part in ("feature encoder", "transformer layers", "experts", "heads"):
         timings = in_turn({name: torch.inference_mode()(calls[part]) for name, calls in parts.items()})
-        found[part] = {name: timing.median for name, timing in timings.items()}
-    return found
+        measured[part] = {name: timing.median for name, timing in timings.items()}
+    return measured
 
 
 @torch.inference_mode()
@@ -232,7 +232,7 @@ def _published_parts(published: PublishedArrangement, inputs: dict[str, torch.Te
     projected = encoder.feature_projection(encoder.feature_extractor(values).transpose(1, 2))[0]
     features = published.integrate(hidden_states, frame_mask)
     return {
-        "front end": lambda: encoder.feature_projection(encoder.feature_extractor(values).transpose(1, 2)),
+        "feature encoder": lambda: encoder.feature_projection(encoder.feature_extractor(values).transpose(1, 2)),
         "transformer layers": lambda: encoder.encoder(projected, frame_mask, output_hidden_states=True),
         "experts": lambda: published.integrate(hidden_states, frame_mask),
         "heads": lambda: run_heads(published.model, values, mask, features, frame_mask),
@@ -250,7 +250,7 @@ def _parts(
     waveform = values.to(model.dtype)
     projected = encoder.feature_projection(encoder.feature_extractor(waveform).transpose(1, 2))[0]
     return {
-        "front end": lambda: encoder.feature_projection(encoder.feature_extractor(waveform).transpose(1, 2)),
+        "feature encoder": lambda: encoder.feature_projection(encoder.feature_extractor(waveform).transpose(1, 2)),
         "transformer layers": lambda: encoder._layer_outputs(projected, frame_mask),
         "experts": lambda: model.model.integration(layers, frame_mask, tasks),
         "heads": lambda: run_heads(model, values, mask, features, frame_mask),
@@ -325,9 +325,9 @@ def _possible(sides: dict[str, Side], seconds: int) -> dict[str, Side]:
 
 def machine(device: str) -> dict[str, Any]:
     """What the figures hold for."""
-    found = {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
-    found |= {"capability": torch.backends.cpu.get_cpu_capability(), "architecture": platform.machine()}
-    return found | ({"gpu": torch.cuda.get_device_name()} if device != "cpu" else {})
+    measured = {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+    measured |= {"capability": torch.backends.cpu.get_cpu_capability(), "architecture": platform.machine()}
+    return measured | ({"gpu": torch.cuda.get_device_name()} if device != "cpu" else {})
 
 
 def render(results: dict[str, Any]) -> str:

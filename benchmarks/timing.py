@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Sides of a comparison, timed in turn in one run, and the peak memory of each in a process of its own."""
+"""Timing of alternatives in turn in one run, and their peak memory in separate processes."""
 
 import gc
 import multiprocessing
@@ -20,7 +20,7 @@ MEBIBYTE = 1 << 20
 
 
 def results_folder(device: str = "cpu") -> Path:
-    """Where results of this kind of machine are kept: those of one kind say nothing of another."""
+    """Folder of the results of this kind of machine; results of different kinds are not comparable."""
     kind = torch.backends.cpu.get_cpu_capability().lower() if device == "cpu" else device
     folder = Path(__file__).parent / "results" / kind
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _peaks(function: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...
     work = function(*arguments)
     gc.collect()
     before = _high_water_mark()
-    with suppress(OSError):  # Linux alone can begin anew
+    with suppress(OSError):  # only Linux can reset the peak
         Path("/proc/self/clear_refs").write_text("5")
     work()
     working = _high_water_mark()

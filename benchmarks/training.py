@@ -1,11 +1,11 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-How fast training is, and what makes it so: `python -m benchmarks.training`, in less than four minutes on two cores.
+Speed of training and of its parts: `python -m benchmarks.training`, in less than four minutes on two cores.
 
 The step of both stages on two layouts (that of sparse-merit-tiny, and a WavLM of six layers of 512, random weights),
-frozen with and without a graph in the encoder, with kept features, and in bf16; batches of like length against random
-ones; seconds of audio that a worker mixes in a second; and how long a step waits for its data. Clips are synthetic.
-Writes `training.json` and `training.md` to `benchmarks/results/MACHINE`.
+frozen with and without a graph in the encoder, with kept features, and in bf16; batches of similar length against
+random ones; seconds of audio that a worker mixes in a second; and how long a step waits for its data. Clips are
+synthetic. Writes `training.json` and `training.md` to `benchmarks/results/MACHINE`.
 """
 
 import json
@@ -60,7 +60,7 @@ AGAINST = {  # what each side is compared with
     "frozen encoder, kept features, bf16": "frozen encoder, bf16",
     "frozen encoder, bf16": "frozen encoder, fp32",
     "all trained, bf16": "all trained, fp32",
-    "batches of like length": "random batches",
+    "batches of similar length": "random batches",
 }
 FROZEN, JOINT = build.Stage(0, 1, encoder_frozen=True), build.Stage(0, 1, encoder_frozen=False)
 
@@ -141,7 +141,8 @@ def make_step(settings: TrainingSettings, stage: build.Stage) -> Callable[[dict[
 
 
 def grouped_times(tables: dict[str, list[str]]) -> dict[str, Timing]:
-    """Seconds of an epoch over clips of 1 to 8 s, in batches of like length and in random ones. These are small, since
+    """Seconds of an epoch over clips of 1 to 8 s, in batches of similar length and in random ones. These are small,
+    since
     the sampler groups few clips loosely: it sorts at least four parts of them apart."""
     settings = make_settings(
         tables, "speech", config=TINY, per_device_train_batch_size=4, max_seconds=8.0, dataloader_num_workers=0
@@ -150,7 +151,7 @@ def grouped_times(tables: dict[str, list[str]]) -> dict[str, Timing]:
     shuffled = DataLoader(
         loader.dataset, settings.per_device_train_batch_size, shuffle=True, collate_fn=loader.collate_fn
     )
-    epochs = {"random batches": list(shuffled), "batches of like length": list(loader)}
+    epochs = {"random batches": list(shuffled), "batches of similar length": list(loader)}
     return in_turn({name: partial(train_epoch, step, batches) for name, batches in epochs.items()}, rounds=3)
 
 
@@ -257,7 +258,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", f"| {title} | seconds | times as fast | as |", "| --- | ---: | ---: | --- |"]
         lines += [_row(name, row) for name, row in rows.items()]
     lines += ["", "| seconds of audio mixed a second | 1 worker | 2 workers |", "| --- | ---: | ---: |"]
-    lines += [f"| {kind} | {found['1']:.0f} | {found['2']:.0f} |" for kind, found in report["mixing"].items()]
+    lines += [f"| {kind} | {results['1']:.0f} | {results['2']:.0f} |" for kind, results in report["mixing"].items()]
     lines += ["", "| share of an epoch that waits for one worker, tiny | |", "| --- | ---: |"]
     return "\n".join(lines + [f"| {name} | {share:.1%} |" for name, share in report["waiting"].items()]) + "\n"
 

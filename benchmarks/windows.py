@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What cutting long recordings into windows costs: clips joined into one recording, and a recording that begins later.
+"""Effect of cutting long recordings into windows: clips joined into one recording, and a shifted recording.
 
 Sixty clips at 0 dB are enhanced alone, and as one recording, whose pieces are then compared with the clean clips. The
 same recording without its first 5 s, half of a window, is compared with the same part of the whole one. Writes
@@ -64,11 +64,11 @@ def compare(pipe: SpeechEnhancementAndEmotionPipeline, noisy: list[np.ndarray], 
     ends, joined = np.cumsum([len(clip) for clip in noisy])[:-1], np.concatenate(noisy)
     whole, shifted = enhance(pipe, [joined, joined[SHIFT:]])
     sides = {"noisy": noisy, "alone": enhance(pipe, noisy), "joined": np.split(whole, ends)}
-    found = {name: scores(clean, side) for name, side in sides.items()}
+    results = {name: scores(clean, side) for name, side in sides.items()}
     measures = {}
     for measure in MEASURES:
-        row: dict = {name: float(found[name][measure].mean()) for name in sides}
-        row["joined - alone"] = estimate(found["joined"][measure] - found["alone"][measure])
+        row: dict = {name: float(results[name][measure].mean()) for name in sides}
+        row["joined - alone"] = estimate(results["joined"][measure] - results["alone"][measure])
         measures[measure] = row
     later = whole[SHIFT:]
     shift = {

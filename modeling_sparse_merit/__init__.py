@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Sparse MERIT: a single-pass multi-task model for speech enhancement and speech emotion recognition.
 
-Names are imported on first use, so that `import modeling_sparse_merit` and the command start quickly.
+Names are imported when they are first used, so that `import modeling_sparse_merit` and the command start quickly.
 """
 
 from importlib import import_module
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
 __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
-BATCH_SECONDS = 40.0  # audio that goes through the model at once
+BATCH_SECONDS = 40.0  # seconds of audio in one batch
 
 _MODULE_OF = {
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Files that are complete or not there, digests, and errors as one line."""
+"""Atomic writing of files and folders, SHA-256 digests, and one-line error messages."""
 
 import errno
 import hashlib
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?")
-"""Names of files that are being written; a process that is killed leaves them."""
+"""Names of files that are being written; a killed process leaves them behind."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""Errors after which nothing more can be written to a disk."""
+"""Errors after which a disk accepts no further data."""
 
 
 class OutputError(Exception):
@@ -29,7 +29,7 @@ class OutputError(Exception):
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path` that becomes `path` when the block ends without an error.
 
-    Its name is short, however long that of `path` is, and has the same ending.
+    Its name is short, whatever the length of `path`, and has the same suffix.
 
     Usage:
         >>> with replacing(Path("results.json")) as temporary:
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder next to `path` that becomes `path` when the block ends without an error; see `replace_folder`."""
+    """A new folder next to `path` that becomes `path` if the block ends without an error; see `replace_folder`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     temporary.mkdir()
@@ -59,7 +59,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Gives a finished folder its final name, its files on disk first; what had that name goes afterwards."""
+    """Renames a finished folder to its final name, after syncing its files to disk; an existing folder is replaced.
+
+    Args:
+        partial: the finished folder, on the same disk.
+        final: its final path.
+    """
     replaced = final.with_name(final.name + ".old")
     for path in [*partial.rglob("*"), partial]:
         _to_disk(path)
@@ -72,18 +77,20 @@ def replace_folder(partial: Path, final: Path) -> None:
 
 
 def check_replaceable(folder: Path, overwrite: bool, why_not: Callable[[Path], str | None]) -> None:
-    """Refuses to write to a folder that holds something else, or something that is not to be replaced.
+    """Checks that a folder may be written: it is absent or empty, or it may be replaced.
 
     Args:
-        why_not: why what a folder holds is nothing to replace, None where it is.
+        folder: the folder to write.
+        overwrite: allow replacing an existing folder.
+        why_not: returns why the content of a folder must not be replaced, None if it may be.
 
     Raises:
-        FileExistsError: the message says what is there.
+        FileExistsError: the folder exists and must not be replaced; the message says why.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise FileExistsError(f"{folder} is there already: give a new folder, or --overwrite.")
+        raise FileExistsError(f"{folder} exists already: give a new folder, or --overwrite.")
     reason = why_not(folder) if folder.is_dir() else "it is a file"
     if reason is not None:
         raise FileExistsError(f"{folder} is not replaced: {reason}. Give another folder.")
@@ -98,7 +105,11 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextmanager
 def output_errors() -> Iterator[None]:
-    """Raises an OSError after which nothing more can be written (a full disk, for instance) as `OutputError`."""
+    """Turns an OSError after which nothing more can be written, such as a full disk, into an `OutputError`.
+
+    Raises:
+        OutputError: nothing more can be written.
+    """
     try:
         yield
     except OSError as error:
@@ -108,10 +119,17 @@ def output_errors() -> Iterator[None]:
 
 
 def append_line(path: Path, line: str) -> int:
-    """Appends a line to a file, completely or not at all; returns the position of its first byte.
+    """Appends a line to a file, completely or not at all.
+
+    Args:
+        path: the file; it is created if missing.
+        line: the text, without line break.
+
+    Returns:
+        The position of the first byte of the line.
 
     Raises:
-        OSError: it cannot be written; the file is as before.
+        OSError: the line cannot be written; the file is unchanged.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -145,7 +163,7 @@ def sha256_of_files(paths: list[Path]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error in one line; the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

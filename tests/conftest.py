@@ -20,7 +20,7 @@ REFERENCE_DATA = Path(os.environ.get("SPARSE_MERIT_REFERENCE_DATA", ROOT.parent 
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
-    """The folder of real recordings (`data`) and of other implementations' answers (`golden`)."""
+    """The folder of real recordings (`data`) and of outputs of other implementations (`golden`)."""
     if not REFERENCE_DATA.is_dir():
         pytest.skip(f"reference recordings and outputs are not at {REFERENCE_DATA}; set SPARSE_MERIT_REFERENCE_DATA")
     return REFERENCE_DATA

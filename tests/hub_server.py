@@ -47,7 +47,7 @@ ROUTES = [
 
 
 class Refusal(Exception):
-    """An answer that is an error: status, and the header by which the client tells one error from another."""
+    """An error response: its status, and the header by which the client distinguishes errors."""
 
     def __init__(self, status: int, code: str = "", message: str = ""):
         self.status, self.code, self.message = status, code, message
@@ -84,7 +84,7 @@ class Repository:
 @dataclass
 class Cut:
     """Connections to break: at requests like `pattern`, so many `times`, after so many bytes of the body, or only
-    once the request has been carried out, before it is answered."""
+    once the request has been carried out, before the response."""
 
     pattern: str
     times: float = float("inf")
@@ -160,12 +160,12 @@ class HubServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request by the method that `ROUTES` names; what it returns is sent as JSON."""
+    """Handles one request with the method in `ROUTES`; its result is sent as JSON."""
 
     protocol_version = "HTTP/1.1"
     server: HubServer
 
-    def answer(self) -> None:
+    def output(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{self.command} {path}")
         if self.server.on_request:
@@ -186,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         if reply is not None:
             self._send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})
 
-    do_GET = do_HEAD = do_POST = do_PUT = answer
+    do_GET = do_HEAD = do_POST = do_PUT = output
 
     def _take_cut(self, request: str) -> Cut | None:
         cut = self.server.cut
@@ -278,14 +278,14 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, kind: str, name: str, revision: str) -> Any:
         repository = self.server.repository(kind, name)
         files = repository.commits[repository.find(revision)]
-        answers = []
+        outputs = []
         for file in json.loads(self.body)["files"]:
             known, lfs = files.get(file["path"]), file["path"].endswith(LFS_SUFFIXES)
-            answer = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+            output = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
             if known is not None:
-                answer["oid"] = hashlib.sha256(known).hexdigest() if lfs else git_oid(known)
-            answers.append(answer)
-        return {"files": answers}
+                output["oid"] = hashlib.sha256(known).hexdigest() if lfs else git_oid(known)
+            outputs.append(output)
+        return {"files": outputs}
 
     def lfs_batch(self, kind: str, name: str) -> Any:
         objects = []

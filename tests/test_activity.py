@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Speech activity: the detector by level on signals whose answer is known, and Silero VAD against its own model."""
+"""Speech activity: the detector by level on signals with known speech, and Silero VAD against its own model."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -75,16 +75,16 @@ def test_a_tone_that_the_enhancement_keeps_is_speech():
 
 def test_speech_in_noise_is_what_the_enhancement_keeps():
     speech, noise = tones((1, 2)), white_noise(-20)
-    (found,) = spans(speech_frames(speech + noise, speech + 0.01 * noise))
-    assert np.abs(np.subtract(found, (50, 100))).max() <= SPREAD
+    (actual,) = spans(speech_frames(speech + noise, speech + 0.01 * noise))
+    assert np.abs(np.subtract(actual, (50, 100))).max() <= SPREAD
 
 
 @pytest.mark.parametrize("decibels", [-10, 6, 10, 20])
 def test_how_much_a_model_removes_everywhere_does_not_matter(decibels):
     detector, signal = LevelDetector(), tones((1, 2), dbfs=-10)
     for _ in range(2):
-        found = detector.speech_frames(signal, removed(decibels, signal))
-        assert spans(found) == [(50 - SPREAD, 100 + SPREAD)]
+        actual = detector.speech_frames(signal, removed(decibels, signal))
+        assert spans(actual) == [(50 - SPREAD, 100 + SPREAD)]
 
 
 @pytest.mark.parametrize("general", [0, 10])
@@ -95,10 +95,10 @@ def test_what_loses_more_than_the_clearest_speech_so_far_is_no_speech(general, d
     assert detector.speech_frames(signal, removed(general + decibels, signal)).any() == speaks
 
 
-def test_clearer_speech_counts_from_where_it_is_heard():
+def test_clearer_speech_counts_from_its_start():
     detector, signal = LevelDetector(), tones((1, 2))
-    found = [detector.speech_frames(signal, removed(loss, signal)).any() for loss in (20, 0, 20)]
-    assert found == [True, True, False]
+    actual = [detector.speech_frames(signal, removed(loss, signal)).any() for loss in (20, 0, 20)]
+    assert actual == [True, True, False]
 
 
 def test_silence_and_clicks_say_nothing_about_the_enhancement():
@@ -132,11 +132,11 @@ def test_a_click_is_no_speech():
     assert not speech_frames(signal, signal).any()
 
 
-@pytest.mark.parametrize("frames, found", [(8, 0), (9, 0), (11, 5), (13, 7)])
-def test_bursts_shorter_than_5_frames_are_dropped(frames, found):
+@pytest.mark.parametrize("frames, actual", [(8, 0), (9, 0), (11, 5), (13, 7)])
+def test_bursts_shorter_than_5_frames_are_dropped(frames, actual):
     """Smoothed over 9 frames, the weak tone is loud enough where 8 or 9 of them sound."""
     signal = tones((0, 1)) + tones((2, 2 + frames / 50), dbfs=-20 - RANGE + 0.8)
-    assert speech_frames(signal, signal)[80:].sum() == found
+    assert speech_frames(signal, signal)[80:].sum() == actual
 
 
 def test_a_sound_far_below_the_loudest_is_no_speech():
@@ -166,7 +166,7 @@ def test_without_enhancement_every_sound_is_speech():
 
 
 @pytest.mark.parametrize("samples", [0, 1, FRAME - 1, FRAME, FRAME + 1, 5 * FRAME + 7, 31_999])
-def test_every_started_frame_has_an_answer(samples):
+def test_every_started_frame_has_a_decision(samples):
     signal = tones((0, 4))[:samples]
     for frames in (speech_frames(signal, signal), speech_frames(signal)):
         assert frames.dtype == bool and frames.shape == (-(-samples // FRAME),)
@@ -181,8 +181,8 @@ def test_fixed_windows_are_seen_with_their_context():
     signal, detector = tones((1.1, 2)), detect_by_level()
     windows = windows_of(signal, *LATENCY)
     assert all(window.is_fixed for window in windows)
-    found = np.concatenate([detector(window, window.waveform) for window in windows])
-    assert spans(found) == [(55 - SPREAD, 100 + SPREAD)]
+    actual = np.concatenate([detector(window, window.waveform) for window in windows])
+    assert spans(actual) == [(55 - SPREAD, 100 + SPREAD)]
 
 
 def test_other_windows_are_seen_without_their_context():
@@ -225,26 +225,26 @@ def silero_frames(windows: list[Window]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("window", [(), LATENCY, (0.3, 0.04), (30.0, 1.0), (1.0, (0.0, 0.04))])
-def test_silero_answers_as_its_model_block_by_block(reference, speech, window):
+def test_silero_equals_its_model_block_by_block(reference, speech, window):
     assert 0.2 < reference.mean() < 0.9
     np.testing.assert_array_equal(silero_frames(windows_of(speech, *window)), reference)
 
 
 @pytest.mark.parametrize("longest", [1, 3, 40, 500])
-def test_silero_answers_the_same_however_a_recording_is_cut(reference, speech, longest):
+def test_silero_does_not_depend_on_how_a_recording_is_cut(reference, speech, longest):
     steps = np.random.default_rng(longest).integers(1, longest + 1, len(speech))
     cuts = [int(cut) for cut in np.cumsum(steps) if cut < len(speech) // FRAME]
     np.testing.assert_array_equal(silero_frames(pieces_at(speech, cuts, 2)), reference)
 
 
-def test_silero_without_context_answers_late_at_ends_of_pieces(reference, speech):
+def test_silero_without_context_decides_late_at_ends_of_pieces(reference, speech):
     cuts = [*range(37, 400, 37)]
     differing = np.flatnonzero(silero_frames(pieces_at(speech, cuts, 0)) != reference)
     assert set(differing) <= {cut - before for cut in cuts for before in (1, 2)}
 
 
 @pytest.mark.parametrize("samples", [1, FRAME, BLOCK - 1, BLOCK, 1601])
-def test_silero_answers_for_every_started_frame(onnxruntime, samples):
+def test_silero_decides_for_every_started_frame(onnxruntime, samples):
     frames = silero_frames(pieces_at(np.zeros(samples, np.float32), [], 2))
     assert frames.dtype == bool and frames.shape == (-(-samples // FRAME),) and not frames.any()
 
@@ -266,15 +266,15 @@ def test_recordings_in_threads_share_the_model_alone(reference, speech):
 
 
 class Scripted:
-    """A model that answers with given probabilities, and keeps what it was given."""
+    """A model that returns given probabilities, and stores its inputs."""
 
     def __init__(self, *probabilities: float):
         self.probabilities, self.calls = np.array(probabilities, np.float32), []
 
     def run(self, _, inputs):
         self.calls.append(inputs)
-        found, self.probabilities = np.split(self.probabilities, [len(inputs["input"])])
-        return found, inputs["h"] + 1, inputs["c"] + 2
+        actual, self.probabilities = np.split(self.probabilities, [len(inputs["input"])])
+        return actual, inputs["h"] + 1, inputs["c"] + 2
 
 
 def test_speech_begins_at_one_threshold_and_ends_below_another(monkeypatch):
@@ -282,9 +282,9 @@ def test_speech_begins_at_one_threshold_and_ends_below_another(monkeypatch):
     monkeypatch.setattr(silero, "_session", lambda: model)
     signal = np.arange(5 * BLOCK, dtype=np.float32)
     # Centres of the frames are at 160, 480, 800, 1120, 1440, 1760, 2080, 2400: in blocks 0, 0, 1, 2, 2, 3, 4, 4.
-    found = silero_frames(pieces_at(signal, [4], 0))
+    actual = silero_frames(pieces_at(signal, [4], 0))
     # The first piece has 1280 samples, two whole blocks: its last frame is what block 1 is.
-    assert found.tolist() == [False, False, True, True, True, False, False, False]
+    assert actual.tolist() == [False, False, True, True, True, False, False, False]
     first, second = model.calls
     assert first["input"].shape == (2, CONTEXT + BLOCK) and second["input"].shape == (3, CONTEXT + BLOCK)
     np.testing.assert_array_equal(first["input"][0, :CONTEXT], 0)
@@ -300,8 +300,8 @@ def pipe(onnxruntime) -> SpeechEnhancementAndEmotionPipeline:
 
 def test_the_pipeline_takes_silero_as_its_detector(pipe, speech):
     options = {"sampling_rate": SAMPLING_RATE, "detector": SileroDetector, "return_segments": True}
-    answers = pipe([speech, white_noise(-20)], **options)
-    assert [bool(answer["segments"]) for answer in answers] == [True, False]
+    results = pipe([speech, white_noise(-20)], **options)
+    assert [bool(result["segments"]) for result in results] == [True, False]
     assert pipe(white_noise(-20), sampling_rate=SAMPLING_RATE, return_segments=True)["segments"]
 
 

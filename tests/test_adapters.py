@@ -160,8 +160,8 @@ sys.modules.update(peft=None, modeling_sparse_merit=None)
 import numpy as np
 from transformers import pipeline
 pipe = pipeline(model=sys.argv[1], trust_remote_code=True)
-answer = pipe(np.load(sys.argv[2]), sampling_rate=16_000)
-print(json.dumps({entry["label"]: entry["score"] for entry in answer["emotion"]}))
+result = pipe(np.load(sys.argv[2]), sampling_rate=16_000)
+print(json.dumps({entry["label"]: entry["score"] for entry in result["emotion"]}))
 """
 
 
@@ -175,9 +175,9 @@ def test_an_export_is_a_whole_checkpoint_that_needs_neither_peft_nor_this_packag
     np.save(tmp_path / "clip.npy", clip)
     del environment["PYTHONPATH"]
     command = [sys.executable, "-c", LOAD_ELSEWHERE, target, tmp_path / "clip.npy"]
-    answered = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert answered.returncode == 0, answered.stderr
-    scores = json.loads(answered.stdout.splitlines()[-1])
+    completed = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    scores = json.loads(completed.stdout.splitlines()[-1])
     expected = outputs(model, clip, folder).logits.softmax(-1)[0].tolist()
     assert [scores[label] for label in ("upset", "calm", "weary")] == pytest.approx(expected, abs=1e-5)
     assert not [path for path in target.iterdir() if "adapter" in path.name and path.name != "adapters.py"]
@@ -198,8 +198,8 @@ def test_adapters_are_a_system_of_an_evaluation(trained, clip):
     model, folder = trained
     system = CheckpointSystem(str(folder), device="cpu")
     assert system.labels == ["upset", "calm", "weary"]
-    (answer,) = system.predict([clip])
-    np.testing.assert_allclose(answer.probabilities, outputs(model, clip, folder).logits.softmax(-1)[0], atol=1e-5)
+    (output,) = system.predict([clip])
+    np.testing.assert_allclose(output.probabilities, outputs(model, clip, folder).logits.softmax(-1)[0], atol=1e-5)
     files = [folder / "adapter_model.safetensors", TINY / "model.safetensors"]
     digests = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
     assert weights_sha256(str(folder)) == hashlib.sha256(digests.encode()).hexdigest()
@@ -304,7 +304,7 @@ def test_the_card_says_what_the_adapters_are_and_how_to_use_them(trained, clip, 
     for shown in (
         "| emotions | upset, calm, weary |",
         "| rank, alpha | 4, 16 |",
-        "| trained whole, and stored here | emotion, experts, routers |",
+        "| fully trained modules, stored here | emotion, experts, routers |",
         f"| size | {numbers:,} parameters |",
         "| macro_f1 | 0.612 |",
         "lora_rank: 4",
@@ -342,7 +342,7 @@ def test_adapters_of_a_private_folder_are_pushed_once_their_base_has_a_name_on_t
     model = train(str(base), tmp_path / "best")
     result = run("push", tmp_path / "best", "someone/adapters", "--token", TOKEN)
     assert result.exit_code == 2
-    assert f"adapters change {base}, which others do not have" in " ".join(result.stderr.split())
+    assert f"adapters belong to {base}, which is not on the Hub" in " ".join(result.stderr.split())
     assert "--base USER/MODEL" in result.stderr and not hub.requests
     assert str(base) not in (tmp_path / "best" / "README.md").read_text()
 

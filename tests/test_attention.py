@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Attention: every implementation gives the same answer, compiled or not."""
+"""Attention: all implementations give the same output, compiled or not."""
 
 import copy
 import shutil
@@ -66,8 +66,8 @@ def test_the_encoder_compiles_as_one_graph_for_all_lengths(model, batch):
         shorter = {name: each[:, :length] for name, each in batch.items()}
         with torch.inference_mode():
             expected, _ = model.model.encoder(**shorter)
-            found, _ = compiled(**shorter)
-        torch.testing.assert_close(found[-1], expected[-1], atol=1e-5, rtol=0)
+            actual, _ = compiled(**shorter)
+        torch.testing.assert_close(actual[-1], expected[-1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

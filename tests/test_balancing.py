@@ -42,10 +42,10 @@ def test_three_gradients_follow_the_published_algorithm():
     gradients = torch.randn(3, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     literal = [literal_pcgrad(gradients, orders) for orders in ([(1, 2), (0, 2), (0, 1)], [(2, 1), (2, 0), (1, 0)])]
     for seed in range(5):
-        found = projected_weights(gradients @ gradients.T, seed) @ gradients
+        actual = projected_weights(gradients @ gradients.T, seed) @ gradients
         parts = [[literal[order][i] for order in (0, 1)] for i in range(3)]
         sums = [one + other + third for one in parts[0] for other in parts[1] for third in parts[2]]
-        assert min((found - each).abs().max() for each in sums) < 1e-12
+        assert min((actual - each).abs().max() for each in sums) < 1e-12
 
 
 def literal_pcgrad(gradients: torch.Tensor, orders: list[tuple[int, ...]]) -> list[torch.Tensor]:
@@ -91,16 +91,16 @@ def batches(count: int) -> list[torch.Tensor]:
 def expected_gradients(model: nn.Module, losses: dict[str, torch.Tensor], weights: dict[str, float]) -> dict:
     """By plain autograd on whole vectors: {parameter: gradient}, and whether the tasks are in conflict."""
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = {
+    actual = {
         name: torch.autograd.grad(weights[name] * loss, parameters.values(), retain_graph=True, allow_unused=True)
         for name, loss in losses.items()
     }
     total = {
-        name: sum(each[i] for each in found.values() if each[i] is not None)
+        name: sum(each[i] for each in actual.values() if each[i] is not None)
         for i, name in enumerate(parameters)
-        if any(each[i] is not None for each in found.values())
+        if any(each[i] is not None for each in actual.values())
     }
-    pairs = zip(parameters, found["emotion"], found["enhancement"], strict=True)
+    pairs = zip(parameters, actual["emotion"], actual["enhancement"], strict=True)
     shared = {name: pair for name, *pair in pairs if None not in pair}
     one, other = (torch.cat([pair[i].flatten() for pair in shared.values()]) for i in (0, 1))
     if one @ other < 0:
@@ -199,12 +199,12 @@ uncertainty = UncertaintyWeighting(accelerator, plain, ["emotion", "enhancement"
 uncertainty.prepare()
 plain.zero_grad()
 uncertainty.backward(uncertainty.through(model)(data[accelerator.process_index]))
-found = [value.grad.clone() for value in uncertainty.parameters()] + [plain.shared.weight.grad.clone()]
+actual = [value.grad.clone() for value in uncertainty.parameters()] + [plain.shared.weight.grad.clone()]
 uncertainty.loss.zero_grad()
 plain.zero_grad()
 uncertainty.loss(plain(torch.cat(data)).losses).backward()
 expected = [value.grad for value in uncertainty.parameters()] + [plain.shared.weight.grad]
-for ours, theirs in zip(found, expected):
+for ours, theirs in zip(actual, expected):
     torch.testing.assert_close(ours, theirs)
 """
 

@@ -46,16 +46,16 @@ def recordings_in(folder, output):
 def test_the_files_and_emotions_are_those_of_the_pipeline_alone(pipe, folder, tmp_path, two_threads):
     recordings = recordings_in(folder, tmp_path / "out")
     for recording, record in zip(recordings, enhance_recordings(pipe, recordings, batch_seconds=4), strict=True):
-        answer = pipe(recording.path)
+        result = pipe(recording.path)
         assert record["file"] == str(recording.path)
-        assert record["emotion"] == (answer["emotion"][0]["label"] if answer["emotion"] else None)
+        assert record["emotion"] == (result["emotion"][0]["label"] if result["emotion"] else None)
         assert record.get("reason") == ("no speech" if record["seconds"] <= 0.2 else None)
-        assert record["scores"] == pytest.approx({e["label"]: e["score"] for e in answer["emotion"]}, abs=1e-5)
+        assert record["scores"] == pytest.approx({e["label"]: e["score"] for e in result["emotion"]}, abs=1e-5)
         written, rate = soundfile.read(record["enhanced"])
         samples, own_rate = soundfile.read(recording.path)
         assert (len(written), rate) == (len(samples), own_rate)
-        if rate == answer["sampling_rate"]:
-            np.testing.assert_allclose(written, answer["audio"], atol=1.1 / 2**15)
+        if rate == result["sampling_rate"]:
+            np.testing.assert_allclose(written, result["audio"], atol=1.1 / 2**15)
     assert torch.get_num_threads() == 2
 
 

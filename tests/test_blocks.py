@@ -69,7 +69,7 @@ def test_the_blocks_of_a_recording_are_the_whole(name, rate, tmp_path, monkeypat
             continue
         samples, own_rate, facts = facts_of(path, channel)
         with BlockReader(path, rate, channel) as reader:
-            for _ in range(2):  # each iteration starts anew
+            for _ in range(2):  # each iteration starts from the beginning
                 blocks = list(reader)
                 assert {block.dtype for block in blocks} == {np.dtype(np.float32)} and len(blocks) > 3
                 np.testing.assert_allclose(np.concatenate(blocks), resample(samples, own_rate, rate), atol=1e-6)

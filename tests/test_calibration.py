@@ -35,9 +35,9 @@ def test_every_dimension_is_standardised_over_the_frames_of_the_batches(tiny_con
     norms = model.model.integration.layer_norms
     norms = norms["emotion"] if integration == "weighted_sum" else norms
     for norm, layer in zip(norms, torch.cat(frames, dim=1), strict=True):
-        found = norm(layer)
-        torch.testing.assert_close(found.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
-        torch.testing.assert_close(found.std(0, correction=0), torch.ones(32), atol=1e-3, rtol=0)
+        actual = norm(layer)
+        torch.testing.assert_close(actual.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
+        torch.testing.assert_close(actual.std(0, correction=0), torch.ones(32), atol=1e-3, rtol=0)
         plain = F.layer_norm(layer, (32,))
         torch.testing.assert_close(norm.weight, 1 / plain.std(0, correction=0), rtol=1e-3, atol=1e-3)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The model card: nothing but what the files beside the weights say, and code that runs as it stands."""
+"""The model card: it contains only what the files next to the weights say, and code that runs unchanged."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def tables(tmp_path_factory, speech_clip) -> dict:
 
 @pytest.fixture(scope="module")
 def measure(tables, tmp_path_factory) -> Callable[[Path], None]:
-    """`measure(folder)` evaluates a checkpoint and puts the results beside its weights."""
+    """`measure(folder)` evaluates a checkpoint and puts the results next to its weights."""
 
     def run(checkpoint: Path) -> None:
         folder = tmp_path_factory.mktemp("evaluation")
@@ -171,11 +171,11 @@ def test_metadata_is_read_by_the_hub_client_and_holds_the_exact_results(full_che
     assert data.datasets == ["someone/stage", "street"] and data.model_name == "my-model"
     assert {"f1", "pesq", "si_sdr"} <= set(data.metrics)
     conditions = json.loads((full_checkpoint / "evaluation.json").read_text())["conditions"]
-    found = {(result.dataset_config, result.metric_type): result.metric_value for result in data.eval_results}
-    assert len(found) == len(data.eval_results) == 3 * (3 + 4)
+    actual = {(result.dataset_config, result.metric_type): result.metric_value for result in data.eval_results}
+    assert len(actual) == len(data.eval_results) == 3 * (3 + 4)
     for condition in conditions:
-        assert found[condition["condition"], "f1"] == condition["emotion"]["macro_f1"]
-        assert found[condition["condition"], "stoi"] == condition["enhancement"]["stoi"]["enhanced"]["mean"]
+        assert actual[condition["condition"], "f1"] == condition["emotion"]["macro_f1"]
+        assert actual[condition["condition"], "stoi"] == condition["enhancement"]["stoi"]["enhanced"]["mean"]
     assert all(result.dataset_split == "test" for result in data.eval_results)
 
 
@@ -222,7 +222,7 @@ def test_limits_name_what_the_model_must_not_be_used_for(tiny_checkpoint):
     assert "actors" not in limits  # nobody said that the training speech was acted
 
 
-def test_only_a_model_whose_answers_depend_on_its_batch_says_so(checkpoint):
+def test_only_a_model_whose_outputs_depend_on_its_batch_says_so(checkpoint):
     assert "in a padded batch" not in render_card(checkpoint)
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "feat_extract_norm": "group"}))
@@ -232,18 +232,18 @@ def test_only_a_model_whose_answers_depend_on_its_batch_says_so(checkpoint):
 def test_results_of_other_weights_are_refused(checkpoint, tiny_config):
     other = SparseMeritForSpeechEnhancementAndEmotion(tiny_config)
     other.save_pretrained(checkpoint)
-    with pytest.raises(ValueError, match=r"evaluation\.json was measured with other weights.*Measure these weights"):
+    with pytest.raises(ValueError, match=r"evaluation\.json belongs to other weights.*Evaluate these weights"):
         render_card(checkpoint)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("evaluation.json", "{", r"evaluation\.json is no valid JSON"),
+        ("evaluation.json", "{", r"evaluation\.json is not valid JSON"),
         ("evaluation.json", "[]", r"evaluation\.json holds a list"),
-        ("evaluation.json", "{}", r"evaluation\.json was measured with other weights.*None"),
+        ("evaluation.json", "{}", r"evaluation\.json belongs to other weights.*None"),
         ("dev_results.json", '{"epoch": 1, "dev": {}}', "lacks a field.*step"),
-        ("training_data.yaml", "corpora: [", r"training_data\.yaml is no valid YAML"),
+        ("training_data.yaml", "corpora: [", r"training_data\.yaml is not valid YAML"),
         ("training_data.yaml", "corpora: [{name: Stage, use: emotion}]", r"Stage.*lacks \['license'\]"),
         ("training_data.yaml", "encoder: {name: E, license: MIT}", r"encoder lacks \['copyright', 'source'\]"),
         ("training_data.yaml", "words", r"training_data\.yaml must hold fields"),
@@ -273,9 +273,9 @@ def test_other_measures_and_a_frozen_test_set_are_shown_as_well(checkpoint):
     results = section(card, "Results")
     assert "### ESTOI" in results and "### STOI" not in results and "### PESQ-WB" not in results
     assert "3 speakers from frozen\n" in results and "tables_of_this_machine" not in card
-    found = [result for result in ModelCard(card).data.eval_results if result.metric_type == "estoi"]
-    assert [result.dataset_name for result in found][:2] == ["frozen, clean", "frozen, hiss_-5dB"]
-    assert all(result.dataset_split is None for result in found)
+    actual = [result for result in ModelCard(card).data.eval_results if result.metric_type == "estoi"]
+    assert [result.dataset_name for result in actual][:2] == ["frozen, clean", "frozen, hiss_-5dB"]
+    assert all(result.dataset_split is None for result in actual)
 
 
 def test_undefined_scores_are_dashes(checkpoint):
@@ -313,7 +313,9 @@ def test_calibration_and_parts_of_the_test_set_are_shown_where_they_were_measure
 
 
 def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.json: give a folder written by save_pretrained"):
+    with pytest.raises(
+        FileNotFoundError, match="config.json does not exist: give a folder written by save_pretrained"
+    ):
         render_card(tmp_path)
 
 
@@ -342,14 +344,14 @@ def test_the_code_of_the_card_runs(full_checkpoint, speech_clip, tmp_path):
     show = (
         "import json; print(json.dumps([sorted(result), clean.shape, scores.shape, classifier('call.wav', top_k=1)]))"
     )
-    answer = run_python(
+    prediction = run_python(
         f"{code}\n{show}", tmp_path, PYTHONPATH=str(REPOSITORY), HF_MODULES_CACHE=str(tmp_path / "code")
     )
-    keys, clean, scores, best = json.loads(answer.splitlines()[-1])
+    keys, clean, scores, best = json.loads(prediction.splitlines()[-1])
     assert keys == ["audio", "emotion", "sampling_rate"] and clean == [16_000] and scores == [4] and len(best) == 1
 
 
-def test_examples_become_a_widget_with_the_models_own_answers(checkpoint, speech_clip, tmp_path):
+def test_examples_become_a_widget_with_the_outputs_of_the_model(checkpoint, speech_clip, tmp_path):
     (checkpoint / "examples").mkdir()
     soundfile.write(checkpoint / "examples" / "call.wav", speech_clip(1.0), 16_000)
     written = json.loads(write_examples(checkpoint, [checkpoint / "examples" / "call.wav"]).read_text())
@@ -358,7 +360,7 @@ def test_examples_become_a_widget_with_the_models_own_answers(checkpoint, speech
     assert widget[0]["output"] == written["examples"][0]["emotion"]
     assert {entry["label"] for entry in widget[0]["output"]} == set(LABELS)
     soundfile.write(tmp_path / "elsewhere.wav", speech_clip(1.0), 16_000)
-    with pytest.raises(ValueError, match="elsewhere.wav lies outside.*copy it there"):
+    with pytest.raises(ValueError, match="elsewhere.wav is outside.*copy it there"):
         write_examples(checkpoint, [tmp_path / "elsewhere.wav"])
 
 

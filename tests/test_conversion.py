@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Published weights become a checkpoint that gives the published answers; whatever else is in the files stays out."""
+"""Published weights become a checkpoint with the published outputs; other contents of the files are ignored."""
 
 import os
 import pickle
@@ -162,7 +162,7 @@ def release(model, tmp_path) -> Path:
     return root
 
 
-def answers(model, recording: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def results(model, recording: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         outputs = model(torch.from_numpy(recording)[None])
     return outputs.logits, outputs.enhanced_values
@@ -206,7 +206,7 @@ def test_a_published_checkpoint_becomes_the_same_model(tiny_config, speech_clip,
     loaded = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path / "new").eval()
     assert (loaded.config.integration, loaded.config.router) == (integration, router)
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in original.state_dict().items())
-    for ours, theirs in zip(answers(loaded, speech_clip()), answers(original, speech_clip()), strict=True):
+    for ours, theirs in zip(results(loaded, speech_clip()), results(original, speech_clip()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -250,7 +250,7 @@ def test_the_base_layout_of_wavlm_converts_too(tiny_config, speech_clip, tmp_pat
 
     converted = convert(folder, tmp_path / "new", statistics=(0.0, 1.0))
 
-    for ours, theirs in zip(answers(converted, speech_clip()), answers(original, speech_clip()), strict=True):
+    for ours, theirs in zip(results(converted, speech_clip()), results(original, speech_clip()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 

@@ -100,9 +100,9 @@ def assert_same(windows, expected):
 def test_cuts_fall_into_pauses():
     recording = phrases(*[1.8] * 10)  # the n-th pause is from 2.2 n s to 2.2 n + 0.4 s
     for chunk in (3.0, 10.0):
-        found = cuts(recording, chunk)
-        assert len(found) >= 2
-        assert all(cut % 2.2 < 0.4 for cut in found)
+        actual = cuts(recording, chunk)
+        assert len(actual) >= 2
+        assert all(cut % 2.2 < 0.4 for cut in actual)
 
 
 def test_a_short_pause_is_better_than_none():

@@ -112,10 +112,10 @@ def test_emodb_is_read_from_its_file_names_and_boredom_stays_unlabelled(tmp_path
     assert "1 clips of boredom were kept unlabelled" in dataset.info.description
     assert rows["03a01Fa"]["text"] == "Der Lappen liegt auf dem Eisschrank."
     assert (rows["03a01Fa"]["sentence"], rows["13b10Na"]["sentence"]) == ("a01", "b10")
-    found = {name: (row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
-    assert found["03a01Fa"] == ("emodb_03", "male", "train")
-    assert found["13b10Na"] == ("emodb_13", "female", "dev")
-    assert found["12a02Wb"] == ("emodb_12", "male", "test")
+    actual = {name: (row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert actual["03a01Fa"] == ("emodb_03", "male", "train")
+    assert actual["13b10Na"] == ("emodb_13", "female", "dev")
+    assert actual["12a02Wb"] == ("emodb_12", "male", "test")
 
 
 NEMO_HEADER = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
@@ -135,8 +135,8 @@ def test_nemo_is_read_from_its_list_or_its_file_names(tmp_path, listed):
 
     rows = by_file(nemo.build(tmp_path))
 
-    found = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
-    assert found == {
+    actual = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert actual == {
         "EB0_anger_1": ("angry", "nemo_EB0", "female", "train"),
         "MP0_surprised_2": ("surprise", "nemo_MP0", "male", "dev"),
         "KD0_sadness_3": ("sad", "nemo_KD0", "female", "test"),
@@ -188,8 +188,8 @@ def test_emospeech_commands_are_those_of_known_users(tmp_path):
     assert "2 clips without a word, or of an unknown user, were left out" in dataset.info.description
     for file, (emotion, user, split, language) in files.items():
         row = rows.pop(Path(file).stem)
-        found = (row["emotion"], row["speaker"], row["split"], row["language"], row["gender"])
-        assert found == (emotion, f"emospeech_{user}", split, language, None)
+        actual = (row["emotion"], row["speaker"], row["split"], row["language"], row["gender"])
+        assert actual == (emotion, f"emospeech_{user}", split, language, None)
         assert row["text"] == {"bacho": "bacho", "help": "help", "yes": "yes"}.get(Path(file).name.split("-")[0])
     assert not rows
 
@@ -199,8 +199,8 @@ def test_baved_has_voices_and_no_emotions(tmp_path):
 
     rows = by_file(baved.build(tmp_path, dev=("100",), test=("04",)))
 
-    found = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
-    assert found == {
+    actual = {name: (row["emotion"], row["speaker"], row["gender"], row["split"]) for name, row in rows.items()}
+    assert actual == {
         "1-m-20-1-2-376": (None, "baved_01", "male", "train"),
         "100-f-6-0-0-0": (None, "baved_100", "female", "dev"),
         "4-m-20-6-1-9": (None, "baved_04", "male", "test"),
@@ -348,7 +348,7 @@ def test_a_folder_may_have_its_own_classes_and_column_names(tmp_path):
     assert (dataset[0]["emotion"], dataset[0]["valence"]) == (1, 0.5)
     with pytest.raises(DatasetError, match="lacks 1 columns: label; it has path"):
         folder.build(list_files(tmp_path, "path", "1.wav"), columns={"file_name": "path", "emotion": "label"})
-    with pytest.raises(DatasetError, match="mood=... names no column of a dataset"):
+    with pytest.raises(DatasetError, match="mood=... is not a column of a speech dataset"):
         folder.build(tmp_path, columns={"mood": "label"})
 
 
@@ -364,29 +364,29 @@ def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
 def test_noises_are_taken_with_or_without_a_list(tmp_path):
     record(tmp_path, "rain/1.wav", "2.wav")
 
-    found = noise.build(tmp_path, split="train")
+    actual = noise.build(tmp_path, split="train")
     listed = noise.build(
         list_files(tmp_path, "file_name,split,rt60_s", "2.wav,test,0.4", "rain/1.wav,,"), split="train"
     )
 
-    assert [(row["category"], row["split"]) for row in found] == [(None, "train"), ("rain", "train")]
+    assert [(row["category"], row["split"]) for row in actual] == [(None, "train"), ("rain", "train")]
     assert [(row["category"], row["split"]) for row in listed] == [(None, "test"), (None, "train")]
     assert listed[0]["rt60_s"] == pytest.approx(0.4)
 
 
 def test_folders_of_noise_with_a_list_each_become_one_dataset(tmp_path):
-    for name, seconds in (("halls", 1.2), ("rooms", 0.4)):
+    for name, seconds in (("halls", 1.2), ("offices", 0.4)):
         list_files(record(tmp_path / name, "1.wav"), "file_name,split,rt60_s", f"1.wav,train,{seconds}")
     record(tmp_path, "0.wav", "unlisted/1.wav")
 
-    found = noise.build(tmp_path)
+    actual = noise.build(tmp_path)
 
-    assert [(row["source_file"], row["split"]) for row in found] == [
+    assert [(row["source_file"], row["split"]) for row in actual] == [
         ("halls/1.wav", "train"),
-        ("rooms/1.wav", "train"),
+        ("offices/1.wav", "train"),
     ]
-    assert found["rt60_s"] == pytest.approx([1.2, 0.4])
-    assert "2 recordings outside the subfolders with a metadata.csv were left out" in found.info.description
+    assert actual["rt60_s"] == pytest.approx([1.2, 0.4])
+    assert "2 recordings outside the subfolders with a metadata.csv were left out" in actual.info.description
 
 
 def test_recordings_with_a_loud_background_can_be_left_out(tmp_path):
@@ -451,7 +451,7 @@ def test_a_folder_of_another_corpus_is_refused(tmp_path):
 
     with pytest.raises(DatasetError, match="1 file names that are not of EmoDB: Actor_01"):
         emodb.build(tmp_path)
-    with pytest.raises(DatasetError, match="no recording was found"):
+    with pytest.raises(DatasetError, match="contains no recording of this corpus"):
         ravdess.build(list_files(tmp_path / "empty", "file_name"))
 
 
@@ -490,7 +490,7 @@ def test_a_table_is_never_replaced_by_accident(tmp_path, corpus):
         prepare.write_dataset(dataset, tmp_path / "out")
     prepare.write_dataset(dataset.select([0]), tmp_path / "out", overwrite=True)
     assert len(read_dataset(tmp_path / "out")) == 1
-    with pytest.raises(DatasetError, match="it is not a dataset, it holds Actor_01"):
+    with pytest.raises(DatasetError, match="it is not a dataset, since it holds Actor_01"):
         prepare.write_dataset(dataset, corpus, overwrite=True)
     assert len(prepare.audio_files(corpus)) == 8
 
@@ -631,7 +631,7 @@ def test_original_file_names_agree_with_the_list_of_converted_recordings(referen
 
 
 @pytest.mark.parametrize("script, corpus", [(ravdess, "ravdess"), (emodb, "emodb"), (nemo, "nemo")])
-def test_what_file_names_say_agrees_with_the_list_beside_real_recordings(reference_data, script, corpus):
+def test_what_file_names_say_agrees_with_the_list_of_real_recordings(reference_data, script, corpus):
     recordings = reference_data / "data" / "emotion" / corpus
     columns = ["emotion", "speaker", "split", "gender", "language"] + ["text"] * (corpus != "nemo")
 

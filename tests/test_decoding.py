@@ -235,7 +235,7 @@ def test_the_blocks_of_a_file_are_the_whole(name, monkeypatch):
     monkeypatch.setattr(decoding, "BLOCK_SAMPLES", 1000)
     with open_blocks(io.BytesIO(content), "x") as blocks:
         assert (blocks.sampling_rate, blocks.channels) == (whole.sampling_rate, whole.samples.shape[1])
-        for _ in range(2):  # each pass starts anew
+        for _ in range(2):  # each pass starts from the beginning
             read = list(blocks)
             assert max(block.size for block in read) <= 4000  # what resampling held back comes in one piece
             assert {block.dtype for block in read} == {np.dtype(np.float32)}

@@ -81,8 +81,8 @@ def test_descriptor_frames_lie_where_they_say():
     click = np.zeros(RATE, np.float32)
     click[8000] = 1  # at 500 ms: the centre of frame 49
     level = acoustic_features.describe(click)[:, 0].astype(float)
-    heard = np.flatnonzero(level > level.min() + 20)
-    assert heard.mean() == pytest.approx(49, abs=1) and len(heard) < 8
+    received = np.flatnonzero(level > level.min() + 20)
+    assert received.mean() == pytest.approx(49, abs=1) and len(received) < 8
 
 
 def test_descriptors_do_not_depend_on_the_level(speech_clip):

@@ -186,15 +186,15 @@ def test_padding_does_not_reach_the_losses(started):
     short, long = sorted((clips[0], clips[5]), key=lambda example: len(example["noisy"]))
     assert len(long["noisy"]) > len(short["noisy"]) + 1600
     collate, forward = dataset.Collator(feature_extractor), objective.through(objective.model)
-    found, frames = [], []
+    actual, frames = [], []
     with torch.no_grad():
         for examples in ([short], [long], [short, long]):
-            found.append(forward(**collate(examples)).losses)
+            actual.append(forward(**collate(examples)).losses)
             frames.append((len(examples[0]["noisy"]) - 400) // 320 + 1)
     weights = {"distillation": frames[:2], "distillation_logits": [1, 1]}  # a mean over frames, and one over clips
     for name, counts in weights.items():
-        alone = np.average([losses[name].item() for losses in found[:2]], weights=counts)
-        assert found[2][name].item() == pytest.approx(alone, rel=1e-5)
+        alone = np.average([losses[name].item() for losses in actual[:2]], weights=counts)
+        assert actual[2][name].item() == pytest.approx(alone, rel=1e-5)
 
 
 def test_values_in_the_padding_have_no_gradient():

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The encoder: WavLM's own answers, from WavLM's own weights, for every layer."""
+"""The encoder: the outputs of WavLM with the weights of WavLM, for every layer."""
 
 import pytest
 import torch
@@ -62,8 +62,8 @@ def test_the_last_hidden_state_is_that_of_wavlm(pair):
     with torch.no_grad():
         expected = stock(values, attention_mask=mask).last_hidden_state
         outputs, frame_mask = ours(values, mask)
-        found = ours.last_hidden_state(outputs)
-    torch.testing.assert_close(found[frame_mask], expected[frame_mask], atol=1e-5, rtol=0)
+        actual = ours.last_hidden_state(outputs)
+    torch.testing.assert_close(actual[frame_mask], expected[frame_mask], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -173,8 +173,8 @@ def test_a_convolution_that_was_replaced_or_has_a_hook_is_called(pair):
     values, _ = ragged_batch()
     with torch.no_grad():
         expected = stock(values, output_hidden_states=True).hidden_states
-        found, _ = ours(values)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        actual, _ = ours(values)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_spec_augment_changes_training_only():
@@ -217,7 +217,7 @@ def test_log_mel_bands_are_those_of_librosa():
     torch.testing.assert_close(bands * 2.5 + 3.0, expected, atol=0.02, rtol=0.02)
 
 
-def test_log_mel_encoder_hears_a_clip_in_a_batch_as_if_alone_and_how_loud_it_is():
+def test_log_mel_encoder_does_not_depend_on_the_batch_but_on_the_level():
     torch.manual_seed(0)
     encoder = SparseMeritEncoder(SparseMeritConfig(**{**SMALL, **LOG_MEL})).eval()
     values, mask = ragged_batch()

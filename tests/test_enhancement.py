@@ -41,7 +41,7 @@ def test_log_magnitude_is_that_of_the_paper(batch):
 
 
 @pytest.mark.parametrize("sizes", [(400, 160, 400), (512, 128, 400), (512, 100, 512)])
-def test_the_way_back_restores_every_clip(batch, sizes):
+def test_the_inverse_recovers_every_clip(batch, sizes):
     transform = Spectrogram(*sizes)
     spectrum = transform.transform(batch, LENGTHS)
     back = transform.inverse(

@@ -22,9 +22,9 @@ def test_recorded_pairs_match_independent_scores(reference_data, tmp_path):
     names |= {name: name for name in ("csig", "cbak", "covl")}
     for expected in json.loads((golden / "scores.json").read_text()):
         if expected["file"] == "p232_003":
-            (found,) = (scores[name] for name in scores if f".{name}" in expected["processed"])
+            (actual,) = (scores[name] for name in scores if f".{name}" in expected["processed"])
             for name, theirs in names.items():
-                assert found[name] == [pytest.approx(expected[theirs], abs=1e-2 if name[0] == "c" else 1e-3)]
+                assert actual[name] == [pytest.approx(expected[theirs], abs=1e-2 if name[0] == "c" else 1e-3)]
     assert np.isnan(scores["clean"]["si_sdr"]).all()  # infinite
     results = {"command": "", "commit": "", "seed": 0, "clips": "", "systems": {}}
     text = render(results | {"rates": {"16000": summarize({pairs.name: scores}, [])}})

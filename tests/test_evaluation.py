@@ -144,9 +144,9 @@ def assert_same_bytes(first: Path, second: Path):
 
 
 def test_the_report_has_every_condition_and_measure(measure, tmp_path, capsys):
-    found = measure(snr_db=[0, 10])
+    actual = measure(snr_db=[0, 10])
     written = json.loads((tmp_path / "results/results.json").read_text(), parse_constant=pytest.fail)
-    assert written == found
+    assert written == actual
     names = [condition["condition"] for condition in written["conditions"]]
     assert names == ["clean", "hiss_0dB", "hiss_10dB", "roar_0dB", "roar_10dB"]
     assert written["clips"]["labelled"] == dict.fromkeys(LABELS, 1) and written["clips"]["speakers"] == 2
@@ -217,8 +217,8 @@ def test_a_model_of_one_task_is_measured_on_that_task(measure, tmp_path, task):
 
 
 def test_a_choice_of_labels_is_a_closed_set(measure, tmp_path):
-    found = measure(labels=["sad", "angry"], noise={})
-    assert found["labels"] == ["sad", "angry"] and found["conditions"][0]["clips"] == 2
+    actual = measure(labels=["sad", "angry"], noise={})
+    assert actual["labels"] == ["sad", "angry"] and actual["conditions"][0]["clips"] == 2
     for row in rows_of(tmp_path / "results", "clean"):
         assert row["predicted"] in ("sad", "angry")
         assert row["probability_sad"] + row["probability_angry"] == pytest.approx(1)
@@ -227,8 +227,8 @@ def test_a_choice_of_labels_is_a_closed_set(measure, tmp_path):
 
 
 def test_a_choice_of_measures_is_all_that_is_computed(measure, tmp_path):
-    found = measure(measures=["si_sdr", "estoi"], noise={})
-    assert list(found["conditions"][0]["enhancement"]) == ["si_sdr", "estoi"]
+    actual = measure(measures=["si_sdr", "estoi"], noise={})
+    assert list(actual["conditions"][0]["enhancement"]) == ["si_sdr", "estoi"]
     columns = rows_of(tmp_path / "results", "clean")[0]
     assert [name for name in columns if name.startswith("enhanced_")] == ["enhanced_si_sdr", "enhanced_estoi"]
 
@@ -256,9 +256,9 @@ def test_corpora_genders_and_subsets_have_scores_of_their_own(measure, corpus, t
     subsets = {"common": {"sentence": ["06", "07"]}, "women": {"gender": ["female"], "sentence": ["06"]}}
 
     plain = measure(**settings)
-    found = measure(**settings, subsets=subsets)  # the clips are not measured again
+    actual = measure(**settings, subsets=subsets)  # the clips are not measured again
 
-    groups = found["results"]["model"]["conditions"][0]["groups"]
+    groups = actual["results"]["model"]["conditions"][0]["groups"]
     counts = {kind: {name: group["clips"] for name, group in named.items()} for kind, named in groups.items()}
     assert counts == {
         "corpus": {"more": 4, "speech": 4},
@@ -269,17 +269,17 @@ def test_corpora_genders_and_subsets_have_scores_of_their_own(measure, corpus, t
     rows = [row for row in rows_of(tmp_path / "results", "clean") if row["source_file"] is None and row["row"] >= 6]
     right = [row["predicted"] == row["emotion"] for row in rows]
     assert groups["corpus"]["more"]["accuracy"] == pytest.approx(np.mean(right))
-    assert plain["results"]["model"]["conditions"][0]["emotion"] == found["conditions"][0]["emotion"]
-    assert 0 <= found["conditions"][0]["emotion"]["expected_calibration_error"] <= 1
+    assert plain["results"]["model"]["conditions"][0]["emotion"] == actual["conditions"][0]["emotion"]
+    assert 0 <= actual["conditions"][0]["emotion"]["expected_calibration_error"] <= 1
     assert "## Emotion by subset" in (tmp_path / "results" / "results.md").read_text()
     older = read_dataset(tmp_path / "results" / "test_set" / "clean.parquet").remove_columns("corpus")
     older = noisy_set.FrozenTestSet(older, EvaluationConfig(speech=["speech"]), LABELS, "older")
     assert older.group_clips({}) == {"corpus": {}, "gender": {"female": [8, 9], "male": [6, 7]}, "subset": {}}
     with pytest.raises(
-        ValueError, match="'common' holds no clip: 'sentence' should be one of .*, and is one of 06, 07"
+        ValueError, match="'common' is empty: 'sentence' should be one of .*, but its values are 06, 07"
     ):
         measure(**settings, subsets={"common": {"sentence": ["6"]}})
-    with pytest.raises(ValueError, match="'common' is by 'phrase', but the columns are"):
+    with pytest.raises(ValueError, match="'common' needs the column 'phrase'; the columns are"):
         measure(**settings, subsets={"common": {"phrase": ["6"]}})
 
 
@@ -289,36 +289,36 @@ def test_systems_stand_side_by_side(measure, corpus, tmp_path):
     front = tiny_checkpoint(tmp_path / "front", tasks=["enhancement"])
     back = tiny_checkpoint(tmp_path / "back", tasks=["emotion"], integration="weighted_sum")
     systems = {"ours": seeds, "cascade": {"enhancement": front, "emotion": back}}
-    found = measure(model=None, systems=systems, baseline="cascade", clean=False)
-    assert {name: len(members) for name, members in found["systems"].items()} == {"noisy": 1, "ours": 2, "cascade": 1}
-    assert found["systems"]["cascade"][0]["enhancement"]["tasks"] == ["enhancement"] and "model" not in found
-    assert list(found["results"]) == ["noisy", "ours", "cascade"] and found["results"]["ours"]["members"] == 2
-    heard = [
+    actual = measure(model=None, systems=systems, baseline="cascade", clean=False)
+    assert {name: len(members) for name, members in actual["systems"].items()} == {"noisy": 1, "ours": 2, "cascade": 1}
+    assert actual["systems"]["cascade"][0]["enhancement"]["tasks"] == ["enhancement"] and "model" not in actual
+    assert list(actual["results"]) == ["noisy", "ours", "cascade"] and actual["results"]["ours"]["members"] == 2
+    received = [
         [(row["row"], row["sha256"]) for row in rows_of(tmp_path / "results", "hiss_0dB", system, member)]
         for system, member in (("noisy", 0), ("ours", 0), ("ours", 1), ("cascade", 0))
     ]
-    assert len(heard[0]) == 4 and all(clips == heard[0] for clips in heard)
+    assert len(received[0]) == 4 and all(clips == received[0] for clips in received)
 
 
 def test_the_emotion_model_of_a_cascade_is_given_enhanced_speech(corpus, tmp_path):
     front = CheckpointSystem(tiny_checkpoint(tmp_path / "front", tasks=["enhancement"]))
     back = CheckpointSystem(tiny_checkpoint(tmp_path / "back", tasks=["emotion"]))
     recordings = [speech_like(0.8, 120), speech_like(1.1, 150)]
-    answers = Cascade(front, back).predict(recordings)
-    cleaned = [answer.enhanced for answer in front.predict(recordings)]
+    results = Cascade(front, back).predict(recordings)
+    cleaned = [prediction.enhanced for prediction in front.predict(recordings)]
     expected = back.predict(cleaned)
-    for answer, clean, emotion in zip(answers, cleaned, expected, strict=True):
-        np.testing.assert_array_equal(answer.enhanced, clean)
-        np.testing.assert_array_equal(answer.probabilities, emotion.probabilities)
-        assert set(answer.expert_use) == {"enhancement", "emotion"}
-    with pytest.raises(ValueError, match="emotion model lacks that task"):
+    for prediction, clean, emotion in zip(results, cleaned, expected, strict=True):
+        np.testing.assert_array_equal(prediction.enhanced, clean)
+        np.testing.assert_array_equal(prediction.probabilities, emotion.probabilities)
+        assert set(prediction.expert_use) == {"enhancement", "emotion"}
+    with pytest.raises(ValueError, match="emotion model of a cascade needs the task"):
         Cascade(front, front)
 
 
 def test_a_checkpoint_is_measured_in_another_precision(measure, corpus, tmp_path):
     systems = {name: {"model": corpus["model"], "precision": name} for name in ("fp32", "int8")}
-    found = measure(model=None, systems=systems, clean=False, measures=["si_sdr"])
-    assert [found["systems"][name][0]["precision"] for name in systems] == ["fp32", "int8"]
+    actual = measure(model=None, systems=systems, clean=False, measures=["si_sdr"])
+    assert [actual["systems"][name][0]["precision"] for name in systems] == ["fp32", "int8"]
     exact, rounded = (rows_of(tmp_path / "results", "hiss_0dB", name) for name in systems)
     for one, other in zip(exact, rounded, strict=True):
         assert 0 < abs(one["enhanced_si_sdr"] - other["enhanced_si_sdr"]) < 0.1  # dB
@@ -344,10 +344,10 @@ def test_a_system_or_a_condition_can_be_added_to_a_finished_run(measure, corpus,
         + [f"test_set/{pool}_0dB.parquet" for pool in ("hiss", "roar")]
     )
     dense = tiny_checkpoint(tmp_path / "dense", router="dense")
-    found = measure(model=None, systems={"dense": dense, **ours}, snr_db=[0, 10])
+    actual = measure(model=None, systems={"dense": dense, **ours}, snr_db=[0, 10])
     after = written_files(tmp_path / "results")
     assert before.items() <= after.items() and len(after) == 3 * 5 + 5
-    assert all(len(result["conditions"]) == 5 for result in found["results"].values())
+    assert all(len(result["conditions"]) == 5 for result in actual["results"].values())
 
 
 def test_results_of_another_run_are_never_mixed_in(measure, tmp_path):
@@ -441,16 +441,19 @@ def test_another_seed_gives_other_mixtures(measure, tmp_path):
     assert all(a["sha256"] != b["sha256"] for a, b in zip(first, second, strict=True))
 
 
-def test_every_choice_of_clips_hears_the_same_mixtures(corpus):
-    heard = {}
+def test_every_choice_of_clips_has_the_same_mixtures(corpus):
+    received = {}
     for name, changes in (("labelled", {}), ("all", {"clips": "all"}), ("quick", {"max_clips": 2})):
         config = EvaluationConfig(speech=corpus["speech"], noise=corpus["noise"], snr_db=[0], clean=False, **changes)
         clips, noise = conditions.Clips(config, LABELS), conditions.load_noise(config)["roar"]
         condition = conditions.Condition("roar", 0.0)
         listener = conditions.Listener(clips, condition, noise, seed=0)
-        heard[name] = {row["row"]: row["sha256"] for row in noisy_set.frozen_rows(clips, condition, listener)}
-    assert [len(rows) for rows in heard.values()] == [4, 6, 2]
-    assert heard["labelled"].items() <= heard["all"].items() and heard["quick"].items() <= heard["labelled"].items()
+        received[name] = {row["row"]: row["sha256"] for row in noisy_set.frozen_rows(clips, condition, listener)}
+    assert [len(rows) for rows in received.values()] == [4, 6, 2]
+    assert (
+        received["labelled"].items() <= received["all"].items()
+        and received["quick"].items() <= received["labelled"].items()
+    )
 
 
 def test_a_mixture_can_be_made_again_from_what_is_recorded(corpus):
@@ -521,25 +524,25 @@ def test_a_transmitted_mixture_can_be_made_again_from_what_was_drawn(corpus):
 def test_transmissions_add_conditions_and_change_none(measure, tmp_path):
     plain = measure("plain")
     settings = {"transmissions": ["narrowband", "gsm"], "baseline": "noisy"}
-    found = measure("transmitted", **settings)
-    names = [summary["condition"] for summary in found["conditions"]]
+    actual = measure("transmitted", **settings)
+    names = [summary["condition"] for summary in actual["conditions"]]
     assert names[:3] == ["clean", "hiss_0dB", "roar_0dB"] and names[6:] == [
         "clean@gsm",
         "hiss_0dB@gsm",
         "roar_0dB@gsm",
     ]
-    assert found["conditions"][:3] == plain["conditions"]
-    noisy = {one["condition"]: one["enhancement"]["si_sdr"] for one in found["results"]["noisy"]["conditions"]}
+    assert actual["conditions"][:3] == plain["conditions"]
+    noisy = {one["condition"]: one["enhancement"]["si_sdr"] for one in actual["results"]["noisy"]["conditions"]}
     assert noisy["clean"]["noisy"] is None and noisy["clean@narrowband"]["noisy"] is None  # each is its own target
     assert noisy["clean@gsm"]["noisy"]["mean"] < 30
-    pooled = {entry["condition"] for entry in found["comparisons"]["pooled"]}
+    pooled = {entry["condition"] for entry in actual["comparisons"]["pooled"]}
     assert pooled == {"0dB", "0dB@narrowband", "0dB@gsm"}
     text = (tmp_path / "transmitted" / "results.md").read_text(encoding="utf-8")
     assert "### After gsm" in text and "| hiss, 0 dB, gsm |" in text and "| clean, narrowband |" in text
     frozen_rows = pq.read_table(tmp_path / "transmitted" / "test_set" / "hiss_0dB@gsm.parquet").to_pylist()
     assert {row["transmission"] for row in frozen_rows} == {"gsm"}
     added = measure("plain", **settings)  # to a run that was finished without them
-    assert added["conditions"] == found["conditions"]
+    assert added["conditions"] == actual["conditions"]
 
 
 @pytest.fixture
@@ -553,8 +556,8 @@ def frozen(corpus, tmp_path) -> str:
 
 def test_a_frozen_test_set_gives_the_numbers_of_the_tables_it_was_made_of(measure, frozen, tmp_path):
     own = measure("own")
-    found = measure("frozen_results", test_set=frozen, speech=None, noise=None, snr_db=None)
-    assert all(found[name] == own[name] for name in ("conditions", "clips", "noise"))
+    actual = measure("frozen_results", test_set=frozen, speech=None, noise=None, snr_db=None)
+    assert all(actual[name] == own[name] for name in ("conditions", "clips", "noise"))
     shared = measure("shared", test_set=str(tmp_path / "own/test_set"), speech=None, noise=None, snr_db=None)
     assert shared["conditions"] == own["conditions"]
     quick = measure("quick", test_set=frozen, speech=None, noise=None, snr_db=None, max_clips=2)
@@ -580,8 +583,8 @@ def test_a_table_that_is_no_frozen_test_set_says_so(measure, corpus):
 
 def test_batches_hold_every_clip_once_within_their_budget(corpus, tmp_path):
     config = EvaluationConfig(speech=corpus["speech"], clips="all", output=str(tmp_path))
-    heard = noisy_set.load_test_set(config, LABELS)
-    batches = list(heard.batches(conditions.Condition(), 2.5))
+    received = noisy_set.load_test_set(config, LABELS)
+    batches = list(received.batches(conditions.Condition(), 2.5))
     assert sorted(row for batch in batches for row in batch) == list(range(6))
     durations = Dataset.from_parquet(corpus["speech"][0])["duration"]
     assert all(len(batch) == 1 or len(batch) * max(durations[row] for row in batch) <= 2.5 for batch in batches)

@@ -25,7 +25,8 @@ CONDITIONS = [(None, None), ("hiss", -5.0), ("hiss", 10.0), ("roar", -5.0), ("ro
 
 
 def make_rows(skill: float, gain: float | None, seed: int, clips: int = 40, experts: int = 0) -> list[dict]:
-    """All conditions of one member: it hears `skill` of the clips right, and adds `gain` to the noisy scores."""
+    """All conditions of one member: a share `skill` of its predictions is right, and `gain` is added to the noisy
+    scores."""
     rows, generator = [], np.random.default_rng(seed)
     for (pool, snr_db), clip in itertools.product(CONDITIONS, range(clips)):
         emotion = LABELS[clip % 4]
@@ -74,7 +75,7 @@ def make_report(rows: dict = SYSTEMS, groups: dict | None = None, /, **changes) 
         "config": config.record(),
         "labels": LABELS,
         "systems": {
-            name: [{"name": f"{name} {index}"} for index in range(len(found))] for name, found in rows.items()
+            name: [{"name": f"{name} {index}"} for index in range(len(actual))] for name, actual in rows.items()
         },
         "clips": {"evaluated": 40, "speakers": 5, "labelled": dict.fromkeys(LABELS, 10)},
         "noise": {"hiss": {"recordings": 2}, "roar": {"recordings": 3}},
@@ -135,21 +136,21 @@ def test_undefined_scores_are_counted_and_left_out_for_the_clip_alone():
     for row in rows_in(rows, "hiss_10dB")[:1]:
         row["enhanced_stoi"] = math.nan
     with pytest.warns(UndefinedScoreWarning, match="^merit: .*hiss_10dB: STOI of 1 enhanced clips"):
-        found = make_report({"noisy": [make_noisy(4)], "merit": [rows]}, systems={"merit": "a"}, baseline=None)
-    measured = found["results"]["merit"]["conditions"][2]["enhancement"]["stoi"]
+        actual = make_report({"noisy": [make_noisy(4)], "merit": [rows]}, systems={"merit": "a"}, baseline=None)
+    measured = actual["results"]["merit"]["conditions"][2]["enhancement"]["stoi"]
     assert measured["enhanced"]["mean"] == pytest.approx((0.51 + 0.52 + 0.53) / 3)
     assert (measured["enhanced"]["clips"], measured["enhanced"]["undefined"]) == (3, 1)
     assert measured["difference"]["undefined"] == 1 and measured["noisy"]["undefined"] == 0
-    assert "| hiss, 10 dB | merit | STOI | 1 of 4 |" in render_markdown(found, [])
-    assert found["comparisons"] is None
+    assert "| hiss, 10 dB | merit | STOI | 1 of 4 |" in render_markdown(actual, [])
+    assert actual["comparisons"] is None
 
 
 def test_unlabelled_clips_are_enhanced_but_not_recognised():
     noisy, rows = make_noisy(), make_rows(1.0, 1.0, seed=7)
     for row in noisy + rows:
         row["emotion"] = None if row["row"] >= 30 else row["emotion"]
-    found = make_report({"noisy": [noisy], "merit": [rows]}, systems={"merit": "a"}, baseline=None)
-    summary = found["results"]["merit"]["conditions"][0]
+    actual = make_report({"noisy": [noisy], "merit": [rows]}, systems={"merit": "a"}, baseline=None)
+    summary = actual["results"]["merit"]["conditions"][0]
     assert (summary["clips"], summary["emotion"]["clips"], summary["emotion"]["macro_f1"]) == (40, 30, 1.0)
     assert summary["enhancement"]["stoi"]["enhanced"]["clips"] == 40
 
@@ -162,15 +163,17 @@ def test_use_of_experts_counts_frames_of_the_first_seed(full_report):
     assert full_report["results"]["svm"]["conditions"][0]["expert_use"] is None
 
 
-def test_systems_that_heard_other_clips_are_refused():
+def test_systems_with_other_clips_are_refused():
     fewer = [row for row in make_rows(0.5, 1.0, seed=8) if (row["row"], row["pool"]) != (3, "roar")]
     with pytest.raises(ValueError, match="merit, member 0, roar_-5dB: 39 rows.*evaluate again"):
         make_report({"noisy": [make_noisy()], "merit": [fewer]}, systems={"merit": "a"}, baseline=None)
 
 
 def test_one_checkpoint_has_its_conditions_at_the_top():
-    found = make_report({"noisy": [make_noisy()], "model": [make_rows(0.5, 1.0, seed=9)]}, systems=None, baseline=None)
-    assert found["conditions"] == found["results"]["model"]["conditions"]
+    actual = make_report(
+        {"noisy": [make_noisy()], "model": [make_rows(0.5, 1.0, seed=9)]}, systems=None, baseline=None
+    )
+    assert actual["conditions"] == actual["results"]["model"]["conditions"]
     assert "conditions" not in make_report()
 
 
@@ -187,14 +190,14 @@ def grouped() -> dict:
 
 def with_probabilities(rows: list[dict]) -> list[dict]:
     """Each prediction with a probability of 0.7, those of even clips with 0.95."""
-    found = []
+    actual = []
     for row in rows:
         if row["predicted"] is not None:
             largest = 0.7 if row["row"] % 2 else 0.95
             values = {label: largest if label == row["predicted"] else (1 - largest) / 3 for label in LABELS}
             row = row | {f"probability_{label}": value for label, value in values.items()}
-        found.append(row)
-    return found
+        actual.append(row)
+    return actual
 
 
 def test_each_corpus_and_subset_has_scores_of_its_own(grouped):
@@ -238,8 +241,8 @@ def test_the_markdown_has_a_table_for_corpora_and_one_for_subsets(grouped, full_
     text = render_markdown(grouped, [])
     rows = table_below(text, "## Emotion by corpus")
     assert rows[0][:5] == ["condition", "system", "corpus", "clips", "speakers"]
-    found = {tuple(row[:5]) for row in rows[2:]}
-    assert ("hiss, -5 dB", "merit", "a", "24", "5") in found and ("clean", "svm", "b", "16", "5") in found
+    actual = {tuple(row[:5]) for row in rows[2:]}
+    assert ("hiss, -5 dB", "merit", "a", "24", "5") in actual and ("clean", "svm", "b", "16", "5") in actual
     assert "## Emotion by subset" in text and "## Emotion by gender" not in text
     assert "## Emotion by" not in render_markdown(full_report, [])  # results of earlier versions have no groups
 
@@ -258,14 +261,14 @@ def test_the_interval_of_macro_f1_is_that_of_a_plain_loop():
     generator = np.random.default_rng(1)
     true, predicted = generator.integers(3, size=60), generator.integers(3, size=(1, 60))
     resampling = statistics.Resampling([None] * 60, 60, seed=2)
-    found = statistics.emotion_scores(true, predicted, 3, resampling, stream=0)["macro_f1"]
+    actual = statistics.emotion_scores(true, predicted, 3, resampling, stream=0)["macro_f1"]
     expected = []
     for counts in resampling.counts["clip"].astype(int):
         clips = np.repeat(np.arange(60), counts)
         assert len(clips) == 60
         expected.append(f1_score(true[clips], predicted[0][clips], average="macro"))
-    assert found.draws["clip"] == pytest.approx(np.array(expected))
-    assert found.describe()["interval"] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
+    assert actual.draws["clip"] == pytest.approx(np.array(expected))
+    assert actual.describe()["interval"] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
 
 
 def test_degenerate_intervals():
@@ -277,8 +280,8 @@ def test_degenerate_intervals():
     # a resample without a class has no F1 of that class, and the mean of the others is 1
     assert (described["mean"], described["interval"]) == (1.0, [1.0, 1.0])
     assert described["speaker_interval"] is None  # one speaker tells nothing about others
-    never_heard = statistics.emotion_scores(np.zeros(8, dtype=int), np.zeros((1, 8), dtype=int), 2, clips, 0)
-    assert never_heard["per_class_f1"][1].describe()["interval"] is None
+    never_predicted = statistics.emotion_scores(np.zeros(8, dtype=int), np.zeros((1, 8), dtype=int), 2, clips, 0)
+    assert never_predicted["per_class_f1"][1].describe()["interval"] is None
     one_defined = np.array([[math.nan] * 7 + [3.0]])
     assert statistics.measure_score(one_defined, clips, 0).describe()["interval"] is None
 
@@ -304,11 +307,11 @@ def test_intervals_of_several_seeds_hold_the_seeds_too():
     # clips that are all alike: what varies is the choice of seeds, 9 x 3 equally likely triples of (0, 0, 3)
     scores = np.array([[0.0] * 10, [0.0] * 10, [3.0] * 10])
     resampling = statistics.Resampling([None] * 10, 20_000, seed=0)
-    found = statistics.measure_score(scores, resampling, stream=1)
-    values, counts = np.unique(found.draws["clip"], return_counts=True)
+    actual = statistics.measure_score(scores, resampling, stream=1)
+    values, counts = np.unique(actual.draws["clip"], return_counts=True)
     assert values == pytest.approx([0, 1, 2, 3])
     assert counts / 20_000 == pytest.approx(np.array([8, 12, 6, 1]) / 27, abs=0.01)
-    assert found.describe()["seeds"] == {
+    assert actual.describe()["seeds"] == {
         "values": [0.0, 0.0, 3.0],
         "std": pytest.approx(3**0.5),
         "min": 0.0,
@@ -322,32 +325,32 @@ def test_intervals_of_several_seeds_hold_the_seeds_too():
 def test_a_permutation_test_of_three_clips_by_hand():
     ours, baseline = np.array([[3.0, 2.0, 1.0]]), np.array([[1.0, 1.0, 2.0]])
     resampling = statistics.Resampling([None] * 3, 10, seed=0)
-    found = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
+    actual = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
     # differences 2, 1, -1: of the eight choices of signs, |sum| is 4, 4, 2, 2, 2, 2, 0 and 0; observed is 2
-    assert found["difference"] == pytest.approx(2 / 3) and found["p"] == 6 / 8
-    assert (found["score"], found["baseline"]) == (2.0, pytest.approx(4 / 3))
-    assert found["relative_gain_percent"] == pytest.approx(50)
+    assert actual["difference"] == pytest.approx(2 / 3) and actual["p"] == 6 / 8
+    assert (actual["score"], actual["baseline"]) == (2.0, pytest.approx(4 / 3))
+    assert actual["relative_gain_percent"] == pytest.approx(50)
 
 
 def test_a_permutation_test_of_macro_f1_by_hand():
     # truth a a b b; we are right everywhere (macro-F1 1), the baseline says a for the first b (F1 0.8 and 2 / 3)
     true, ours, baseline = np.array([0, 0, 1, 1]), np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 1]])
     resampling = statistics.Resampling([None] * 4, 10, seed=0)
-    found = statistics.compare_macro_f1(true, ours, baseline, 2, resampling, (0, 1)).describe()
-    assert found["difference"] == pytest.approx(1 - (0.8 + 2 / 3) / 2)
+    actual = statistics.compare_macro_f1(true, ours, baseline, 2, resampling, (0, 1)).describe()
+    assert actual["difference"] == pytest.approx(1 - (0.8 + 2 / 3) / 2)
     # a swap matters for the one clip on which they differ: it turns the sign, so every swap is as large
-    assert found["p"] == 1.0
+    assert actual["p"] == 1.0
 
 
 def test_p_values_of_measures_are_those_of_scipy():
     generator = np.random.default_rng(6)
     ours, baseline = generator.normal(0.4, 1, size=(1, 12)), generator.normal(0, 1, size=(1, 12))
     resampling = statistics.Resampling([None] * 12, 10, seed=0)
-    found = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
+    actual = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
     expected = stats.permutation_test(
         (ours[0], baseline[0]), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
     )
-    assert found["p"] == pytest.approx(expected.pvalue)
+    assert actual["p"] == pytest.approx(expected.pvalue)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -356,20 +359,20 @@ def test_p_values_of_macro_f1_are_those_of_every_swap(seeds):
     true = generator.integers(3, size=6)
     ours, baseline = generator.integers(3, size=(seeds, 6)), generator.integers(3, size=(1, 6))
     resampling = statistics.Resampling([None] * 6, 10, seed=0)
-    found = statistics.compare_macro_f1(true, ours, baseline, 3, resampling, (0, 1)).describe()
+    actual = statistics.compare_macro_f1(true, ours, baseline, 3, resampling, (0, 1)).describe()
 
     def difference(swap: np.ndarray) -> float:
         """Macro-F1 of scikit-learn, the mean over pairs of seeds; classes without a clip or a prediction left out."""
         pairs = [(np.where(swap, baseline[0], one), np.where(swap, one, baseline[0])) for one in ours]
-        return np.mean([score(mine) - score(other) for mine, other in pairs])
+        return np.mean([score(ours) - score(other) for ours, other in pairs])
 
     def score(predicted: np.ndarray) -> float:
         return f1_score(true, predicted, labels=np.unique([true, predicted]), average="macro")
 
     swaps = [np.array(swap) for swap in itertools.product([False, True], repeat=6)]
     differences = np.array([difference(swap) for swap in swaps])
-    assert found["difference"] == pytest.approx(differences[0])
-    assert found["p"] == np.mean(np.abs(differences) >= abs(differences[0]) - 1e-9)
+    assert actual["difference"] == pytest.approx(differences[0])
+    assert actual["p"] == np.mean(np.abs(differences) >= abs(differences[0]) - 1e-9)
 
 
 def test_many_clips_are_swapped_at_random_and_p_is_never_0():
@@ -398,9 +401,9 @@ def test_without_a_difference_p_is_small_as_rarely_as_it_says():
 def test_clips_without_a_score_of_both_systems_are_not_compared():
     ours, baseline = np.array([[1.0, 2.0, 3.0, math.nan]]), np.array([[0.0, 1.0, math.nan, 9.0]])
     resampling = statistics.Resampling([None] * 4, 50, seed=0)
-    found = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
-    assert (found["clips"], found["score"], found["baseline"], found["difference"]) == (2, 1.5, 0.5, 1.0)
-    assert found["difference_interval"] == [1.0, 1.0] and found["p"] == 0.5
+    actual = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
+    assert (actual["clips"], actual["score"], actual["baseline"], actual["difference"]) == (2, 1.5, 0.5, 1.0)
+    assert actual["difference_interval"] == [1.0, 1.0] and actual["p"] == 0.5
     nothing = statistics.compare_measure(ours * math.nan, baseline, resampling, (0, 1)).describe()
     assert nothing["p"] is None and nothing["difference_interval"] is None
 
@@ -434,13 +437,13 @@ def test_pools_are_averaged_as_the_paper_averages_them(full_report):
         (entry["system"], entry["measure"], entry["snr_db"]): entry for entry in full_report["comparisons"]["pooled"]
     }
     merit, cascade = (full_report["results"][name]["conditions"] for name in ("merit", "cascade"))
-    ours, theirs = (np.mean([found[index]["emotion"]["macro_f1"] for index in (1, 3)]) for found in (merit, cascade))
-    found = pooled["merit", "macro_f1", -5.0]
-    assert (found["score"], found["baseline"]) == pytest.approx((ours, theirs))
-    assert found["difference"] == pytest.approx(ours - theirs)
-    assert found["relative_gain_percent"] == pytest.approx(100 * (ours - theirs) / theirs)
-    low, high = found["difference_interval"]
-    assert low < found["difference"] < high
+    ours, theirs = (np.mean([actual[index]["emotion"]["macro_f1"] for index in (1, 3)]) for actual in (merit, cascade))
+    actual = pooled["merit", "macro_f1", -5.0]
+    assert (actual["score"], actual["baseline"]) == pytest.approx((ours, theirs))
+    assert actual["difference"] == pytest.approx(ours - theirs)
+    assert actual["relative_gain_percent"] == pytest.approx(100 * (ours - theirs) / theirs)
+    low, high = actual["difference_interval"]
+    assert low < actual["difference"] < high
     # clean speech belongs to no pool, and the SVM does not enhance
     assert {key[1:] for key in pooled if key[0] == "svm"} == {("macro_f1", -5.0), ("macro_f1", 10.0)}
     assert ("noisy", "macro_f1", -5.0) not in pooled and ("noisy", "stoi", -5.0) in pooled
@@ -488,9 +491,9 @@ def test_the_json_is_strict_and_whole(written, full_report):
     def refuse(constant: str):
         raise ValueError(constant)
 
-    found = json.loads((written / "results.json").read_text(), parse_constant=refuse)
-    assert found["results"]["merit"]["members"] == 3
-    assert found["comparisons"]["by_condition"] == full_report["comparisons"]["by_condition"]
+    actual = json.loads((written / "results.json").read_text(), parse_constant=refuse)
+    assert actual["results"]["merit"]["members"] == 3
+    assert actual["comparisons"]["by_condition"] == full_report["comparisons"]["by_condition"]
     report.write_json(written / "undefined.json", {"a": [math.nan, 1.5], "b": math.inf})
     assert json.loads((written / "undefined.json").read_text()) == {"a": [None, 1.5], "b": None}
     assert not list(written.rglob(".*.partial*"))
@@ -525,16 +528,16 @@ def bare(cell: str) -> str:
 def test_the_markdown_states_gains_with_their_intervals_and_p_values(written, full_report):
     text = (written / "results.md").read_text()
     assert "## Gains over `cascade`, mean over the noise pools" in text
-    found = next(
+    actual = next(
         entry
         for entry in full_report["comparisons"]["pooled"]
         if (entry["system"], entry["measure"], entry["snr_db"]) == ("merit", "macro_f1", -5.0)
     )
-    shown = f"{found['difference']:+.3f} ({found['relative_gain_percent']:+.1f} %)↑↑"
+    shown = f"{actual['difference']:+.3f} ({actual['relative_gain_percent']:+.1f} %)↑↑"
     assert table_below(text, "### macro-F1")[2][:2] == ["merit", shown]
-    low, high = found["difference_interval"]
-    assert f"| {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}] |" in text
-    assert f"| {found['p']:.4f} | {found['p_holm']:.4f} |" in text
+    low, high = actual["difference_interval"]
+    assert f"| {actual['difference']:+.3f} [{low:+.3f}, {high:+.3f}] |" in text
+    assert f"| {actual['p']:.4f} | {actual['p_holm']:.4f} |" in text
     for row in table_below(text, "### segmental SNR (dB)")[2:]:  # below 0 dB a percentage says nothing
         baseline = [entry for entry in full_report["comparisons"]["pooled"] if entry["measure"] == "segmental_snr"]
         assert ("%" in row[2]) == (baseline[-1]["baseline"] > 0)
@@ -556,26 +559,26 @@ def test_transmitted_conditions_have_their_own_tables_and_no_place_in_figures(tm
         return [row | {"condition": f"{row['condition']}@{name}", "transmission": name} for row in rows]
 
     rows = {system: [member + after(member, "gsm") for member in members] for system, members in SYSTEMS.items()}
-    found, plain = make_report(rows), make_report()
+    actual, plain = make_report(rows), make_report()
     for system, result in plain["results"].items():
-        assert found["results"][system]["conditions"][: len(result["conditions"])] == result["conditions"]
-    report.write_report(tmp_path / "both", found, rows)
+        assert actual["results"][system]["conditions"][: len(result["conditions"])] == result["conditions"]
+    report.write_report(tmp_path / "both", actual, rows)
     report.write_report(tmp_path / "plain", plain, SYSTEMS)
     for figure in (tmp_path / "plain" / "figures").iterdir():
         assert (tmp_path / "both" / "figures" / figure.name).read_bytes() == figure.read_bytes()
     text = (tmp_path / "both" / "results.md").read_text(encoding="utf-8")
     first, second = text.split("## Macro-F1")[1].split("## Segmental SNR")[0].split("### After gsm")
     assert first.count("\n|") == second.count("\n|") == 2 + len(SYSTEMS) - 1  # the noisy input has no emotion
-    assert "macro-F1 after gsm: " in printed(found)
+    assert "macro-F1 after gsm: " in printed(actual)
 
 
 def test_clean_speech_alone_has_no_figure_against_snr(tmp_path):
     systems = {name: [rows_in(rows, "clean") for rows in members] for name, members in SYSTEMS.items()}
-    found = make_report(systems)
-    assert found["comparisons"]["pooled"] == []
-    drawn = {path.name for path in figures.draw_figures(tmp_path, found, systems)}
+    actual = make_report(systems)
+    assert actual["comparisons"]["pooled"] == []
+    drawn = {path.name for path in figures.draw_figures(tmp_path, actual, systems)}
     assert "macro_f1.png" not in drawn and "experts_merit.png" in drawn and "confusion_svm.png" in drawn
-    assert "## Gains" not in render_markdown(found, [])
+    assert "## Gains" not in render_markdown(actual, [])
 
 
 def test_systems_look_the_same_in_every_figure_and_unlike_each_other():
@@ -612,10 +615,10 @@ def test_the_screen_shows_systems_against_conditions(full_report):
 
 def test_the_screen_shows_one_checkpoint_condition_by_condition():
     systems = {"noisy": [make_noisy()], "model": [make_rows(0.5, 1.0, seed=9)]}
-    found = make_report(systems, systems=None, baseline=None)
-    summary = found["conditions"][1]
+    actual = make_report(systems, systems=None, baseline=None)
+    summary = actual["conditions"][1]
     measured = summary["enhancement"]["stoi"]
-    text = printed(found)
+    text = printed(actual)
     assert f"{measured['noisy']['mean']:.3f} → {measured['enhanced']['mean']:.3f}" in text
     low, high = summary["emotion"]["macro_f1_interval"]
     assert f"{summary['emotion']['macro_f1']:.3f} [{low:.3f}, {high:.3f}]" in text

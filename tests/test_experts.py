@@ -80,13 +80,13 @@ def test_an_expert_sees_each_frame_routed_to_it_once_and_no_other():
 
 @pytest.mark.parametrize("integration", ["experts", "weighted_sum_experts", "expert_weighted_sums"])
 @pytest.mark.parametrize("router", ["sparse", "dense"])
-def test_inference_answers_as_training_does(integration, router):
+def test_inference_equals_training(integration, router):
     module, (layers, frame_mask) = make_module(integration=integration, router=router), make_inputs()
     expected, expected_logits = module(layers, frame_mask, TASKS)
     with torch.inference_mode():
-        found, logits = module(layers, frame_mask, TASKS)
+        actual, logits = module(layers, frame_mask, TASKS)
     for task in TASKS:
-        torch.testing.assert_close(found[task], expected[task], atol=1e-6, rtol=0)
+        torch.testing.assert_close(actual[task], expected[task], atol=1e-6, rtol=0)
         torch.testing.assert_close(logits[task], expected_logits[task], atol=1e-6, rtol=0)
 
 
@@ -120,7 +120,7 @@ def test_grouped_products_give_the_same_as_the_loop_and_leave_out_padding(router
     frames, logits = torch.randn(9, 24), torch.randn(2, 9, 4)
     logits[:, :5, 3] = -99.0  # nobody asks expert 3 for the frames that are valid
     valid = torch.tensor([True] * 5 + [False] * 4)
-    found = []
+    actual = []
     for is_grouped in (False, True):
         inputs, scores = frames.clone().requires_grad_(), logits.clone().requires_grad_()
         module.zero_grad()
@@ -132,8 +132,8 @@ def test_grouped_products_give_the_same_as_the_loop_and_leave_out_padding(router
         routed = routed[:, valid] if is_grouped else routed
         routed.square().sum().backward()
         weights = [parameter.grad for parameter in module.experts.parameters()]
-        found.append([routed, inputs.grad, *([] if router_gradient == "none" else [scores.grad]), *weights])
-    for one, other in zip(*found, strict=True):
+        actual.append([routed, inputs.grad, *([] if router_gradient == "none" else [scores.grad]), *weights])
+    for one, other in zip(*actual, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
@@ -194,8 +194,8 @@ def test_a_device_with_grouped_products_gives_the_same(router, monkeypatch):
     module, (layers, frame_mask) = make_module(router=router), make_inputs()
     expected, expected_logits = module(layers, frame_mask, TASKS)
     monkeypatch.setattr(experts_module, "can_group", lambda device: True)
-    found, logits = module(layers, frame_mask, TASKS)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    actual, logits = module(layers, frame_mask, TASKS)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=0)
 
 

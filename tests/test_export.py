@@ -45,8 +45,8 @@ def first(tiny_checkpoint, tmp_path) -> Path:
     )
     (source / "dev_results.json").write_text(json.dumps({"epoch": 5, "step": 77, "dev": {"macro_f1": 0.777}}))
     (source / "call.wav").write_bytes(b"RIFF")
-    answers = {"model": {"sha256": sha256(source)}, "examples": [{"file": "call.wav", "emotion": []}]}
-    (source / "examples.json").write_text(json.dumps(answers))
+    outputs = {"model": {"sha256": sha256(source)}, "examples": [{"file": "call.wav", "emotion": []}]}
+    (source / "examples.json").write_text(json.dumps(outputs))
     export("exported", source, tmp_path)
     return tmp_path / "exported"
 
@@ -73,7 +73,7 @@ def test_another_model_in_the_same_folder_gets_a_card_of_its_own_and_no_figures_
     assert "0.777" not in card and "license: mit" not in card and "| 0 | calm |" in card and sha256(other) in card
     gone = ("LICENSE", "training_data.yaml", "dev_results.json", "examples.json", "call.wav")
     assert not any((first / name).exists() for name in gone)
-    assert "belong to the weights that were there before" in notes(result)
+    assert "belong to the previous weights" in notes(result)
     assert all(name in notes(result) for name in gone)
     check_checkpoint(first)
 
@@ -84,7 +84,7 @@ def test_a_card_that_a_person_edited_is_kept_and_the_command_says_what_may_no_lo
     result = export("exported", other, tmp_path, "--overwrite")
     assert (first / "README.md").read_text() == edited
     said = notes(result)
-    assert f"{first / 'README.md'} was written by hand" in said and "may no longer hold" in said
+    assert f"{first / 'README.md'} was written by hand" in said and "may be outdated" in said
     for part in ("`license`", "Thanks", "What goes in, what comes out", "On the dev set, during training"):
         assert part in said
     pushed = RUNNER.invoke(app, ["push", str(first), "someone/model", "--token", "none"])
@@ -94,9 +94,9 @@ def test_a_card_that_a_person_edited_is_kept_and_the_command_says_what_may_no_lo
 def test_a_card_by_hand_is_kept_too_and_one_for_the_same_weights_without_alarm(
     first, tiny_checkpoint, other, tmp_path
 ):
-    (first / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\nAll about it.\n")
+    (first / "README.md").write_text("---\nlicense: mit\n---\n# Handmade\n\nAll about it.\n")
     result = export("exported", other, tmp_path, "--overwrite")
-    assert "All about it." in (first / "README.md").read_text() and "`license`, Mine" in notes(result)
+    assert "All about it." in (first / "README.md").read_text() and "`license`, Handmade" in notes(result)
     assert not export("again", tiny_checkpoint, tmp_path).stderr
     assert not export("again", tiny_checkpoint, tmp_path, "--overwrite").stderr
     (tmp_path / "again" / "README.md").write_text((tmp_path / "again" / "README.md").read_text() + "\nA word.\n")
@@ -134,7 +134,7 @@ def test_the_card_of_the_embedded_checkpoint_is_taken_along_with_its_figures(tmp
 
 def test_results_of_other_weights_are_not_pushed(first):
     (first / "evaluation.json").write_text(json.dumps({"model": {"sha256": "0" * 64}}))
-    with pytest.raises(ValueError, match="evaluation.json was measured with other weights .SHA-256 000000000000"):
+    with pytest.raises(ValueError, match="evaluation.json belongs to other weights .SHA-256 000000000000"):
         check_checkpoint(first)
 
 

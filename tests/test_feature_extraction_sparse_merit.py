@@ -70,18 +70,18 @@ def test_the_target_gets_the_scale_of_the_noisy_recording():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"normalization": "corpus", "corpus_mean": 0.01, "corpus_std": 0.07}])
-def test_restore_is_the_way_back(arguments):
+def test_denormalize_is_the_inverse(arguments):
     extractor = SparseMeritFeatureExtractor(**arguments)
     clips = [recording(1_600, 0.2, 0.05), recording(900, 0.01, seed=1), np.full(700, 0.3, np.float32)]
     values = extractor(clips, RATE, return_tensors="pt")["input_values"]
-    restored = extractor.denormalize(values, clips)
-    assert [clip.dtype for clip in restored] == [np.float32] * 3
-    for back, clip in zip(restored, clips, strict=True):
+    denormalized = extractor.denormalize(values, clips)
+    assert [clip.dtype for clip in denormalized] == [np.float32] * 3
+    for back, clip in zip(denormalized, clips, strict=True):
         assert back.shape == clip.shape
         np.testing.assert_allclose(back, clip, atol=1e-5)
 
 
-def test_restore_brings_clean_speech_to_the_level_it_has_in_the_recording():
+def test_denormalize_brings_clean_speech_to_the_level_it_has_in_the_recording():
     clean, noise = recording(2_000, 0.05), recording(2_000, 0.2, seed=1)
     extractor = SparseMeritFeatureExtractor()
     features = extractor(clean + noise, RATE, clean_speech=clean, return_tensors="pt")
@@ -98,7 +98,7 @@ def test_silence_does_not_explode(value):
     assert np.abs(extractor.denormalize(np.ones((1, 1_000)), silence)[0] - value).max() < 1e-3
 
 
-def test_restore_takes_longer_output_tensors_of_any_type_and_single_rows():
+def test_denormalize_takes_longer_output_tensors_of_any_type_and_single_rows():
     clip = recording(1_000)
     extractor = SparseMeritFeatureExtractor()
     output = torch.zeros(1, 1_280, dtype=torch.bfloat16, requires_grad=True)
@@ -106,7 +106,7 @@ def test_restore_takes_longer_output_tensors_of_any_type_and_single_rows():
     assert extractor.denormalize(output[0], [clip])[0].shape == (1_000,)
 
 
-def test_restore_refuses_what_does_not_belong_together():
+def test_denormalize_refuses_what_does_not_belong_together():
     extractor = SparseMeritFeatureExtractor()
     with pytest.raises(ValueError, match="2 recordings"):
         extractor.denormalize(np.zeros((1, 1_000)), [recording(1_000), recording(1_000)])

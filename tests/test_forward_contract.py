@@ -46,9 +46,9 @@ def load(tiny_checkpoint):
 def test_return_dict_false_gives_a_tuple_without_what_is_none(load, values):
     model = load()
     outputs = model(values)
-    for found in (model(values, return_dict=False), load(return_dict=False)(values)):
-        assert isinstance(found, tuple) and len(found) == len(outputs.to_tuple())
-        torch.testing.assert_close(found[0], outputs[0])
+    for actual in (model(values, return_dict=False), load(return_dict=False)(values)):
+        assert isinstance(actual, tuple) and len(actual) == len(outputs.to_tuple())
+        torch.testing.assert_close(actual[0], outputs[0])
     assert isinstance(model.model(values, return_dict=False), tuple)
 
 
@@ -277,7 +277,7 @@ def test_pipelines_take_every_precision(exported, values, task, dtype):
     assert pipe(values[0].numpy(), sampling_rate=16_000)
 
 
-def test_a_model_in_int8_answers_outside_of_no_grad_and_has_nothing_to_train(tiny_checkpoint, values):
+def test_a_model_in_int8_runs_outside_of_no_grad_and_has_nothing_to_train(tiny_checkpoint, values):
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tiny_checkpoint, dtype="int8")
     assert is_quantized(model) and not any(weight.requires_grad for weight in model.parameters())
     assert np.isfinite(model(values).logits.float().numpy()).all()

@@ -123,7 +123,7 @@ def test_a_weight_beyond_the_range_is_an_error_that_names_it(tiny_checkpoint, tm
     save_file(weights, source / "model.safetensors", {"format": "pt"})
     result = export(tmp_path / "half", "--model", source)
     assert result.exit_code == 2
-    assert "heads.emotion.classifier.bias holds 70000, but fp16 ends at 65504" in " ".join(result.stderr.split())
+    assert "heads.emotion.classifier.bias reaches 70000, but fp16 ends at 65504" in " ".join(result.stderr.split())
     assert not list((tmp_path / "half").iterdir())
 
 
@@ -137,4 +137,4 @@ def test_results_of_the_weights_before_are_not_taken_along(tmp_path):
 
 def test_an_onnx_graph_is_not_stored_in_half(tmp_path):
     result = export(tmp_path / "half", "--onnx")
-    assert result.exit_code == 2 and "--half is of a checkpoint" in " ".join(result.stderr.split())
+    assert result.exit_code == 2 and "--half applies to checkpoints only" in " ".join(result.stderr.split())

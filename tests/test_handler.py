@@ -38,12 +38,12 @@ class Endpoint(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         is_audio = self.headers["Content-Type"].startswith("audio/")
-        answer = json.dumps(handler({"inputs": body} if is_audio else json.loads(body))).encode()
+        response = json.dumps(handler({"inputs": body} if is_audio else json.loads(body))).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(response)
 
     def log_message(self, *arguments):
         pass
@@ -57,7 +57,7 @@ sys.stdin.read()  # until the test is over
 
 @pytest.fixture(scope="module")
 def post(tiny_checkpoint, tmp_path_factory) -> Iterator[Callable]:
-    """`post(body, content_type)` asks an endpoint that serves an exported checkpoint; returns (status, answer)."""
+    """`post(body, content_type)` asks an endpoint that serves an exported checkpoint; returns (status, response)."""
     folder = tmp_path_factory.mktemp("endpoint")
     repository = export_checkpoint(tiny_checkpoint, folder / "repository")
     offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
@@ -94,30 +94,30 @@ def encode(waveform: np.ndarray, rate: int = 16_000, file_format: str = "WAV", s
     return buffer.getvalue()
 
 
-def audio_of(answer: dict) -> tuple[np.ndarray, int, str]:
-    """Samples, rate and subtype of the WAV in an answer."""
-    content = io.BytesIO(base64.b64decode(answer["audio"], validate=True))
+def audio_of(output: dict) -> tuple[np.ndarray, int, str]:
+    """Samples, rate and subtype of the WAV in a response."""
+    content = io.BytesIO(base64.b64decode(output["audio"], validate=True))
     subtype = soundfile.info(content).subtype
     content.seek(0)
     return *soundfile.read(content, dtype="float32"), subtype
 
 
 def test_raw_audio_gives_emotion_and_speech_as_the_package_does(post, recording, tiny_checkpoint):
-    status, answer = post(encode(recording), "audio/wav")
+    status, output = post(encode(recording), "audio/wav")
     expected = SpeechEnhancementAndEmotionPipeline.from_pretrained(tiny_checkpoint)(
         {"array": recording, "sampling_rate": 16_000}
     )
-    assert status == 200 and set(answer) == {"emotion", "audio", "sampling_rate"}
-    assert [entry["label"] for entry in answer["emotion"]] == [entry["label"] for entry in expected["emotion"]]
-    scores = [entry["score"] for entry in answer["emotion"]]
+    assert status == 200 and set(output) == {"emotion", "audio", "sampling_rate"}
+    assert [entry["label"] for entry in output["emotion"]] == [entry["label"] for entry in expected["emotion"]]
+    scores = [entry["score"] for entry in output["emotion"]]
     assert scores == pytest.approx([entry["score"] for entry in expected["emotion"]], abs=1e-6)
-    waveform, rate, subtype = audio_of(answer)
-    assert rate == answer["sampling_rate"] == 16_000 and subtype == "PCM_16" and len(waveform) == len(recording)
+    waveform, rate, subtype = audio_of(output)
+    assert rate == output["sampling_rate"] == 16_000 and subtype == "PCM_16" and len(waveform) == len(recording)
     assert np.abs(waveform - expected["audio"]).max() <= 0.5 / 32768 + 1e-6
 
 
 @pytest.mark.parametrize("form", ["base64", "data URI", "wrapped base64", "array", "raw", "FLAC", "stereo"])
-def test_every_form_of_a_recording_gives_the_same_answer(post, recording, form):
+def test_every_form_of_a_recording_gives_the_same_response(post, recording, form):
     _, expected = post(encode(recording), "audio/x-wav")
     text = base64.b64encode(encode(recording)).decode()
     inputs = {
@@ -129,13 +129,13 @@ def test_every_form_of_a_recording_gives_the_same_answer(post, recording, form):
         "FLAC": base64.b64encode(encode(recording, file_format="FLAC")).decode(),
         "stereo": {"array": [recording.tolist(), recording.tolist()], "sampling_rate": 16_000},
     }
-    _, answer = post({"inputs": inputs[form]})
-    assert answer["emotion"] == expected["emotion"] and answer["audio"] == expected["audio"]
+    _, output = post({"inputs": inputs[form]})
+    assert output["emotion"] == expected["emotion"] and output["audio"] == expected["audio"]
 
 
 def test_other_rates_are_resampled(post, speech_clip):
-    _, answer = post(encode(speech_clip(1.0, sampling_rate=44_100), 44_100), "audio/flac")
-    assert len(audio_of(answer)[0]) == 16_000 and answer["sampling_rate"] == 16_000
+    _, output = post(encode(speech_clip(1.0, sampling_rate=44_100), 44_100), "audio/flac")
+    assert len(audio_of(output)[0]) == 16_000 and output["sampling_rate"] == 16_000
 
 
 def test_parameters_choose_tasks_and_number_of_emotions(post, recording):
@@ -160,11 +160,11 @@ def test_speech_beyond_full_scale_comes_back_unclipped(post, recording):
     assert np.abs(waveform / 64 - audio_of(quiet)[0]).max() < 2 / 32768
 
 
-def test_a_list_is_answered_one_by_one(post, recording):
+def test_a_list_is_processed_one_by_one(post, recording):
     good = base64.b64encode(encode(recording)).decode()
-    _, answers = post({"inputs": [good, "call.wav", {"array": recording.tolist(), "sampling_rate": 16_000}]})
-    assert answers[0] == answers[2] and "audio" in answers[0]
-    assert list(answers[1]) == ["error"]
+    _, outputs = post({"inputs": [good, "call.wav", {"array": recording.tolist(), "sampling_rate": 16_000}]})
+    assert outputs[0] == outputs[2] and "audio" in outputs[0]
+    assert list(outputs[1]) == ["error"]
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_a_list_is_answered_one_by_one(post, recording):
     ],
 )
 def test_a_bad_payload_gets_an_error_that_names_what_was_given(post, payload, message):
-    status, answer = post(payload)
-    assert status == 200 and list(answer) == ["error"]
-    assert re.search(message, answer["error"]), answer
+    status, output = post(payload)
+    assert status == 200 and list(output) == ["error"]
+    assert re.search(message, output["error"]), output
 
 
 @pytest.mark.parametrize("body", [b"", b"no audio at all", encode(np.zeros(8_000))[:2_000]])
@@ -215,9 +215,9 @@ def test_files_of_the_server_are_never_opened(post, recording, tmp_path, place):
         "bytes": {"bytes": path, "path": path},
         "list": [path],
     }
-    _, answer = post({"inputs": inputs[place]})
-    answer = answer[0] if place == "list" else answer
-    assert list(answer) == ["error"] and "paths and URLs are not opened" in answer["error"]
+    _, output = post({"inputs": inputs[place]})
+    output = output[0] if place == "list" else output
+    assert list(output) == ["error"] and "paths and URLs are not opened" in output["error"]
 
 
 def test_urls_are_never_fetched(post):

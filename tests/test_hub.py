@@ -75,14 +75,14 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 revision, classifier, clip = sys.argv[1], sys.argv[2], np.load(sys.argv[3])
 pinned = dict(trust_remote_code=True, revision=revision)
 inputs = AutoFeatureExtractor.from_pretrained("someone/model", **pinned)(clip, 16_000, return_tensors="pt")
-found = {}
+arrays = {}
 for name, auto_class in {"model": AutoModel, "classifier": AutoModelForAudioClassification}.items():
     model = auto_class.from_pretrained("someone/model", **pinned).eval()
     with torch.no_grad():
         outputs = model(**inputs)
-    found |= {f"{name}_logits": outputs.logits, f"{name}_enhanced": outputs.enhanced_values}
-answer = pipeline(model=classifier, trust_remote_code=True)(clip, sampling_rate=16_000)
-np.savez(sys.argv[4], audio=answer["audio"], score=answer["emotion"][0]["score"], **found)
+    arrays |= {f"{name}_logits": outputs.logits, f"{name}_enhanced": outputs.enhanced_values}
+result = pipeline(model=classifier, trust_remote_code=True)(clip, sampling_rate=16_000)
+np.savez(sys.argv[4], audio=result["audio"], score=result["emotion"][0]["score"], **arrays)
 """
 
 
@@ -106,7 +106,7 @@ def test_what_is_pushed_loads_elsewhere_and_gives_the_same_numbers(hub, exported
     published = hub.model("someone/model")
     assert published.private and len(published.commits) == 2
     assert published.files("main") == {} and published.files("v1") == files_of(exported)
-    arguments = ["v1", "someone/pipeline", tmp_path / "clip.npy", tmp_path / "found.npz"]
+    arguments = ["v1", "someone/pipeline", tmp_path / "clip.npy", tmp_path / "arrays.npz"]
     elsewhere = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, *map(str, arguments)],
         env=hub.environment(tmp_path / "theirs"),
@@ -115,15 +115,15 @@ def test_what_is_pushed_loads_elsewhere_and_gives_the_same_numbers(hub, exported
         text=True,
     )
     assert elsewhere.returncode == 0, elsewhere.stderr
-    found = np.load(tmp_path / "found.npz")
+    actual = np.load(tmp_path / "arrays.npz")
     with torch.no_grad():
         expected = model(**feature_extractor(clip, 16_000, return_tensors="pt"))
-    answer = pipe(clip, sampling_rate=16_000)
+    output = pipe(clip, sampling_rate=16_000)
     for name in ("model", "classifier"):
-        np.testing.assert_array_equal(found[f"{name}_logits"], expected.logits.numpy())
-        np.testing.assert_array_equal(found[f"{name}_enhanced"], expected.enhanced_values.numpy())
-    np.testing.assert_array_equal(found["audio"], answer["audio"])
-    assert found["score"] == answer["emotion"][0]["score"]
+        np.testing.assert_array_equal(actual[f"{name}_logits"], expected.logits.numpy())
+        np.testing.assert_array_equal(actual[f"{name}_enhanced"], expected.enhanced_values.numpy())
+    np.testing.assert_array_equal(actual["audio"], output["audio"])
+    assert actual["score"] == output["emotion"][0]["score"]
 
 
 def test_model_and_feature_extractor_push_themselves_into_one_repository(hub, exported):
@@ -179,8 +179,8 @@ def test_a_revision_pins_the_weights_both_configurations_and_the_card(hub, folde
 def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
     (folder / "call.wav").write_bytes(b"RIFF")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    answers = [{"file": "call.wav", "emotion": []}]
-    (folder / "examples.json").write_text(json.dumps({"model": {"sha256": digest}, "examples": answers}))
+    outputs = [{"file": "call.wav", "emotion": []}]
+    (folder / "examples.json").write_text(json.dumps({"model": {"sha256": digest}, "examples": outputs}))
     first = push_checkpoint(folder, "someone/model", token=TOKEN).oid
     (folder / "README.md").write_text("---\nlicense: mit\n---\nA licence.\n")
     push_checkpoint(folder, "someone/model", token=TOKEN)
@@ -195,7 +195,7 @@ def test_the_command_takes_a_revision(hub, folder, tmp_path, monkeypatch):
     assert "A licence." not in (tmp_path / "exported" / "README.md").read_text()
     assert (tmp_path / "exported" / "call.wav").read_bytes() == b"RIFF"
     result = CliRunner().invoke(app, ["info", "--model", str(folder), "--revision", first])
-    assert "is of a model on the Hub" in one_line(result)
+    assert "applies to models on the Hub only" in one_line(result)
 
 
 def test_pushing_again_adds_a_commit_only_where_something_changed(hub, folder):
@@ -217,7 +217,7 @@ def test_pushing_again_adds_a_commit_only_where_something_changed(hub, folder):
         ("someone/model", "hf_wrong", "The Hub refuses the token (401: Invalid credentials in Authorization header)"),
         ("someone/model", None, "The Hub refuses the token (401: Invalid username or password.)"),
         ("another/model", TOKEN, "This token may not write to another/model (403"),
-        ("a/b/c", TOKEN, "'a/b/c' cannot be the name of a repository"),
+        ("a/b/c", TOKEN, "'a/b/c' is not a valid name of a repository"),
     ],
 )
 def test_a_refusal_is_one_line_that_says_why(hub, exported, repository, token, reason):
@@ -271,7 +271,7 @@ def test_a_connection_that_stays_broken_publishes_nothing_and_the_push_can_be_re
     assert len(hub.model("someone/model").commits) == 2
 
 
-def test_an_answer_that_is_lost_after_the_commit_does_not_lead_to_a_second_one(hub, exported):
+def test_a_response_that_is_lost_after_the_commit_does_not_lead_to_a_second_one(hub, exported):
     hub.cut = Cut("POST .*/commit/", carried_out=True)
     assert "broke while pushing" in one_line(push(exported))
 
@@ -302,13 +302,16 @@ def truncate_weights(folder: Path) -> None:
     ("damage", "complaint"),
     [
         (lambda folder: (folder / "README.md").unlink(), "README.md, the model card, is missing"),
-        (lambda folder: (folder / "README.md").write_text("# Card"), "has no metadata at its head"),
-        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "the head of README.md is no YAML"),
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing or no JSON"),
-        (lambda folder: edit_json(folder / "config.json", model_type="wavlm"), "of a model of type 'wavlm'"),
+        (lambda folder: (folder / "README.md").write_text("# Card"), "has no metadata"),
+        (
+            lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"),
+            "the metadata of README.md is not valid YAML",
+        ),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing or not valid JSON"),
+        (lambda folder: edit_json(folder / "config.json", model_type="wavlm"), "has the model type 'wavlm'"),
         (lambda folder: edit_json(folder / "config.json", auto_map={}), "config.json has no auto_map"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
-        (lambda folder: (folder / "experts.py").unlink(), "the code that its auto_map names is missing: experts.py"),
+        (lambda folder: (folder / "experts.py").unlink(), "code that auto_map refers to is missing: experts.py"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (truncate_weights, "model.safetensors is damaged"),
         (spoil_weights, "model.safetensors holds NaN or Inf in"),
@@ -341,4 +344,4 @@ def test_weights_in_several_files_are_all_looked_at(hub, folder):
 
 
 def test_a_missing_folder_is_named(hub):
-    assert "nowhere is no folder" in one_line(push("nowhere"))
+    assert "nowhere is not a folder" in one_line(push("nowhere"))

@@ -172,7 +172,7 @@ def test_adapters_are_pushed_where_they_are_whole_and_their_card_names_a_base_on
 
     with HubServer() as hub:
         hub.serve_this_process(monkeypatch, tmp_path / "home")
-        assert f"the base_model of README.md is '{tiny_checkpoint}': name it" in push().stderr
+        assert f"the base_model of README.md is '{tiny_checkpoint}': give its Hub id" in push().stderr
         name_base_on_the_hub(folder / "README.md", tiny_checkpoint)
         result = push("--base", "someone/base")
         assert result.exit_code == 0, result.output
@@ -345,9 +345,9 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
     result = CliRunner().invoke(app, merging)
     assert result.exit_code == 0, result.output
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(private_folder / "merged")
-    answer = pipe(str(private_folder / "calls" / "0.wav"))
-    assert {entry["label"] for entry in answer["emotion"]} == {"angry", "sad"}
-    assert len(answer["audio"]) == 8_000
+    output = pipe(str(private_folder / "calls" / "0.wav"))
+    assert {entry["label"] for entry in output["emotion"]} == {"angry", "sad"}
+    assert len(output["audio"]) == 8_000
 
     features = SparseMeritFeatureExtractor.from_pretrained(run / "best")
     assert features.normalization == SparseMeritFeatureExtractor.from_pretrained(tiny_checkpoint).normalization

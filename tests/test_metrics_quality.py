@@ -87,9 +87,9 @@ def test_distances_of_a_clip_that_is_only_louder_are_0(clips):
 
 def test_composite_by_hand(clips):
     clean, _ = clips
-    found = metrics.composite(clean, clean, known={"pesq_wb": 1.0, "segmental_snr": -10.0})  # LLR 0 and WSS 0
+    actual = metrics.composite(clean, clean, known={"pesq_wb": 1.0, "segmental_snr": -10.0})  # LLR 0 and WSS 0
     expected = {"csig": 3.093 + 0.603, "cbak": 1.634 + 0.478 - 0.63, "covl": 1.594 + 0.805}
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert actual == pytest.approx(expected, abs=1e-6)
 
 
 def test_composite_is_kept_between_1_and_5(clips):

@@ -166,7 +166,7 @@ def test_every_index_epoch_and_seed_is_another_example():
     assert {one.rir_index for one in drawn} == {None, 0, 1}
 
 
-def test_rooms_and_speed_leave_the_drawn_noises_as_they_were():
+def test_rirs_and_speed_leave_the_drawn_noises_as_they_were():
     noises = table(white(RATE), white(RATE))
     plain, full = MixingRecipe(noises), MixingRecipe(noises, rirs=noises, rir_probability=1.0, speed=(0.5, 2))
     for index in range(20):
@@ -256,7 +256,7 @@ def test_a_whistle_that_would_leave_the_band_keeps_its_speed():
     assert np.argmax(np.abs(np.fft.rfft(noise))) == 7000
 
 
-def test_room_reverberates_the_mixture_and_the_target_keeps_the_early_part():
+def test_an_rir_reverberates_the_mixture_and_the_target_keeps_the_early_part():
     delay, late = 32, 1600  # 2 ms before the direct sound; a late echo after 100 ms
     response = np.zeros(2000, np.float32)
     response[[delay, delay + 400, delay + late]] = [0.8, 0.4, 0.2]  # direct, 25 ms, 100 ms
@@ -266,15 +266,15 @@ def test_room_reverberates_the_mixture_and_the_target_keeps_the_early_part():
 
     early = 0.8 * speech
     early[400:] += 0.4 * speech[:-400]
-    heard = early.copy()
-    heard[late:] += 0.2 * speech[:-late]
-    gain = 10 ** ((level_of(speech) - level_of(heard)) / 20)  # the recording's level is kept at the microphone
+    received = early.copy()
+    received[late:] += 0.2 * speech[:-late]
+    gain = 10 ** ((level_of(speech) - level_of(received)) / 20)  # the recording's level is kept at the microphone
     np.testing.assert_allclose(mixture.clean, early * gain, atol=1e-5)
-    np.testing.assert_allclose(mixture.noisy - mixture.noise, heard * gain, atol=1e-5)
+    np.testing.assert_allclose(mixture.noisy - mixture.noise, received * gain, atol=1e-5)
     assert snr_of(mixture) == pytest.approx(5.0, abs=0.01)
 
 
-def test_rooms_are_used_as_often_as_asked():
+def test_rirs_are_used_as_often_as_asked():
     noises = table(white(RATE))
     recipe = MixingRecipe(noises, rirs=noises, rir_probability=0.3)
     with_rir = np.mean([recipe.draw(index).rir_index is not None for index in range(2000)])
@@ -338,7 +338,7 @@ def test_a_transmitted_mixture_has_the_clean_speech_in_its_band_as_target(name):
     np.testing.assert_allclose(mixture.noisy - mixture.noise, mixture.clean, atol=1e-6)
 
 
-def test_the_reflections_of_a_room_are_transmitted_too():
+def test_reflections_are_transmitted_too():
     response = np.zeros(2000, np.float32)
     response[[0, 1500]] = 1.0, 0.5  # the second comes after the 50 ms of the early part
     recipe = MixingRecipe(table(white(RATE)), rirs=table(response), level_db=None)

@@ -40,7 +40,7 @@ def ragged_batch() -> dict[str, torch.Tensor]:
     return {"input_values": clean + noise, "attention_mask": mask, "clean_values": clean}
 
 
-def test_a_clip_alone_and_in_a_padded_batch_gives_the_same_answer(model, batch):
+def test_outputs_do_not_depend_on_padding(model, batch):
     with torch.no_grad():
         together = model(batch["input_values"], batch["attention_mask"], output_router_logits=True)
         for i, length in enumerate(LENGTHS):
@@ -149,7 +149,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model, batch):
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
 
 
-def test_saving_and_loading_keeps_every_answer(model, batch, tmp_path):
+def test_saving_and_loading_keeps_every_output(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, report = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]

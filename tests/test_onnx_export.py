@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A checkpoint exported to ONNX answers as the model does, in onnxruntime and without torch."""
+"""A checkpoint exported to ONNX gives the outputs of the model, in onnxruntime and without torch."""
 
 import json
 import subprocess
@@ -68,27 +68,27 @@ def small_model(**fields):
     ).eval()
 
 
-def answers(folder, inputs):
+def outputs(folder, inputs):
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     values = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return dict(zip([output.name for output in session.get_outputs()], values, strict=True))
 
 
 @pytest.mark.parametrize("lengths", [(400,), (12_345, 400), (500_000,), (5_000, 70_001, 401, 33_333)])
-def test_answers_as_torch_does_for_any_number_and_length_of_clips(folder, model, lengths):
+def test_outputs_equal_those_of_torch_for_any_number_and_length_of_clips(folder, model, lengths):
     inputs = noise(lengths)
     with torch.inference_mode():
         expected = model(**inputs)
-    for name, answer in answers(folder, inputs).items():
-        np.testing.assert_allclose(answer, expected[name].numpy(), atol=1e-4)
+    for name, result in outputs(folder, inputs).items():
+        np.testing.assert_allclose(result, expected[name].numpy(), atol=1e-4)
 
 
-def test_a_clip_in_a_padded_batch_has_the_answer_that_it_has_alone(folder):
+def test_outputs_do_not_depend_on_padding(folder):
     lengths = (16_000, 9_999, 400)
     batch = noise(lengths)
-    together = answers(folder, batch)
+    together = outputs(folder, batch)
     for row, length in enumerate(lengths):
-        alone = answers(folder, {name: tensor[row : row + 1, :length] for name, tensor in batch.items()})
+        alone = outputs(folder, {name: tensor[row : row + 1, :length] for name, tensor in batch.items()})
         np.testing.assert_allclose(together["logits"][row], alone["logits"][0], atol=1e-4)
         np.testing.assert_allclose(together["enhanced_values"][row, :length], alone["enhanced_values"][0], atol=1e-4)
         assert not together["enhanced_values"][row, length:].any()
@@ -172,8 +172,8 @@ def test_the_transform_by_convolutions_is_the_transform(sizes):
 def test_an_export_is_replaced_only_on_request_and_other_folders_never(model, feature_extractor, folder, tmp_path):
     with pytest.raises(FileExistsError, match="--overwrite"):
         export_onnx(model, feature_extractor, folder)
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="no export to ONNX"):
+    (tmp_path / "thesis.txt").write_text("kept")
+    with pytest.raises(FileExistsError, match="not an ONNX export"):
         export_onnx(model, feature_extractor, tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -194,7 +194,7 @@ def test_refuses_weights_and_precisions_that_it_cannot_export(feature_extractor,
 @pytest.mark.slow
 def test_writes_nothing_where_the_graph_differs_from_the_model(feature_extractor, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TOLERANCE", 0.0)  # rounding differs
-    with pytest.raises(ValueError, match="The graph is not the model"):
+    with pytest.raises(ValueError, match="The graph does not match the model"):
         export_onnx(small_model(), feature_extractor, tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 
@@ -210,10 +210,10 @@ def test_every_kind_of_model_exports(fields, tmp_path):
     inputs = noise((30_001, 400, 5_000))
     with torch.inference_mode():
         expected = model(**inputs)
-    given = answers(tmp_path, inputs)
+    given = outputs(tmp_path, inputs)
     assert set(given) == set(module.output_names(model.config))
-    for name, answer in given.items():
-        np.testing.assert_allclose(answer, expected[name].numpy(), atol=1e-4)
+    for name, result in given.items():
+        np.testing.assert_allclose(result, expected[name].numpy(), atol=1e-4)
     torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)  # the model is left as it was
 
 
@@ -227,7 +227,7 @@ def test_the_embedded_checkpoint_exports_and_in_int8_is_smaller_and_close(speech
     assert sizes[0] < 0.75 * sizes[1]
     inputs = extractor(speech_clip(2.0), sampling_rate=16_000, return_tensors="pt")
     inputs["attention_mask"] = inputs["attention_mask"].long()
-    exact, near = answers(tmp_path / "fp32", inputs), answers(tmp_path / "int8", inputs)
+    exact, near = outputs(tmp_path / "fp32", inputs), outputs(tmp_path / "int8", inputs)
     np.testing.assert_allclose(near["logits"], exact["logits"], atol=0.2)
     error = np.square(near["enhanced_values"] - exact["enhanced_values"]).mean()
     assert error < 1e-2 * np.square(exact["enhanced_values"]).mean()  # 20 dB

@@ -37,8 +37,8 @@ def read(content, given=None, channel="mix", most=1 << 20):
 @pytest.mark.parametrize("most", [1, 7, 5000])
 def test_raw_pcm_does_not_depend_on_how_it_arrives(most):
     samples = np.arange(-9_000, 9_000, dtype="<i2")
-    reader, found = read(samples.tobytes(), most=most)
-    np.testing.assert_array_equal(found, samples.astype(np.float32) / 32768)
+    reader, actual = read(samples.tobytes(), most=most)
+    np.testing.assert_array_equal(actual, samples.astype(np.float32) / 32768)
     assert (reader.samples, reader.notes) == (18_000, [])
 
 
@@ -54,22 +54,22 @@ def test_raw_pcm_does_not_depend_on_how_it_arrives(most):
     ],
 )
 def test_a_wav_tells_its_encoding(tag, bits, content, encoding, is_extensible):
-    reader, found = read(wav(content, tag, bits=bits, rate=8_000, is_extensible=is_extensible), most=5)
+    reader, actual = read(wav(content, tag, bits=bits, rate=8_000, is_extensible=is_extensible), most=5)
     assert (reader.format.encoding, reader.format.sampling_rate, reader.format.channels) == (encoding, 8_000, 1)
-    np.testing.assert_array_equal(found, np.float32([-1, 0, 0.5]))
+    np.testing.assert_array_equal(actual, np.float32([-1, 0, 0.5]))
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
 def test_a_wav_of_unknown_length_is_read_to_its_end(size):
-    reader, found = read(wav(bytes(1000), size=size, before=b"LIST\x03\0\0\0abc\0"))
-    assert len(found) == 500 and reader.notes == []
+    reader, actual = read(wav(bytes(1000), size=size, before=b"LIST\x03\0\0\0abc\0"))
+    assert len(actual) == 500 and reader.notes == []
 
 
 def test_chunks_behind_the_audio_are_no_audio_and_a_cut_wav_is_noted():
     content = bytes(1000)
     assert len(read(wav(content) + b"LIST\x04\0\0\0abcd")[1]) == 500
-    reader, found = read(wav(content, size=33_000))
-    assert len(found) == 500 and reader.notes == ["The input ends 1.00 s before the end that its header promises."]
+    reader, actual = read(wav(content, size=33_000))
+    assert len(actual) == 500 and reader.notes == ["The input ends 1.00 s before the end given in its header."]
 
 
 def test_channels_are_mixed_or_chosen():
@@ -80,8 +80,8 @@ def test_channels_are_mixed_or_chosen():
 
 
 def test_half_a_sample_is_dropped_with_a_note():
-    reader, found = read(bytes(43), {"channels": 2})
-    assert len(found) == 10
+    reader, actual = read(bytes(43), {"channels": 2})
+    assert len(actual) == 10
     assert reader.notes == ["The input ends within a sample; 3 of its 4 bytes were dropped."]
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The pipeline answers alike for every form of recording, alone and in batches, and refuses unusable checkpoints."""
+"""The pipeline: equal results for every form of recording, alone and in batches; unusable checkpoints are refused."""
 
 import io
 import json
@@ -45,10 +45,10 @@ def trained_pipe():
 
 @pytest.fixture
 def dialogue(speech_clip):
-    """Three stretches of speech, 2.5, 3 and 1.5 s long, with pauses of 0.8 s: 8.6 s at 16 kHz."""
+    """Three passages of speech, 2.5, 3 and 1.5 s long, with pauses of 0.8 s: 8.6 s at 16 kHz."""
     pause = np.zeros(12_800, np.float32)
-    stretches = [speech_clip(seconds, seed=seed) for seed, seconds in enumerate((2.5, 3.0, 1.5))]
-    return np.concatenate([stretches[0], pause, stretches[1], pause, stretches[2]])
+    passages = [speech_clip(seconds, seed=seed) for seed, seconds in enumerate((2.5, 3.0, 1.5))]
+    return np.concatenate([passages[0], pause, passages[1], pause, passages[2]])
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_path_bytes_array_and_dict_are_the_same_recording(pipe, speech_clip, tmp
         assert scores_of(result) == pytest.approx(scores_of(results[0]), abs=1e-5)
 
 
-def test_a_ragged_batch_answers_as_each_recording_alone(pipe, speech_clip):
+def test_a_ragged_batch_equals_each_recording_alone(pipe, speech_clip):
     clips = [
         {"array": speech_clip(seconds=seconds, seed=seed), "sampling_rate": 16_000}
         for seed, seconds in enumerate([1.7, 0.4, 1.01])
@@ -129,7 +129,7 @@ def test_a_generator_of_recordings_streams(pipe, speech_clip):
     assert [len(result["audio"]) for result in pipe(clips, batch_size=2)] == [8_000] * 3
 
 
-def test_no_recordings_give_no_answers(pipe, emotion_pipe, table):
+def test_no_recordings_give_no_results(pipe, emotion_pipe, table):
     for each in (pipe, emotion_pipe):
         assert each([]) == each(()) == each(table.select([])["audio"]) == []
         assert list(each(recording for recording in ())) == []
@@ -145,15 +145,15 @@ def test_a_list_of_numbers_is_one_recording(pipe, emotion_pipe, speech_clip):
     assert (len(first["audio"]), len(second["audio"])) == (8_000, 8_000)
 
 
-def test_channels_are_chosen_or_answered_one_by_one(pipe, emotion_pipe, speech_clip):
+def test_channels_are_chosen_or_processed_one_by_one(pipe, emotion_pipe, speech_clip):
     left, right = speech_clip(0.5, seed=1), speech_clip(0.5, seed=2)
     call = {"array": np.stack([left, right]), "sampling_rate": 16_000}
     alone = [pipe(clip, sampling_rate=16_000) for clip in (left, right)]
     np.testing.assert_array_equal(pipe(call, channel="right")["audio"], alone[1]["audio"])
-    answers = pipe(call, channel="each")
-    assert [answer["channel"] for answer in answers] == [1, 2]
-    for answer, expected in zip(answers, alone, strict=True):
-        assert scores_of(answer) == pytest.approx(scores_of(expected), abs=1e-6)
+    predictions = pipe(call, channel="each")
+    assert [output["channel"] for output in predictions] == [1, 2]
+    for output, expected in zip(predictions, alone, strict=True):
+        assert scores_of(output) == pytest.approx(scores_of(expected), abs=1e-6)
     both, mono = pipe([call, {"array": left, "sampling_rate": 16_000}], channel="each", top_k=1)
     assert (len(both), len(mono)) == (2, 1) and len(mono[0]["emotion"]) == 1
     assert [len(each) for each in pipe((call for _ in range(2)), channel="each")] == [2, 2]
@@ -182,7 +182,7 @@ def test_a_column_of_datasets_is_many_recordings(pipe, emotion_pipe, table):
     assert [result["sampling_rate"] for result in pipe(table["audio"])] == [16_000] * 3
 
 
-def test_audio_classification_answers_as_the_stock_pipeline(emotion_pipe, speech_clip):
+def test_audio_classification_equals_the_stock_pipeline(emotion_pipe, speech_clip):
     stock = AudioClassificationPipeline(emotion_pipe.model, feature_extractor=emotion_pipe.feature_extractor)
     clips = [speech_clip(seconds=0.7, seed=seed) for seed in range(3)]
 
@@ -204,8 +204,8 @@ def test_audio_classification_keeps_the_likeliest_and_takes_defaults(tiny_checkp
     assert sum(entry["score"] for entry in everything) == pytest.approx(1, abs=1e-5)
     assert emotion_pipe(clip, top_k=2) == everything[:2]
     assert brief(clip) == everything[:1]
-    for answer in brief([clip] * 3):
-        assert answer == [{"label": everything[0]["label"], "score": pytest.approx(everything[0]["score"], abs=1e-5)}]
+    for output in brief([clip] * 3):
+        assert output == [{"label": everything[0]["label"], "score": pytest.approx(everything[0]["score"], abs=1e-5)}]
 
 
 def test_audio_classification_needs_a_model_with_emotion(tiny_config):
@@ -215,7 +215,7 @@ def test_audio_classification_needs_a_model_with_emotion(tiny_config):
         EmotionPipeline(model=model, feature_extractor=SparseMeritFeatureExtractor())
 
 
-def test_only_the_tasks_asked_for_are_answered(pipe, speech_clip):
+def test_only_the_requested_tasks_are_computed(pipe, speech_clip):
     clip = {"array": speech_clip(seconds=0.5), "sampling_rate": 16_000}
     assert set(pipe(clip, tasks=("emotion",))) == {"emotion"}
     assert set(pipe(clip, tasks="enhancement")) == {"audio", "sampling_rate"}
@@ -275,7 +275,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path)
 
 
-def test_the_embedded_checkpoint_hears_the_four_emotions(speech_clip):
+def test_the_embedded_checkpoint_recognises_the_four_emotions(speech_clip):
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu")
     clip = speech_clip(seconds=2.0)
     result = pipe({"array": clip, "sampling_rate": 16_000})
@@ -292,8 +292,8 @@ def test_by_hand_a_short_clip_is_what_model_and_feature_extractor_give(trained_p
     labels = trained_pipe.model.config.id2label
     expected = {labels[index]: score for index, score in enumerate(outputs.logits[0].softmax(-1).tolist())}
     assert scores_of(result) == pytest.approx(expected, abs=1e-5)
-    restored = trained_pipe.feature_extractor.denormalize(outputs.enhanced_values, clip)[0]
-    np.testing.assert_allclose(result["audio"], restored, atol=1e-5)
+    denormalized = trained_pipe.feature_extractor.denormalize(outputs.enhanced_values, clip)[0]
+    np.testing.assert_allclose(result["audio"], denormalized, atol=1e-5)
 
 
 WINDOWS = [
@@ -341,7 +341,7 @@ def test_a_minute_of_silence_changes_nothing_of_the_speech_before(trained_pipe, 
     assert followed["segments"][-1]["end"] <= len(speech) / 16_000 + 0.1
 
 
-def test_a_quiet_voice_is_heard_as_the_loud_one_before(trained_pipe, speech):
+def test_a_quiet_voice_is_detected_as_the_loud_one_before(trained_pipe, speech):
     alone = trained_pipe(speech, sampling_rate=16_000)
     both = trained_pipe(np.concatenate([speech, speech / 10]), sampling_rate=16_000, return_segments=True)
     loud, quiet = np.split(both["audio"], 2)
@@ -394,7 +394,7 @@ def test_audio_classification_averages_what_it_is_told_to_apply(trained_pipe, di
 
     with monkeypatch.context() as patched:
         patched.setattr(trained_pipe.model, "clip_outputs", heads)
-        answer = emotion_pipe(dialogue, sampling_rate=16_000, function_to_apply=function)
+        output = emotion_pipe(dialogue, sampling_rate=16_000, function_to_apply=function)
     durations = [s["end"] - s["start"] for s in trained_pipe.emotion_timeline(dialogue, sampling_rate=16_000)]
     apply = {
         "softmax": lambda x: np.exp(x) / np.exp(x).sum(),
@@ -403,10 +403,10 @@ def test_audio_classification_averages_what_it_is_told_to_apply(trained_pipe, di
     }[function]
     expected = np.average([apply(each) for each in logits], axis=0, weights=durations)
     labels = emotion_pipe.model.config.id2label
-    assert {e["label"]: e["score"] for e in answer} == pytest.approx(
+    assert {e["label"]: e["score"] for e in output} == pytest.approx(
         {labels[index]: value for index, value in enumerate(expected)}, abs=1e-4
     )
-    assert [e["score"] for e in answer] == sorted((e["score"] for e in answer), reverse=True)
+    assert [e["score"] for e in output] == sorted((e["score"] for e in output), reverse=True)
 
 
 def test_a_timeline_has_the_segments_of_a_call(trained_pipe, dialogue):
@@ -447,7 +447,7 @@ def test_below_the_least_score_the_emotion_is_unsure(trained_pipe, dialogue):
     assert trained_pipe(dialogue, sampling_rate=16_000, min_score=1.0)["reason"] == "unsure"
 
 
-def test_long_recordings_in_batches_answer_as_alone(trained_pipe, dialogue):
+def test_long_recordings_in_batches_equal_those_alone(trained_pipe, dialogue):
     recordings = [dialogue, np.concatenate([dialogue, dialogue[:90_001]]), dialogue[:20_000]]
     options = {"sampling_rate": 16_000, "return_segments": True, "chunk_length_s": 4.0}
     alone = [trained_pipe(recording, **options) for recording in recordings]
@@ -461,7 +461,7 @@ def test_long_recordings_in_batches_answer_as_alone(trained_pipe, dialogue):
             assert times[0] == times[1]
 
 
-def test_a_column_of_long_recordings_is_answered_one_by_one(trained_pipe, dialogue, tmp_path):
+def test_a_column_of_long_recordings_is_processed_one_by_one(trained_pipe, dialogue, tmp_path):
     rows = []
     for index, samples in enumerate((137_600, 60_000)):
         soundfile.write(tmp_path / f"{index}.wav", np.tile(dialogue, 2)[: 2 * samples], 16_000)
@@ -472,7 +472,7 @@ def test_a_column_of_long_recordings_is_answered_one_by_one(trained_pipe, dialog
     assert [result["segments"] != [] for result in results] == [True, True]
 
 
-def test_channels_of_a_long_recording_are_answered_one_by_one(trained_pipe, dialogue):
+def test_channels_of_a_long_recording_are_processed_one_by_one(trained_pipe, dialogue):
     stereo = {
         "array": np.stack([np.tile(dialogue, 2), np.zeros(2 * len(dialogue), np.float32)]),
         "sampling_rate": 16_000,
@@ -519,19 +519,19 @@ def test_a_detector_of_ones_own_finds_the_speech(trained_pipe, dialogue):
             assert [(segment["start"], segment["end"]) for segment in result["segments"]] == [(1.0, 2.0)]
 
 
-def test_models_of_one_task_hear_long_recordings(tiny_config, dialogue):
-    for task, found in (("enhancement", {"audio", "sampling_rate"}), ("emotion", {"emotion", "segments"})):
+def test_models_of_one_task_process_long_recordings(tiny_config, dialogue):
+    for task, actual in (("enhancement", {"audio", "sampling_rate"}), ("emotion", {"emotion", "segments"})):
         config = SparseMeritConfig.from_dict(tiny_config.to_dict(), tasks=[task])
         model = SparseMeritForSpeechEnhancementAndEmotion(config).eval()
         one = SpeechEnhancementAndEmotionPipeline(model=model, feature_extractor=SparseMeritFeatureExtractor())
         result = one(np.tile(dialogue, 2), sampling_rate=16_000, return_segments=True, batch_size=2)
-        assert set(result) == found
+        assert set(result) == actual
         if task == "emotion":
             assert len(result["segments"]) == 5
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_other_precisions_hear_the_same_in_a_long_recording(trained_pipe, dialogue, dtype):
+def test_other_precisions_give_the_same_for_a_long_recording(trained_pipe, dialogue, dtype):
     other = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu", dtype=dtype)
     recording = np.tile(dialogue, 2)
     expected, result = (each(recording, sampling_rate=16_000, return_segments=True) for each in (trained_pipe, other))

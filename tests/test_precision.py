@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Low precision: nearly the same answers, from one option, and clear limits."""
+"""Low precision: nearly the same outputs, from one option, and clear limits."""
 
 import copy
 import re
@@ -56,8 +56,8 @@ def test_int8_by_hand():
     # 126 steps of 1 / 126 and of 2 / 126: weights and frames fall on whole numbers, so nothing is lost.
     layer = Int8Linear(linear([[1.0, -63 / 126]], [10.0]), linear([[0.0, 2.0]], [0.0]))
     assert layer.weight.tolist() == [[126, -63], [0, 126]]
-    answer = layer(torch.tensor([[[0.5, 1.0], [0.0, -2.0]]]))  # (B, T, in)
-    torch.testing.assert_close(answer, torch.tensor([[[10.0, 2.0], [11.0, -4.0]]]))
+    output = layer(torch.tensor([[[0.5, 1.0], [0.0, -2.0]]]))  # (B, T, in)
+    torch.testing.assert_close(output, torch.tensor([[[10.0, 2.0], [11.0, -4.0]]]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,18 +97,18 @@ def test_weights_kept_in_bf16_multiply_in_fp32():
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_the_embedded_checkpoint_answers_alike_in_low_precision(dtype, machine):
+def test_the_embedded_checkpoint_agrees_in_low_precision(dtype, machine):
     recording, rate = soundfile.read(DEMO_RECORDING, dtype="float32")
-    expected, found = (
+    expected, actual = (
         SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, dtype=each, device="cpu")(
             {"array": recording, "sampling_rate": rate}
         )
         for each in ("fp32", dtype)
     )
-    assert [each["label"] for each in found["emotion"]] == [each["label"] for each in expected["emotion"]]
-    for one, other in zip(expected["emotion"], found["emotion"], strict=True):
+    assert [each["label"] for each in actual["emotion"]] == [each["label"] for each in expected["emotion"]]
+    for one, other in zip(expected["emotion"], actual["emotion"], strict=True):
         assert abs(one["score"] - other["score"]) < 0.02
-    difference = found["audio"] - expected["audio"]
+    difference = actual["audio"] - expected["audio"]
     assert 10 * np.log10(np.square(expected["audio"]).sum() / np.square(difference).sum()) > 30  # dB
     assert np.abs(difference).max() > 0  # it is another precision
 
@@ -135,7 +135,7 @@ def test_low_precision_comes_from_a_file_in_any_precision_and_leaves_the_rest_as
             weights = dict(load(checkpoint, dtype=dtype).state_dict())
             layers = [weights.pop(name) for name in list(weights) if is_large(name)]
             assert {values.dtype for values in layers} == {large}
-            weights.pop(FILTERS)  # of the front end, which computes in fp32 in any case
+            weights.pop(FILTERS)  # of the feature encoder, which computes in fp32 in any case
             assert {values.dtype for values in weights.values()} == {rest}
 
 

@@ -117,18 +117,18 @@ from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.training.dataset import Collator
 
 recipe = MixingRecipe(load_dataset("someone/hiss", split="train"), snr_db=5.0, seed=0)
-examples, found = [], {}
+examples, arrays = [], {}
 for index, row in enumerate(load_dataset("someone/corpus", split="train", streaming=True)):
     speech = load_audio(row["audio"])
-    found[row["source_file"]] = speech
+    arrays[row["source_file"]] = speech
     mixture = recipe.apply(speech, recipe.draw(index))
     examples.append({"noisy": mixture.noisy, "clean": mixture.clean, "targets": {"emotion": row["emotion"]}})
 batch = Collator(SparseMeritFeatureExtractor())(examples)
 splits = load_dataset("someone/corpus")
 rows = {f"rows_{name}": np.array(split["speaker"]) for name, split in splits.items()}
 names = splits["train"].features["emotion"].names
-found |= {"labels": [names[label] for label in batch["labels"]], "shape": batch["input_values"].shape}
-np.savez(sys.argv[1], **rows, **found)
+arrays |= {"labels": [names[label] for label in batch["labels"]], "shape": batch["input_values"].shape}
+np.savez(sys.argv[1], **rows, **arrays)
 """
 
 
@@ -141,26 +141,26 @@ def test_a_pushed_table_streams_into_training(hub, corpus, noises, tmp_path):
     assert f"Pushed to {hub.url}/datasets/someone/corpus" in pushed.stdout
     assert hub.dataset("someone/corpus").private and not hub.dataset("someone/hiss").private
     elsewhere = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "found.npz")],
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "arrays.npz")],
         env=hub.environment(tmp_path / "theirs") | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert elsewhere.returncode == 0, elsewhere.stderr
-    found = np.load(tmp_path / "found.npz")
-    assert {split: sorted(found[f"rows_{split}"]) for split in ("train", "dev", "test")} == {
+    actual = np.load(tmp_path / "arrays.npz")
+    assert {split: sorted(actual[f"rows_{split}"]) for split in ("train", "dev", "test")} == {
         "train": ["ann", "ann"],
         "dev": ["bea"],
         "test": ["cem", "cem"],
     }
-    assert list(found["labels"]) == ["happy", "sad"] and list(found["shape"]) == [2, 9600]
+    assert list(actual["labels"]) == ["happy", "sad"] and list(actual["shape"]) == [2, 9600]
     for name in ("a1.wav", "a2.wav"):
-        np.testing.assert_array_equal(found[name], soundfile.read(corpus / name, dtype="float32")[0])
+        np.testing.assert_array_equal(actual[name], soundfile.read(corpus / name, dtype="float32")[0])
 
 
 def test_a_pushed_table_is_read_by_its_name(hub, corpus, tmp_path, monkeypatch):
-    mine = folder.build(corpus, info=OPEN)
-    push_dataset(mine, "someone/corpus")
+    own = folder.build(corpus, info=OPEN)
+    push_dataset(own, "someone/corpus")
 
     came_back = read_dataset("someone/corpus")
     for row in came_back:
@@ -171,7 +171,7 @@ def test_a_pushed_table_is_read_by_its_name(hub, corpus, tmp_path, monkeypatch):
         read_dataset("someone/corpus", "eval")
 
     monkeypatch.chdir(tmp_path)
-    prepare.write_dataset(mine.select([0]), Path("someone", "corpus"))
+    prepare.write_dataset(own.select([0]), Path("someone", "corpus"))
     assert len(read_dataset("someone/corpus")) == 1  # what is here wins
 
 
@@ -207,8 +207,8 @@ def test_the_card_counts_what_is_there(hub, corpus):
 
 def test_the_code_on_the_card_runs(corpus, noises, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "mine", embed=True)
-    card = (tmp_path / "mine" / "README.md").read_text()
+    prepare.write_dataset(folder.build(corpus, info=OPEN), tmp_path / "own", embed=True)
+    card = (tmp_path / "own" / "README.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)).replace("name/noise", "hiss_train")
 
     names: dict = {}
@@ -347,8 +347,8 @@ def test_it_says_what_was_mixed_and_its_samples_are_those_that_were_hashed(froze
     for row in list(frozen)[2:]:
         mixed, clean = load_audio(row["audio"]), load_audio(row["clean"])
         assert 0 <= row["noise_offset"] < 16_000 and 0 < row["speech_gain"] <= 1
-        heard = noise[row["noise_offset"] :][: len(mixed)]
-        np.testing.assert_allclose(mixed - clean, row["noise_gain"] * heard, atol=1e-6)
+        received = noise[row["noise_offset"] :][: len(mixed)]
+        np.testing.assert_allclose(mixed - clean, row["noise_gain"] * received, atol=1e-6)
 
 
 def test_several_tables_make_one_set(corpus, noises, tmp_path):
@@ -365,7 +365,7 @@ def test_several_tables_make_one_set(corpus, noises, tmp_path):
     assert frozen["row"] == [0, 1, 2, 3] * 3
     assert frozen.info.license == "CC BY 4.0 + a licence that is not stated + CC0 1.0"
     alike = sparse_merit(*arguments[:3], f"{noises},{noises}", *arguments[4:-2], "--overwrite")
-    assert alike.exit_code == 2 and "needs a name of its own (--pool)" in alike.stderr
+    assert alike.exit_code == 2 and "needs its own name (--pool)" in alike.stderr
 
 
 def test_it_is_pushed_as_other_tables_are(hub, frozen, tmp_path):

@@ -86,9 +86,9 @@ def layer_outputs_of_whisper(encoder, mel: torch.Tensor) -> list[torch.Tensor]:
     return outputs
 
 
-def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
     """Relative to the largest value of the tensor."""
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 # Whisper -------------------------------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def test_mel_is_that_of_whispers_feature_extractor_up_to_the_end_of_the_clip(mod
     clip = speech_clip(2.0)[:samples]
     expected = WhisperFeatureExtractor()(clip, sampling_rate=16_000, return_tensors="pt").input_features
     valid = torch.ones(1, samples // 160, dtype=torch.bool)
-    found = model.model.encoder.feature_extractor.log_mel(torch.from_numpy(clip)[None], valid)
-    # 30 s of padding lower the frame that straddles the end of the clip, so the loudest one must lie before it
-    torch.testing.assert_close(found, expected[..., : samples // 160], rtol=0, atol=1e-6)
+    actual = model.model.encoder.feature_extractor.log_mel(torch.from_numpy(clip)[None], valid)
+    # 30 s of padding reduce the frame that straddles the end of the clip, so the loudest one must lie before it
+    torch.testing.assert_close(actual, expected[..., : samples // 160], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -125,11 +125,11 @@ def check_parity(original, model, clip: np.ndarray) -> None:
     encoder, values = model.model.encoder, torch.from_numpy(clip)[None]
     mel = encoder.feature_extractor.log_mel(values, torch.ones(1, len(clip) // 160, dtype=torch.bool))
     expected = layer_outputs_of_whisper(original, mel)
-    found, frame_mask = encoder(values)
-    assert len(found) == len(expected) and frame_mask.all()
-    for one, other in zip(found, expected, strict=True):
+    actual, frame_mask = encoder(values)
+    assert len(actual) == len(expected) and frame_mask.all()
+    for one, other in zip(actual, expected, strict=True):
         assert_close(one, other)
-    assert_close(encoder.last_hidden_state(found), original.layer_norm(expected[-1]))
+    assert_close(encoder.last_hidden_state(actual), original.layer_norm(expected[-1]))
 
 
 @pytest.mark.parametrize("kind", ["tiny", "real"])
@@ -254,13 +254,13 @@ def test_a_recording_within_a_window_is_encoded_whole(whisper, model, speech_cli
 def test_windows_are_those_of_the_recording_cut_by_hand(whisper, speech_clip):
     model = from_whisper(whisper, encoder_window_seconds=2.0, encoder_context_seconds=0.5)
     encoder, clip = model.model.encoder, torch.from_numpy(speech_clip(4.1))[None]
-    found, frame_mask = encoder(clip)
-    assert frame_mask.shape == (1, 205) and found[-1].shape == (1, 205, 32)
+    actual, frame_mask = encoder(clip)
+    assert frame_mask.shape == (1, 205) and actual[-1].shape == (1, 205, 32)
     # windows of 100 frames start every 50; 25 frames of context at inner edges
     pieces = [(0, 0, 75), (50, 75, 125), (100, 125, 175), (150, 175, 205)]
     for start, first, last in pieces:
         piece = encoder(clip[:, start * 320 : start * 320 + 32_000])[0]
-        for one, other in zip(found, piece, strict=True):
+        for one, other in zip(actual, piece, strict=True):
             assert_close(one[:, first:last], other[:, first - start : last - start])
 
 
@@ -268,9 +268,9 @@ def test_windows_are_those_of_the_recording_cut_by_hand(whisper, speech_clip):
 def test_a_window_may_end_within_half_a_transform(whisper, speech_clip):
     model = from_whisper(whisper, encoder_window_seconds=1.0, encoder_context_seconds=0)
     encoder, clip = model.model.encoder, torch.from_numpy(speech_clip(1.5)[:16_160])[None]
-    found, _ = encoder(clip)
-    assert found[-1].shape == (1, 51, 32) and found[-1].isfinite().all()
-    for one, other in zip(found, encoder(clip[:, :16_000])[0], strict=True):
+    actual, _ = encoder(clip)
+    assert actual[-1].shape == (1, 51, 32) and actual[-1].isfinite().all()
+    for one, other in zip(actual, encoder(clip[:, :16_000])[0], strict=True):
         assert_close(one[:, :50], other)
 
 
@@ -338,9 +338,9 @@ def test_hubert_and_wav2vec2_map_onto_wavlm(kind, norm, speech_clip, tmp_path):
     model = SparseMeritForSpeechEnhancementAndEmotion.from_encoder(tmp_path, **HEADS).eval()
     values = torch.from_numpy(speech_clip(0.8))[None]
     expected = original(values, output_hidden_states=True)
-    found, _ = model.model.encoder(values)
-    assert_close(model.model.encoder.last_hidden_state(found), expected.last_hidden_state)
-    for one, other in zip(found[:-1], expected.hidden_states[:-1], strict=True):
+    actual, _ = model.model.encoder(values)
+    assert_close(model.model.encoder.last_hidden_state(actual), expected.last_hidden_state)
+    for one, other in zip(actual[:-1], expected.hidden_states[:-1], strict=True):
         assert_close(one, other)
 
 

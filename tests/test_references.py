@@ -92,12 +92,12 @@ TEST_CLIPS = [voice(330, 0.2), voice(105, 0.02), voice(185, 0.08)]  # angry, sad
 
 
 def test_the_svm_knows_new_clips_and_keeps_the_order_of_the_labels(egemaps_svm, corpus):
-    answers = egemaps_svm.predict(TEST_CLIPS)
-    assert [int(answer.probabilities.argmax()) for answer in answers] == [1, 0, 2]
-    assert all(answer.enhanced is None for answer in answers)
-    np.testing.assert_allclose([answer.probabilities.sum() for answer in answers], 1)
+    outputs = egemaps_svm.predict(TEST_CLIPS)
+    assert [int(output.probabilities.argmax()) for output in outputs] == [1, 0, 2]
+    assert all(output.enhanced is None for output in outputs)
+    np.testing.assert_allclose([output.probabilities.sum() for output in outputs], 1)
     two = build_reference("egemaps_svm", corpus, ["angry", "sad"])
-    assert [int(answer.probabilities.argmax()) for answer in two.predict(TEST_CLIPS[:2])] == [0, 1]
+    assert [int(output.probabilities.argmax()) for output in two.predict(TEST_CLIPS[:2])] == [0, 1]
 
 
 def test_it_learns_labelled_clips_alone_clean_and_in_noise(egemaps_svm, corpus):
@@ -126,10 +126,10 @@ def test_several_processes_compute_the_same(egemaps_svm, corpus, tmp_path):
         np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
 
-def test_a_clip_too_short_for_features_is_answered(egemaps_svm):
+def test_a_clip_too_short_for_features_has_a_prediction(egemaps_svm):
     with pytest.warns(UserWarning, match="too short"):
-        (answer,) = egemaps_svm.predict([TEST_CLIPS[0][:500]])
-    assert np.isfinite(answer.probabilities).all()
+        (output,) = egemaps_svm.predict([TEST_CLIPS[0][:500]])
+    assert np.isfinite(output.probabilities).all()
 
 
 def test_a_class_without_training_clips_is_named(egemaps_svm, corpus):
@@ -137,7 +137,7 @@ def test_a_class_without_training_clips_is_named(egemaps_svm, corpus):
         build_reference("egemaps_svm", corpus, ["angry", "sad", "surprise"])
 
 
-def test_egemaps_hears_the_pitch_and_full_scale_does_not_wrap():
+def test_egemaps_has_the_pitch_and_full_scale_does_not_wrap():
     pytest.importorskip("opensmile", reason="opensmile is not installed: extra `benchmark`")
     recording = voice(220, 0.1, seconds=1)
     functionals = references.egemaps(recording)
@@ -156,10 +156,10 @@ def test_spectral_gating_takes_steady_noise_away(stationary):
     gate = build_reference("noisereduce", {"stationary": stationary}, NAMES)
     noise = 0.02 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
     noisy = noise + np.pad(voice(200, 0.3, seconds=1), 8_000)
-    (answer,) = gate.predict([noisy])
-    assert answer.probabilities is None and answer.enhanced.dtype == np.float32
-    assert np.std(answer.enhanced[:6_000]) < 0.5 * np.std(noisy[:6_000])  # before the voice
-    np.testing.assert_array_equal(answer.enhanced, library.reduce_noise(noisy, 16_000, stationary))
+    (output,) = gate.predict([noisy])
+    assert output.probabilities is None and output.enhanced.dtype == np.float32
+    assert np.std(output.enhanced[:6_000]) < 0.5 * np.std(noisy[:6_000])  # before the voice
+    np.testing.assert_array_equal(output.enhanced, library.reduce_noise(noisy, 16_000, stationary))
     assert gate.describe()["stationary"] == stationary and gate.describe()["versions"]["noisereduce"]
 
 
@@ -167,9 +167,9 @@ def test_spectral_gating_takes_steady_noise_away(stationary):
 def test_silence_and_scraps_come_back_as_they_are(stationary):
     pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
     recordings = [np.zeros(8_000, np.float32), voice(200, 0.1)[:200]]
-    answers = build_reference("noisereduce", {"stationary": stationary}, NAMES).predict(recordings)
-    for recording, answer in zip(recordings, answers, strict=True):
-        np.testing.assert_array_equal(answer.enhanced, recording)
+    outputs = build_reference("noisereduce", {"stationary": stationary}, NAMES).predict(recordings)
+    for recording, output in zip(recordings, outputs, strict=True):
+        np.testing.assert_array_equal(output.enhanced, recording)
 
 
 # Files of another system ---------------------------------------------------------------------------------------------
@@ -179,22 +179,22 @@ def test_silence_and_scraps_come_back_as_they_are(stationary):
 def processed(tmp_path):
     """`processed(names)` writes a test set with these names; the other system halved each recording."""
     (tmp_path / "outputs/deep").mkdir(parents=True)
-    heard = [voice(200, 0.1), voice(200, 0.1, seconds=0.5)]
+    received = [voice(200, 0.1), voice(200, 0.1, seconds=0.5)]
 
     def build(names: list[str]):
-        test_set = write_dataset(tmp_path / "test_set.parquet", heard, names)
-        return heard, build_reference("processed", {"folder": tmp_path / "outputs", "test_set": test_set}, NAMES)
+        test_set = write_dataset(tmp_path / "test_set.parquet", received, names)
+        return received, build_reference("processed", {"folder": tmp_path / "outputs", "test_set": test_set}, NAMES)
 
-    for recording, name in zip(heard, ("a.clean.wav", "deep/b_-5dB.wav"), strict=True):
+    for recording, name in zip(received, ("a.clean.wav", "deep/b_-5dB.wav"), strict=True):
         soundfile.write(tmp_path / "outputs" / name, recording / 2, 16_000, subtype="FLOAT")
     return build
 
 
-def test_files_are_found_by_what_was_heard(processed):
-    heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])  # written as .wav
-    for recording, answer in zip(heard[::-1], system.predict(heard[::-1]), strict=True):
-        np.testing.assert_array_equal(answer.enhanced, recording / 2)
-        assert answer.probabilities is None
+def test_files_are_identified_by_the_input(processed):
+    received, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])  # written as .wav
+    for recording, output in zip(received[::-1], system.predict(received[::-1]), strict=True):
+        np.testing.assert_array_equal(output.enhanced, recording / 2)
+        assert output.probabilities is None
     assert system.describe() == processed(["a.clean.wav", "deep/b_-5dB.wav"])[1].describe()
     with pytest.raises(ValueError, match="not in the test set"):
         system.predict([voice(333, 0.1)])
@@ -204,10 +204,10 @@ def test_missing_files_and_other_lengths_are_named(processed, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no file c\.flac"):
         processed(["a.clean.flac", "c.flac"])
     soundfile.write(tmp_path / "outputs/a.clean.wav", np.zeros(100), 16_000)
-    heard, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])
+    received, system = processed(["a.clean.flac", "deep/b_-5dB.flac"])
     with pytest.raises(ValueError, match=r"a\.clean\.wav has 100 samples at 16 kHz.*has 9600"):
-        system.predict(heard[:1])
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        system.predict(received[:1])
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         build_reference("processed", {"folder": "nowhere", "test_set": "x"}, NAMES)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A checkpoint's folder is all that others need: it loads, answers and trains where this package is not installed."""
+"""A checkpoint's folder is all that others need: it loads, runs and trains where this package is not installed."""
 
 import hashlib
 import json
@@ -53,13 +53,13 @@ CODE = {
 }
 CHECKPOINT = {"config.json", "preprocessor_config.json", "model.safetensors", *CODE}
 
-# Run elsewhere: arguments are the checkpoint, a recording, a folder for the answers. Prints what it loaded as JSON.
-LOAD_AND_ANSWER = """
+# Run elsewhere: arguments are the checkpoint, a recording, a folder for the outputs. Prints what it loaded as JSON.
+LOAD_AND_RUN = """
 import json, sys
 import numpy as np, soundfile, torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
 
-checkpoint, recording, answers = sys.argv[1:]
+checkpoint, recording, target = sys.argv[1:]
 trusting = {"trust_remote_code": True}
 waveform = soundfile.read(recording, dtype="float32")[0].mean(axis=1)
 feature_extractor = AutoFeatureExtractor.from_pretrained(checkpoint, **trusting)
@@ -79,9 +79,9 @@ loaded["homes"] = sorted({type(part).__module__.split(".")[0] for part in (model
 whole = pipeline(model=checkpoint, device="cpu", dtype="float32", **trusting)
 emotion = pipeline("audio-classification", model=checkpoint, batch_size=2, **trusting)
 half = pipeline("speech-enhancement-and-emotion", model=checkpoint, dtype=torch.bfloat16, **trusting)
-answer = whole(recording)
-saved["pipeline.audio"] = answer.pop("audio")
-loaded["pipeline"] = answer
+result = whole(recording)
+saved["pipeline.audio"] = result.pop("audio")
+loaded["pipeline"] = result
 loaded["audio-classification"] = emotion([recording, {"array": waveform[:8000], "sampling_rate": 16_000}])
 loaded["half"] = [str(half.dtype), half(recording)["emotion"]]
 config = {"quant_method": "sparse_merit_int8"}
@@ -92,12 +92,12 @@ for name, argument in {"int8": {"dtype": "int8"}, "quantization_config": {"quant
     loaded[name] = [type(quantized.hf_quantizer).__name__, quantized.config.quantization_config.to_dict()]
 loaded["printable"] = "pipeline_sparse_merit.EmotionPipeline" in repr(emotion.model.config)
 
-model.save_pretrained(answers + "/by_model")
-feature_extractor.save_pretrained(answers + "/by_model")
-emotion.save_pretrained(answers + "/by_pipeline")
-again = AutoModelForAudioClassification.from_pretrained(answers + "/by_pipeline", **trusting).eval()
-pipeline(model=again.name_or_path, **trusting).save_pretrained(answers + "/twice")
-np.savez(answers + "/answers.npz", **saved)
+model.save_pretrained(target + "/by_model")
+feature_extractor.save_pretrained(target + "/by_model")
+emotion.save_pretrained(target + "/by_pipeline")
+again = AutoModelForAudioClassification.from_pretrained(target + "/by_pipeline", **trusting).eval()
+pipeline(model=again.name_or_path, **trusting).save_pretrained(target + "/twice")
+np.savez(target + "/outputs.npz", **saved)
 print(json.dumps(loaded))
 """
 
@@ -138,8 +138,8 @@ trainer.train()
 after = trainer.evaluate()
 trainer.save_model(output + "/final")
 pipe = pipeline("audio-classification", model=output + "/final", trust_remote_code=True)
-answer = pipe({"array": np.cumsum(generator.standard_normal(4000)) / 50, "sampling_rate": 16_000})
-print(json.dumps({"before": before, "after": after, "answer": answer}))
+result = pipe({"array": np.cumsum(generator.standard_normal(4000)) / 50, "sampling_rate": 16_000})
+print(json.dumps({"before": before, "after": after, "result": result}))
 """
 
 
@@ -177,7 +177,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def assert_answers_as_here(loaded: dict, answers: Path, checkpoint: Path, recording: Path) -> None:
+def assert_same_as_here(loaded: dict, results: Path, checkpoint: Path, recording: Path) -> None:
     """Compares what was computed elsewhere with the installed package, bit for bit."""
     name = "SparseMeritForSpeechEnhancementAndEmotion"
     assert loaded["AutoModel"] == loaded["AutoModelForAudioClassification"] == name
@@ -193,7 +193,7 @@ def assert_answers_as_here(loaded: dict, answers: Path, checkpoint: Path, record
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(checkpoint).eval()
     with torch.no_grad():
         outputs = model(**inputs)
-    saved = np.load(answers / "answers.npz")
+    saved = np.load(results / "outputs.npz")
     for auto_class in ("AutoModel", "AutoModelForAudioClassification"):
         assert np.array_equal(saved[f"{auto_class}.logits"], outputs.logits)
         assert np.array_equal(saved[f"{auto_class}.enhanced_values"], outputs.enhanced_values)
@@ -216,9 +216,9 @@ def assert_answers_as_here(loaded: dict, answers: Path, checkpoint: Path, record
 
 
 def test_the_folder_works_without_the_package_and_comes_back_complete(tiny_checkpoint, recording, tmp_path):
-    loaded = run_elsewhere(LOAD_AND_ANSWER, tiny_checkpoint, recording, tmp_path, folder=tmp_path)
+    loaded = run_elsewhere(LOAD_AND_RUN, tiny_checkpoint, recording, tmp_path, folder=tmp_path)
 
-    assert_answers_as_here(loaded, tmp_path, tiny_checkpoint, recording)
+    assert_same_as_here(loaded, tmp_path, tiny_checkpoint, recording)
     original = files_of(tiny_checkpoint)
     assert set(original) == CHECKPOINT
     for folder in ("by_model", "by_pipeline", "twice"):
@@ -230,7 +230,7 @@ def test_a_stock_trainer_fine_tunes_the_emotion_without_the_package(tiny_checkpo
 
     assert done["after"]["eval_loss"] < done["before"]["eval_loss"]
     assert done["after"]["eval_accuracy"] >= 0.9
-    assert {entry["label"] for entry in done["answer"]} == {"LABEL_0", "LABEL_1"}
+    assert {entry["label"] for entry in done["result"]} == {"LABEL_0", "LABEL_1"}
     assert set(files_of(tmp_path / "tuned" / "final")) >= CHECKPOINT
 
 
@@ -279,22 +279,22 @@ def test_export_adds_all_that_a_repository_wants(tiny_checkpoint, tmp_path):
     assert set(REQUIREMENTS) <= set(installed)
 
 
-def test_export_takes_along_what_lies_beside_the_weights_and_leaves_a_card_alone(tiny_checkpoint, tmp_path):
+def test_export_copies_what_is_next_to_the_weights_and_leaves_a_card_alone(tiny_checkpoint, tmp_path):
     source, target = export_checkpoint(tiny_checkpoint, tmp_path / "source"), tmp_path / "target"
-    (source / "LICENSE").write_text("Mine.")
+    (source / "LICENSE").write_text("Own.")
     (source / "optimizer.pt").write_bytes(b"large")
     (source / "examples").mkdir()
     (source / "examples" / "a.wav").write_bytes(b"RIFF")
     digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
-    answers = [{"file": "examples/a.wav", "emotion": []}]
-    (source / "examples.json").write_text(json.dumps({"model": {"sha256": digest}, "examples": answers}))
+    results = [{"file": "examples/a.wav", "emotion": []}]
+    (source / "examples.json").write_text(json.dumps({"model": {"sha256": digest}, "examples": results}))
     target.mkdir()
     (target / "README.md").write_text("My own card.")
 
     export_checkpoint(source, target)
 
     assert (target / "README.md").read_text() == "My own card."
-    assert (target / "LICENSE").read_text() == "Mine."
+    assert (target / "LICENSE").read_text() == "Own."
     assert (target / "examples" / "a.wav").read_bytes() == b"RIFF"
     assert not (target / "optimizer.pt").exists()
     assert not list(target.glob(".*"))
@@ -306,7 +306,7 @@ def test_examples_of_a_strangers_model_name_no_file_but_recordings_in_its_folder
     own.write_bytes(b"RIFF")
     (source / "linked.wav").symlink_to(own)
     (source / "examples.json").write_text(json.dumps({"examples": [{"file": name.format(own=own)}]}))
-    with pytest.raises(ValueError, match="no recording in this folder"):
+    with pytest.raises(ValueError, match="not a recording in this folder"):
         export_checkpoint(source, tmp_path / "target")
     assert own.read_bytes() == b"RIFF" and not list((tmp_path / "target").iterdir())
 
@@ -339,7 +339,7 @@ def test_an_environment_with_five_packages_gives_the_same_numbers(tiny_checkpoin
     assert not {"modeling-sparse-merit", "datasets", "accelerate", "torchaudio"} & set(listed.split())
     checkpoint = export_checkpoint(tiny_checkpoint, tmp_path / "exported")
 
-    loaded = run_elsewhere(LOAD_AND_ANSWER, checkpoint, recording, tmp_path, folder=tmp_path, python=python)
+    loaded = run_elsewhere(LOAD_AND_RUN, checkpoint, recording, tmp_path, folder=tmp_path, python=python)
 
-    assert_answers_as_here(loaded, tmp_path, checkpoint, recording)
+    assert_same_as_here(loaded, tmp_path, checkpoint, recording)
     assert files_of(tmp_path / "twice").items() <= files_of(checkpoint).items()

@@ -109,7 +109,7 @@ def test_what_is_done_is_skipped_and_counted(run, record):
     before = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("*.wav")}
     record("in/c.wav", 2)
     again = run("in", "-o", "out")
-    assert "3 of 3 recordings done (2 by an earlier run; --overwrite does them again)" in again.stdout
+    assert "3 of 3 recordings done (2 by an earlier run; --overwrite processes them again)" in again.stdout
     assert "c.wav" in again.stdout and "a.wav" not in again.stdout.replace("\n", " ").split("recordings done")[0]
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in Path("out").glob("*.wav")}.items()
     assert [line["file"] for line in results_in("out")] == [
@@ -183,9 +183,9 @@ def test_same_names_from_other_folders_do_not_replace_each_other(run, record, tm
 def test_a_file_that_no_line_tells_of_is_not_replaced(run, record):
     record("a.wav")
     Path("out").mkdir()
-    Path("out/a.enhanced.wav").write_text("mine")
+    Path("out/a.enhanced.wav").write_text("own")
     run("a.wav", "-o", "out")
-    assert Path("out/a.enhanced.wav").read_text() == "mine"
+    assert Path("out/a.enhanced.wav").read_text() == "own"
     assert results_in("out")[0]["enhanced"] == str(Path("out/a-2.enhanced.wav"))
     run("a.wav", "-o", "out")
     assert files_in("out") == ["a-2.enhanced.wav", "a.enhanced.wav", "results.jsonl"]
@@ -324,7 +324,7 @@ def test_names_of_any_length_are_done(run, record, stem):
     assert "2 by an earlier run" in run("in", "-o", "out").stdout
 
 
-def test_a_shortened_name_is_always_the_same_and_leaves_room():
+def test_a_shortened_name_is_always_the_same_and_short_enough():
     long = "声" * 83
     assert target_for(Path("out"), long) == target_for(Path("out"), long) != target_for(Path("out"), long + "x")
     assert len(os.fsencode(target_for(Path("out"), long).name)) <= MAX_NAME_BYTES
@@ -432,7 +432,7 @@ def test_ctrl_c_keeps_what_is_done_and_ends_at_once(tiny_checkpoint, record, tmp
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "Stopped: interrupted. 1 of 2 recordings are done; the same command goes on." in errors
+    assert "Stopped: interrupted. 1 of 2 recordings are done; run the command again to resume." in errors
     assert [line["file"] for line in results_in(tmp_path / "out")] == ["a.wav"]
 
 
@@ -472,7 +472,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run, corpus, small_disk):
     lines = results_in(small_disk / "out")
     assert 2 < len(lines) < 40 and all("error" not in line for line in lines)
     assert "No space left on device" in result.stderr
-    assert f"{len(lines)} of 60 recordings are done; the same command goes on." in result.stderr
+    assert f"{len(lines)} of 60 recordings are done; run the command again to resume." in result.stderr
     assert len(list((small_disk / "out").glob("*.wav"))) == len(lines)
     assert not list((small_disk / "out").glob(".*.partial*"))
     for path in (small_disk / "out").glob("*.wav"):
@@ -485,10 +485,10 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run, corpus, small_disk):
 def test_what_a_killed_run_left_unfinished_is_removed(run, record):
     record("a.wav")
     Path("out/deep").mkdir(parents=True)
-    for name in (f".{'0' * 32}.partial.wav", f"deep/.{'a' * 32}.partial", ".mine.partial"):
+    for name in (f".{'0' * 32}.partial.wav", f"deep/.{'a' * 32}.partial", ".own.partial"):
         Path("out", name).write_text("x")
     run("a.wav", "-o", "out")
-    assert [path.name for path in Path("out").rglob(".*.partial*")] == [".mine.partial"]
+    assert [path.name for path in Path("out").rglob(".*.partial*")] == [".own.partial"]
 
 
 # The journals of several processes -----------------------------------------------------------------------------------
@@ -498,9 +498,9 @@ def test_journals_of_processes_are_joined_in_the_order_of_the_recordings(record,
     for index in range(4):
         record(f"in/{index}.wav", index)
     settings = Settings("model", {"weights": "x"})
-    found, _ = find_recordings([str(tmp_path / "in")], tmp_path / "out")
+    actual, _ = find_recordings([str(tmp_path / "in")], tmp_path / "out")
     with Results(tmp_path / "out", settings) as first:
-        recordings = first.placed(found)
+        recordings = first.placed(actual)
         for process in (1, 2):
             with Results(tmp_path / "out", settings, process=process) as other:
                 recording = recordings[3 - process]

@@ -9,7 +9,7 @@ from modeling_sparse_merit.models.sparse_merit.speech_segments import SpeechSegm
 
 
 def seen(features):
-    """A head that gives the first number of a stretch, the end of its numbers, and how many there are."""
+    """A head that gives the first number of a segment, the end of its numbers, and how many there are."""
     numbers = features["seen"][0, :, 0]
     return {"seen": torch.stack([numbers[0], numbers[-1] + 1, torch.tensor(float(len(numbers)))])[None]}
 
@@ -47,8 +47,8 @@ def test_pauses_of_half_a_second_end_short_segments_and_of_0_3_s_long_ones(speec
     second = speech + pause
     middle = (speech + second + 1) // 2
     expected = [(0, speech, 0, middle), (second, second + 50, middle, second + 50)]
-    found = segments_of((second + 50, (0, speech), (second, second + 50)))
-    assert found == ([(0, second + 50, 0, second + 50)] if is_one else expected)
+    actual = segments_of((second + 50, (0, speech), (second, second + 50)))
+    assert actual == ([(0, second + 50, 0, second + 50)] if is_one else expected)
 
 
 def test_a_segment_is_as_long_as_its_pauses_make_it():
@@ -80,8 +80,8 @@ def test_a_long_segment_ends_before_the_piece_that_could_make_it_longer_than_10_
 
 
 def test_short_pieces_make_segments_of_10_s_at_most():
-    found = segments_of(*[(16, (0, 16))] * 100)
-    assert [end - start for start, end, *_ in found] == [496, 496, 496, 112]
+    actual = segments_of(*[(16, (0, 16))] * 100)
+    assert [end - start for start, end, *_ in actual] == [496, 496, 496, 112]
 
 
 def test_too_little_speech_is_no_segment():

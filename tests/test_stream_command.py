@@ -83,18 +83,18 @@ def test_audio_comes_out_while_it_goes_in_and_is_that_of_the_pipeline(start, pip
     assert first.startswith("Latency at most 440 ms")
     assert second.startswith("Note: Standard input ends within a sample")
     expected = pipe(speech.astype(np.float32) / 32768, sampling_rate=16_000, return_segments=True, **WINDOWS)
-    found = np.frombuffer(early + rest, "<i2")
-    assert len(found) == len(speech)
-    np.testing.assert_allclose(found, as_pcm16(expected["audio"]), atol=1)
+    actual = np.frombuffer(early + rest, "<i2")
+    assert len(actual) == len(speech)
+    np.testing.assert_allclose(actual, as_pcm16(expected["audio"]), atol=1)
     segments, changes = events_of((tmp_path / "events.jsonl").read_text())
     assert_same_segments(segments, expected["segments"])
     assert changes and all(list(change) == ["time", "emotion", "score"] for change in changes)
     assert all(one["emotion"] != other["emotion"] for one, other in zip(changes[:-1], changes[1:], strict=True))
 
 
-def assert_same_segments(found, expected):
-    assert len(found) == len(expected) > 0
-    for one, other in zip(found, expected, strict=True):
+def assert_same_segments(actual, expected):
+    assert len(actual) == len(expected) > 0
+    for one, other in zip(actual, expected, strict=True):
         assert [one[key] for key in ("start", "end", "emotion")] == [other[key] for key in ("start", "end", "emotion")]
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
 
@@ -119,9 +119,9 @@ def test_floats_of_another_rate_come_back_as_floats(start, pipe, speech_clip):
     assert process.returncode == 0, errors
     stream = pipe.stream(8_000, chunk_length_s=1.0, stride_length_s=0.1)
     expected = np.concatenate([stream.process(right).audio, stream.finish().audio])
-    found = np.frombuffer(content, "<f4")
-    assert len(found) == len(right)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    actual = np.frombuffer(content, "<f4")
+    assert len(actual) == len(right)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
     shown = int(re.search(rb"at most (\d+) ms", errors)[1])
     assert 940 < shown < 1_200  # 0.8 s, 0.1 s, 0.04 s, and two resamplers
 

@@ -47,9 +47,9 @@ def run(stream, blocks):
     return np.concatenate([output.audio for output in outputs]), [s for output in outputs for s in output.segments]
 
 
-def assert_same_segments(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+def assert_same_segments(actual, expected):
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
         assert {**one, "scores": None} == {**other, "scores": None}
 
@@ -277,8 +277,8 @@ def test_features_are_those_of_the_piece(tiny_config, conversation):
         first, count = window.left // 320, (window.end - window.start) // 320
         expected = outputs.features["emotion"][0, first : first + count]
         torch.testing.assert_close(output.features["emotion"], expected, atol=1e-4, rtol=1e-3)
-        restored = outputs.enhanced_values[0].numpy() * np.sqrt(piece.var() + 1e-7) + piece.mean()
-        np.testing.assert_allclose(output.enhanced["enhancement"], restored, atol=1e-5)
+        denormalized = outputs.enhanced_values[0].numpy() * np.sqrt(piece.var() + 1e-7) + piece.mean()
+        np.testing.assert_allclose(output.enhanced["enhancement"], denormalized, atol=1e-5)
 
 
 def test_a_corpus_scale_is_that_of_every_window(tiny_config, conversation):

@@ -36,18 +36,18 @@ LAYERS = (
     {"models"},
     {"files", "fields", ""},
 )
-"""Parts of the package, from the top down; the last one holds `files.py`, `fields.py` and constants of the package."""
+"""Packages from the top down; the last one holds `files.py`, `fields.py` and the constants of `__init__.py`."""
 
 
 def modules() -> dict[str, Path]:
     """The modules of the package by their dotted names, without the stand-alone modules of `evaluate`."""
-    found = {}
+    actual = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         if parts[0] == "metrics" and len(parts) == 3:
             continue
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        actual[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return actual
 
 
 def imports(path: Path, at_runtime: bool = True) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -64,11 +64,11 @@ def imports(path: Path, at_runtime: bool = True) -> Iterator[ast.Import | ast.Im
 def own_imports(name: str, path: Path) -> set[str]:
     """Modules of the package that a module imports, relatively or by the package's name."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    known, found = modules(), set()
+    known, actual = modules(), set()
     for node in imports(path):
         if isinstance(node, ast.Import):
             targets = [alias.name.removeprefix("modeling_sparse_merit").removeprefix(".") for alias in node.names]
-            found |= {target for target in targets if target in known and "modeling_sparse_merit" in ast.dump(node)}
+            actual |= {target for target in targets if target in known and "modeling_sparse_merit" in ast.dump(node)}
             continue
         if node.level:
             parts = package.split(".") if package else []
@@ -78,16 +78,16 @@ def own_imports(name: str, path: Path) -> set[str]:
         else:
             continue
         inner = {f"{base}.{alias.name}".removeprefix(".") for alias in node.names} & set(known)
-        found |= inner or {base}
-    return found - {name}
+        actual |= inner or {base}
+    return actual - {name}
 
 
 def layer(name: str) -> int:
-    room = name.split(".")[0]
-    return next(place for place, rooms in enumerate(LAYERS) if room in rooms)
+    package = name.split(".")[0]
+    return next(place for place, layer in enumerate(LAYERS) if package in layer)
 
 
-def test_every_room_is_known_and_imports_point_down():
+def test_every_package_is_known_and_imports_point_down():
     upward = [
         f"{name} -> {target}"
         for name, path in modules().items()

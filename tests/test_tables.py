@@ -79,7 +79,7 @@ def test_datasets_reads_the_parquet_folder_by_itself(tmp_path, recording):
     assert rows[0]["audio"]["bytes"] == recording.read_bytes()
 
 
-def test_a_replaced_table_is_read_anew(tmp_path, recording):
+def test_a_replaced_dataset_is_read_again(tmp_path, recording):
     write_dataset(make_table(recording, ROWS), tmp_path / "table")
     read_dataset(tmp_path / "table")
     write_dataset(make_table(recording, [ROWS[0] | {"emotion": 3}]), tmp_path / "table", overwrite=True)
@@ -108,7 +108,7 @@ def test_an_audio_column_that_would_be_decoded_is_not(tmp_path, recording):
 def test_a_folder_without_a_table_is_named(tmp_path):
     with pytest.raises(DatasetError, match="holds no dataset"):
         read_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="no table was given"):
+    with pytest.raises(DatasetError, match="no dataset was given"):
         read_datasets([])
 
 
@@ -151,8 +151,8 @@ def test_classes_are_matched_by_name(tmp_path, recording):
 
     assert joined.features["emotion"] == ClassLabel(names=[*EMOTIONS, "bored"])
     names = joined.features["emotion"].names
-    found = [None if row["emotion"] is None else names[row["emotion"]] for row in joined]
-    assert found == ["bored", "neutral", None, "sad"]
+    actual = [None if row["emotion"] is None else names[row["emotion"]] for row in joined]
+    assert actual == ["bored", "neutral", None, "sad"]
 
 
 def test_the_first_classes_are_those_of_the_published_model():

@@ -274,10 +274,10 @@ def test_new_heads_train_export_and_run(trained, tables, tmp_path):
     assert list(differences) == ["enhanced_values", "logits", *NEW_TASKS]
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
     inputs = noise((7_000, 5_000))
-    found = session.run(["attributes"], {name: value.numpy() for name, value in inputs.items()})[0]
+    actual = session.run(["attributes"], {name: value.numpy() for name, value in inputs.items()})[0]
     with torch.inference_mode():
         torch.testing.assert_close(
-            torch.from_numpy(found), pipe.model(**inputs).task_outputs["attributes"], rtol=1e-3, atol=1e-3
+            torch.from_numpy(actual), pipe.model(**inputs).task_outputs["attributes"], rtol=1e-3, atol=1e-3
         )
     assert "valence, arousal, from 1 to 7" in (tmp_path / "onnx" / "README.md").read_text()
 
@@ -337,8 +337,8 @@ def test_an_endpoint_gives_numbers(trained, tables):
     checkpoint, _ = trained
     handler = EndpointHandler.__new__(EndpointHandler)  # its constructor loads the code that travels with the weights
     handler.pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(checkpoint)
-    answer = handler({"inputs": Path(tables["recording"]).read_bytes()})
-    assert len(json.loads(json.dumps(answer))["speaker"]) == 6
+    prediction = handler({"inputs": Path(tables["recording"]).read_bytes()})
+    assert len(json.loads(json.dumps(prediction))["speaker"]) == 6
 
 
 def test_a_regression_alone_trains_on_the_rated_clips(tables, small, tmp_path):

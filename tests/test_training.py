@@ -172,9 +172,9 @@ def test_a_run_ends_with_a_model_that_works(tables, tmp_path, speech_clip):
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     assert list((tmp_path / "run" / "tensorboard").rglob("events.out.tfevents.*"))
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path / "run" / "best")
-    answer = pipe(speech_clip(1.0), sampling_rate=16_000)
-    assert {entry["label"] for entry in answer["emotion"]} == set(LABELS)
-    assert answer["audio"].shape == (16_000,)
+    prediction = pipe(speech_clip(1.0), sampling_rate=16_000)
+    assert {entry["label"] for entry in prediction["emotion"]} == set(LABELS)
+    assert prediction["audio"].shape == (16_000,)
     weights = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["class_weights"]
     assert weights == pytest.approx([9 / (2 * 6), 9 / (2 * 3)])  # of 9 labelled training clips 6 are angry, 3 are sad
 
@@ -246,7 +246,7 @@ def hub(tables, tmp_path_factory):
 
 
 def examples_of(settings: TrainingSettings, epoch: int) -> list[dict]:
-    """What one epoch of training gets to hear, clip by clip."""
+    """The inputs of one epoch of training, clip by clip."""
     loader = dataset.build_loader(dataset.load_clips(settings, "train"), None, settings, shuffle=True)
     loader.collate_fn = list
     loader.dataset.set_epoch(epoch)
@@ -294,10 +294,10 @@ def test_a_stream_has_every_clip_of_every_table_once_with_its_class(hub, tables)
     push_dataset(other, "someone/other", confirmed_licence="CC0 1.0")
     settings = make_settings(tables, **STREAMED | {"speech": ["someone/speech", "someone/other"]})
     rows = dataset.load_clips(settings, "train").rows
-    found = [(audio["path"], targets["emotion"]) for _, audio, targets in rows]
+    actual = [(audio["path"], targets["emotion"]) for _, audio, targets in rows]
     expected = zip(table["audio"], labels.class_indices(table, LABELS), strict=True)
     expected = [*expected, *zip(other["audio"], (0, -100, 1), strict=True)]
-    assert sorted(found) == sorted((Path(audio["path"]).name, label) for audio, label in expected)
+    assert sorted(actual) == sorted((Path(audio["path"]).name, label) for audio, label in expected)
     assert len(dataset.load_clips(settings, "dev")) == len(dataset.load_clips(make_settings(tables), "dev"))
 
 
@@ -335,7 +335,7 @@ def test_a_pause_is_no_training_clip(tables, tmp_path, speech_clip, noise):
 
 
 def test_enhancement_alone_trains_on_speech_without_labels(tables, tmp_path, speech_clip):
-    """The front end of a cascade needs no emotions."""
+    """The enhancement model of a cascade needs no emotions."""
     for index in range(4):
         write_audio(tmp_path / f"{index}.wav", speech_clip(0.6, seed=index), 16_000)
     rows = [(f"{index}.wav", "dev" if index == 3 else "train") for index in range(4)]
@@ -632,7 +632,7 @@ def test_pitch_is_shifted_as_far_as_it_is_asked_for(tables):
     assert dataset.pitch_shift(make_settings(tables)) is None
 
 
-def test_pitch_is_drawn_anew_each_epoch_and_alike_when_repeated(tables):
+def test_pitch_is_drawn_again_each_epoch_and_alike_when_repeated(tables):
     plain = dataset.load_clips(make_settings(tables), "train")
     changes = {"pitch_semitones": [-3, 3], "pitch_probability": 0.5}
     one, other = (dataset.load_clips(make_settings(tables, **changes), "train") for _ in range(2))
@@ -710,14 +710,14 @@ def test_an_encoder_with_or_without_masking_gets_what_it_needs(tables, tiny_chec
 def test_masking_hides_whole_frames_in_place_and_in_training_only(tables, tiny_checkpoint):
     config = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_time_length": 3, "feat_proj_dropout": 0.0}
     encoder = build.build_model(make_settings(tables, encoder=str(tiny_checkpoint), config=config)).model.encoder
-    heard = []  # what the positional convolution gets: the frames in their places
-    encoder.encoder.pos_conv_embed.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].detach()))
+    received = []  # what the positional convolution gets: the frames in their places
+    encoder.encoder.pos_conv_embed.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0].detach()))
     values, mask = torch.randn(2, 16_000), torch.ones(2, 16_000, dtype=torch.long)
     mask[1, 12_000:] = 0
     for training in (False, False, True):
         np.random.seed(0)
         outputs, frame_mask = encoder.train(training)(values, mask)
-    plain, repeated, masked = heard
+    plain, repeated, masked = received
     assert torch.equal(plain, repeated)
     hidden = (masked == encoder.masked_spec_embed).all(-1)  # (B, T)
     assert 5 < hidden[0].sum() < 30 and not (hidden & ~frame_mask).any()
@@ -735,9 +735,9 @@ def test_an_enhancement_model_cleans_the_input_as_the_pipeline_does(tables, tiny
     for row, index in enumerate(loader.batch_sampler.sampler):
         example = clips[index]
         expected = feature_extractor(pipe(example["noisy"], sampling_rate=16_000)["audio"], sampling_rate=16_000)
-        heard = batch["input_values"][row, : len(example["noisy"])]
-        np.testing.assert_allclose(heard, expected["input_values"][0], atol=1e-4)
-        assert not np.allclose(heard, feature_extractor(example["noisy"], sampling_rate=16_000)["input_values"][0])
+        received = batch["input_values"][row, : len(example["noisy"])]
+        np.testing.assert_allclose(received, expected["input_values"][0], atol=1e-4)
+        assert not np.allclose(received, feature_extractor(example["noisy"], sampling_rate=16_000)["input_values"][0])
         assert batch["labels"][row] == example["targets"]["emotion"]
     assert not batch["input_values"].requires_grad and len(cleaned) == 1
 
@@ -847,7 +847,7 @@ def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
 @pytest.mark.slow
 def test_the_ladder_trains_what_is_missing_and_names_what_fails(tables, start, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(ladder, "SEEDS", {"ser_enhanced": 1, "multitask": 2})
-    monkeypatch.chdir(tmp_path)  # where there is no front end yet
+    monkeypatch.chdir(tmp_path)  # where there is no enhancement model yet
     for name, value in one_thread().items():
         monkeypatch.setenv(name, value)
     arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]

@@ -125,7 +125,7 @@ def test_a_frozen_encoder_keeps_nothing_and_gets_no_gradient(tables, tiny_checkp
     assert kept[FROZEN] == 0 < kept[JOINT]
 
 
-def test_a_frozen_feature_encoder_keeps_nothing_beside_adapters(tables, tmp_path):
+def test_a_frozen_feature_encoder_keeps_nothing_with_adapters(tables, tmp_path):
     """Its activations are the largest of all."""
     build.build_model(make_settings(tables, config=GROUP)).save_pretrained(tmp_path)
     model = build.build_model(make_settings(tables, model=str(tmp_path), config={}, lora_rank=2))
@@ -234,9 +234,9 @@ def test_features_of_another_encoder_or_precision_are_not_taken(tables, tmp_path
     model = build.build_model(make_settings(tables))
     folders = [cached_loader(tables, tmp_path, model).folder.path for _ in range(2)]
     assert folders[0] == folders[1]
-    lower = cached_loader(tables, tmp_path, model, mixed_precision="bf16")
-    folders.append(lower.folder.path)
-    assert {output.dtype for output in next(iter(lower))["encoder_outputs"][0]} == {torch.bfloat16}
+    reduced = cached_loader(tables, tmp_path, model, mixed_precision="bf16")
+    folders.append(reduced.folder.path)
+    assert {output.dtype for output in next(iter(reduced))["encoder_outputs"][0]} == {torch.bfloat16}
     with torch.no_grad():
         model.model.encoder.encoder.layers[0].final_layer_norm.weight[0] += 0.01
     folders.append(cached_loader(tables, tmp_path, model).folder.path)
@@ -271,9 +271,9 @@ def test_kept_features_teach_what_the_encoder_itself_would(tables, tmp_path):
     cached = write_config(tmp_path / "cached.yaml", tables, feature_cache=str(tmp_path / "features"), **changes)
     training_run.main([plain, "--output_dir", str(tmp_path / "plain")])
     training_run.main([cached, "--output_dir", str(tmp_path / "cached")])
-    expected, found = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("plain", "cached"))
+    expected, actual = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("plain", "cached"))
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(actual[name], weight, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{"frozen_epochs": 0}, {"streaming": True}, {"cleaned_by": "a"}])
@@ -348,7 +348,7 @@ class Waiting(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found: Counter[tuple[str, str]] = Counter()
+        self.calls: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
@@ -359,7 +359,7 @@ class Waiting(TorchDispatchMode):
         if by_mask or from_host or name in ("_local_scalar_dense", "nonzero", "masked_select"):
             files = [Path(frame.filename) for frame in traceback.extract_stack()]
             if "adam.py" not in {file.name for file in files}:
-                self.found[next(file.name for file in reversed(files) if is_own(file)), name] += 1
+                self.calls[next(file.name for file in reversed(files) if is_own(file)), name] += 1
         return function(*args, **(kwargs or {}))
 
 
@@ -414,14 +414,14 @@ def test_a_step_asks_the_device_for_nothing(tables, tmp_path, integration, froze
     assert means["train/gradient_norm"] > 0 and run.average.n_averaged == 3
     # On a CPU alone experts look up their frames; on a GPU grouped products leave that out too.
     looked_up = {("experts.py", "nonzero"), ("experts.py", "index")}
-    assert set(waiting.found) == (looked_up if integration == "experts" else set()), waiting.found
+    assert set(waiting.calls) == (looked_up if integration == "experts" else set()), waiting.calls
 
 
 def test_the_average_of_the_weights_is_that_of_torch():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     expected = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7))
-    found = MovingAverage(model, 0.7)
+    actual = MovingAverage(model, 0.7)
     for step in range(4):
         with torch.no_grad():
             [parameter.add_(torch.randn_like(parameter)) for parameter in model.parameters()]
@@ -429,8 +429,8 @@ def test_the_average_of_the_weights_is_that_of_torch():
         expected.update_parameters(model)
         if step == 2:  # in a run that goes on from a checkpoint
             resumed = MovingAverage(model, 0.7)
-            resumed.load_state_dict(found.state_dict())
-            found = resumed
-        found.update_parameters(model)
+            resumed.load_state_dict(actual.state_dict())
+            actual = resumed
+        actual.update_parameters(model)
     for name, value in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], value), name
+        assert torch.equal(actual.state_dict()[name], value), name

@@ -58,65 +58,67 @@ def enhance(
     recordings: Annotated[
         list[str],
         typer.Argument(
-            help="Audio files, folders (searched in depth), quoted globs, and - for standard input. "
+            help="Audio files, folders (searched recursively), quoted globs, and - for standard input. "
             "M4A, WebM, WMA and others need ffmpeg."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("enhanced"),
     model: ModelOption = None,
     channel: Annotated[
-        str, typer.Option(help="mix (mean of the channels), left, right, a number from 1, or each, one by one.")
+        str,
+        typer.Option(
+            help="mix (mean of the channels), left, right, a number from 1, or each (all channels separately)."
+        ),
     ] = "mix",
     rate: Annotated[
         int | None,
         typer.Option(
-            help="Sampling rate to write, in Hz; each recording's own by default. The model works at 16 kHz: at any "
-            "rate, enhanced speech has nothing above 8 kHz.",
+            help="Sampling rate of the output in Hz; by default that of each recording. The model works at 16 kHz, so "
+            "enhanced speech has no content above 8 kHz at any rate.",
             min=4_000,
         ),
     ] = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG for each recording too.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw a PNG for each recording.")] = False,
     segments: Annotated[
         SegmentFormat | None,
-        typer.Option(help="Write the emotion of each segment of speech to NAME.segments.csv, .vtt or .rttm too."),
+        typer.Option(help="Also write the emotion of each speech segment to NAME.segments.csv, .vtt or .rttm."),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(help="Leave out an emotion with a lower score, as unsure.", min=0, max=1)
+        float, typer.Option(help="Emotions with a smaller score are reported as unsure.", min=0, max=1)
     ] = 0.0,
     vad: Annotated[
         Vad,
         typer.Option(
-            help="What finds speech: silero (Silero VAD, from the extra vad), level (simple: takes some noises for "
-            "speech), or auto, silero where it is installed."
+            help="Voice activity detector: silero (Silero VAD, from the extra vad), level (simple: mistakes some "
+            "noises for speech), or auto (silero if installed)."
         ),
     ] = Vad.AUTO,
     chunk_length: Annotated[
         float | None,
-        typer.Option(help="Longest window in seconds, 10 by default; longer recordings are cut where it is quiet."),
+        typer.Option(help="Longest window in seconds, 10 by default; longer recordings are cut at quiet positions."),
     ] = None,
     stride_length: Annotated[
-        float | None, typer.Option(help="What a window sees of its neighbours, in seconds, 0.04 by default.")
+        float | None, typer.Option(help="Context on both sides of a window in seconds, 0.04 by default.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do again what an earlier run with the same settings has done.")
+        bool, typer.Option("--overwrite", help="Process recordings again that an earlier run has finished.")
     ] = False,
     json_lines: Annotated[
-        bool, typer.Option("--json", help="Print the records, as in results.jsonl, and nothing else, on stdout.")
+        bool, typer.Option("--json", help="Print only the records, as in results.jsonl, on stdout.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     batch_seconds: Annotated[
-        float, typer.Option(help="Seconds of audio, padding included, that go through the model at once.", min=1)
+        float, typer.Option(help="Seconds of audio in one batch, including padding.", min=1)
     ] = BATCH_SECONDS,
     device: DeviceOption = None,
     precision: Annotated[
-        Precision, typer.Option(help="bf16 and int8 need less memory; the embedded checkpoint is slower in them.")
+        Precision, typer.Option(help="bf16 and int8 need less memory, but are slower with the embedded checkpoints.")
     ] = Precision.FP32,
     revision: RevisionOption = None,
 ) -> None:
-    """Enhance recordings and recognise their emotion: NAME.enhanced.wav for each, results.jsonl and a table for all.
+    """Enhance recordings and recognise their emotion. Writes NAME.enhanced.wav for each and results.jsonl for all.
 
-    A second run into a folder goes on where the first one ended: recordings that were done with the same model and
-    settings are skipped.
+    Interrupted runs resume: recordings that were processed with the same model and settings are skipped.
 
     On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
     """
@@ -126,7 +128,7 @@ def enhance(
 
         given = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
         windows = {name: value for name, value in given.items() if value is not None}
-        WindowCutter(**windows)  # refuses what is none
+        WindowCutter(**windows)  # raises if the options are invalid
         treatment: dict[str, Any] = {
             "rate": rate,
             "plot": plot,
@@ -154,7 +156,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo_results"),
     model: ModelOption = None,
 ) -> None:
-    """Enhance the recording that comes with the package, and say where the results lie."""
+    """Enhance the demo recording of the package, and print the paths of the results."""
     recording = output / DEMO_RECORDING.name
     with errors_in_one_line():
         output.mkdir(parents=True, exist_ok=True)
@@ -180,16 +182,16 @@ def _enhance_recordings(
     options: Options,
     show: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary | None:
-    """Runs the model on everything that the arguments name and that is not done yet, and writes all results.
+    """Runs the model on all recordings that are not done yet, and writes all results.
 
     Args:
-        load: the pipeline, for a device.
-        show: is given the record of every recording at the end, of an earlier run too.
+        load: loads the pipeline on a device.
+        show: called at the end with the record of every recording, including those of earlier runs.
 
     Returns:
-        what is to be printed; None in the other processes of `accelerate launch`.
+        The summary to print; None in other processes of `accelerate launch` than the first.
     """
-    found = _find_recordings(arguments, output)
+    recordings = _find_recordings(arguments, output)
     if options.treatment.get("plot"):
         from ..inference.plotting import require_matplotlib
 
@@ -201,7 +203,7 @@ def _enhance_recordings(
     pipe = load(device or (None if state is None else str(state.device)))
     if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
         tasks = ", ".join(pipe.model.config.tasks)
-        raise ValueError(f"--segments needs the emotion, but the tasks of the model are {tasks}: leave it out.")
+        raise ValueError(f"--segments needs the emotion task, but the tasks of the model are {tasks}: leave it out.")
     from ..inference.results import Results, settings_of
     from ..inference.tracks import Treatment
 
@@ -209,7 +211,7 @@ def _enhance_recordings(
     settings = settings_of(pipe.model, vad=vad, **treatment.facts)
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
-        recordings = results.placed(found) if process == 0 else []
+        recordings = results.placed(recordings) if process == 0 else []
         left = [recording for recording in recordings if not results.is_done(recording, treatment.further_files)]
         stopped = _run(pipe, results, left, treatment, options, state)
         if process != 0:
@@ -219,7 +221,7 @@ def _enhance_recordings(
         try:
             results.sort(recordings)
         except OutputError:
-            pass  # its lines are there, in the order in which they were made
+            pass  # the lines are kept in the order of completion
         for record in results.records(left):
             summary.add(record)
         for record in results.records(recordings) if show is not None else ():
@@ -235,7 +237,7 @@ def _run(
     options: Options,
     state: "PartialState | None",
 ) -> str | None:
-    """Does this process's share of what is left; returns why it stopped before the end, None where it did not."""
+    """Processes this process's share; returns the reason if it stopped early, else None."""
     from ..inference.batching import enhance_recordings
 
     if state is not None:
@@ -268,9 +270,9 @@ def _join_processes(device: str | None) -> "PartialState":
 
 @contextmanager
 def _progress(is_shown: bool) -> Iterator[Callable[[float, float], None]]:
-    """A bar on a terminal that counts seconds of audio, and what moves it on.
+    """Shows a progress bar that counts seconds of audio; yields the function that advances it.
 
-    It has a file of its own, because decoding MP3 files redirects stderr.
+    The bar uses its own file descriptor, because decoding MP3 files redirects stderr.
     """
     if not (is_shown and Console(stderr=True).is_terminal):
         yield lambda done, total: None
@@ -297,15 +299,14 @@ def _find_recordings(arguments: list[str], output: Path) -> "list[Recording]":
     """Finds the recordings.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there are no recordings.
     """
     from ..inference.files import ENHANCED_SUFFIX, find_recordings
 
     recordings, skipped = find_recordings(arguments, output)
     if all(recording.error for recording in recordings):
-        passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were passed over)" if skipped else ""
+        passed_over = f" ({skipped} *{ENHANCED_SUFFIX} of an earlier run were skipped)" if skipped else ""
         raise FileNotFoundError(
-            f"No recording found in {', '.join(arguments)}{passed_over}: give audio files, folders that hold some, or "
-            "globs."
+            f"No recording found in {', '.join(arguments)}{passed_over}: give audio files, folders or globs."
         )
     return recordings

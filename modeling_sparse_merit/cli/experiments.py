@@ -10,7 +10,7 @@ from .options import errors_in_one_line, quieten_datasets
 
 
 def train(context: typer.Context) -> None:
-    """Train a model as a YAML file says: sparse-merit train CONFIG.yaml [--field value ...].
+    """Train a model with the settings of a YAML file: sparse-merit train CONFIG.yaml [--field value ...].
 
     On several processes: accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
     """
@@ -25,10 +25,10 @@ def train(context: typer.Context) -> None:
 def evaluate(
     config: Annotated[Path, typer.Option(help="YAML file that names the systems, the test clips and the conditions.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the results, in place of the configured one.")
+        Path | None, typer.Option("--output", "-o", help="Folder for the results; overrides the configured one.")
     ] = None,
 ) -> None:
-    """Measure systems on the same clips, clean and in noise: emotion, enhancement, tables, intervals, figures.
+    """Evaluate emotion recognition and enhancement of one or more systems on the same clean and noisy clips.
 
     On several processes: accelerate launch --multi_gpu -m modeling_sparse_merit.cli evaluate --config FILE
     """

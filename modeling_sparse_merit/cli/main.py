@@ -1,9 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The command `sparse-merit` with all its subcommands.
 
-torch and transformers are imported inside the commands, so that `sparse-merit --help` answers at once. Exit codes:
-0 all went well, 1 some recordings failed (they are listed, the rest is done), 2 nothing could be done, or the disk is
-full, 130 interrupted.
+torch and transformers are imported inside the commands, so that `sparse-merit --help` is fast. Exit codes: 0 success,
+1 some recordings failed (they are listed, the others are done), 2 invalid usage or a full disk, 130 interrupted.
 """
 
 from typing import Annotated
@@ -19,7 +18,7 @@ from .stream import stream
 
 app = typer.Typer(
     name="sparse-merit",
-    help="Clean noisy speech and recognise its emotion.",
+    help="Enhance noisy speech and recognise its emotion.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
@@ -27,7 +26,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    """Clean noisy speech and recognise its emotion."""
+    """Enhance noisy speech and recognise its emotion."""
     if version:
         typer.echo(f"sparse-merit {__version__}")
         raise typer.Exit()

@@ -26,35 +26,39 @@ if TYPE_CHECKING:
 
 
 def info(model: ModelOption = None, revision: RevisionOption = None) -> None:
-    """Say what a checkpoint is: tasks, labels, experts, size, licence."""
+    """Describe a checkpoint: tasks, labels, experts, size, licence."""
     with errors_in_one_line():
         facts = _describe(resolve_model(model, revision), revision)
-    table = Table(show_header=False, box=None)
+    grid = Table(show_header=False, box=None)
     for name, value in facts.items():
-        table.add_row(Text(name, style="bold"), Text(value))
-    Console().print(table)
+        grid.add_row(Text(name, style="bold"), Text(value))
+    Console().print(grid)
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; made where there is none.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Target folder, created if missing.")],
     model: ModelOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that is in DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export in DIR.")] = False,
     revision: RevisionOption = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write a graph for onnxruntime, which needs no torch.")] = False,
-    precision: Annotated[Precision, typer.Option(help="Of an ONNX graph: fp32 or int8.")] = Precision.FP32,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write an ONNX graph for onnxruntime, which does not need torch.")
+    ] = False,
+    precision: Annotated[Precision, typer.Option(help="Precision of an ONNX graph: fp32 or int8.")] = Precision.FP32,
     half: Annotated[
-        bool, typer.Option("--half", help="Store weights in fp16, in half the space; they compute in fp32.")
+        bool, typer.Option("--half", help="Store weights in fp16 to halve the size; they are loaded in fp32.")
     ] = False,
 ) -> None:
-    """Write a checkpoint with all its code and its card: it runs where this package is not installed."""
+    """Write a checkpoint with its code and card, so that it runs without this package."""
     with errors_in_one_line():
         if onnx and half:
-            raise ValueError("--half is of a checkpoint: leave it or --onnx out.")
+            raise ValueError("--half applies to checkpoints only: leave out --half or --onnx.")
         elif onnx:
             difference = _export_onnx(model, folder, overwrite, revision, precision.value)
             what_next = f"see its README.md; largest difference from torch: {difference:.1g}"
         elif precision != Precision.FP32:
-            raise ValueError(f"--precision {precision.value} is of an ONNX graph: add --onnx, or leave it out.")
+            raise ValueError(
+                f"--precision {precision.value} applies to ONNX graphs only: add --onnx, or leave it out."
+            )
         else:
             from transformers.utils import logging
 
@@ -82,24 +86,25 @@ def push(
     folder: Annotated[
         Path, typer.Argument(help="A checkpoint (`sparse-merit export`), adapters or a dataset (`prepare`).")
     ],
-    repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub; made where there is none.")],
+    repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub, created if missing.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to, made where there is none.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to, created if missing.")] = None,
     token: Annotated[
-        str | None, typer.Option(help="Token with write access; HF_TOKEN or that of `hf auth login` by default.")
+        str | None, typer.Option(help="Token with write access; by default that of HF_TOKEN or `hf auth login`.")
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(metavar="NAME/MODEL", help="For adapters: the checkpoint that they change, as on the Hub."),
+        typer.Option(metavar="NAME/MODEL", help="For adapters: the Hub id of the adapted checkpoint."),
     ] = None,
     i_may_redistribute: Annotated[
-        str | None, typer.Option(metavar="LICENCE", help="For a dataset: the licence under which you may pass it on.")
+        str | None,
+        typer.Option(metavar="LICENCE", help="For a dataset: the licence under which you may redistribute it."),
     ] = None,
 ) -> None:
-    """Publish a checkpoint, adapters or a dataset, its card included, on the Hugging Face Hub."""
+    """Publish a checkpoint, adapters or a dataset with its card on the Hugging Face Hub."""
     with errors_in_one_line():
         quieten_hub_client()
-        if _is_table(folder):
+        if _is_dataset(folder):
             from ..hub.datasets import push_dataset
 
             quieten_datasets()
@@ -127,22 +132,22 @@ def convert(
             help="The emotions, in the order of the classifier's outputs; angry,sad,happy,neutral by default."
         ),
     ] = None,
-    mean: Annotated[float | None, typer.Option(help="Mean of the training corpus' samples.")] = None,
-    std: Annotated[float | None, typer.Option(help="Their standard deviation.")] = None,
+    mean: Annotated[float | None, typer.Option(help="Mean of the samples of the training corpus.")] = None,
+    std: Annotated[float | None, typer.Option(help="Standard deviation of these samples.")] = None,
     measure: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Recordings to measure mean and deviation from.")
+        Path | None, typer.Option(metavar="FOLDER", help="Recordings from which to measure --mean and --std.")
     ] = None,
     variant: Annotated[
         str | None, typer.Option(help="NAME of variant_NAME_mmoe.pt instead of final_mmoe.pt; or multitask.")
     ] = None,
-    router: Annotated[str | None, typer.Option(help="sparse or dense, which weights do not tell.")] = None,
+    router: Annotated[str | None, typer.Option(help="sparse or dense; it cannot be derived from the weights.")] = None,
     folder: Annotated[
-        str | None, typer.Option(help="Where final_ssl.pt is within SOURCE, if there are several.")
+        str | None, typer.Option(help="Subfolder of SOURCE with final_ssl.pt, if there are several.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is in DIR.")] = False,
-    layers: Annotated[int | None, typer.Option(help="How many layers of an encoder are kept; all by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint in DIR.")] = False,
+    layers: Annotated[int | None, typer.Option(help="Number of layers of an encoder to keep; all by default.")] = None,
 ) -> None:
-    """Make a checkpoint out of the weights that the authors of the paper published, an encoder, or adapters."""
+    """Convert the weights published with the paper, an encoder, or adapters to a checkpoint."""
     with errors_in_one_line():
         from transformers.utils import logging
 
@@ -157,7 +162,7 @@ def convert(
 
 
 def _describe(source: str, revision: str | None) -> dict[str, str]:
-    """Returns what a checkpoint's configuration and card say, by name; no weights are loaded."""
+    """Facts from the configuration and card of a checkpoint; no weights are loaded."""
     from .. import SparseMeritConfig
     from ..models.sparse_merit.adapters import read_adapter_config
     from ..models.sparse_merit.modeling_sparse_merit import count_parameters
@@ -189,7 +194,7 @@ def _describe_encoder(config: "SparseMeritConfig") -> str:
 
 
 def _licence(source: str, revision: str | None) -> str | None:
-    """Returns the licence that the model card states, None where there is no card."""
+    """The licence stated in the model card; None without a card."""
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -202,17 +207,17 @@ def _licence(source: str, revision: str | None) -> str | None:
     return data.get("license_name") or data.get("license")
 
 
-def _is_table(folder: Path) -> bool:
+def _is_dataset(folder: Path) -> bool:
     return (folder / "state.json").exists() or any(folder.glob("*.parquet"))
 
 
 def _input_statistics(mean: float | None, std: float | None, measure: Path | None) -> tuple[float, float] | None:
-    """Returns the mean and deviation that were given or are to be measured; None where nothing was asked."""
+    """Mean and standard deviation, given or measured; None if neither was requested."""
     from ..convert.published import measure_statistics
     from ..inference.files import expand
 
     if (mean is None) != (std is None) or (measure is not None and mean is not None):
-        raise ValueError("Give --mean and --std together, or --measure alone.")
+        raise ValueError("Give --mean and --std together, or only --measure.")
     if measure is None:
         return None if mean is None or std is None else (mean, std)
     return measure_statistics(path for path, _ in expand(measure.expanduser()))

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What the commands share: options, loading of a checkpoint, errors in one line, quiet libraries."""
+"""Common parts of the commands: options, loading a checkpoint, one-line errors, quiet libraries."""
 
 import gc
 import logging
@@ -26,18 +26,18 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="The name of a checkpoint inside the package, or a folder or a Hub id of a checkpoint or of adapters; "
+        help="Name of an embedded checkpoint, or folder or Hub id of a checkpoint or of adapters; "
         f"{DEFAULT_CHECKPOINT.name} by default.",
     ),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a model on the Hub; main by default.")]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; the fastest there is by default.")
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; by default the fastest available.")
 ]
 
 
 class Precision(StrEnum):
-    """What `from_pretrained` takes as `dtype`."""
+    """Precisions, passed to `from_pretrained` as `dtype`."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -45,7 +45,7 @@ class Precision(StrEnum):
 
 
 class Vad(StrEnum):
-    """What finds speech."""
+    """Voice activity detectors."""
 
     AUTO = "auto"
     SILERO = "silero"
@@ -57,8 +57,15 @@ def load_pipeline(
 ) -> "SpeechEnhancementAndEmotionPipeline":
     """Loads a checkpoint quietly.
 
+    Args:
+        model: name, folder or Hub id of a checkpoint; None is the default checkpoint.
+        device: torch device; None is the fastest available.
+        precision: "fp32", "bf16" or "int8".
+        revision: branch or commit of a model on the Hub.
+
     Raises:
-        OSError: there is no such checkpoint. ValueError: it, or the device, is not usable.
+        OSError: the checkpoint does not exist.
+        ValueError: the checkpoint or the device is not usable.
     """
     source = resolve_model(model, revision)
     with _no_garbage_collection():
@@ -81,8 +88,8 @@ def load_pipeline(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """For imports, which make many objects, all to stay: garbage is not looked for among them, then and at exit, which
-    takes a good part of a short command's time.
+    """Disables garbage collection during imports, which create many permanent objects; this makes short commands
+    noticeably faster.
     """
     gc.disable()
     try:
@@ -93,37 +100,48 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def resolve_model(model: str | None, revision: str | None) -> str:
-    """Returns a folder that exists, or a Hub id, which alone has revisions."""
+    """Resolves `--model` to an existing folder or a Hub id.
+
+    Args:
+        model: name of an embedded checkpoint, folder or Hub id; None is the default checkpoint.
+        revision: branch or commit of a model on the Hub.
+
+    Raises:
+        FileNotFoundError: the embedded checkpoint is missing.
+        ValueError: a revision was given for a local folder.
+    """
     if model is None and not (DEFAULT_CHECKPOINT / "config.json").exists():
         raise FileNotFoundError("This installation lacks the embedded checkpoint: reinstall it or give --model.")
     source = locate(model or DEFAULT_CHECKPOINT)
     if revision is not None and Path(source).is_dir():
-        raise ValueError(f"--revision {revision} is of a model on the Hub: give its id by --model, or leave it out.")
+        raise ValueError(
+            f"--revision {revision} applies to models on the Hub only: give a Hub id with --model, or leave it out."
+        )
     return source
 
 
 def speech_detector(vad: Vad) -> "tuple[str, DetectorFactory | None]":
-    """The name of what finds speech, and what makes it; None for that of the pipeline.
+    """The name of a voice activity detector, and its factory; None for the detector of the pipeline.
 
     Raises:
-        ImportError: Silero VAD is asked for and is not installed.
+        ImportError: Silero VAD was requested but is not installed.
     """
     has_silero = find_spec("silero_vad") is not None and find_spec("onnxruntime") is not None
     if vad is Vad.LEVEL or (vad is Vad.AUTO and not has_silero):
         return Vad.LEVEL.value, None
     from ..inference.silero import SileroDetector
 
-    SileroDetector()  # says now what is missing
+    SileroDetector()  # raises if a package is missing
     return Vad.SILERO.value, SileroDetector
 
 
 def quieten_notices() -> None:
-    """Leaves out what the package logs below errors, such as the licence of a checkpoint inside it."""
+    """Hides log messages of the package below errors, such as the licence of an embedded checkpoint."""
     logging.getLogger(PACKAGE).setLevel(logging.ERROR)
 
 
 def quieten_hub_client() -> None:
-    """Leaves it to the one error at the end to say why several attempts to connect failed; bars are for terminals."""
+    """Hides messages about repeated connection attempts, and progress bars where there is no terminal."""
     from huggingface_hub.utils import disable_progress_bars, logging
 
     logging.set_verbosity_error()
@@ -132,7 +150,7 @@ def quieten_hub_client() -> None:
 
 
 def quieten_datasets() -> None:
-    """Leaves out hints at options that this command does not have; bars are for terminals."""
+    """Hides hints at options that this command does not have, and progress bars where there is no terminal."""
     from datasets import disable_progress_bars
     from datasets.utils import logging
 
@@ -143,7 +161,11 @@ def quieten_datasets() -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turns an error that the user can fix into one line on stderr and exit code 2."""
+    """Turns an error that the user can fix into one line on stderr and exit code 2.
+
+    Raises:
+        typer.Exit: with code 2, in place of the error.
+    """
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
@@ -152,5 +174,5 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Returns the text with a question mark for bytes of a file name that are no UTF-8, which no terminal takes."""
+    """Replaces bytes of a file name that are not UTF-8 by question marks, so that terminals can show it."""
     return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""`sparse-merit prepare`: corpora and other sources to datasets."""
+"""`sparse-merit prepare`: converts corpora and other sources to datasets."""
 
 from importlib import import_module
 
@@ -13,13 +13,13 @@ COMMANDS = {
     "descriptors": ("data.acoustic_features", "A speech dataset with acoustic descriptors, at several speeds."),
     "synthetic_noise": ("data.synthetic_noise", "Synthetic noises, and babble of speech datasets."),
 }
-"""Further sources: module and help."""
+"""Other sources: module and help."""
 
-prepare = typer.Typer(help="Turn a corpus into a dataset, to train on or to publish.", no_args_is_help=True)
+prepare = typer.Typer(help="Convert a corpus to a dataset for training or publication.", no_args_is_help=True)
 
 
 def _add(name: str, help: str) -> None:
-    """Makes `sparse-merit prepare NAME` hand all its arguments on, `--help` among them."""
+    """Adds `sparse-merit prepare NAME`, which passes on all arguments, including `--help`."""
 
     @prepare.command(
         name,
@@ -32,7 +32,7 @@ def _add(name: str, help: str) -> None:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    """Runs a command; where it stops with a message, that is the error."""
+    """Runs a command; an exit message becomes its error."""
     with errors_in_one_line():
         try:
             from ..hub.datasets import push_dataset

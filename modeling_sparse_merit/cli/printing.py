@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What `enhance` prints: a table of results, notes, failures."""
+"""Output of `enhance`: a table of results, notes and failures."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,15 +23,15 @@ INTERRUPTED = 130  # exit code of a command that Ctrl-C stopped
 
 @dataclass
 class Summary:
-    """What is printed of a run, however long it was.
+    """The part of a run that is printed, of bounded size.
 
     Args:
-        total, skipped: recordings of the run, and those of them that an earlier run had done.
-        done: of the others.
-        shown: the first records of recordings that are done.
-        failed: records of those that failed.
-        warnings: what is unusual in recordings.
-        stopped: why the run ended before all was done; None where it did not.
+        total, skipped: number of recordings, and of those finished by an earlier run.
+        done: number of recordings finished by this run.
+        shown: the first records of finished recordings.
+        failed: records of failed recordings.
+        warnings: sentences about anything unusual in recordings.
+        stopped: why the run ended early; None if it did not.
     """
 
     total: int
@@ -63,7 +63,13 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 def print_results(summary: Summary, output: Path, is_quiet: bool = False) -> None:
-    """Prints the table of what succeeded, then what is unusual, and what failed and why."""
+    """Prints the table of results, failures with their reasons, and warnings.
+
+    Args:
+        summary: the run.
+        output: folder of the results.
+        is_quiet: print warnings and failures only.
+    """
     if not is_quiet:
         _print_done(summary, output)
     for record in summary.failed:
@@ -71,9 +77,8 @@ def print_results(summary: Summary, output: Path, is_quiet: bool = False) -> Non
         typer.secho(printable(f"Failed: {record['file']}: {message}"), fg="red", err=True)
     if summary.stopped is not None:
         done = summary.done + summary.skipped
-        message = (
-            f"Stopped: {summary.stopped}. {done} of {summary.total} recordings are done; the same command goes on."
-        )
+        progress = f"{done} of {summary.total} recordings are done"
+        message = f"Stopped: {summary.stopped}. {progress}; run the command again to resume."
         typer.secho(printable(message), fg="red", err=True)
 
 
@@ -85,16 +90,20 @@ def _print_done(summary: Summary, output: Path) -> None:
         console.print(f"... and {summary.done - len(summary.shown)} more")
     for warning in summary.warnings:
         typer.secho(printable(f"Note: {warning}"), fg="yellow", err=True)
-    skipped = f" ({summary.skipped} by an earlier run; --overwrite does them again)" if summary.skipped else ""
+    skipped = f" ({summary.skipped} by an earlier run; --overwrite processes them again)" if summary.skipped else ""
     done = summary.done + summary.skipped
     typer.echo(f"{done} of {summary.total} recordings done{skipped}: {output / 'results.jsonl'}")
 
 
 def results_table(records: list[dict[str, Any]], width: int) -> Table:
-    """A table with one line for each record, at most `width` columns wide.
+    """A table with one line per record.
 
-    There is a column for each emotion where they fit, else one for the score of the recognised emotion; on a narrow
-    terminal other columns go too. Paths are shortened in the middle.
+    It has a column for each emotion if they fit, else one for the score of the recognised emotion; on a narrow
+    terminal, further columns are left out. Paths are shortened in the middle.
+
+    Args:
+        records: records of finished recordings.
+        width: maximum width in columns of the terminal.
     """
     columns = {
         "Seconds": [f"{record['seconds']:.2f}" for record in records],
@@ -114,8 +123,8 @@ def results_table(records: list[dict[str, Any]], width: int) -> Table:
         ["Emotion"],
     ):
         shown = {name: columns[name] for name in names if name in columns}
-        room = width - 2 - sum(3 + max(map(cell_len, [name, *cells])) for name, cells in shown.items())
-        if room >= MIN_FILE_WIDTH:
+        free = width - 2 - sum(3 + max(map(cell_len, [name, *cells])) for name, cells in shown.items())
+        if free >= MIN_FILE_WIDTH:
             break
     table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("File", no_wrap=True)
@@ -123,7 +132,7 @@ def results_table(records: list[dict[str, Any]], width: int) -> Table:
         table.add_column(name, no_wrap=True, justify="left" if name == "Emotion" else "right")
     for place, record in enumerate(records):
         cells = [Text(values[place], style="bold" if name == "Emotion" else "") for name, values in shown.items()]
-        table.add_row(Text(_shortened(printable(record["file"]), max(8, room))), *cells)
+        table.add_row(Text(_shortened(printable(record["file"]), max(8, free))), *cells)
     return table
 
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""`sparse-merit stream`: live audio in a pipe.
+"""`sparse-merit stream`: processes live audio in a pipe.
 
-torch computes on one thread unless `--threads` says otherwise: windows of 2 s have too little work for more in the
-embedded checkpoint, and threads that wait for each other take several times as long where others need the CPU.
+torch uses one thread unless `--threads` is given: windows of 2 s are too short for more with the embedded checkpoints,
+and on a busy CPU, waiting threads make it several times slower.
 """
 
 import json
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..models.sparse_merit.streaming import StreamingEnhancer, StreamOutput
 
 STDIN, STDOUT = 0, 1
-PIPE_BYTES = 1 << 20  # what a pipe may hold while the model is loaded, 30 s of speech at 16 kHz
+PIPE_BYTES = 1 << 20  # buffer for audio that arrives while the model is loaded, 30 s of speech at 16 kHz
 
 
 class RawFormat(StrEnum):
@@ -50,15 +50,15 @@ class RawFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """How `sparse-merit stream` runs.
+    """Options of `sparse-merit stream`.
 
     Args:
-        stream: arguments of `pipe.stream` besides rate and tasks.
-        vad: what finds speech.
-        threads: of torch on a CPU.
-        has_audio: whether enhanced audio goes to standard output.
-        event_files: descriptors that get the events as lines of JSON.
-        quiet: whether errors alone are printed.
+        stream: arguments of `pipe.stream` other than rate and tasks.
+        vad: voice activity detector.
+        threads: number of CPU threads of torch.
+        has_audio: whether enhanced audio is written to standard output.
+        event_files: file descriptors to which events are written as lines of JSON.
+        quiet: print errors only.
     """
 
     stream: dict[str, Any]
@@ -72,50 +72,51 @@ class Options:
 def stream(
     source: Annotated[str, typer.Argument(help="- for standard input, or the path of a pipe or file.")],
     raw_format: Annotated[
-        RawFormat | None, typer.Option("--format", help="Encoding of raw PCM, s16le by default; a WAV names its own.")
+        RawFormat | None, typer.Option("--format", help="Encoding of raw PCM, s16le by default; a WAV states its own.")
     ] = None,
     rate: Annotated[
-        int | None, typer.Option(help="Sampling rate of raw PCM in Hz, 16000 by default; a WAV names its own.", min=1)
+        int | None, typer.Option(help="Sampling rate of raw PCM in Hz, 16000 by default; a WAV states its own.", min=1)
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Channels of raw PCM, 1 by default; a WAV names its own.", min=1)
+        int | None, typer.Option(help="Channels of raw PCM, 1 by default; a WAV states its own.", min=1)
     ] = None,
     channel: Annotated[str, typer.Option(help="mix (mean of the channels), left, right, or a number from 1.")] = "mix",
     json_lines: Annotated[
-        bool, typer.Option("--json", help="Print segments and changes of emotion as lines of JSON, and no audio.")
+        bool, typer.Option("--json", help="Print segments and changes of emotion as lines of JSON instead of audio.")
     ] = False,
     segments: Annotated[
-        Path | None, typer.Option(help="Write the lines of --json to this file, next to the audio on stdout.")
+        Path | None, typer.Option(help="Write the lines of --json to this file, in addition to the audio on stdout.")
     ] = None,
     model: ModelOption = None,
     min_score: Annotated[
-        float, typer.Option(help="Leave out an emotion with a lower score, as unsure.", min=0, max=1)
+        float, typer.Option(help="Emotions with a smaller score are reported as unsure.", min=0, max=1)
     ] = 0.0,
     vad: Annotated[
         Vad,
-        typer.Option(help="What finds speech: silero (extra vad), level, or auto, silero where it is installed."),
+        typer.Option(help="Voice activity detector: silero (extra vad), level, or auto (silero if installed)."),
     ] = Vad.AUTO,
     chunk_length: Annotated[
-        float | None, typer.Option(help="Window in seconds, 2 by default; it sets the latency with --stride-length.")
+        float | None,
+        typer.Option(help="Window in seconds, 2 by default; with --stride-length, it determines the latency."),
     ] = None,
     stride_length: Annotated[
         str | None,
         typer.Option(
             metavar="LEFT,RIGHT",
-            help="What a window sees of the past and the future, in seconds, 1.6,0.08 by default; or one number.",
+            help="Past and future context of a window in seconds, 1.6,0.08 by default; or one number for both.",
         ),
     ] = None,
     threads: Annotated[
         int, typer.Option(help="CPU threads of the model; large models are faster with more.", min=1)
     ] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     device: DeviceOption = None,
     precision: Annotated[Precision, typer.Option(help="bf16 and int8 are for large models.")] = Precision.FP32,
     revision: RevisionOption = None,
 ) -> None:
-    """Enhance live audio in a pipe and follow its emotion: raw PCM or WAV in, raw PCM or lines of JSON out.
+    """Enhance live audio in a pipe and track its emotion: raw PCM or WAV in, raw PCM or lines of JSON out.
 
-    The audio on stdout is mono at the rate of the input, in s16le, or f32le where the input is f32le. Every block is
+    The audio on stdout is mono at the rate of the input, in s16le (f32le if the input is f32le). Every block is
     written as soon as it is final.
 
     arecord -f S16_LE -r 16000 -c 1 -t raw | sparse-merit stream - > clean.pcm
@@ -144,11 +145,11 @@ def stream(
 
 
 class _Input:
-    """Reads what has arrived, without waiting for more.
+    """Reads available input without waiting for more.
 
     Args:
-        source: `-` or a path.
-        stack: closes the file.
+        source: `-` for standard input, or a path.
+        stack: closes the file at the end.
     """
 
     def __init__(self, source: str, stack: ExitStack):
@@ -164,7 +165,7 @@ class _Input:
         _widen_pipe(self._descriptor)
 
     def __call__(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Reads at most `size` bytes; none at the end."""
         try:
             self._is_reading = True
             return b"" if self.is_interrupted else os.read(self._descriptor, size)
@@ -176,8 +177,10 @@ class _Input:
             self._is_reading = False
 
     def end_at_interrupt(self) -> None:
-        """Lets Ctrl-C end the input, from now on; a second one ends the command."""
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell ignores it, in the background
+        """From now on, Ctrl-C ends the input; a second one ends the command."""
+        if (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):  # otherwise it is ignored, as by shells in the background
             signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, *_: object) -> None:
@@ -188,7 +191,7 @@ class _Input:
 
 
 def _widen_pipe(descriptor: int) -> None:
-    """Makes room for what arrives while the model is loaded, where the system can."""
+    """Enlarges the buffer of a pipe, if the system supports it, for audio that arrives while the model is loaded."""
     with suppress(ImportError, AttributeError, OSError):
         import fcntl
 
@@ -197,7 +200,7 @@ def _widen_pipe(descriptor: int) -> None:
 
 @contextmanager
 def _quiet_ends() -> Iterator[None]:
-    """Ends without a message where the reader of the output has gone, and after Ctrl-C."""
+    """Exits without a message if the reader of the output is closed, and after Ctrl-C."""
     try:
         yield
     except BrokenPipeError:
@@ -207,7 +210,7 @@ def _quiet_ends() -> Iterator[None]:
 
 
 def _stride(text: str | None) -> "Stride | None":
-    """Context in seconds, from "LEFT,RIGHT" or one number."""
+    """Parses the context in seconds from "LEFT,RIGHT" or one number."""
     if text is None:
         return None
     try:
@@ -220,7 +223,7 @@ def _stride(text: str | None) -> "Stride | None":
 
 
 def _run(pipe: "SpeechEnhancementAndEmotionPipeline", reader: "PcmReader", options: Options) -> None:
-    """Takes the stream through the model, to its end."""
+    """Runs the model on the stream until its end."""
     import torch
 
     from ..models.sparse_merit.audio import check_length
@@ -241,17 +244,17 @@ def _run(pipe: "SpeechEnhancementAndEmotionPipeline", reader: "PcmReader", optio
 def _enhancer(
     pipe: "SpeechEnhancementAndEmotionPipeline", sampling_rate: int, options: Options
 ) -> "StreamingEnhancer":
-    """The stream of a pipeline with the tasks that are needed.
+    """Opens a stream of the pipeline with the required tasks.
 
     Raises:
-        ValueError: the model lacks one of them.
+        ValueError: the model lacks a task.
     """
     from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
 
     needed = {ENHANCEMENT: options.has_audio, EMOTION: bool(options.event_files)}
     tasks = tuple(task for task, is_needed in needed.items() if is_needed)
     if missing := [task for task in tasks if task not in pipe.model.config.tasks]:
-        raise ValueError(f"The model has no {missing[0]}; its tasks are {', '.join(pipe.model.config.tasks)}.")
+        raise ValueError(f"The model lacks the task {missing[0]}; its tasks are {', '.join(pipe.model.config.tasks)}.")
     detector = speech_detector(options.vad)[1] if EMOTION in tasks else None
     return pipe.stream(sampling_rate, tasks=tasks, detector=detector, **options.stream)
 
@@ -259,17 +262,17 @@ def _enhancer(
 def _latency(enhancer: "StreamingEnhancer") -> str:
     left, piece, right = enhancer.window_s
     return (
-        f"Latency at most {enhancer.latency_ms:.0f} ms, computing not included; window {left + piece + right:g} s: "
+        f"Latency at most {enhancer.latency_ms:.0f} ms, excluding computation; window {left + piece + right:g} s: "
         f"{left:g} s past, {piece:g} s new, {right:g} s look-ahead"
     )
 
 
 class _Writer:
-    """Writes what is final, at once.
+    """Writes final output immediately.
 
     Args:
-        encoding: of the audio.
-        options: say what goes where, and the lowest score of an emotion.
+        encoding: encoding of the audio.
+        options: determine what is written where, and the smallest score of an emotion.
     """
 
     def __init__(self, encoding: str, options: Options):
@@ -287,7 +290,7 @@ class _Writer:
             _write(descriptor, lines.encode())
 
     def _events(self, output: "StreamOutput") -> Iterable[dict[str, Any]]:
-        """The segments that have ended, and the emotion where its label is another one now."""
+        """Segments that have ended, and changes of the emotion."""
         yield from output.segments
         if not output.emotion:
             return

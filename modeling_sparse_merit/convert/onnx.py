@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A checkpoint to a folder that onnxruntime runs without torch: the graph, what goes in and out, and how to use it."""
+"""Exports a checkpoint to ONNX: a graph for onnxruntime without torch, its description, and a usage example."""
 
 import copy
 import json
@@ -33,40 +33,40 @@ TOLERANCE = 1e-3
 GRAPH_FILE, DESCRIPTION_FILE = "model.onnx", "onnx_config.json"
 PRECISIONS = ("fp32", "int8")
 COSTLY_PRODUCTS = re.compile(r"encoder\.layers\.\d+\.(attention\.\w+_proj|feed_forward\.\w+)'|integration\.experts\.")
-"""Modules whose weights are of int8 on request, as torch's exporter names them."""
+"""Modules whose weights can be stored in int8, by their names in torch's exporter."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TRACED_LENGTHS = (20_000, 15_000)
 CHECKED_LENGTHS = ((MIN_SAMPLES,), (48_037, MIN_SAMPLES, 7_777), (1_000, 16_000))
-"""Samples of each clip of a batch; those that are checked are others than those that are traced."""
+"""Number of samples of each clip of a batch; the checked lengths differ from the traced ones."""
 
 README = """\
 # Sparse MERIT in ONNX
 
 `{{ graph }}` (opset {{ opset }}) runs with onnxruntime, without torch; made by modeling-sparse-merit
-{{ modeling_sparse_merit }}, in {{ precision }}. `onnx_config.json` holds what stands here, for programs.
+{{ modeling_sparse_merit }}, in {{ precision }}. `onnx_config.json` contains the same facts for programs.
 
 | | Type | Shape | |
 |---|---|---|---|
-| in: `input_values` | float32 | (batch, samples) | {{ sampling_rate }} Hz, mono, normalised, then 0 as padding |
+| in: `input_values` | float32 | (batch, samples) | {{ sampling_rate }} Hz, mono, normalised, padded with 0 |
 | in: `attention_mask` | int64 | (batch, samples) | 1 on the recording, 0 in the padding |
 {% for name, output in outputs.items() %}
 {% set shape = output.shape | join(", ") %}
 | out: `{{ name }}` | {{ output.dtype }} | ({{ shape }}) | {{ output.task }}: {{ output.meaning }} |
 {% endfor %}
 
-Batch and samples are free. A recording has {{ min_samples }} samples at least; memory grows with the square of the
-longest one, so cut what is longer than a minute.
+Batch size and number of samples are variable. A recording needs at least {{ min_samples }} samples. Memory grows
+quadratically with the longest one, so cut recordings that are longer than a minute.
 {% if window_seconds %}
-The checkpoint encodes longer recordings in windows of {{ window_seconds }} s, which the graph has not: cut them.
+The checkpoint encodes longer recordings in windows of {{ window_seconds }} s, but the graph does not: cut them.
 {% endif %}
 
 {% if normalization.kind == "corpus" %}
 Preprocessing: input = (x - {{ normalization.mean }}) / {{ normalization.std }}, with samples x from -1 to 1.
 {% else %}
-Preprocessing, each recording on its own, before it is padded: input = (x - mean(x)) / sqrt(variance(x) + 1e-7).
+Preprocessing of each recording, before padding: input = (x - mean(x)) / sqrt(variance(x) + 1e-7).
 {% endif %}
 {% if "enhanced_values" in outputs %}
-The way back: clean speech = enhanced_values times the same divisor, plus the same mean.
+Postprocessing: enhanced speech = enhanced_values times the same divisor, plus the same mean.
 {% endif %}
 
 `pip install numpy onnxruntime soundfile`, then, in this folder, `python example.py RECORDING.wav ...`, which is
@@ -92,7 +92,7 @@ for name in names:
     if rate != {{ sampling_rate }} or clip.shape[1] != 1 or len(clip) < {{ min_samples }}:
         sys.exit(
             f"{name}: {rate} Hz, {clip.shape[1]} channel(s), {len(clip)} samples; expected {{ sampling_rate }} Hz, 1 "
-            "channel, at least {{ min_samples }} samples. To convert a recording, for instance: "
+            "channel, at least {{ min_samples }} samples. To convert a recording, for example: "
             "ffmpeg -i RECORDING -ar {{ sampling_rate }} -ac 1 CONVERTED.wav"
         )
     clips.append(clip[:, 0])
@@ -127,26 +127,25 @@ def export_onnx(
     overwrite: bool = False,
     precision: str = "fp32",
 ) -> dict[str, float]:
-    """
-    Writes `model.onnx` (weights beyond 2 GB beside it), `onnx_config.json` with its inputs, outputs, preprocessing and
-    labels, `README.md` and `example.py`. All of it, or nothing: the graph is first compared with the model on clips
-    of other lengths than those it was traced with.
+    """Writes `model.onnx` (with a separate weight file above 2 GB), `onnx_config.json` with its inputs, outputs,
+    preprocessing and labels, `README.md` and `example.py`. First, the graph is compared with the model on clips with
+    other lengths than the traced ones; if it differs, nothing is written.
 
     Args:
-        model: On the CPU, in float32.
-        feature_extractor: Its normalisation is what the folder states; the graph has none.
-        folder: Where to; made where there is none.
-        overwrite: Whether an earlier export in the folder may be replaced.
-        precision: "fp32", or "int8" for the matrix products of the encoder's layers and of the experts.
+        model: the model, on the CPU and in float32.
+        feature_extractor: provides the normalisation, which is described in the folder and not part of the graph.
+        folder: target folder, created if missing.
+        overwrite: replace an existing export in the folder.
+        precision: "fp32", or "int8" for the matrix products of encoder layers and experts.
 
     Returns:
-        The largest absolute difference of each output from the model's own: {"logits", "enhanced_values"}.
+        The largest absolute difference of each output from that of the model: {"logits", "enhanced_values"}.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        FileExistsError: The folder is not empty, or holds anything else than an export.
-        ValueError: The precision is unknown, the model is not on the CPU in float32, or an output of the graph, before
-            it is brought to int8, differs by more than 1e-3.
+        FileExistsError: the folder is not empty, or contains anything but an export.
+        ValueError: the precision is unknown, the model is not on the CPU in float32, or an output of the graph differs
+            by more than 1e-3 before quantization.
 
     Example:
         >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -176,11 +175,14 @@ def export_onnx(
 
 
 def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) -> list[str]:
-    """
-    Writes the graph of `model`, for any number and length of clips, and has `onnx` check it.
+    """Writes the graph of a model, for any number and length of clips, and checks it with `onnx`.
+
+    Args:
+        model: the model, on the CPU and in float32.
+        path: file of the graph.
 
     Returns:
-        The names of the matrix products that cost most.
+        The names of the matrix products to quantize.
     """
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -201,17 +203,21 @@ def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) ->
     modules = {node.name: node.metadata_props.get("pkg.torch.onnx.name_scopes", "") for node in products}
     for output in program.model.graph.outputs:
         if TASKS[names[output.name]].kind == "waveform":
-            output.shape = program.model.graph.inputs[0].shape  # else it is a formula of `samples`
-    ClearMetadataAndDocStringPass()(program.model)  # it names folders of this machine
+            output.shape = program.model.graph.inputs[0].shape  # otherwise it is an expression of `samples`
+    ClearMetadataAndDocStringPass()(program.model)  # it contains local paths
     program.save(path)
     onnx.checker.check_model(path, full_check=True)
     return [name for name, module in modules.items() if COSTLY_PRODUCTS.search(module)]
 
 
 def quantize_graph(source: Path, target: Path, products: list[str]) -> None:
-    """
-    Writes a graph in which some matrix products are in int8: weights with a scale for each output, and what they
-    multiply with a scale and a zero that are found anew in each run.
+    """Writes a graph with some matrix products in int8: weights have one scale per output, and scale and zero point of
+    their inputs are computed in each run (dynamic quantization).
+
+    Args:
+        source: the graph in fp32.
+        target: file of the quantized graph.
+        products: names of the matrix products to quantize, from `write_graph`.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -222,7 +228,7 @@ def quantize_graph(source: Path, target: Path, products: list[str]) -> None:
         graph,
         target,
         op_types_to_quantize=["MatMul"],
-        nodes_to_quantize=[*products, *(f"{name}_MatMul" for name in products)],  # what it makes of a Gemm
+        nodes_to_quantize=[*products, *(f"{name}_MatMul" for name in products)],  # names of a converted Gemm
         per_channel=True,
         weight_type=QuantType.QInt8,
         reduce_range=True,
@@ -230,7 +236,15 @@ def quantize_graph(source: Path, target: Path, products: list[str]) -> None:
 
 
 def largest_differences(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) -> dict[str, float]:
-    """The largest absolute difference of each output of a graph from the model's own, on noise of several lengths."""
+    """The largest absolute difference of each output of a graph from that of the model, on noise of several lengths.
+
+    Args:
+        model: the model, on the CPU and in float32.
+        path: file of the graph.
+
+    Returns:
+        `{name of the output: difference}`.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -239,11 +253,11 @@ def largest_differences(model: SparseMeritForSpeechEnhancementAndEmotion, path: 
     maxima = dict.fromkeys(names, 0.0)
     for lengths in CHECKED_LENGTHS:
         inputs = noise(lengths)
-        answers = session.run(names, {name: values.numpy() for name, values in inputs.items()})
+        outputs = session.run(names, {name: values.numpy() for name, values in inputs.items()})
         with torch.inference_mode():
             expected = model(**inputs)
-        for (name, task), answer in zip(output_names(model.config).items(), answers, strict=True):
-            difference = np.abs(answer - expected.of(task).numpy()).max()
+        for (name, task), output in zip(output_names(model.config).items(), outputs, strict=True):
+            difference = np.abs(output - expected.of(task).numpy()).max()
             maxima[name] = float(np.maximum(maxima[name], difference))  # NaN stays
     return maxima
 
@@ -256,14 +270,14 @@ def noise(lengths: Sequence[int]) -> dict[str, torch.Tensor]:
 
 
 def output_names(config: SparseMeritConfig) -> dict[str, str]:
-    """The task of each output of a graph, by the output's name."""
+    """The task of each output of a graph, by the name of the output."""
     return {TASKS[task].output or task: task for task in config.tasks}
 
 
 class ExportedModel(nn.Module):
     """
-    A model in operations that ONNX has, with the very weights of `model`: input values and attention mask, (B, S) each
-    -> one output for each task, in the order of `output_names`.
+    A model built from operations of ONNX, which shares the weights of `model`. It returns one output per task, in the
+    order of `output_names`.
     """
 
     def __init__(self, model: SparseMeritForSpeechEnhancementAndEmotion):
@@ -274,12 +288,21 @@ class ExportedModel(nn.Module):
             _replace_parts(head)
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Runs the model.
+
+        Args:
+            input_values: normalised audio (B, S).
+            attention_mask: int (B, S), 1 on recordings and 0 on padding.
+
+        Returns:
+            One tensor per task, in the order of `output_names`.
+        """
         outputs = self.model(input_values, attention_mask)
         return tuple(outputs.of(task) for task in self.model.config.tasks)
 
 
 def _replace_parts(head: nn.Module) -> None:
-    """Puts operations that ONNX has in the place of the transform and the LSTM of a head, where it has them."""
+    """Replaces the spectrogram and the LSTM of a head, if any, by operations of ONNX."""
     if isinstance(getattr(head, "spectrogram", None), Spectrogram):
         head.spectrogram = RealSpectrogram.like(head.spectrogram)
     for name, part in list(head.named_children()):
@@ -288,9 +311,13 @@ def _replace_parts(head: nn.Module) -> None:
 
 
 class RealSpectrogram(Spectrogram):
-    """
-    [`Spectrogram`] by convolutions: windowed frames times the basis of the Fourier transform, and back. ONNX has no
-    inverse, and its transform is, for lengths other than powers of two, slower and less exact in onnxruntime.
+    """[`Spectrogram`] as convolutions with the basis of the Fourier transform. ONNX has no inverse transform, and its
+    STFT is slower and less accurate in onnxruntime for lengths other than powers of two.
+
+    Args:
+        n_fft: size of the transform, in samples.
+        hop_length: samples between frames.
+        win_length: length of the window, in samples.
     """
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int):
@@ -319,7 +346,8 @@ class RealSpectrogram(Spectrogram):
 
 
 class OnnxLSTM(nn.Module):
-    """[`BidirectionalLSTM`] by the LSTM of ONNX, which begins backward at each clip's own end. Only for an export."""
+    """[`BidirectionalLSTM`] as the LSTM of ONNX, whose backward direction starts at the end of each clip. For export
+    only."""
 
     def __init__(self, lstm: BidirectionalLSTM):
         super().__init__()
@@ -327,7 +355,15 @@ class OnnxLSTM(nn.Module):
         self.layers = [[_lstm_weights(pair, kind) for kind in ("weight_ih", "weight_hh", "bias")] for pair in pairs]
 
     def forward(self, hidden: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        """(B, F, H) and the (B,) valid frames -> (B, F, H)."""
+        """Runs the LSTM.
+
+        Args:
+            hidden: (B, F, H).
+            num_frames: number of valid frames (B,).
+
+        Returns:
+            (B, F, H).
+        """
         states = hidden.transpose(0, 1)  # (B, F, H) -> (F, B, H)
         for layer in self.layers:
             size = layer[1].shape[-1]
@@ -344,7 +380,7 @@ class OnnxLSTM(nn.Module):
 
 
 def _lstm_weights(pair: tuple[nn.LSTM, nn.LSTM], kind: str) -> torch.Tensor:
-    """The weights of both directions, (2, 4 * H, in) or of bias (2, 8 * H), with the gates in the order of ONNX."""
+    """Weights (2, 4 * H, in) or biases (2, 8 * H) of both directions, with the gates in the order of ONNX."""
     if kind == "bias":
         return torch.cat([_lstm_weights(pair, "bias_ih"), _lstm_weights(pair, "bias_hh")], dim=-1)
     directions = torch.stack([getattr(lstm, f"{kind}_l0").detach() for lstm in pair])
@@ -355,7 +391,7 @@ def _lstm_weights(pair: tuple[nn.LSTM, nn.LSTM], kind: str) -> torch.Tensor:
 def _with_shared_weights(
     model: SparseMeritForSpeechEnhancementAndEmotion,
 ) -> SparseMeritForSpeechEnhancementAndEmotion:
-    """A copy, in evaluation mode, of all but the weights."""
+    """A copy in evaluation mode that shares the weights."""
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
 
@@ -363,7 +399,7 @@ def _with_shared_weights(
 def _describe(
     folder: Path, config: SparseMeritConfig, feature_extractor: SparseMeritFeatureExtractor, precision: str
 ) -> None:
-    """Writes `onnx_config.json`, the README that says the same, and the example that it shows."""
+    """Writes `onnx_config.json`, the README and the example."""
     description = _description(config, feature_extractor) | {"precision": precision}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     environment = jinja2.Environment(
@@ -407,15 +443,15 @@ def _check_packages() -> None:
 
 def _why_kept(folder: Path) -> str | None:
     is_ours = (folder / DESCRIPTION_FILE).exists()
-    return None if is_ours else f"it has no {DESCRIPTION_FILE}, so it is no export to ONNX"
+    return None if is_ours else f"it has no {DESCRIPTION_FILE}, so it is not an ONNX export"
 
 
 def _check_arguments(model: SparseMeritForSpeechEnhancementAndEmotion, precision: str) -> None:
     if precision not in PRECISIONS:
-        raise ValueError(f"`precision` is {precision!r}; an export to ONNX is in one of {list(PRECISIONS)}.")
+        raise ValueError(f"`precision` is {precision!r}; expected one of {list(PRECISIONS)}.")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(
-            f"The model is of {model.dtype} on {model.device}; an export to ONNX needs torch.float32 on cpu: load it "
+            f"The model is {model.dtype} on {model.device}; an export to ONNX needs torch.float32 on cpu: load it "
             "with dtype=torch.float32."
         )
 
@@ -423,14 +459,14 @@ def _check_arguments(model: SparseMeritForSpeechEnhancementAndEmotion, precision
 def _check_differences(differences: dict[str, float]) -> None:
     if not max(differences.values()) <= TOLERANCE:
         raise ValueError(
-            f"The graph is not the model: its outputs differ by {differences}, expected {TOLERANCE} at most. Nothing "
-            "was written; other versions of torch, onnxscript or onnxruntime may do better."
+            f"The graph does not match the model: its outputs differ by {differences}, expected at most {TOLERANCE}. "
+            "Nothing was written; try other versions of torch, onnxscript or onnxruntime."
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what torch's exporter says about its own parts."""
+    """Hides warnings of torch's exporter about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-The published weights, in the file layout of their release, to a checkpoint of this package: names, configuration,
-input statistics. Nothing of what is read can run code: weights are loaded as weights only, the one pickle by a reader
-that knows two floats, the one Python expression by a parser of its own.
+Converts the published weights, in the file layout of their release, to a checkpoint of this package: names,
+configuration, input statistics. Reading them never executes code: weights are loaded with `weights_only`, the pickle
+by an unpickler that accepts two floats only, and the Python expression by a dedicated parser.
 """
 
 import json
@@ -91,15 +91,15 @@ ENCODER_FIELDS = {
 @dataclass(frozen=True)
 class PublishedCheckpoint:
     """
-    Where the files of a published checkpoint lie.
+    The paths of the files of a published checkpoint.
 
     Attributes:
-        folder: Holds `final_ssl.pt`, `final_pool.pt`, `final_ser.pt`, `final_se.pt` and the integration file, each a
-            {"model": state dict, "optimizer": ...}.
-        wavlm: The WavLM checkpoint that the encoder started from, a {"cfg": sizes, "model": state dict}.
-        statistics: The pickled mean and standard deviation of the training corpus, if they were released.
+        folder: folder of `final_ssl.pt`, `final_pool.pt`, `final_ser.pt`, `final_se.pt` and the integration file, each
+            a {"model": state dict, "optimizer": ...}.
+        wavlm: the WavLM checkpoint that the encoder was initialised from, {"cfg": sizes, "model": state dict}.
+        statistics: the pickled mean and standard deviation of the training corpus, if released.
         variant: None for `final_mmoe.pt`; NAME for `variant_NAME_mmoe.pt`; "multitask" for the naive multi-task
-            enhancement model, whose weighted sum of layers is kept in `final_se.pt`.
+            enhancement model, whose weighted sum of layers is in `final_se.pt`.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ class PublishedCheckpoint:
     variant: str | None = None
 
     def integration_weights(self) -> dict[str, torch.Tensor] | None:
-        """The weights of experts and routers; None for the naive multi-task model, which has none."""
+        """The weights of experts and routers; None for the naive multi-task model."""
         if self.variant == MULTITASK:
             return None
         return read_weights(self.folder / (f"variant_{self.variant}_mmoe.pt" if self.variant else "final_mmoe.pt"))
@@ -126,27 +126,27 @@ def convert(
     num_layers: int | None = None,
 ) -> SparseMeritForSpeechEnhancementAndEmotion:
     """
-    Writes a checkpoint of this package, model and feature extractor, made from published weights.
+    Converts weights to a checkpoint of this package, with model and feature extractor.
 
     Args:
-        source: Hub id or local folder, of a checkpoint in the published layout (all its weights are converted), of a
+        source: Hub id or local folder of a checkpoint in the published layout (all its weights are converted), of a
             WavLM, Whisper, HuBERT or wav2vec 2.0 in the layout of `transformers` (it becomes the encoder; experts,
-            routers and heads are initialised), or of adapters that `train_accelerate.py` wrote (they are merged into
-            the model that they were trained on).
-        target: The folder to write, whole or not at all.
-        labels: The emotions in the order of the classifier's outputs; angry, sad, happy, neutral by default.
-        statistics: Mean and standard deviation of the training corpus' samples; by default those of the release, or,
-            for an encoder, what its own feature extractor does: each recording's own, or no normalisation.
-        variant: Of published weights, see [`PublishedCheckpoint`].
-        router: "sparse" or "dense", which weights do not tell; by default what the variant's name says, else sparse.
-        folder: Of published weights, the folder of `final_ssl.pt` within the source, where there are several.
-        overwrite: Whether a checkpoint that is in `target` may be replaced.
-        num_layers: Of an encoder, how many of its layers are kept; all by default.
+            routers and heads are initialised), or of adapters written by `train_accelerate.py` (they are merged into
+            their model).
+        target: folder to write, atomically.
+        labels: emotions in the order of the classifier's outputs; angry, sad, happy, neutral by default.
+        statistics: mean and standard deviation of the samples of the training corpus; by default those of the release
+            or, for an encoder, the normalisation of its feature extractor: per recording, or none.
+        variant: for published weights, see [`PublishedCheckpoint`].
+        router: "sparse" or "dense", which cannot be derived from the weights; by default according to the name of the
+            variant, else sparse.
+        folder: for published weights, the subfolder of `final_ssl.pt` in the source, if there are several.
+        overwrite: replace an existing checkpoint in `target`.
+        num_layers: for an encoder, the number of layers to keep; all by default.
 
     Raises:
-        OSError: Source or a file of it is not there, or `target` is taken.
-        ValueError: The source holds anything else than what is expected, or an argument says nothing about such a
-            source; the message lists it.
+        OSError: the source or one of its files is missing, or `target` exists.
+        ValueError: the source has unexpected content, or an argument does not apply to it; the message lists it.
     """
     root, target = _fetch(source, folder), Path(target).expanduser().resolve()
     check_replaceable(target, overwrite, partial(_why_kept, root))
@@ -177,11 +177,15 @@ def convert(
 def load_published(
     checkpoint: PublishedCheckpoint, labels: Iterable[str] = PUBLISHED_LABELS, router: str | None = None
 ) -> SparseMeritForSpeechEnhancementAndEmotion:
-    """
-    The model of a published checkpoint, in evaluation mode. Its weights stay in the files until they are used.
+    """The model of a published checkpoint, in evaluation mode. Its weights are memory-mapped.
+
+    Args:
+        checkpoint: the files.
+        labels: emotions in the order of the classifier's outputs.
+        router: "sparse" or "dense"; None derives it from the variant.
 
     Raises:
-        ValueError: Weights are missing, surplus, of another shape or not finite; the message lists them.
+        ValueError: weights are missing, unexpected, of another shape or not finite; the message lists them.
     """
     config = published_config(checkpoint, list(labels), router)
     with torch.device("meta"):
@@ -193,25 +197,39 @@ def load_published(
 
 
 def find_checkpoint(root: Path, folder: str | None = None, variant: str | None = None) -> PublishedCheckpoint:
-    """
-    Finds the parts of a published checkpoint, wherever below `root` they lie.
+    """Finds the files of a published checkpoint anywhere below `root`.
+
+    Args:
+        root: folder of the published files.
+        folder: subfolder of `final_ssl.pt`, if there are several.
+        variant: see [`PublishedCheckpoint`].
 
     Raises:
-        FileNotFoundError: A part is not there. ValueError: It is there more than once.
+        FileNotFoundError: a file is missing.
+        ValueError: a file exists more than once.
     """
     encoder = _only_file(root / folder if folder else root, "final_ssl.pt", "name one with --folder")
     statistics = encoder.with_name(STATISTICS_FILE)
     if not statistics.exists():
-        found = list(root.rglob(STATISTICS_FILE))
-        statistics = found[0] if len(found) == 1 else None
-    wavlm = _only_file(root, "WavLM*.pt", "leave one there")
+        files = list(root.rglob(STATISTICS_FILE))
+        statistics = files[0] if len(files) == 1 else None
+    wavlm = _only_file(root, "WavLM*.pt", "remove the others")
     return PublishedCheckpoint(encoder.parent, wavlm, statistics, variant)
 
 
 def published_config(
     checkpoint: PublishedCheckpoint, labels: list[str], router: str | None = None
 ) -> SparseMeritConfig:
-    """The configuration that the checkpoint's own sizes and the shapes of its weights describe."""
+    """The configuration of a published checkpoint, from its sizes and the shapes of its weights.
+
+    Args:
+        checkpoint: the files.
+        labels: emotions in the order of the classifier's outputs.
+        router: "sparse" or "dense"; None derives it from the variant.
+
+    Raises:
+        ValueError: the number of labels differs from that of the classes.
+    """
     head = read_weights(checkpoint.folder / "final_se.pt")
     fields = _published_encoder_fields(_read(checkpoint.wavlm)["cfg"])
     fields["enhancement_hidden_size"] = len(_named(head, "lstm_enc.0.weight"))
@@ -223,7 +241,7 @@ def published_config(
     classes = len(_named(classifier, "out.0.weight"))
     if classes != len(labels):
         raise ValueError(
-            f"{len(labels)} labels are given ({', '.join(labels)}); the classifier tells {classes} apart."
+            f"{len(labels)} labels are given ({', '.join(labels)}), but the classifier has {classes} classes."
         )
     fields["emotion_hidden_size"] = len(_named(classifier, "fc.0.0.weight"))
     fields |= _integration_fields(integration)
@@ -235,7 +253,7 @@ def published_state_dict(checkpoint: PublishedCheckpoint) -> dict[str, torch.Ten
     """The state dict of [`SparseMeritForSpeechEnhancementAndEmotion`] that a published checkpoint describes."""
     folder = checkpoint.folder
     enhancement = read_weights(folder / "final_se.pt")
-    # Models with experts carry the weighted sum of layers of their first training stage, and do not use it.
+    # Models with experts contain an unused weighted sum of layers from their first training stage.
     sums = {name: tensor for name, tensor in enhancement.items() if re.match(r"weights$|layer_norm\.", name)}
     head = {name: tensor for name, tensor in enhancement.items() if name not in sums}
     state = rename(read_weights(folder / "final_ssl.pt"), ENCODER_NAMES, "model.encoder.")
@@ -253,7 +271,13 @@ def published_state_dict(checkpoint: PublishedCheckpoint) -> dict[str, torch.Ten
 def rename(
     state_dict: dict[str, torch.Tensor], names: tuple[tuple[str, str], ...], prefix: str
 ) -> dict[str, torch.Tensor]:
-    """The same tensors under new names: every (pattern, replacement) of `names` in turn, then `prefix` in front."""
+    """Renames tensors.
+
+    Args:
+        state_dict: tensors by name.
+        names: (pattern, replacement) pairs, applied to each name in turn.
+        prefix: added to each new name.
+    """
     renamed = {}
     for name, tensor in state_dict.items():
         for pattern, replacement in names:
@@ -264,10 +288,11 @@ def rename(
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
-    The weights of a {"model": state dict, ...} file in fp32; what else it holds, such as "optimizer", is left alone.
+    The weights in a {"model": state dict, ...} file in fp32; other entries, such as "optimizer", are ignored.
 
     Raises:
-        OSError: There is no such file. ValueError: It holds anything else.
+        OSError: the file does not exist.
+        ValueError: the file contains anything else.
     """
     contents = _read(path)
     weights = contents.get("model")
@@ -278,11 +303,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def parse_conv_layers(text: str) -> list[tuple[int, int, int]]:
     """
-    Reads the convolutions of a WavLM, (channels, kernel, stride) each, from the expression in which its checkpoint
-    keeps them: lists of triples, repeated by `*` and joined by `+`.
+    Parses the convolutions of a WavLM, (channels, kernel, stride) each, from the expression in its checkpoint: lists
+    of triples, repeated by `*` and joined by `+`.
 
     Raises:
-        ValueError: The text is anything else.
+        ValueError: the text is not such an expression.
 
     Example:
         >>> parse_conv_layers("[(512,10,5)] + [(512,3,2)] * 2")
@@ -294,16 +319,20 @@ def parse_conv_layers(text: str) -> list[tuple[int, int, int]]:
     for part in text.split("+"):
         match = term.fullmatch(part)
         if match is None:
-            raise ValueError(f"`conv_feature_layers` is {text!r}; expected such as '[(512,10,5)] + [(512,3,2)] * 4'.")
+            raise ValueError(
+                f"`conv_feature_layers` is {text!r}; expected an expression such as '[(512,10,5)] + [(512,3,2)] * 4'."
+            )
         numbers = [int(number) for number in re.findall(r"[0-9]+", match[1])]
         layers += list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)) * int(match[2] or 1)
     if not 0 < len(layers) <= MAX_CONV_LAYERS:
-        raise ValueError(f"`conv_feature_layers` is {text!r}: {len(layers)} layers; expected 1 to {MAX_CONV_LAYERS}.")
+        raise ValueError(
+            f"`conv_feature_layers` is {text!r}: it has {len(layers)} layers; expected 1 to {MAX_CONV_LAYERS}."
+        )
     return layers
 
 
 class _FloatType:
-    """Stands for `numpy.dtype` in a pickle: the type of a float of 4 or 8 bytes and no other."""
+    """Replaces `numpy.dtype` in a pickle; accepts floats of 4 or 8 bytes only."""
 
     def __init__(self, name: str, *_: bool):
         if name not in ("f4", "f8"):
@@ -315,12 +344,12 @@ class _FloatType:
 
 
 def _float(kind: _FloatType, data: bytes) -> float:
-    """Stands for numpy's function that makes a scalar out of a pickle."""
+    """Replaces numpy's function that creates a scalar from a pickle."""
     return struct.unpack(kind.format, data)[0]
 
 
 class _TwoFloatsUnpickler(pickle.Unpickler):
-    """Knows the two names by which numpy pickles a scalar, and gives them the stand-ins above."""
+    """Resolves the two names of a pickled numpy scalar to the replacements above, and rejects all others."""
 
     NAMES = {
         ("numpy", "dtype"): _FloatType,
@@ -336,10 +365,10 @@ class _TwoFloatsUnpickler(pickle.Unpickler):
 
 def read_statistics(path: Path) -> tuple[float, float]:
     """
-    Reads a pickled (mean, standard deviation): two floats of Python or numpy. No code that the file names is run.
+    Reads a pickled (mean, standard deviation): two floats of Python or numpy. No code in the file is executed.
 
     Raises:
-        ValueError: The file holds anything else.
+        ValueError: the file contains anything else.
     """
     try:
         if path.stat().st_size > MAX_STATISTICS_BYTES:
@@ -352,7 +381,7 @@ def read_statistics(path: Path) -> tuple[float, float]:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
-            f"{path} holds more or less than a pickled mean and standard deviation: {error}. "
+            f"{path} is not a pickled mean and standard deviation: {error}. "
             "Give both numbers, or recordings to measure them from."
         ) from error
     return mean, std
@@ -363,26 +392,26 @@ def measure_statistics(recordings: Iterable[Path]) -> tuple[float, float]:
     Mean and standard deviation of all samples, at 16 kHz, of all recordings.
 
     Raises:
-        ValueError: There is no recording, or a recording is not usable.
+        ValueError: there are no recordings, or a recording is not usable.
     """
     count, total, squares = 0, 0.0, 0.0
     for recording in recordings:
         waveform = load_audio(recording).astype("float64")
         count, total, squares = count + len(waveform), total + waveform.sum(), squares + (waveform**2).sum()
     if not count:
-        raise ValueError("There is no recording to measure; expected WAV, FLAC, OGG or MP3 files.")
+        raise ValueError("There are no recordings to measure; expected WAV, FLAC, OGG or MP3 files.")
     mean = total / count
     return float(mean), math.sqrt(squares / count - mean**2)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Opens a file of tensors without running anything in it; tensors are mapped, and read when they are used."""
+    """Opens a file of memory-mapped tensors without executing code in it."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; the published layout has it.")
+        raise FileNotFoundError(f"{path} is missing; it is part of the published layout.")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of weights, or a damaged one: {error}") from error
+        raise ValueError(f"{path} is not a file of weights, or is damaged: {error}") from error
     if not isinstance(contents, dict):
         raise ValueError(f"{path} holds a {type(contents).__name__}; expected a dictionary with 'model'.")
     return contents
@@ -390,7 +419,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _named(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in weights:
-        raise ValueError(f"The weight {name} is missing; there are {sorted(weights)}.")
+        raise ValueError(f"The weight {name} is missing; the file has {sorted(weights)}.")
     return weights[name]
 
 
@@ -408,7 +437,7 @@ def _published_encoder_fields(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def _integration_fields(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Which integration has these weights, and its sizes."""
+    """The integration with these weights, and its sizes."""
     fields: dict[str, Any] = {"num_experts": len({name.split(".")[1] for name in weights if name[:8] == "experts."})}
     if "experts.0.weights" in weights:
         return fields | {"integration": "expert_weighted_sums"}
@@ -425,7 +454,7 @@ def _check_weights(expected: dict[str, torch.Tensor], given: dict[str, torch.Ten
             problems.append(f"{name} of shape {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}")
     problems += [f"not finite: {name}" for name in damaged_weights(given.items())]
     if problems:
-        raise ValueError(f"The weights do not make the model, {len(problems)} are wrong: {'; '.join(problems)}")
+        raise ValueError(f"{len(problems)} weights do not match the model: {'; '.join(problems)}")
 
 
 def _released_statistics(checkpoint: PublishedCheckpoint) -> tuple[float, float]:
@@ -452,19 +481,19 @@ def _label_fields(labels: list[str]) -> dict[str, Any]:
 
 
 def _refuse(kind: str, **arguments: Any) -> None:
-    """An argument that would have no effect is a mistake."""
+    """Rejects arguments that would have no effect."""
     options = {"statistics": "--mean, --std, --measure"}
     if given := [options.get(name, f"--{name}") for name, value in arguments.items() if value is not None]:
-        raise ValueError(f"The source is {kind}, about which {', '.join(given)} can say nothing: leave it out.")
+        raise ValueError(f"{', '.join(given)} does not apply to this source, which is {kind}: leave it out.")
 
 
 def _fetch(source: str | Path, folder: str | None) -> Path:
-    """The folder of the source; of a Hub repository only what is needed comes down."""
+    """The folder of the source; only the needed files of a Hub repository are downloaded."""
     local = Path(source).expanduser()
     if local.is_dir():
         return local
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith(("./", "../")):
-        raise FileNotFoundError(f"{str(source)!r} is no folder: give one, or a Hub id such as name/model.")
+        raise FileNotFoundError(f"{str(source)!r} is not a folder: give a folder, or a Hub id such as name/model.")
     below = f"{folder.strip('/')}/" if folder else ""
     parts = [f"{below}{start}{name}" for start in ("", "*/") for name in ("final_*.pt", "variant_*.pt")]
     statistics = [STATISTICS_FILE, f"*/{STATISTICS_FILE}"]
@@ -473,14 +502,14 @@ def _fetch(source: str | Path, folder: str | None) -> Path:
 
 
 def _model_type(root: Path) -> str | None:
-    """What a configuration of `transformers` says; None where there is none."""
+    """The model type in a configuration of `transformers`; None without one."""
     config = root / "config.json"
     return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.exists() else None
 
 
 def _encoder_statistics(root: Path, model_type: str) -> tuple[float, float] | None:
-    """Mean and deviation that make the input of an encoder what its own feature extractor makes it; None for each
-    recording's own."""
+    """Mean and standard deviation equivalent to the feature extractor of an encoder; None for normalisation per
+    recording."""
     preprocessor = root / "preprocessor_config.json"
     given = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.exists() else {}
     is_normalized = model_type != "whisper" and given.get("do_normalize", True)
@@ -488,13 +517,15 @@ def _encoder_statistics(root: Path, model_type: str) -> tuple[float, float] | No
 
 
 def _only_file(root: Path, pattern: str, remedy: str) -> Path:
-    found = sorted(root.rglob(pattern))
-    if not found:
-        raise FileNotFoundError(f"There is no {pattern} in {root} or below; the published layout has it.")
-    if len(found) > 1:
-        places = ", ".join(str(path.relative_to(root)) for path in found)
-        raise ValueError(f"There are {len(found)} files {pattern} in {root}: {places}. One is needed: {remedy}.")
-    return found[0]
+    files = sorted(root.rglob(pattern))
+    if not files:
+        raise FileNotFoundError(f"There is no {pattern} in or below {root}; it is part of the published layout.")
+    if len(files) > 1:
+        places = ", ".join(str(path.relative_to(root)) for path in files)
+        raise ValueError(
+            f"There are {len(files)} files {pattern} in {root}: {places}. Expected exactly one: {remedy}."
+        )
+    return files[0]
 
 
 def _write(
@@ -508,6 +539,6 @@ def _write(
 
 
 def _why_kept(root: Path, folder: Path) -> str | None:
-    """Why a folder is not replaced by a checkpoint that is made of the files in `root`."""
+    """Why a folder must not be replaced; None if it may be."""
     is_ours = (folder / "config.json").exists() and not root.resolve().is_relative_to(folder.resolve())
-    return None if is_ours else "it is no checkpoint of this package, or holds the source"
+    return None if is_ours else "it is not a checkpoint of this package, or contains the source"

@@ -1,10 +1,10 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A speech dataset with the acoustic descriptors of each clip, at several speeds: what an encoder is pre-trained on.
+"""Speech datasets with acoustic descriptors of each clip at several speeds, for pre-training an encoder.
 
 The descriptors, 100 frames a second, are of the kinds of the Geneva minimalistic set (eGeMAPS; Eyben et al., IEEE
 Transactions on Affective Computing, 2016): loudness and shape of the spectrum in every frame; pitch, harmonicity and
-formants, as Praat finds them, in voiced frames. Clips of the train split are there at every speed, those of the dev
-split as they are, and those of all other splits not at all.
+formants, computed by Praat, in voiced frames. Clips of the train split are included at every speed, those of the dev
+split at their original speed only; other splits are left out.
 """
 
 import io
@@ -53,7 +53,7 @@ def build(
     speeds: Sequence[float] = SPEEDS,
     processes: int = 1,
 ) -> Dataset:
-    """The described dataset of a speech dataset: its columns, and `speed` and `descriptors`.
+    """Adds the columns `speed` and `descriptors` to a speech dataset.
 
     `descriptors` are (frames, 22) float16, frame k centred at (k + 1) * 10 ms of the clip at its speed, as `describe`
     makes them.
@@ -77,7 +77,7 @@ def build(
         if split in ("train", "dev")
     ]
     if not jobs:
-        raise DatasetError(f"{speech} has no row of the splits train and dev, which are all that is described")
+        raise DatasetError(f"{speech} has no row of the splits train and dev; descriptors are computed for these only")
     path, features = Path(scratch) / "described.arrow", described_features(source.features)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, features.arrow_schema) as writer:
         rows = _rows(source, jobs, processes)
@@ -87,7 +87,7 @@ def build(
 
 
 def described_features(features: Features) -> Features:
-    """Columns of a described dataset: those of its speech dataset, `speed` and `descriptors`."""
+    """The schema of a speech dataset with the columns `speed` and `descriptors` added."""
     frames = List(List(Value("float16")))
     return Features({**features, "speed": Value("float32"), "descriptors": frames})
 
@@ -96,7 +96,8 @@ def describe(waveform: np.ndarray) -> np.ndarray:
     """The descriptors `NAMES` of a recording (samples,) at 16 kHz: (frames, 22) float16, all finite.
 
     Levels, ratios and the harmonicity are in dB, slopes in dB a kHz, the pitch in semitones above 27.5 Hz, formants in
-    kHz, their levels those of the nearest harmonic against the first. What only a voice has is 0 where there is none.
+    kHz, their levels those of the nearest harmonic against the first. Pitch, harmonicity and formants are 0 in
+    unvoiced frames.
 
     Raises:
         DatasetError: Praat's library is not installed.
@@ -149,13 +150,13 @@ def _voice(waveform: np.ndarray, times: np.ndarray, levels: np.ndarray) -> Itera
     """The descriptors `VOICED`, each (K,); 0 without a voice."""
     sound = _praat().Sound(waveform.astype(np.float64), SAMPLING_RATE)
     try:
-        found = sound.to_pitch_ac(time_step=HOP / SAMPLING_RATE, pitch_floor=PITCH_FLOOR, pitch_ceiling=PITCH_CEILING)
+        track = sound.to_pitch_ac(time_step=HOP / SAMPLING_RATE, pitch_floor=PITCH_FLOOR, pitch_ceiling=PITCH_CEILING)
         formants = sound.to_formant_burg(time_step=HOP / SAMPLING_RATE, maximum_formant=5500.0)
     except _praat().PraatError:  # too short for a period of the lowest pitch
         yield from np.zeros((len(VOICED), len(times)))
         return
-    nearest = np.abs(found.xs()[None] - times[:, None]).argmin(1)  # (K,)
-    pitch, strength = (found.selected_array[name][nearest] for name in ("frequency", "strength"))
+    nearest = np.abs(track.xs()[None] - times[:, None]).argmin(1)  # (K,)
+    pitch, strength = (track.selected_array[name][nearest] for name in ("frequency", "strength"))
     voiced = pitch > 0
     first, second = _level_at(levels, pitch), _level_at(levels, 2 * pitch)
     of_formants = []
@@ -205,7 +206,7 @@ def _rows(source: Dataset, jobs: Sequence[tuple[int, float]], processes: int) ->
 
 
 def _clip(job: tuple[dict[str, Any], float]) -> dict[str, Any]:
-    """What depends on the speed in a row."""
+    """The columns of a row that depend on the speed."""
     recording, speed = job
     waveform = resample(load_audio(recording), round(SAMPLING_RATE * speed), SAMPLING_RATE)
     name = Path(recording.get("path") or "clip").stem
@@ -236,7 +237,7 @@ def _checked_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
 
 
 def _origin(speech: DatasetInfo, speeds: Sequence[float]) -> DatasetInfo:
-    """What the speech dataset remembers, and what was added."""
+    """The metadata of the speech dataset, with a note about the added columns."""
     added = f"Train clips at the speeds {', '.join(map(str, speeds))}, with acoustic descriptors of all clips."
     return DatasetInfo(
         description=f"{speech.description} {added}".strip(), license=speech.license, citation=speech.citation
@@ -246,9 +247,16 @@ def _origin(speech: DatasetInfo, speeds: Sequence[float]) -> DatasetInfo:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
+    """Builds and writes a dataset with acoustic descriptors, as the command line says.
+
+    Args:
+        arguments: command line to parse; that of the process by default.
+        prog: name of the command in the help; the script's file name by default.
+        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
+    """
     parser = prepare.command_line("A speech dataset with acoustic descriptors, at several speeds.", prog, SOURCE)
     parser.add_argument("--speeds", type=float, nargs="+", default=list(SPEEDS), help="speed factors of train clips")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many work at once")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes")
     with tempfile.TemporaryDirectory() as scratch:
         prepare.run(
             parser,

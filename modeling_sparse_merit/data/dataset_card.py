@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The card of a dataset, its README: everything in it is counted from the rows or remembered from the corpus."""
+"""The dataset card (README): its content is computed from the rows or taken from the metadata of the corpus."""
 
 import re
 from collections import Counter, defaultdict
@@ -23,9 +23,9 @@ HUB_LICENCES = {
 
 MEANINGS = {
     "audio": "the recording: `bytes` of an audio file, and its name as `path`",
-    "clean": "what the recording is without the noise, as long and in the same level",
-    "emotion": "the emotion, or none where the clip is unlabelled",
-    "speaker": "who speaks; no name twice, whatever the corpus",
+    "clean": "the clean speech in the recording, with the same length and level",
+    "emotion": "the emotion; none for an unlabelled clip",
+    "speaker": "the speaker; names are unique across corpora",
     "split": "the split of the row",
     "gender": "of the speaker",
     "language": "ISO 639 code",
@@ -40,16 +40,16 @@ MEANINGS = {
     "speed": "speed factor of the clip: 1.1 is faster, and higher in pitch",
     "descriptors": "acoustic descriptors of the clip, 100 frames a second",
     "freesound_id": "its number at freesound.org",
-    "rt60_s": "reverberation time of the room in seconds",
+    "rt60_s": "reverberation time in seconds",
     "corpus": "name of the speech dataset that the clip is from",
-    "condition": "what the clip is heard in",
-    "transmission": "telephone or codec that the clip went through, or none",
+    "condition": "test condition: clean, or noise dataset and SNR",
+    "transmission": "simulated telephone channel or codec, or none",
     "snr_db": "signal-to-noise ratio over the clip in dB",
-    "mixture": "JSON of all that was drawn for this mixture",
+    "mixture": "JSON of all parameters drawn for this mixture",
     "row": "number of the clip, the same in every condition",
     "pool": "name of the noise dataset, or none in the clean condition",
     "noise_file": "the noise's name in its dataset",
-    "noise_offset": "sample at 16 kHz at which the noise starts; at its end it starts over",
+    "noise_offset": "sample at 16 kHz at which the noise starts; the noise loops at its end",
     "speech_gain": "factor of the speech in the mixture",
     "noise_gain": "factor of the noise in the mixture",
     "sha256": "of the samples of `audio`, decoded to little-endian float32",
@@ -77,7 +77,7 @@ mixture = recipe.apply(recording, recipe.draw(index=0, epoch=0))  # mixture.nois
 
 
 def split_rows(dataset: Dataset) -> dict[str, list[int]]:
-    """The rows of each split, in the order in which the splits are met; rows without one are `unsplit`."""
+    """The rows of each split, in order of first appearance; rows without a split are `unsplit`."""
     rows: dict[str, list[int]] = defaultdict(list)
     for index, split in enumerate(values(dataset, "split")):
         rows[split or "unsplit"].append(index)
@@ -85,13 +85,18 @@ def split_rows(dataset: Dataset) -> dict[str, list[int]]:
 
 
 def values(dataset: Dataset, column: str) -> list[Any]:
-    """A column as a list."""
+    """The values of a column.
+
+    Args:
+        dataset: the dataset, in any format.
+        column: name of the column.
+    """
     return dataset.data.column(column).to_pylist() if dataset._indices is None else list(dataset[column])
 
 
 def licence_names(licence: str) -> list[str] | None:
-    """The Hub's names of a dataset's licences, or None where one of them is unknown or does not let everybody pass the
-    data on. `"CC BY 4.0 + CC0 1.0"` are two."""
+    """The Hub's identifiers of a dataset's licences, such as two for `"CC BY 4.0 + CC0 1.0"`. None if a licence is
+    unknown or does not let everybody redistribute the data."""
     parts = [re.sub(r"[\s_-]+", "-", part.strip().lower()) for part in re.split(r"\+|\n\n", licence)]
     return parts if set(parts) <= HUB_LICENCES else None
 
@@ -102,10 +107,10 @@ def render_dataset_card(
     """The card of a dataset.
 
     Args:
-        dataset: with description, licence and citation in its `info`.
-        source: how `load_dataset` finds it: a repository of the Hub, or a folder.
-        configs: which files belong to which split; the Hub's client adds them by itself when it pushes.
-        licence: what to state, where the dataset itself remembers none.
+        dataset: the dataset, with description, licence and citation in its `info`.
+        source: the argument of `load_dataset` in the example: a repository of the Hub, or a folder.
+        configs: which files belong to which split; the Hub's client adds them when it pushes.
+        licence: the licence to state; by default that in `info`.
     """
     licence = dataset.info.license or licence or ""
     rows, speech = split_rows(dataset), "emotion" in dataset.features
@@ -137,16 +142,26 @@ def render_dataset_card(
 
 
 def class_counts(dataset: Dataset, rows: Iterable[int]) -> Counter[str]:
-    """How many of some rows are of each emotion or, for noises, of each category."""
+    """The number of clips of each emotion or, in a noise dataset, of each category.
+
+    Args:
+        dataset: a speech or noise dataset.
+        rows: indices of the rows to count.
+    """
     column = "emotion" if "emotion" in dataset.features else "category"
-    feature, found = dataset.features.get(column), _column(dataset, column)
+    feature, entries = dataset.features.get(column), _column(dataset, column)
     names = feature.names if isinstance(feature, ClassLabel) else None
-    classes = (found[row] if names is None or found[row] is None else names[found[row]] for row in rows)
+    classes = (entries[row] if names is None or entries[row] is None else names[entries[row]] for row in rows)
     return Counter(name or "without a class" for name in classes)
 
 
 def hours(dataset: Dataset, rows: Iterable[int]) -> float:
-    """How long some rows are together."""
+    """The total duration of some rows, in hours.
+
+    Args:
+        dataset: a dataset with the column `duration`.
+        rows: indices of the rows.
+    """
     durations = _column(dataset, "duration")
     return sum(durations[row] or 0 for row in rows) / 3600
 
@@ -156,10 +171,10 @@ def _splits_section(dataset: Dataset, rows: dict[str, list[int]]) -> str:
     speakers = _column(dataset, "speaker")
     lines = ["| split | clips | hours | speakers | classes |", "|---|---:|---:|---:|---|"]
     for split, indices in rows.items():
-        heard = {speakers[row] for row in indices} - {None}
+        known = {speakers[row] for row in indices} - {None}
         classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset, indices).most_common())
         length = f"{hours(dataset, indices):.2f}"
-        lines.append(f"| {split} | {len(indices)} | {length} | {len(heard) or ''} | {classes} |")
+        lines.append(f"| {split} | {len(indices)} | {length} | {len(known) or ''} | {classes} |")
     return "\n".join(lines)
 
 
@@ -174,7 +189,7 @@ def _columns_section(features: Features) -> str:
 
 
 def _column(dataset: Dataset, name: str) -> list[Any]:
-    """A column, or None for each row where there is no such column."""
+    """The values of a column; None for each row where the column is missing."""
     return values(dataset, name) if name in dataset.column_names else [None] * len(dataset)
 
 
@@ -184,27 +199,31 @@ def _size_category(rows: int) -> str:
 
 
 def licence_to_state(licence: str, confirmed: str | None = None) -> str:
-    """The licence that the published table states.
+    """The licence that the published dataset states.
 
-    A table whose licence lets nobody, or not everybody, pass it on is published only where that very licence was
-    repeated; one without a licence, where one was named.
+    A dataset whose licence does not let everybody redistribute it is published only if the caller repeats that
+    licence; one that states no licence, only if the caller names one.
+
+    Args:
+        licence: the licence in the dataset's `info`; empty if it states none.
+        confirmed: the licence that the caller repeats or names.
 
     Raises:
-        DatasetError: it was not; the message says how.
+        DatasetError: the licence was neither free nor confirmed; the message says how to confirm it.
     """
     if licence_names(licence) or (confirmed and _same(confirmed, licence or confirmed)):
         return licence or confirmed or ""
     if not licence:
         raise DatasetError(
-            "this table states no licence and is not pushed; if you may pass its recordings on, say under which one: "
-            "--i-may-redistribute 'LICENCE'"
+            "this dataset states no licence, so it is not pushed; if you may redistribute its recordings, name their "
+            "licence: --i-may-redistribute 'LICENCE'"
         )
     raise DatasetError(
-        "this table is not pushed, since its licence does not let everybody pass it on; if you may, repeat the "
+        "this dataset is not pushed, since its licence does not let everybody redistribute it; if you may, repeat the "
         f"licence: --i-may-redistribute '{licence}'"
     )
 
 
 def _same(first: str, second: str) -> bool:
-    """Whether two texts differ in blanks and capitals alone."""
+    """Whether two texts are equal up to whitespace and case."""
     return first.split() != [] and first.casefold().split() == second.casefold().split()

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Dataset tables: the one schema of all corpora, and the way back from disk or from the Hub to `datasets`.
+"""The common schema of all corpora, and reading datasets from disk or from the Hub.
 
-A table is written by `prepare` and read here. Its audio column is never decoded by `datasets` (that needs torchcodec):
-each entry is `{"bytes", "path"}`, which `load_audio` turns into samples.
+Datasets are written by `prepare` and read here. `datasets` never decodes the audio column, since that needs
+torchcodec: each entry is `{"bytes", "path"}`, which `load_audio` turns into samples.
 """
 
 import re
@@ -36,13 +36,16 @@ AUDIO = Audio(sampling_rate=SAMPLING_RATE, decode=False)
 
 
 class DatasetError(ValueError):
-    """A corpus or a dataset is not what it has to be; the message says what was found and how to fix it."""
+    """A corpus or a dataset is invalid; the message says what is wrong and how to fix it."""
 
 
 def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:
-    """Columns of a speech dataset. `duration` is in seconds, ratings are in the corpus's own scale, any value but
-    `audio` and `duration` may be None; an emotion of None is an unlabelled clip and never a class. `sentence` is the
-    corpus's own identifier of the sentence that was spoken."""
+    """The schema of a speech dataset.
+
+    `duration` is in seconds, and ratings are on the scale of the corpus. All values but `audio` and `duration` may be
+    None. An emotion of None marks an unlabelled clip; it is never a class. `sentence` identifies the spoken sentence
+    within the corpus.
+    """
     text = ("speaker", "split", "gender", "language", "text", "sentence", "source_file")
     numbers = ("duration", "arousal", "valence", "dominance")
     return Features(
@@ -53,8 +56,10 @@ def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:
 
 
 def noise_features() -> Features:
-    """Columns of a dataset of noises or room impulse responses. `duration` and `rt60_s` (the reverberation time of a
-    room) are in seconds; any value but `audio` and `duration` may be None."""
+    """The schema of a dataset of noises or room impulse responses.
+
+    `duration` and `rt60_s` (reverberation time) are in seconds. All values but `audio` and `duration` may be None.
+    """
     text = ("category", "split", "source_file", "freesound_id")
     return Features(
         {"audio": AUDIO}
@@ -64,16 +69,16 @@ def noise_features() -> Features:
 
 
 def read_dataset(path: str | Path, split: str | None = None) -> Dataset:
-    """Reads a dataset: a folder of Parquet shards, one Parquet file, a folder written by `Dataset.save_to_disk`, or,
-    where nothing has that path, a dataset on the Hub, which is downloaded.
+    """Reads a dataset: a folder of Parquet shards, one Parquet file, or a folder written by `Dataset.save_to_disk`.
+    A path that does not exist locally names a dataset on the Hub, which is downloaded.
 
     Args:
         path: the dataset; `owner/name` on the Hub.
         split: keep only the rows whose `split` column says so, such as `"train"`; None keeps them all.
 
     Returns:
-        The table, with its audio left undecoded and its licence, citation and description in `Dataset.info`, unless it
-        comes from the Hub, where its card states them.
+        The dataset with undecoded audio. `Dataset.info` holds licence, citation and description, except for datasets
+        from the Hub, whose card states them.
 
     Raises:
         DatasetError: there is no dataset at `path`, or it has no row of this split.
@@ -84,28 +89,28 @@ def read_dataset(path: str | Path, split: str | None = None) -> Dataset:
 def read_datasets(paths: Iterable[str | Path], split: str | None = None, download_all: bool = True) -> Dataset:
     """Reads several datasets into one.
 
-    A column that a dataset lacks is None in its rows, and emotion classes are matched by name: the shared vocabulary
-    keeps its numbers, further names follow in the order in which they are met.
+    Missing columns are filled with None, and emotion classes are matched by name: the shared vocabulary
+    keeps its numbers, and further names follow in order of first appearance.
 
     Args:
         paths: the datasets, each as for `read_dataset`.
         split: keep only the rows of this split; a dataset without any such row adds none.
-        download_all: whether all splits of a dataset on the Hub are downloaded, which are then found offline too, or
+        download_all: download all splits of a dataset on the Hub, so that they are available offline; False downloads
             only `split`.
 
     Raises:
-        DatasetError: a path holds no dataset, tables disagree about the type of a column, or no row is left.
+        DatasetError: a path holds no dataset, datasets disagree about the type of a column, or no row is left.
     """
-    tables = [_read(Path(path), None if download_all else split) for path in paths]
-    if not tables:
-        raise DatasetError("no table was given; name at least one folder written by a dataset script")
-    features = _common_features(tables)
-    table = concatenate_datasets([_conform(table, features) for table in tables])
-    return table if split is None else _select_split(table, split)
+    datasets = [_read(Path(path), None if download_all else split) for path in paths]
+    if not datasets:
+        raise DatasetError("no dataset was given; name at least one folder written by a dataset script")
+    features = _common_features(datasets)
+    dataset = concatenate_datasets([_conform(dataset, features) for dataset in datasets])
+    return dataset if split is None else _select_split(dataset, split)
 
 
 def stream_datasets(paths: Iterable[str | Path], split: str, columns: Sequence[str]) -> list[IterableDataset]:
-    """Opens tables on the Hub for being read row by row, without downloading them.
+    """Streams datasets from the Hub row by row, without downloading them.
 
     Args:
         paths: names of datasets on the Hub, `owner/name`.
@@ -113,7 +118,7 @@ def stream_datasets(paths: Iterable[str | Path], split: str, columns: Sequence[s
         columns: the columns to read; nothing else is fetched.
 
     Returns:
-        a stream for each dataset that has the split, its audio undecoded.
+        One stream with undecoded audio for each dataset that has the split.
 
     Raises:
         DatasetError: a path is no dataset on the Hub that can be streamed, a column is missing, or no dataset has the
@@ -121,11 +126,11 @@ def stream_datasets(paths: Iterable[str | Path], split: str, columns: Sequence[s
     """
     names = [Path(path) for path in paths]
     streams = [_stream(name, split, list(columns)) for name in names]
-    found = [stream for stream in streams if stream is not None]
-    if not found:
-        given = ", ".join(name.as_posix() for name in names) or "no table"
-        raise DatasetError(f"no split {split!r} to stream; the datasets to look in were: {given}")
-    return found
+    available = [stream for stream in streams if stream is not None]
+    if not available:
+        given = ", ".join(name.as_posix() for name in names) or "none"
+        raise DatasetError(f"no dataset has a split {split!r} to stream; the given datasets: {given}")
+    return available
 
 
 def _stream(path: Path, split: str, columns: list[str]) -> IterableDataset | None:
@@ -133,7 +138,7 @@ def _stream(path: Path, split: str, columns: list[str]) -> IterableDataset | Non
     name = path.as_posix()
     if not _is_on_hub(path):
         raise DatasetError(
-            f"{name} cannot be streamed, only datasets on the Hub (owner/name) can; push it, or leave out `streaming`"
+            f"{name} cannot be streamed: only datasets on the Hub (owner/name) can. Push it, or leave out `streaming`"
         )
     files = _split_files(name, split)
     if not files:
@@ -142,7 +147,7 @@ def _stream(path: Path, split: str, columns: list[str]) -> IterableDataset | Non
         stream = load_dataset("parquet", data_files=files, split=split, streaming=True, columns=columns)
     missing = [column for column in columns if column not in stream.features]
     if missing:
-        raise DatasetError(f"{name} has no column {', '.join(map(repr, missing))}, which a speech dataset needs")
+        raise DatasetError(f"{name} has no column {', '.join(map(repr, missing))}, which every speech dataset needs")
     return stream.cast_column("audio", AUDIO) if "audio" in columns else stream
 
 
@@ -152,116 +157,116 @@ def _is_on_hub(path: Path) -> bool:
 
 
 def _download(name: str, split: str | None) -> Dataset:
-    """A dataset on the Hub, or only one split of it. Where it has no column `split`, the names of its splits make
-    one."""
+    """A dataset on the Hub, or only one split of it. A missing column `split` is filled with the names of its
+    splits."""
     files = None if split is None else _split_files(name, split)
     if files == {}:
         return Dataset(Features({"audio": AUDIO, "split": Value("string")}).arrow_schema.empty_table())
     with _hub_errors(name):
         splits = load_dataset(name) if files is None else load_dataset("parquet", data_files=files)
-    for key, table in splits.items():
-        if "split" not in table.column_names:
-            splits[key] = table.add_column("split", [key] * len(table))
+    for key, dataset in splits.items():
+        if "split" not in dataset.column_names:
+            splits[key] = dataset.add_column("split", [key] * len(dataset))
     return concatenate_datasets(list(splits.values()))
 
 
 def _split_files(name: str, split: str) -> dict[str, list[str]]:
-    """The Parquet files of one split of a dataset on the Hub, at the commit that is now the newest."""
+    """The Parquet files of one split of a dataset on the Hub, at its latest commit."""
     with _hub_errors(name):
         files = load_dataset_builder(name).config.data_files or {}
     if not all(file.endswith(".parquet") for file in files.get(split, [])):
-        raise DatasetError(f"{name} is not stored in Parquet; push it with `sparse-merit push`, which does so")
+        raise DatasetError(f"{name} is not stored in Parquet; push it with `sparse-merit push`, which writes Parquet")
     return {split: files[split]} if split in files else {}
 
 
 @contextmanager
 def _hub_errors(name: str) -> Iterator[None]:
-    """Says which dataset it was that could not be had."""
+    """Turns errors of the Hub into a `DatasetError` that names the dataset."""
     try:
         yield
     except (OSError, ValueError, DatasetsError) as error:
         raise DatasetError(
-            f"{name} is no dataset on this machine (`python -m dataset_scripts.folder CORPUS_FOLDER {name}` writes "
-            f"one), and it cannot be read from the Hub: {error}"
+            f"{name} is neither a local dataset nor readable from the Hub: {error}. Write it with, for example, "
+            f"`python -m dataset_scripts.folder CORPUS_FOLDER {name}`"
         ) from error
 
 
 def _read(path: Path, split: str | None = None) -> Dataset:
-    """One table with undecoded audio; of a dataset on the Hub only `split`, where that is given."""
-    table = _download(path.as_posix(), split) if _is_on_hub(path) else _read_local(path)
-    if "audio" not in table.features:
-        raise DatasetError(f"{path} has no column 'audio'; its columns are {', '.join(table.column_names)}")
-    return table if table.features["audio"] == AUDIO else table.cast_column("audio", AUDIO)
+    """One dataset with undecoded audio; of a dataset on the Hub only `split`, if given."""
+    dataset = _download(path.as_posix(), split) if _is_on_hub(path) else _read_local(path)
+    if "audio" not in dataset.features:
+        raise DatasetError(f"{path} has no column 'audio'; its columns are {', '.join(dataset.column_names)}")
+    return dataset if dataset.features["audio"] == AUDIO else dataset.cast_column("audio", AUDIO)
 
 
 def _read_local(path: Path) -> Dataset:
-    """A table of this machine; the Parquet route takes licence and citation from `dataset_info.json`."""
+    """A local dataset; for Parquet files, licence and citation come from `dataset_info.json`."""
     shards = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet"))
     if (path / "state.json").is_file():
-        table = load_from_disk(str(path))
+        dataset = load_from_disk(str(path))
     elif shards and all(shard.is_file() for shard in shards):
-        table = Dataset.from_parquet([str(shard) for shard in shards])
-        _recall_origin(table, shards[0].parent)
+        dataset = Dataset.from_parquet([str(shard) for shard in shards])
+        _recall_origin(dataset, shards[0].parent)
     else:
         raise DatasetError(
             f"{path} holds no dataset: expected Parquet files or a folder written by Dataset.save_to_disk. "
-            "Write one with, for example, `python -m dataset_scripts.folder CORPUS_FOLDER TABLE_FOLDER`"
+            "Write one with, for example, `python -m dataset_scripts.folder CORPUS_FOLDER DATASET_FOLDER`"
         )
-    return table
+    return dataset
 
 
-def _recall_origin(table: Dataset, folder: Path) -> None:
-    """Puts back what Parquet does not keep."""
+def _recall_origin(dataset: Dataset, folder: Path) -> None:
+    """Sets licence, citation and description, which Parquet does not store."""
     if (folder / "dataset_info.json").is_file():
         info = DatasetInfo.from_directory(str(folder))
-        table.info.license, table.info.citation = info.license, info.citation
-        table.info.description = info.description
+        dataset.info.license, dataset.info.citation = info.license, info.citation
+        dataset.info.description = info.description
 
 
-def _common_features(tables: Sequence[Dataset]) -> Features:
+def _common_features(datasets: Sequence[Dataset]) -> Features:
     """The union of all columns; an emotion column holds the union of all class names."""
     features: dict = {}
-    for table in tables:
-        for name, feature in table.features.items():
+    for dataset in datasets:
+        for name, feature in dataset.features.items():
             known = features.setdefault(name, feature)
             if isinstance(known, ClassLabel) and isinstance(feature, ClassLabel):
                 features[name] = ClassLabel(names=_merge_names(known.names, feature.names))
             elif known != feature:
                 raise DatasetError(
-                    f"column {name!r} is {known} in one dataset and {feature} in another; write them alike"
+                    f"column {name!r} is {known} in one dataset and {feature} in another; write both with one type"
                 )
     return Features(features)
 
 
 def _merge_names(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """Both vocabularies without repetition, the shared one first where it takes part."""
+    """Union of both vocabularies, starting with the shared one if it is included."""
     names = list(dict.fromkeys([*first, *second]))
     if set(EMOTIONS) <= set(names):
         names = list(dict.fromkeys([*EMOTIONS, *names]))
     return names
 
 
-def _conform(table: Dataset, features: Features) -> Dataset:
+def _conform(dataset: Dataset, features: Features) -> Dataset:
     """Adds the missing columns as None, renumbers classes by name, and puts the columns in order."""
     for name, feature in features.items():
-        if name not in table.column_names:
-            nulls = pa.nulls(len(table), Features({name: feature}).arrow_schema.field(name).type)
-            table = table.add_column(name, nulls, feature=feature)
-        elif table.features[name] != feature:
-            numbers = pa.array([feature.str2int(label) for label in table.features[name].names], pa.int64())
-            renumbered = pc.take(numbers, table.data.column(name))
-            table = table.remove_columns(name).add_column(name, renumbered, feature=feature)
-    return table.select_columns(list(features))
+        if name not in dataset.column_names:
+            nulls = pa.nulls(len(dataset), Features({name: feature}).arrow_schema.field(name).type)
+            dataset = dataset.add_column(name, nulls, feature=feature)
+        elif dataset.features[name] != feature:
+            numbers = pa.array([feature.str2int(label) for label in dataset.features[name].names], pa.int64())
+            renumbered = pc.take(numbers, dataset.data.column(name))
+            dataset = dataset.remove_columns(name).add_column(name, renumbered, feature=feature)
+    return dataset.select_columns(list(features))
 
 
-def _select_split(table: Dataset, split: str) -> Dataset:
-    if "split" not in table.column_names:
+def _select_split(dataset: Dataset, split: str) -> Dataset:
+    if "split" not in dataset.column_names:
         raise DatasetError(
-            f"no column 'split' to take {split!r} from; the columns are {', '.join(table.column_names)}"
+            f"there is no column 'split' to select {split!r}; the columns are {', '.join(dataset.column_names)}"
         )
-    splits = table.data.column("split").to_pylist()
+    splits = dataset.data.column("split").to_pylist()
     chosen = [index for index, name in enumerate(splits) if name == split]
     if not chosen:
-        found = ", ".join(sorted({str(name) for name in splits})) or "none: the dataset is empty"
-        raise DatasetError(f"no row belongs to split {split!r}; the splits are {found}")
-    return table.select(chosen)
+        available = ", ".join(sorted({str(name) for name in splits})) or "none: the dataset is empty"
+        raise DatasetError(f"no row belongs to split {split!r}; the splits are {available}")
+    return dataset.select(chosen)

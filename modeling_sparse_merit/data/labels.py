@@ -1,32 +1,43 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Emotions of a dataset as class numbers, and the weights of classes."""
+"""Class numbers of a dataset's emotions, and class weights."""
 
 from collections import Counter
 
-from datasets import ClassLabel, IterableDataset
-from datasets import Dataset as Table
+from datasets import ClassLabel, Dataset, IterableDataset
 
 from ..models.sparse_merit.tasks import UNLABELLED
 from .datasets import DatasetError
 
 
-def class_indices(table: Table | IterableDataset, labels: list[str]) -> list[int]:
-    """The class of every row: its emotion's place in `labels`, or -100 where it has none or one that is no class."""
-    classes = class_numbers(table, labels)
-    return [classes.get(emotion, UNLABELLED) for emotion in table["emotion"]]
+def class_indices(dataset: Dataset | IterableDataset, labels: list[str]) -> list[int]:
+    """The class number of each row: the index of its emotion in `labels`, or -100 for unlabelled clips and other
+    emotions.
+
+    Args:
+        dataset: a speech dataset with the column `emotion`.
+        labels: the emotion classes.
+
+    Raises:
+        DatasetError: the emotion is not a `ClassLabel`.
+    """
+    classes = class_numbers(dataset, labels)
+    return [classes.get(emotion, UNLABELLED) for emotion in dataset["emotion"]]
 
 
 def class_numbers(
-    table: Table | IterableDataset, labels: list[str], column: str = "emotion"
+    dataset: Dataset | IterableDataset, labels: list[str], column: str = "emotion"
 ) -> dict[int, int] | dict[str, int]:
-    """
-    The place in `labels` of each value of a column that stands for one of them.
+    """Maps the values of a column to indices in `labels`; other values are left out.
+
+    Args:
+        dataset: a dataset with the column.
+        labels: the classes.
+        column: name of the column.
 
     Raises:
-        DatasetError: The column holds neither class numbers that say what they stand for nor, but for the emotion,
-            text.
+        DatasetError: the column is not a `ClassLabel`; columns other than the emotion may also hold text.
     """
-    feature = table.features[column]
+    feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
         return {feature.names.index(label): index for index, label in enumerate(labels) if label in feature.names}
     if column == "emotion" or feature.dtype not in ("string", "large_string"):

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Noisy training and test examples: clean speech, a noise, perhaps an RIR, at a signal-to-noise ratio, transmitted.
+"""Noisy training and test examples: clean speech mixed with noise at a given SNR, optionally with an RIR and a
+simulated transmission.
 
-What is random is drawn (`MixingRecipe.draw`) apart from being applied (`MixingRecipe.apply`). Everything drawn comes
-from (seed, epoch, index) alone, so an example is the same for any number of workers, and can be logged, frozen and
-repeated.
+Random parameters are drawn (`MixingRecipe.draw`) separately from being applied (`MixingRecipe.apply`). They depend on
+(seed, epoch, index) only, so an example is the same for any number of workers, and can be logged, frozen and repeated.
 """
 
 import math
@@ -32,15 +32,15 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class MixingParameters:
-    """Everything drawn for one example. `dataclasses.asdict` gives plain JSON; `MixingParameters(**that)` brings it
-    back.
+    """Everything drawn for one example. `dataclasses.asdict` gives plain JSON, and `MixingParameters(**values)` reads
+    it.
 
     Attributes:
         noise_index: row of the noise dataset; None is no noise.
         noise_offset: where the noise starts, as a fraction in [0, 1) of the places where it may start.
         snr_db: signal-to-noise ratio over the whole clip, dB.
         level_db: RMS level of the speech in the mixture, dBFS; None keeps the recording's level.
-        rir_index: row of the RIR table; None is no RIR.
+        rir_index: row of the RIR dataset; None is no RIR.
         speed: speed of the speech (1.1 is 10 % faster, and higher in pitch).
         augment_seed: seed of the transform given as `augment`.
         noise_speed: speed of the noise, like that of the speech.
@@ -80,26 +80,26 @@ class MixingRecipe:
     """Mixes clean speech with the noises (and RIRs) of datasets.
 
     Args:
-        noise: `datasets` table with a column `audio` ({"bytes", "path"}); decoded when a row is needed.
-        rirs: the same, of impulse responses.
+        noise: dataset with a column `audio` ({"bytes", "path"}); rows are decoded when needed.
+        rirs: dataset of room impulse responses, in the same form.
         snr_db: signal-to-noise ratio in dB: a range to draw from uniformly, or one value.
         level_db: RMS level of the speech in dBFS: a range, one value, or None to keep each recording's level.
         speed: range of speed factors of the speech, or None.
         rir_probability: share of the examples that are convolved with an RIR.
         seed: 0 or more; another seed is another set of examples.
         augment: transform of the clean speech, `augment(samples, sample_rate=16000)`: any of `audiomentations`, one or
-            a `Compose`. The global generators it draws from are seeded for its call and put back, which is safe in
+            a `Compose`. The global generators it uses are seeded for its call and reset afterwards, which is safe in
             worker processes but not among threads.
         cache_seconds: how much decoded noise (and RIRs) is kept in memory, in each process; 64 kB a second.
-        noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) makes more noises of few.
+        noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) diversifies a small noise dataset.
         transmissions: names in `transmission.TRANSMISSIONS`, from which one is drawn.
         transmission_probability: share of the examples that are transmitted.
         clipping_probability: share of the examples that are clipped, up to 15 dB below their peak.
         clean_probability: share of the examples without noise.
 
     Raises:
-        ValueError: a dataset is empty or has no `audio` column; a range is not finite or runs backwards; a probability
-            is not in [0, 1], or asks for RIRs or transmissions that are not given; a transmission is not known.
+        ValueError: a dataset is empty or has no `audio` column; a range is not finite or reversed; a probability
+            is not in [0, 1], or needs RIRs or transmissions that are not given; a transmission is unknown.
     """
 
     def __init__(
@@ -136,9 +136,14 @@ class MixingRecipe:
         self.rirs = None if rirs is None else _DecodedRows(rirs, "rirs", cache_seconds)
 
     def draw(self, index: int, epoch: int = 0) -> MixingParameters:
-        """Draws the parameters of example `index` in `epoch`; touches no global random state."""
+        """Draws the parameters of one example; uses no global random state.
+
+        Args:
+            index: number of the example.
+            epoch: number of the epoch; every epoch draws other parameters.
+        """
         generator = np.random.default_rng([self.seed, epoch, index])
-        # One number for each parameter, always and in this order: switching RIRs on leaves the noises as they were.
+        # Always one number per parameter in this order, so that switching RIRs on does not change the drawn noises.
         noise, offset, snr, level, with_rir, rir, speed = generator.random(7).tolist()
         rirs = self.rirs if with_rir < self.rir_probability else None
         augment_seed, noise_speed = int(generator.integers(2**32)), generator.random()
@@ -158,21 +163,21 @@ class MixingRecipe:
         )
 
     def apply(self, speech: np.ndarray, parameters: MixingParameters, name: str = "the speech") -> Mixture:
-        """Mixes one recording as `parameters` say; the same arguments give the same samples.
+        """Mixes one recording with the given parameters; the same arguments give the same samples.
 
-        Speed, `augment`, RIR, level, noise, clipping and transmission, in this order. The SNR is that of the speech at
-        the microphone (RIR and all) to the noise, by energy over the whole clip, before clipping and transmission.
-        Where the mixture or the target would exceed full scale (+-1), all are scaled down together, which keeps the
+        Applies speed, `augment`, RIR, level, noise, clipping and transmission, in this order. The SNR relates speech
+        at the microphone (with RIR) to the noise, by energy over the whole clip, before clipping and transmission. If
+        the mixture or the target would exceed full scale (+-1), all signals are scaled down together, which keeps the
         SNR.
 
         With an RIR the target is the direct sound: the speech convolved with the impulse response up to 50 ms after
         its peak. Mixture and target are shifted by the time of that peak, so both stay aligned, with each other and
-        with the dry speech. Clipping leaves the target as it is; a transmission limits its band.
+        with the dry speech. Clipping does not change the target; a transmission limits its band.
 
         Args:
             speech: float array (samples,) at 16 kHz, full scale +-1.
-            parameters: from `draw`, or made by hand.
-            name: what errors call the speech, such as its file.
+            parameters: from `draw`, or constructed directly.
+            name: name of the speech in error messages, such as its file.
 
         Raises:
             ValueError: speech, noise or RIR are silent, empty, not finite or not mono; the message names which.
@@ -192,7 +197,7 @@ class MixingRecipe:
         """The speech after speed change and `augment`, (samples,)."""
         if parameters.speed != 1.0:
             resampled = resample(speech, round(SAMPLING_RATE * parameters.speed), SAMPLING_RATE)
-            speech = resampled if rms(resampled) >= SILENT_RMS else speech  # what leaves the band stays as it was
+            speech = resampled if rms(resampled) >= SILENT_RMS else speech  # all energy left the band: keep the speed
         if self.augment is None:
             return speech
         with _seeded(parameters.augment_seed):
@@ -220,30 +225,30 @@ class MixingRecipe:
         noise = _at_speed(self.noise[parameters.noise_index], len(speech), parameters)
         if noise is None:
             raise ValueError(
-                f"{self.noise.name(parameters.noise_index)} has no {len(speech) / SAMPLING_RATE:.2f} s that are not "
-                "silent. Leave it out."
+                f"{self.noise.name(parameters.noise_index)} is silent in every segment of "
+                f"{len(speech) / SAMPLING_RATE:.2f} s. Leave it out."
             )
         level = rms(speech) / 10 ** (parameters.snr_db / 20)
         return noise * np.float32(level / rms(noise))
 
 
 class _DecodedRows:
-    """The audio of a dataset, decoded when asked for; the last `seconds` of it stay decoded."""
+    """The audio of a dataset, decoded on demand; the last `seconds` used stay in memory."""
 
-    def __init__(self, table: "Dataset", role: str, seconds: float):
-        if "audio" not in table.column_names or len(table) == 0:
+    def __init__(self, dataset: "Dataset", role: str, seconds: float):
+        if "audio" not in dataset.column_names or len(dataset) == 0:
             raise ValueError(
-                f"`{role}` must be a dataset with rows and a column `audio`; it has {len(table)} rows of "
-                f"{table.column_names}."
+                f"`{role}` must be a dataset with rows and a column `audio`; it has {len(dataset)} rows of "
+                f"{dataset.column_names}."
             )
-        self.table = table.select_columns("audio")
+        self.dataset = dataset.select_columns("audio")
         self.role = role
         self.budget = round(seconds * SAMPLING_RATE)
         self.decoded: OrderedDict[int, np.ndarray] = OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Row `index`: float32 (samples,) at 16 kHz, checked not to be silent."""
@@ -253,8 +258,8 @@ class _DecodedRows:
         return self.decoded[index]
 
     def name(self, index: int) -> str:
-        """What errors call row `index`."""
-        audio = self.table[index]["audio"]
+        """Name of row `index` in error messages."""
+        audio = self.dataset[index]["audio"]
         path = audio.get("path") if isinstance(audio, dict) else None
         return f"row {index} of `{self.role}`" + (f" ({path})" if path else "")
 
@@ -262,13 +267,13 @@ class _DecodedRows:
         if not 0 <= index < len(self):
             raise ValueError(f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}: is it the same dataset?")
         try:
-            waveform = load_audio(self.table[index]["audio"], target_sampling_rate=SAMPLING_RATE)
+            waveform = load_audio(self.dataset[index]["audio"], target_sampling_rate=SAMPLING_RATE)
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.name(index)} cannot be read: {error}") from error
         return _checked(waveform, self.name(index))
 
     def _keep(self, index: int, waveform: np.ndarray) -> None:
-        """Adds a row; drops those unused for longest until the budget is met, but never the new one."""
+        """Adds a row, and drops the least recently used others until the budget is met."""
         self.decoded[index] = waveform
         self.size += len(waveform)
         while self.size > self.budget and len(self.decoded) > 1:
@@ -294,7 +299,7 @@ def _checked_probability(value: float, name: str, is_possible: bool = True, need
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be in [0, 1]; got {value}.")
     if value and not is_possible:
-        raise ValueError(f"`{name}` must be 0 where no `{needs}` are given; got {value}.")
+        raise ValueError(f"`{name}` must be 0 unless `{needs}` are given; got {value}.")
     return value
 
 
@@ -308,7 +313,7 @@ def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
     if waveform.ndim != 1 or waveform.dtype.kind != "f" or waveform.size == 0:
         raise ValueError(
             f"{name} must be a float array (samples,) that is not empty; got {waveform.dtype} {waveform.shape}. "
-            "`load_audio` makes one of any recording."
+            "Use `load_audio` to read recordings."
         )
     waveform = waveform.astype(np.float32, copy=False)
     level = rms(waveform)
@@ -320,7 +325,7 @@ def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
 
 
 def _at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -> np.ndarray | None:
-    """`audible_segment` of a noise at its drawn speed; no more of it is resampled than is used."""
+    """`audible_segment` of a noise at its drawn speed; only the used part is resampled."""
     rate = round(SAMPLING_RATE * parameters.noise_speed)
     if rate == SAMPLING_RATE:
         return audible_segment(waveform, length, parameters.noise_offset)
@@ -329,7 +334,7 @@ def _at_speed(waveform: np.ndarray, length: int, parameters: MixingParameters) -
     if segment is None:
         return None
     resampled = resample(segment, rate, SAMPLING_RATE)[:length]
-    # A high whistle that is sped up leaves the band, all but the clicks at its ends: it stays as it was.
+    # A high whistle leaves the band when sped up, except for clicks at its ends; such noise keeps its speed.
     if rms(resampled) < 0.1 * rms(segment):
         return audible_segment(waveform, length, parameters.noise_offset)
     return resampled
@@ -343,12 +348,12 @@ def rms(waveform: np.ndarray) -> float:
 def audible_segment(waveform: np.ndarray, length: int, offset: float) -> np.ndarray | None:
     """`length` samples of a recording: cropped where it is long enough, else looped end to start.
 
-    A recording may fall silent for longer than a clip. Where the drawn segment is silent, the following ones are tried
-    in turn, round the end, and the first that is not silent is taken; None where there is none.
+    A recording may be silent for longer than a clip. If the drawn segment is silent, the following ones are tried
+    in turn, wrapping around the end, and the first that is not silent is returned; None if all are silent.
 
     Args:
         waveform: float32 (samples,).
-        length: samples wanted.
+        length: number of samples to return.
         offset: where to start, as a fraction in [0, 1) of the places where a segment may start.
     """
     if len(waveform) >= length:
@@ -397,7 +402,7 @@ def _within_full_scale(noisy: np.ndarray, clean: np.ndarray, noise: np.ndarray) 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators that `audiomentations` draws from, and puts them back afterwards."""
+    """Seeds the global generators that `audiomentations` uses, and resets them afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What all dataset scripts share: checking the rows of a corpus, making the dataset, writing it, and the command line.
+"""Common parts of all dataset scripts: checking the rows of a corpus, building and writing the dataset, command line.
 
-A script's own part is a generator of rows. A row is a dictionary with the recording's path under `file` (relative to
-the corpus folder) and any columns of the schema; a file that the generator cannot make sense of is a `Problem`.
+A script adds a generator of rows. A row is a dictionary with the recording's path under `file` (relative to
+the corpus folder) and any columns of the schema; for a file that it cannot parse, the generator yields a `Problem`.
 """
 
 import argparse
@@ -39,14 +39,14 @@ Publish = Callable[..., CommitInfo]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a corpus that cannot become a row: its `kind` is counted, `example` says where it is."""
+    """Part of a corpus that cannot become a row: its `kind` is counted, `example` says where it is."""
 
     kind: str
     example: str
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """All recordings below a folder, sorted, hidden files apart (macOS leaves `._name.wav` beside each recording)."""
+    """All recordings below a folder, sorted, without hidden files such as the `._name.wav` that macOS creates."""
     return sorted(path for path in folder.rglob("*") if is_recording(path))
 
 
@@ -54,11 +54,11 @@ def corpus_folder(folder: str | Path) -> Path:
     """The folder as a resolved path.
 
     Raises:
-        DatasetError: there is no such folder.
+        DatasetError: the folder does not exist.
     """
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
-        raise DatasetError(f"{folder} is not a folder; give the folder that the corpus was unpacked into")
+        raise DatasetError(f"{folder} is not a folder; expected the folder that the corpus was unpacked into")
     return path
 
 
@@ -74,15 +74,15 @@ def build_dataset(
     unique_names: bool = False,
     skip_bad: bool = False,
 ) -> Dataset:
-    """Checks every row and makes the dataset. All problems are collected before any is reported.
+    """Checks every row and builds the dataset. All problems are collected and reported together.
 
     Args:
-        rows: what a script's generator found, `file` relative to `folder`.
+        rows: the output of a script's generator, with `file` relative to `folder`.
         folder: no recording may lie outside of it.
-        features: the schema, `tables.speech_features()` or `tables.noise_features()`.
+        features: the schema, `datasets.speech_features()` or `datasets.noise_features()`.
         info: description, licence and citation of the corpus.
-        notes: what the generator counted on its way (`"songs left out"`); added to the description.
-        unique_names: a file name identifies a recording in this corpus, wherever it lies.
+        notes: what the generator counted (`"songs were left out"`); added to the description.
+        unique_names: a file name identifies a recording of this corpus in any subfolder.
         skip_bad: leave bad rows out with a warning.
 
     Raises:
@@ -91,17 +91,17 @@ def build_dataset(
     checker = _RowChecker(folder.resolve(), features, unique_names)
     good = [row for row in map(checker.check, rows) if row is not None]
     if checker.problems and not skip_bad:
-        raise DatasetError(f"{checker.report()}\nMend the corpus, or leave these out with --skip-bad (skip_bad=True)")
+        raise DatasetError(f"{checker.report()}\nFix the corpus, or leave these out with --skip-bad (skip_bad=True)")
     if checker.problems:
         warnings.warn(f"Left out: {checker.report()}", stacklevel=2)
     if not good:
-        raise DatasetError(f"no recording was found in {folder}; is this the folder of this corpus?")
-    table = pa.Table.from_pylist(good, schema=features.arrow_schema)
-    return Dataset(table, info=_describe(info, features, notes or Counter()))
+        raise DatasetError(f"{folder} contains no recording of this corpus; is it the right folder?")
+    arrow = pa.Table.from_pylist(good, schema=features.arrow_schema)
+    return Dataset(arrow, info=_describe(info, features, notes or Counter()))
 
 
 def _describe(info: DatasetInfo, features: Features, notes: Counter[str]) -> DatasetInfo:
-    """The corpus's own description, and what became of its rows."""
+    """The description of the corpus, with notes about rows left out or changed."""
     info = info.copy()
     info.features = features
     info.description += "".join(f" {count} {note}." for note, count in notes.items())
@@ -109,7 +109,7 @@ def _describe(info: DatasetInfo, features: Features, notes: Counter[str]) -> Dat
 
 
 class _RowChecker:
-    """Turns one row after another into the schema, and remembers what is wrong with the others."""
+    """Converts rows to the schema, and collects the problems of invalid ones."""
 
     def __init__(self, folder: Path, features: Features, unique_names: bool) -> None:
         self.folder, self.features, self.unique_names = folder, features, unique_names
@@ -118,47 +118,47 @@ class _RowChecker:
 
     def check(self, row: dict[str, Any] | Problem) -> dict[str, Any] | None:
         """The row in the schema, or None where it is bad."""
-        found: list[Problem] = []
+        problems: list[Problem] = []
         values = None
         if isinstance(row, Problem):
-            found.append(row)
+            problems.append(row)
         else:
-            values = self._convert(row, found)
-        for problem in found:
+            values = self._convert(row, problems)
+        for problem in problems:
             self.problems[problem.kind].append(problem.example)
-        return None if found else values
+        return None if problems else values
 
-    def _convert(self, row: dict[str, Any], found: list[Problem]) -> dict[str, Any]:
-        path, duration = self._locate(str(row["file"]), found)
+    def _convert(self, row: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
+        path, duration = self._locate(str(row["file"]), problems)
         values = {name: _clean(name, value) for name, value in row.items()}
         values["source_file"] = values.get("source_file") or str(row["file"])
         values |= {"audio": {"bytes": None, "path": str(path)}, "duration": duration}
         for name, feature in self.features.items():
             if isinstance(feature, ClassLabel):
-                values[name] = _class_number(feature, values.get(name), row["file"], found)
+                values[name] = _class_number(feature, values.get(name), row["file"], problems)
             elif name != "duration" and getattr(feature, "dtype", None) == "float32":
-                values[name] = _number(name, values.get(name), row["file"], found)
+                values[name] = _number(name, values.get(name), row["file"], problems)
         if not re.fullmatch(r"\w+", values.get("split") or "none"):
-            found.append(Problem("split names that are not one word", f"{row['file']}: {values['split']!r}"))
+            problems.append(Problem("split names that are not one word", f"{row['file']}: {values['split']!r}"))
         return {name: values.get(name) for name in self.features}
 
-    def _locate(self, file: str, found: list[Problem]) -> tuple[Path, float | None]:
+    def _locate(self, file: str, problems: list[Problem]) -> tuple[Path, float | None]:
         """The resolved path and the duration in seconds."""
         path = (self.folder / file).resolve()
         key = path.name if self.unique_names else path
         if Path(file).is_absolute() or not path.is_relative_to(self.folder):
-            found.append(Problem("files outside the corpus folder", file))
+            problems.append(Problem("files outside the corpus folder", file))
         elif not path.is_file():
-            found.append(Problem("missing files", file))
+            problems.append(Problem("missing files", file))
         elif key in self.seen:
-            found.append(Problem("duplicate files", file))
+            problems.append(Problem("duplicate files", file))
         else:
             self.seen.add(key)
-            return path, _duration(path, file, found)
+            return path, _duration(path, file, problems)
         return path, None
 
     def report(self) -> str:
-        """All kinds of problem with their counts and first examples, a line each."""
+        """All kinds of problems with their counts and first examples, one per line."""
         lines = []
         for kind, examples in self.problems.items():
             more = ", ..." if len(examples) > EXAMPLES_SHOWN else ""
@@ -167,22 +167,22 @@ class _RowChecker:
         return f"{total} problems in {self.folder}\n" + "\n".join(lines)
 
 
-def _duration(path: Path, file: str, found: list[Problem]) -> float | None:
+def _duration(path: Path, file: str, problems: list[Problem]) -> float | None:
     try:
         seconds = audio_seconds(path)
         if math.isinf(seconds):
             waveform, rate = read_audio(path)
             seconds = len(waveform) / rate
     except (OSError, ValueError) as error:
-        found.append(Problem("unreadable recordings", f"{file} ({error})".replace(f"{path}", "it")))
+        problems.append(Problem("unreadable recordings", f"{file} ({error})".replace(f"{path}", "it")))
         return None
     if seconds == 0:
-        found.append(Problem("empty recordings", file))
+        problems.append(Problem("empty recordings", file))
     return seconds
 
 
 def _clean(name: str, value: Any) -> Any:
-    """Stripped text; nothing, and an unknown speaker or gender, is None: `Unknown` is not one person."""
+    """Stripped text; None for empty text and for an unknown speaker or gender, since `Unknown` is not one person."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -193,15 +193,15 @@ def _clean(name: str, value: Any) -> Any:
     return SPLIT_NAMES.get(text.lower(), text) if name == "split" else text
 
 
-def _class_number(feature: ClassLabel, label: str | None, file: str, found: list[Problem]) -> int | None:
+def _class_number(feature: ClassLabel, label: str | None, file: str, problems: list[Problem]) -> int | None:
     if label is None or label in feature.names:
         return None if label is None else feature.names.index(label)
     kind = f"unknown labels (the vocabulary is {', '.join(feature.names)})"
-    found.append(Problem(kind, f"{file}: {label!r}"))
+    problems.append(Problem(kind, f"{file}: {label!r}"))
     return None
 
 
-def _number(name: str, value: Any, file: str, found: list[Problem]) -> float | None:
+def _number(name: str, value: Any, file: str, problems: list[Problem]) -> float | None:
     if value is None:
         return None
     try:
@@ -209,7 +209,7 @@ def _number(name: str, value: Any, file: str, found: list[Problem]) -> float | N
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        found.append(Problem("values that are not numbers", f"{file}: {name} {value!r}"))
+        problems.append(Problem("values that are not numbers", f"{file}: {name} {value!r}"))
     return number
 
 
@@ -218,7 +218,7 @@ def _number(name: str, value: Any, file: str, found: list[Problem]) -> float | N
 
 @dataclass(frozen=True)
 class SpeakerSplits:
-    """Which speakers are held out; everybody else trains.
+    """The held-out speakers; all others are in the train split.
 
     Raises:
         DatasetError: a speaker is in both splits.
@@ -233,26 +233,45 @@ class SpeakerSplits:
             raise DatasetError(f"speakers {', '.join(shared)} are in both dev and test; name each of them once")
 
     def split_of(self, speaker: str) -> str:
+        """The split of a speaker: `"train"`, `"dev"` or `"test"`."""
         return "dev" if speaker in self.dev else "test" if speaker in self.test else "train"
 
     def warn_of_absent(self, dataset: Dataset, prefix: str) -> None:
-        """Warns of speakers to hold out who are not in the corpus: a misspelt name would train."""
+        """Warns of held-out speakers who are not in the corpus: a misspelt name would end up in the train split.
+
+        Args:
+            dataset: the dataset of the corpus.
+            prefix: prefix of the speaker names in the dataset.
+        """
         absent = sorted({*self.dev, *self.test} - {str(name).removeprefix(prefix) for name in dataset["speaker"]})
         if absent:
             warnings.warn(f"speakers {', '.join(absent)} are to be held out but are not in the corpus", stacklevel=2)
 
 
 def overlap(dataset: Dataset, column: str) -> dict[str, list[str]]:
-    """Values of a column (a speaker, a source recording) that are found in more than one split, and those splits."""
+    """Values of a column (speakers, source recordings) that occur in more than one split.
+
+    Args:
+        dataset: a dataset with the columns `column` and `split`.
+        column: name of the column.
+
+    Returns:
+        `{value: names of its splits}`.
+    """
     splits: dict[str, set[str]] = defaultdict(set)
     for value, split in zip(values(dataset, column), values(dataset, "split"), strict=True):
         if value is not None and split is not None:
             splits[value].add(split)
-    return {value: sorted(found) for value, found in sorted(splits.items()) if len(found) > 1}
+    return {value: sorted(names) for value, names in sorted(splits.items()) if len(names) > 1}
 
 
 def warn_of_overlap(dataset: Dataset, column: str) -> None:
-    """Warns that training and test are not independent."""
+    """Warns if a value of a column occurs in more than one split, so that training and test are not independent.
+
+    Args:
+        dataset: a dataset with the columns `column` and `split`.
+        column: name of the column.
+    """
     shared = overlap(dataset, column)
     if shared:
         shown = "; ".join(f"{value} ({', '.join(splits)})" for value, splits in list(shared.items())[:EXAMPLES_SHOWN])
@@ -266,18 +285,18 @@ def warn_of_overlap(dataset: Dataset, column: str) -> None:
 def write_dataset(
     dataset: Dataset, out: str | Path, format: str = "parquet", embed: bool = False, overwrite: bool = False
 ) -> None:
-    """Writes a dataset so that it is either complete or not there at all.
+    """Writes a dataset atomically: the folder is either complete or absent.
 
     Args:
-        dataset: as `build_dataset` made it.
-        out: the folder to make.
+        dataset: from `build_dataset`.
+        out: the folder to create.
         format: `"parquet"`, shards named after their split, or `"disk"`, `Dataset.save_to_disk`.
-        embed: put the recordings themselves into the dataset; else it holds their absolute paths. `"disk"` always
+        embed: store the recordings in the dataset; otherwise it holds their absolute paths. `"disk"` always
             embeds, since `Dataset.save_to_disk` does.
-        overwrite: replace a dataset that is there already.
+        overwrite: replace an existing dataset.
 
     Raises:
-        DatasetError: `out` exists and is not to be replaced, or holds something else than a dataset.
+        DatasetError: `out` exists without `overwrite`, or holds anything but a dataset.
     """
     out = Path(out).expanduser().resolve()
     check_destination(out, overwrite)
@@ -289,10 +308,14 @@ def write_dataset(
 
 
 def check_destination(out: Path, overwrite: bool) -> None:
-    """Refuses to replace anything that no dataset script wrote.
+    """Checks that a dataset may be written to a folder: only datasets written by this package are replaced.
+
+    Args:
+        out: the folder to write.
+        overwrite: allow replacing an existing dataset.
 
     Raises:
-        DatasetError: see `write_dataset`.
+        DatasetError: the folder exists without `overwrite`, or holds anything but a dataset.
     """
     try:
         check_replaceable(out, overwrite, _foreign)
@@ -301,15 +324,15 @@ def check_destination(out: Path, overwrite: bool) -> None:
 
 
 def _foreign(folder: Path) -> str | None:
-    """What in a folder `write_dataset` does not write."""
+    """Why a folder is not a dataset: the first file that `write_dataset` would not write; None for a dataset."""
     ours = {"dataset_info.json", "state.json", "README.md", "LICENSE"}
     names = (path.name for path in sorted(folder.iterdir()) if path.suffix not in (".parquet", ".arrow"))
     foreign = next((name for name in names if name not in ours), None)
-    return foreign and f"it is not a dataset, it holds {foreign}"
+    return foreign and f"it is not a dataset, since it holds {foreign}"
 
 
 def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> None:
-    """One set of shards for each split, and beside them what Parquet does not keep."""
+    """Writes one set of shards per split, the card, and `dataset_info.json` with what Parquet does not store."""
     rows = split_rows(dataset)
     for split, indices in rows.items():
         _write_shards(dataset.select(indices), folder, split, embed)
@@ -320,7 +343,7 @@ def _write_parquet(dataset: Dataset, folder: Path, name: str, embed: bool) -> No
 
 
 def _write_shards(dataset: Dataset, folder: Path, split: str, embed: bool) -> None:
-    """Streams rows, with their recordings when asked, so that memory holds a hundred of them at most."""
+    """Writes rows, with their recordings if requested; at most a hundred rows are in memory."""
     size = _recordings_size(dataset, embed)
     shards = 1 + size // SHARD_BYTES
     for number in range(shards):
@@ -332,7 +355,7 @@ def _write_shards(dataset: Dataset, folder: Path, split: str, embed: bool) -> No
 
 
 def _recordings_size(dataset: Dataset, embed: bool) -> int:
-    """Bytes of the recordings that a dataset holds and, when they are to be embedded, of those that it names."""
+    """Bytes of the embedded recordings and, with `embed`, of those that are still files."""
     names, size = [name for name, feature in dataset.features.items() if isinstance(feature, Audio)], 0
     for batch in dataset.select_columns(names).with_format("arrow").iter(100):
         for recording in (recording for name in names for recording in batch.column(name)):
@@ -350,50 +373,56 @@ def _recordings_size(dataset: Dataset, embed: bool) -> int:
 def command_line(
     description: str, prog: str | None = None, sources: Mapping[str, str] = CORPUS_SOURCE
 ) -> argparse.ArgumentParser:
-    """The arguments that all scripts take.
+    """A parser with the arguments of all scripts.
 
     Args:
-        description: what help says first.
-        prog: what help calls the script; its file's name by default.
-        sources: what the dataset is made from, and help about it.
+        description: the first line of the help.
+        prog: name of the command in the help; the script's file name by default.
+        sources: names of the inputs, with their help.
     """
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=style)
     for name, help in sources.items():
         parser.add_argument(name, help=help)
-    parser.add_argument("out", type=lambda text: Path(text).expanduser().resolve(), help="the table to write")
+    parser.add_argument("out", type=lambda text: Path(text).expanduser().resolve(), help="the dataset to write")
     parser.add_argument("--format", choices=("parquet", "disk"), default="parquet", help="disk always embeds")
-    parser.add_argument("--embed", action="store_true", help="put the recordings into the dataset, not their paths")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    parser.add_argument("--embed", action="store_true", help="store the recordings in the dataset, not their paths")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out with a warning")
     _add_push(parser)
     return parser
 
 
 def _add_push(parser: argparse.ArgumentParser) -> None:
-    """Adds the way to the Hub."""
+    """Adds the options of the Hub."""
     hub = parser.add_argument_group("Hugging Face Hub")
-    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the dataset, with its recordings in it")
+    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the dataset with embedded recordings")
     hub.add_argument("--private", action="store_true", help="make the repository private")
     hub.add_argument("--revision", help="branch to push to")
-    hub.add_argument("--token", help="with write access; that of HF_TOKEN or `hf auth login` by default")
+    hub.add_argument("--token", help="access token with write access; by default that of HF_TOKEN or `hf auth login`")
     hub.add_argument(
         "--i-may-redistribute",
         metavar="LICENCE",
-        help="the table's licence, where it does not let all pass it on",
+        help="the licence of the dataset, if it does not let everybody redistribute it",
     )
 
 
 def add_speaker_splits(parser: argparse.ArgumentParser, dev: Sequence[str], test: Sequence[str]) -> None:
-    """Adds the choice of the speakers to hold out."""
+    """Adds the options `--dev` and `--test`, which choose the held-out speakers.
+
+    Args:
+        parser: the parser to extend.
+        dev: default speakers of the dev split.
+        test: default speakers of the test split.
+    """
     for name, speakers in (("dev", dev), ("test", test)):
         parser.add_argument(f"--{name}", type=names, default=",".join(speakers), help=f"speakers of the {name} split")
 
 
 def add_origin(parser: argparse.ArgumentParser) -> None:
-    """Adds what a dataset of no known corpus should remember."""
+    """Adds options for licence, citation and description, for data that is no known corpus."""
     for name in ("license", "citation", "description"):
-        parser.add_argument(f"--{name}", default="", help=f"the {name} that the dataset remembers")
+        parser.add_argument(f"--{name}", default="", help=f"{name} to store with the dataset")
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -403,9 +432,9 @@ def names(text: str) -> tuple[str, ...]:
 
 @contextmanager
 def messages() -> Iterator[None]:
-    """On the command line an error of the corpus is a message, not a traceback; warnings are their text alone."""
+    """Shows errors of the corpus as messages without traceback, and warnings as plain text."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what libraries say to programmers
+        warnings.simplefilter("ignore")  # warnings of libraries to programmers
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         try:
@@ -420,12 +449,12 @@ def run(
     arguments: Sequence[str] | None,
     publish: Publish | None = None,
 ) -> None:
-    """Builds a dataset, writes it, prints what is in it, and publishes it where that is asked for.
+    """Builds a dataset, writes it, prints a summary, and publishes it if requested.
 
     Args:
-        parser: of `command_line`, with arguments of its own.
-        build: the dataset of its answers.
-        arguments: those of the process by default.
+        parser: from `command_line`, extended by the script's own arguments.
+        build: makes the dataset from the parsed arguments.
+        arguments: command line to parse; that of the process by default.
         publish: `hub.datasets.push_dataset`, for `--push`.
     """
     options = parser.parse_args(arguments)
@@ -445,13 +474,13 @@ def _finish(dataset: Dataset, options: argparse.Namespace, publish: Publish | No
 
 
 def _push(dataset: Dataset, options: argparse.Namespace, publish: Publish) -> None:
-    """Publishes a dataset that is written; where that fails it can be pushed later as it is."""
+    """Publishes a written dataset; if that fails, the error says how to push it later."""
     target = (options.push, options.private, options.revision, options.token, options.i_may_redistribute)
     try:
         commit = publish(dataset, *target)
     except OSError as error:
         again = f"sparse-merit push {options.out} {options.push}"
-        raise OSError(f"{error} The table is written all the same; push it later with: {again}") from error
+        raise OSError(f"{error} The dataset itself is written; push it later with: {again}") from error
     print(f"Pushed to {commit.repo_url}, revision {commit.oid}")
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Noises out of a random number generator, for more kinds of them than recordings offer: a noise dataset to train on.
+"""Synthetic noises from a random number generator, which add variety to recorded noises in training.
 
 `coloured` is noise of a random spectral envelope; `harmonic` tones are those of engines and sirens, with some hiss;
-`impacts` are clicks and blows at random times; `babble` is several people of speech datasets at once. A third of the
-clips swells and falls (`..., modulated`).
+`impacts` are clicks and blows at random times; `babble` mixes several clips of speech datasets. A third of the
+clips is modulated by a slow envelope (`..., modulated`).
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ MODULATED = 0.35
 
 
 def build(clips: int = 600, seconds: float = 6.0, seed: int = 0, babble: Sequence[str | Path] = ()) -> Dataset:
-    """The table of synthetic noises, all of the split `train`; the same arguments give the same samples.
+    """A dataset of synthetic noises, all in the split `train`; the same arguments give the same samples.
 
     Args:
-        clips: how many.
-        seconds: how long each is.
-        seed: 0 or more; another seed is another set of noises. A clip does not depend on how many there are.
-        babble: speech datasets of whose train clips babble is made; none, no babble.
+        clips: number of clips.
+        seconds: length of each clip.
+        seed: 0 or more; another seed gives other noises. A clip does not depend on the number of clips.
+        babble: speech datasets whose train clips are mixed to babble; without any, there is no babble.
 
     Raises:
         DatasetError: the numbers are not positive, or a speech dataset is missing or has no train clips.
@@ -64,15 +64,15 @@ def _row(index: int, samples: int, seed: int, speech: Dataset | None) -> dict[st
 
 
 def draw_noise(generator: np.random.Generator, samples: int, speech: Dataset | None = None) -> tuple[str, np.ndarray]:
-    """Draws a kind of noise and a noise of it.
+    """Draws a kind of noise and a noise of that kind.
 
     Args:
-        generator: what everything is drawn from.
-        samples: how long, at 16 kHz.
-        speech: rows that babble is made of.
+        generator: source of all random numbers.
+        samples: length at 16 kHz.
+        speech: dataset of the speech in babble; without it, babble is never drawn.
 
     Returns:
-        its category, and float32 (samples,) at -25 dBFS RMS, or less where full scale (+-1) would be exceeded.
+        Its category, and float32 (samples,) at -25 dBFS RMS, or less if full scale (+-1) would be exceeded.
     """
     shares = {kind: share for kind, share in SHARES.items() if kind != "babble" or speech is not None}
     chances = np.array(list(shares.values())) / sum(shares.values())
@@ -90,8 +90,16 @@ def draw_noise(generator: np.random.Generator, samples: int, speech: Dataset | N
 
 
 def coloured_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """Noise whose power falls with frequency as f^-a, a of -0.3 to 2.2, bent by up to 12 dB at two to six frequencies;
-    (samples,)."""
+    """Noise whose power falls with frequency as f^-a, with a between -0.3 and 2.2, and is changed by up to 12 dB at
+    two to six frequencies.
+
+    Args:
+        generator: source of all random numbers.
+        samples: length at 16 kHz.
+
+    Returns:
+        (samples,), unscaled.
+    """
     size = 1 << (samples - 1).bit_length()
     frequencies = np.maximum(np.fft.rfftfreq(size, 1 / SAMPLING_RATE), 30)
     spectrum = np.fft.rfft(generator.standard_normal(size)) * frequencies ** (-generator.uniform(-0.3, 2.2) / 2)
@@ -101,8 +109,15 @@ def coloured_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def harmonic_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """A tone of 40 to 1500 Hz with up to 20 harmonics and hiss, most of them with vibrato, as of engines and sirens;
-    (samples,)."""
+    """A tone of 40 to 1500 Hz with up to 20 harmonics and hiss, usually with vibrato, like engines and sirens.
+
+    Args:
+        generator: source of all random numbers.
+        samples: length at 16 kHz.
+
+    Returns:
+        (samples,), unscaled.
+    """
     time = np.arange(samples) / SAMPLING_RATE
     pitch = np.exp(generator.uniform(np.log(40), np.log(1500)))
     depth = generator.uniform(0, 0.3) * (generator.random() < 0.6)
@@ -115,9 +130,16 @@ def harmonic_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def impact_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """One to eight decaying bursts a second at random times over a faint coloured floor; (samples,).
+    """One to eight decaying bursts per second at random times over a faint coloured floor.
 
-    A burst is coloured noise, half of them ringing at one frequency, that falls by 60 dB within 10 to 300 ms.
+    A burst is coloured noise, in half of the cases ringing at one frequency, that decays by 60 dB within 10 to 300 ms.
+
+    Args:
+        generator: source of all random numbers.
+        samples: length at 16 kHz.
+
+    Returns:
+        (samples,), unscaled.
     """
     noise = coloured_noise(generator, samples)
     noise *= generator.uniform(0.003, 0.03) / noise.std()
@@ -133,7 +155,16 @@ def impact_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def babble_noise(generator: np.random.Generator, samples: int, speech: Dataset) -> np.ndarray:
-    """Three to eight clips of speech at once, up to 6 dB apart, each repeated until it is long enough; (samples,)."""
+    """A mixture of three to eight clips of speech with levels up to 6 dB apart, each repeated to the full length.
+
+    Args:
+        generator: source of all random numbers.
+        samples: length at 16 kHz.
+        speech: the speech dataset to draw clips from.
+
+    Returns:
+        (samples,), unscaled.
+    """
     noise = np.zeros(samples)
     for row in generator.integers(len(speech), size=generator.integers(3, 9)):
         voice = load_audio(speech[int(row)]["audio"])
@@ -144,13 +175,21 @@ def babble_noise(generator: np.random.Generator, samples: int, speech: Dataset) 
 
 
 def slow_envelope(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """Straight lines between 3 to 39 random gains, 0.03 to 1.03, as of passing cars; (samples,)."""
+    """Linear interpolation between 3 to 39 random gains from 0.03 to 1.03, like passing cars.
+
+    Args:
+        generator: source of all random numbers.
+        samples: length at 16 kHz.
+
+    Returns:
+        (samples,).
+    """
     gains = generator.uniform(0, 1, generator.integers(3, 40)) ** 2 + 0.03
     return np.interp(np.arange(samples), np.linspace(0, samples, len(gains)), gains)
 
 
 def _origin(speech: Sequence[DatasetInfo], seed: int) -> DatasetInfo:
-    """How the noises were made, and what the speech in them remembers."""
+    """How the noises were made, with the licences and citations of the speech in them."""
     licences = [info.license or NOT_STATED for info in speech] or ["CC0 1.0"]
     made = f"Noises made by `sparse-merit prepare synthetic_noise` with seed {seed}."
     descriptions = [f"Babble is made of: {info.description}" for info in speech if info.description]
@@ -164,11 +203,18 @@ def _origin(speech: Sequence[DatasetInfo], seed: int) -> DatasetInfo:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
+    """Builds and writes a dataset of synthetic noises, as the command line says.
+
+    Args:
+        arguments: command line to parse; that of the process by default.
+        prog: name of the command in the help; the script's file name by default.
+        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
+    """
     parser = prepare.command_line("Synthetic noises, and babble of speech datasets, to a noise dataset.", prog, {})
-    parser.add_argument("--clips", type=int, default=600, help="how many")
-    parser.add_argument("--seconds", type=float, default=6.0, help="how long each is")
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another set of noises")
-    parser.add_argument("--babble", nargs="+", default=[], metavar="SPEECH_TABLE", help="tables to make babble of")
+    parser.add_argument("--clips", type=int, default=600, help="number of clips")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each clip in seconds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers")
+    parser.add_argument("--babble", nargs="+", default=[], metavar="SPEECH_DATASET", help="datasets to mix to babble")
     prepare.run(
         parser,
         lambda options: build(options.clips, options.seconds, options.seed, options.babble),

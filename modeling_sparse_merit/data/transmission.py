@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Transmissions: what telephones and codecs do to speech at 16 kHz.
+"""Simulated transmissions: the effect of telephone channels and codecs on speech at 16 kHz.
 
-A transmission is a linear part, which limits the band, and perhaps a codec, which adds distortion. `apply` does both;
-`band_limit` does the linear part alone, the target of the enhancement: a model can remove distortion, but not recover
-what was not transmitted. Both return as many samples as they are given, aligned with them to a fraction of a sample.
+A transmission has a linear part, which limits the band, and optionally a codec, which adds distortion. `apply` does
+both; `band_limit` applies only the linear part and gives the target of enhancement: a model can remove distortion, but
+not recover what was not transmitted. Both keep the number of samples and the alignment, to a fraction of a sample.
 """
 
 import io
@@ -37,14 +37,14 @@ class Codec:
     options: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-        """The waveform after encoding and decoding.
+        """Encodes and decodes a waveform.
 
         Args:
-            waveform: float32 (samples,); full scale may be exceeded, as it is scaled for the codec and back.
-            sampling_rate: in Hz, one that the codec has.
+            waveform: float32 (samples,); it may exceed full scale, as it is scaled for the codec and back.
+            sampling_rate: in Hz, one that the codec supports.
 
         Returns:
-            float32 (samples,). libsndfile leaves out the delay of a codec, but GSM and MP3 may end a frame later.
+            float32 (samples,). libsndfile compensates the delay of codecs; GSM and MP3 may add a frame at the end.
 
         Raises:
             ValueError, soundfile.LibsndfileError: this libsndfile lacks the codec.
@@ -61,12 +61,12 @@ class Codec:
 
 @dataclass(frozen=True)
 class Transmission:
-    """One way that speech is transmitted.
+    """A simulated transmission of speech.
 
     Attributes:
-        sampling_rate: of the channel in Hz, which keeps frequencies below half of it.
-        band: lowest and highest frequency in Hz that the channel keeps, where it keeps less than that.
-        codec: None for a channel that limits the band and is transparent otherwise.
+        sampling_rate: sampling rate of the channel in Hz; frequencies below half of it are kept.
+        band: lowest and highest frequency in Hz that the channel keeps; None for all below half the sampling rate.
+        codec: None for a channel that only limits the band.
     """
 
     sampling_rate: int
@@ -117,11 +117,11 @@ def checked_transmissions(names: Iterable[str], setting: str = "transmissions") 
     """Names of transmissions, each once.
 
     Args:
-        names: to be checked.
-        setting: what an error calls them.
+        names: the names to check.
+        setting: name of the setting in error messages.
 
     Raises:
-        ValueError: one is not known, or stands twice.
+        ValueError: a name is unknown or repeated.
     """
     names = tuple(names)
     if len(set(names)) < len(names) or not set(names) <= set(TRANSMISSIONS):

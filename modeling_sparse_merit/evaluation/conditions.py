@@ -1,7 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The test conditions, clean and every noise pool at every SNR, as they are and after transmissions, and how clips are
-put into each. A mixture depends on (seed, pool, SNR, row of the speech datasets) alone, so it is the same whichever
-clips are evaluated, and what is transmitted is that same mixture. An SNR is that before the transmission."""
+"""Test conditions: clean speech and every noise pool at every SNR, without and with simulated transmissions.
+
+A mixture depends on (seed, pool, SNR, row of the speech datasets) only, so it does not depend on which clips are
+evaluated. Transmissions are applied to the same mixtures; the SNR is that before the transmission.
+"""
 
 import hashlib
 import json
@@ -24,7 +26,7 @@ from .configuration import EvaluationConfig
 
 @dataclass(frozen=True)
 class Condition:
-    """One test condition. `pool` and `snr_db` are None for speech without noise, `transmission` for none."""
+    """One test condition. `pool` and `snr_db` are None for clean speech; `transmission` is None without one."""
 
     pool: str | None = None
     snr_db: float | None = None
@@ -32,7 +34,7 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """Such as "clean", "urbansound8k_-5dB" or "clean@gsm"; also the name of its file."""
+        """Name in reports and of the results file, such as "clean", "urbansound8k_-5dB" or "clean@gsm"."""
         return self.mixture_name + ("" if self.transmission is None else f"@{self.transmission}")
 
     @property
@@ -42,14 +44,20 @@ class Condition:
 
     @property
     def is_its_target(self) -> bool:
-        """The input is the clean speech itself: nothing but the band is limited."""
+        """Whether the input equals the target: clean speech, at most band-limited."""
         return self.pool is None and (self.transmission is None or TRANSMISSIONS[self.transmission].codec is None)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One clip in one condition: `noisy` is what a system hears, `clean` what it should give back; both (samples,).
-    `facts` is what is known about it, by the columns of the frozen test set."""
+    """One clip in one condition.
+
+    Attributes:
+        row: number of the clip.
+        noisy: input of the systems, float32 (samples,) at 16 kHz.
+        clean: target of the enhancement, (samples,).
+        facts: further columns of the frozen test set.
+    """
 
     row: int
     noisy: np.ndarray
@@ -61,64 +69,65 @@ class Clips:
     """The clips of the speech datasets that are evaluated, by their rows.
 
     Args:
-        config: says which datasets, split and rows.
+        config: selects datasets, split and rows.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
 
     Attributes:
-        table: the rows of the datasets, one dataset after the other.
-        corpora: the name of each row's dataset.
-        rows: those that are evaluated.
+        dataset: the rows of all speech datasets, concatenated.
+        corpora: name of each row's dataset.
+        rows: indices of the evaluated rows.
 
     Raises:
         ValueError: no row is left.
     """
 
     def __init__(self, config: EvaluationConfig, labels: Sequence[str]):
-        self.table = read_datasets(config.speech, split=config.speech_split)
-        emotions = dict(enumerate(column_names(self.table, "emotion")))
+        self.dataset = read_datasets(config.speech, split=config.speech_split)
+        emotions = dict(enumerate(column_names(self.dataset, "emotion")))
         source = f"{config.speech} (split {config.speech_split!r})"
         self.rows = choose_clips(emotions, labels, config, source)
         self.corpora = _corpora(config.speech, config.speech_split)
-        self._files = column_names(self.table, "source_file")
+        self._files = column_names(self.dataset, "source_file")
 
     def load(self, row: int) -> np.ndarray:
         """The recording of a row, float32 (samples,) at 16 kHz."""
-        return load_audio(self.table[row]["audio"])
+        return load_audio(self.dataset[row]["audio"])
 
     def name(self, row: int) -> str:
-        """What errors call a clip."""
+        """Name of a clip in error messages."""
         return f"row {row} of the speech datasets ({self._files[row]})"
 
 
 def _corpora(paths: Sequence[str], split: str | None) -> list[str]:
-    """For each row the last part of its dataset's path, or the whole path where two datasets share the last part."""
+    """The dataset name of each row: the last part of its path, or the whole path if two datasets share the last
+    part."""
     names = [Path(path).name.removesuffix(".parquet") for path in paths]
     corpora = []
     for path, name in zip(paths, names, strict=True):
         splits = column_names(read_dataset(path), "split")
-        corpora += [name if names.count(name) == 1 else path] * sum(split in (None, found) for found in splits)
+        corpora += [name if names.count(name) == 1 else path] * sum(split in (None, name) for name in splits)
     return corpora
 
 
 def choose_clips(
     emotions: dict[int, str | None], labels: Sequence[str], config: EvaluationConfig, source: str
 ) -> list[int]:
-    """Which clips are evaluated.
+    """Selects the clips to evaluate.
 
     Args:
         emotions: `{row: emotion}` of all clips.
         labels: the emotion classes.
-        config: `clips`, `max_clips` and `seed` choose.
-        source: what an error calls the datasets.
+        config: `clips`, `max_clips` and `seed` determine the selection.
+        source: name of the datasets in error messages.
 
     Raises:
         ValueError: no clip is left.
     """
     chosen = [row for row, emotion in sorted(emotions.items()) if emotion in labels or config.clips == "all"]
     if not chosen:
-        found = sorted({str(emotion) for emotion in emotions.values()})
+        known = sorted({str(emotion) for emotion in emotions.values()})
         raise ValueError(
-            f"No clip of {source} has one of the emotions {list(labels)}; found {found}. "
+            f"No clip of {source} has one of the emotions {list(labels)}; its emotions are {known}. "
             "Check `labels` and the split, or set `clips: all` to measure enhancement alone."
         )
     if config.max_clips is None or config.max_clips >= len(chosen):
@@ -128,13 +137,13 @@ def choose_clips(
 
 
 class Listener:
-    """Puts clips into one condition.
+    """Mixes clips in one condition.
 
     Args:
         clips: the test clips.
-        condition: what they are heard in.
-        noise: the rows of the condition's pool; None for clean.
-        seed: of the evaluation.
+        condition: the test condition.
+        noise: the noise dataset of the condition; None for clean.
+        seed: seed of the evaluation.
     """
 
     def __init__(self, clips: Clips, condition: Condition, noise: Dataset | None, seed: int):
@@ -146,9 +155,12 @@ class Listener:
             self.noise_files = recording_names(noise)
 
     def example(self, row: int) -> Example:
-        """One clip as it is heard in this condition. Its facts, `None` for clean but for the gain of the speech:
-        `mixture`, the JSON of what was drawn; `noise_file`; `noise_offset`, the sample at which the noise starts (at
-        its end it starts over); `speech_gain` and `noise_gain`, the factors of both recordings in the mixture."""
+        """One clip in this condition.
+
+        Its facts are `mixture`, the drawn parameters as JSON; `noise_file`; `noise_offset`, the sample at which the
+        noise starts (it loops at its end); `speech_gain` and `noise_gain`, the factors of both recordings in the
+        mixture. In clean conditions, all but `speech_gain` are None.
+        """
         mixture, facts = self._mixed(row)
         if self.condition.transmission is not None:
             mixture, facts = self._transmitted(mixture, facts)
@@ -185,7 +197,7 @@ class Listener:
 
 
 def _find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:
-    """The sample at which `audible_segment` found the segment: at the drawn one, or a multiple of its length later."""
+    """Index of the first sample of `segment`: the drawn position, or a multiple of the segment's length later."""
     places = len(noise) - len(segment) + 1 if len(noise) >= len(segment) else len(noise)
     starts = int(offset * places) + len(segment) * np.arange(math.ceil(len(noise) / len(segment)))
     samples = np.arange(len(segment))
@@ -193,37 +205,42 @@ def _find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:
 
 
 def list_conditions(config: EvaluationConfig) -> list[Condition]:
-    """Clean first where asked for, then each pool at each SNR; then all of them after each transmission."""
+    """All conditions: clean if requested, then each pool at each SNR; then the same with each transmission."""
     noisy = [Condition(pool, snr_db) for pool in config.noise for snr_db in config.snr_db]
     mixed = ([Condition()] if config.clean else []) + noisy
     return [replace(condition, transmission=name) for name in (None, *config.transmissions) for condition in mixed]
 
 
 def load_noise(config: EvaluationConfig) -> dict[str, Dataset]:
-    """The rows of each noise pool."""
+    """The dataset of each noise pool."""
     return {pool: read_dataset(path, split=config.noise_split) for pool, path in config.noise.items()}
 
 
-def dataset_sha256(table: Dataset) -> str:
+def dataset_sha256(dataset: Dataset) -> str:
     """SHA-256 of a dataset's rows, audio included."""
     digest = hashlib.sha256()
-    for row in table:
+    for row in dataset:
         audio = row.pop("audio")
         digest.update(json.dumps([row, audio["path"]], sort_keys=True, default=str).encode())
         digest.update(audio["bytes"] or b"")
     return digest.hexdigest()
 
 
-def recording_names(table: Dataset) -> list[str]:
-    """What the recordings of a dataset are called: by their names in the corpus, or else by their rows."""
-    return [name or f"row {row}" for row, name in enumerate(column_names(table, "source_file"))]
+def recording_names(dataset: Dataset) -> list[str]:
+    """Names of the recordings of a dataset: their names in the corpus, or their row numbers."""
+    return [name or f"row {row}" for row, name in enumerate(column_names(dataset, "source_file"))]
 
 
-def column_names(table: Dataset, column: str) -> list[str | None]:
-    """A column as text; class numbers become names, a missing column or value is None."""
-    if column not in table.column_names:
-        return [None] * len(table)
-    feature, values = table.features[column], list(table[column])
+def column_names(dataset: Dataset, column: str) -> list[str | None]:
+    """A column as text: class numbers become names; missing columns and values become None.
+
+    Args:
+        dataset: any dataset.
+        column: name of the column.
+    """
+    if column not in dataset.column_names:
+        return [None] * len(dataset)
+    feature, values = dataset.features[column], list(dataset[column])
     if isinstance(feature, ClassLabel):
         return [None if value is None or value < 0 else feature.int2str(value) for value in values]
     return values

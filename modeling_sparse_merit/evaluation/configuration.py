@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What an evaluation measures, as one YAML file: the systems, the test clips, the noise, and how the work is split."""
+"""Configuration of an evaluation, read from YAML: systems, test clips, noise, and distribution of the work."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, field, fields
@@ -15,11 +15,11 @@ from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
 
 NOISY = "noisy"
-"""The system that leaves its input as it is: what every gain is measured against."""
+"""Name of the system that returns its input unchanged; gains of speech measures are relative to it."""
 TEST_SET_FIELDS = ("speech", "speech_split", "noise", "noise_split", "snr_db", "clean", "transmissions")
-"""What a test set is made of."""
+"""Fields that describe a test set."""
 
-# they change how fast and where results are written, never a result, and so are left out of the record
+# fields that change speed or location of the results, but never a result; not recorded
 UNRECORDED_FIELDS = ("workers", "output")
 
 
@@ -87,41 +87,41 @@ class EvaluationConfig:
     """Settings of `sparse-merit evaluate`. Relative paths start at the working directory.
 
     Attributes:
-        test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), in all of its conditions; None makes
-            one in `OUTPUT/test_set` of the following seven.
+        test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), used in all its conditions; None
+            creates one in `OUTPUT/test_set` from the following seven fields.
         speech: paths of speech datasets (columns `audio`, `emotion`, `speaker`, `split`, `duration`).
         speech_split: the split of the speech datasets that is evaluated; None takes every row.
-        noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech alone.
+        noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech only.
         noise_split: the split of the noise datasets that noise is drawn from; None takes every row.
         snr_db: signal-to-noise ratios in dB at which every clip is mixed with every pool.
-        clean: also evaluate the recordings as they are.
-        transmissions: names in `data.transmission.TRANSMISSIONS`. Every condition is measured as it is and after each
-            of them, against the clean speech in the band of the transmission.
-        model: name of a checkpoint inside the package, folder or Hub id: a system of the name "model"; None is the
+        clean: also evaluate the recordings without added noise.
+        transmissions: names in `data.transmission.TRANSMISSIONS`. Every condition is evaluated without and with each
+            of them; the reference is the clean speech in the band of the transmission.
+        model: name of an embedded checkpoint, folder or Hub id; the system is named "model". None is the
             default checkpoint of the package.
-        systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints, which are
-            other seeds of one configuration; or `{model: checkpoint, precision: fp32, bf16 or int8}`; or
-            `{enhancement: checkpoint, emotion: checkpoint}`, a cascade whose emotion model hears what the first one
-            gives back (lists of one length for several seeds); or
-            `{reference: name, option: value, ...}`, see `references.build_reference`. `noisy: noisy`, the input as it
-            is, is measured in any case.
-        baseline: the system that all others are compared with; None compares none.
-        measures: which of `metrics.SPEECH_MEASURES` are computed.
-        labels: emotion classes among the models'; None takes all those of the first model with the emotion task.
+        systems: `{name: system}` in place of `model`. A system is a checkpoint; or a list of checkpoints that are
+            trainings of one configuration with different seeds; or
+            `{model: checkpoint, precision: fp32, bf16 or int8}`; or `{enhancement: checkpoint, emotion: checkpoint}`,
+            a cascade whose emotion model gets the enhanced speech (lists of equal length for several seeds); or
+            `{reference: name, option: value, ...}`, see `references.build_reference`. `noisy: noisy`, the unchanged
+            input, is always evaluated.
+        baseline: the system that all others are compared with; None makes no comparisons.
+        measures: speech measures to compute, names of `metrics.SPEECH_MEASURES`.
+        labels: emotion classes to evaluate; None takes those of the first model with the emotion task.
         clips: `"labelled"` evaluates rows whose emotion is one of the labels; `"all"` measures enhancement on every
             row (emotion still on the labelled ones).
-        subsets: `{name: {column: [values]}}`, subsets of the labelled clips that emotion recognition is also scored
-            on: those whose columns of the speech datasets have one of the values, such as
-            `{common: {sentence: ["06", "07"]}}`.
-        max_clips: evaluate a random choice of so many clips, for a quick look; None takes all.
-        seed: of the mixtures, of the choice for `max_clips` and of the bootstrap.
-        bootstrap_resamples: resamples behind each 95 % interval.
-        batch_seconds: audio in one batch, padding included; a longer clip makes a batch of its own.
-        threads: CPU threads of torch in each process. The last bits of an answer depend on their number, so it is
-            given here, not found out; on a CPU of many cores, start several processes or raise it.
-        workers: processes that compute speech measures; None is one for each CPU core.
-        device: torch device of the model; None is a GPU where there is one.
-        output: folder of the report and of `clips/SYSTEM/MEMBER/CONDITION.parquet`, a row for each clip.
+        subsets: `{name: {column: [values]}}`, subsets of the labelled clips for which emotion recognition is also
+            scored separately: clips whose columns of the speech datasets have one of the values, such as `{common:
+            {sentence: ["06", "07"]}}`.
+        max_clips: evaluate a random subset of this size, for a quick look; None takes all clips.
+        seed: seed of the mixtures, of the subset for `max_clips` and of the bootstrap.
+        bootstrap_resamples: number of resamples for each 95 % interval.
+        batch_seconds: seconds of audio in one batch, including padding; a longer clip forms its own batch.
+        threads: CPU threads of torch in each process. The last bits of an output depend on their number, so it is
+            fixed here rather than detected; on a CPU with many cores, start several processes or raise it.
+        workers: processes that compute speech measures; None is one per CPU core.
+        device: torch device of the model; None is a GPU if available.
+        output: folder of the report and of `clips/SYSTEM/MEMBER/CONDITION.parquet`, with one row per clip.
     """
 
     test_set: PathName | None = None
@@ -182,7 +182,7 @@ class EvaluationConfig:
         require(self, "clean", self.clean or (self.noise and self.snr_db), "true, as no noise or no SNR is given")
         require(self, "model", self.model is None or self.systems is None, "null, as `systems` are given")
         members = self.members()
-        named = all((name == NOISY) == (found == [NOISY]) for name, found in members.items())
+        named = all((name == NOISY) == (some == [NOISY]) for name, some in members.items())
         require(self, "systems", named, f"the name {NOISY} for the system {NOISY}, and for no other")
         valid_baseline = self.baseline is None or self.baseline in members
         require(self, "baseline", valid_baseline, f"one of the systems {list(members)}, or null")
@@ -191,15 +191,16 @@ class EvaluationConfig:
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "EvaluationConfig":
-        """Reads a YAML file.
+        """Reads the configuration from a YAML file.
 
         Args:
-            path: of the file.
-            overrides: fields in place of those of the file; None leaves the value of the file.
+            path: the YAML file.
+            overrides: values that replace fields of the file unless None.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is no YAML mapping, or a field is unknown, missing or invalid; the error names it.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a YAML mapping, or a field is unknown, missing or invalid; the message names
+                it.
         """
         values = read_yaml(path) | {name: value for name, value in overrides.items() if value is not None}
         try:
@@ -208,10 +209,10 @@ class EvaluationConfig:
             raise ValueError(f"{path}: {error}") from None
 
     def members(self) -> dict[str, list[Any]]:
-        """The members of each system, one for each seed, the noisy input first: a checkpoint (None is that inside the
-        package), "noisy", or the mapping of a cascade or a reference."""
+        """The members of each system, one per seed, starting with the noisy input: a checkpoint (None is the default
+        of the package), "noisy", or the mapping of a cascade or a reference."""
         return {NOISY: [NOISY]} | ({"model": [self.model]} if self.systems is None else self.systems)
 
     def record(self) -> dict[str, Any]:
-        """The settings that determine results, JSON-able."""
+        """The settings that determine results, JSON-serializable."""
         return {name: value for name, value in asdict(self).items() if name not in UNRECORDED_FIELDS}

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""One system in one condition: what it answers about every clip and how that scores, one row a clip. The batches are
-shared by the processes of `accelerate launch`, the scoring of each is spread over further ones."""
+"""Evaluates one system in one condition: predictions and scores of every clip, one row per clip. Batches are
+distributed over the processes of `accelerate launch`; each process distributes the scoring over worker processes."""
 
 import multiprocessing
 from collections import deque
@@ -26,7 +26,7 @@ from .predictions import Prediction, System
 from .systems import NoisyInput
 from .task_scores import PREFIX
 
-BACKLOG = 256  # clips whose scores are awaited; more would only fill the memory
+BACKLOG = 256  # clips with pending scores, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Measurement:
     """One member of one system in one condition.
 
     Attributes:
-        system: what the configuration calls it.
-        member: 0, or the number of the seed.
-        condition: what the clips are heard in.
-        path: the file of its rows.
-        fingerprint: all that determines them.
-        example: where to write the enhanced speech of one clip, to be heard and looked at; None for no such file.
+        system: name in the configuration.
+        member: index of the seed, from 0.
+        condition: the test condition.
+        path: file of the rows.
+        fingerprint: everything that determines the rows.
+        example: where to write the enhanced speech of one example clip; None writes none.
     """
 
     system: str
@@ -51,14 +51,14 @@ class Measurement:
 
 
 class Examiner:
-    """Lets systems hear the test set.
+    """Runs systems on the test set.
 
     Args:
-        config: of the evaluation.
+        config: settings of the evaluation.
         labels: the emotion classes.
-        test_set: what is heard.
-        state: the processes that share the batches.
-        executor: computes scores.
+        test_set: the clips.
+        state: the processes that the batches are distributed over.
+        executor: computes the scores.
     """
 
     def __init__(
@@ -73,70 +73,69 @@ class Examiner:
         self.state, self.executor = state, executor
 
     def rows(self, system: System, measurement: Measurement, title: str) -> list[dict]:
-        """One row of results for each clip, in the order of their numbers; the same in every process.
+        """One row of results per clip, ordered by clip number; the same in every process.
 
         Args:
-            system: what is examined.
-            measurement: says in which condition.
-            title: what the progress bar calls the system.
+            system: the system to evaluate.
+            measurement: the condition and the files to write.
+            title: name of the system in the progress bar.
         """
         condition = measurement.condition
         batches = self.test_set.batches(condition, self.config.batch_seconds)
-        # whole batches: a clip's answer depends, in its last bits, on what it is padded with
-        mine = batches[self.state.process_index :: self.state.num_processes]
+        # whole batches: the last bits of a clip's output depend on the padding
+        own = batches[self.state.process_index :: self.state.num_processes]
         rows, pending = [], deque()
         hidden = None if self.state.is_main_process else True  # None: where stderr is no terminal
-        with tqdm(
-            total=sum(map(len, mine)), desc=f"{title} {condition.name}", unit="clip", disable=hidden
-        ) as progress:
-            for batch in mine:
-                pending.extend(self._answered(system, measurement, batch))
+        with tqdm(total=sum(map(len, own)), desc=f"{title} {condition.name}", unit="clip", disable=hidden) as progress:
+            for batch in own:
+                pending.extend(self._predicted(system, measurement, batch))
                 while len(pending) > BACKLOG:
                     rows.append(self._finished(*pending.popleft(), progress))
             rows += [self._finished(*waiting, progress) for waiting in pending]
         return sorted(gather_object(rows), key=lambda row: row["row"])
 
-    def _answered(
+    def _predicted(
         self, system: System, measurement: Measurement, batch: list[int]
     ) -> list[tuple[dict, Future | None]]:
-        """For each clip of a batch its row so far, and the scores to come."""
+        """For each clip of a batch, its row without scores, and its pending scores."""
         condition = measurement.condition
         examples = [self.test_set.example(condition, row) for row in batch]
-        answers = system.predict([example.noisy for example in examples])
-        answered = []
-        for example, answer in zip(examples, answers, strict=True):
+        predictions = system.predict([example.noisy for example in examples])
+        predicted = []
+        for example, prediction in zip(examples, predictions, strict=True):
             row = self.test_set.describe(condition, example.row) | {"samples": len(example.noisy)}
-            # clean speech is its own reference: as it is, it has no score
-            unscored = answer.enhanced is None or (condition.is_its_target and isinstance(system, NoisyInput))
-            answered.append((row | self._answer_row(answer), None if unscored else self._submit(example, answer)))
-            if measurement.example and example.row == self.test_set.shown_clip and answer.enhanced is not None:
+            # unchanged clean speech equals its reference, so it has no score
+            unscored = prediction.enhanced is None or (condition.is_its_target and isinstance(system, NoisyInput))
+            scores = None if unscored else self._submit(example, prediction)
+            predicted.append((row | self._prediction_row(prediction), scores))
+            if measurement.example and example.row == self.test_set.shown_clip and prediction.enhanced is not None:
                 measurement.example.parent.mkdir(parents=True, exist_ok=True)
-                write_audio(measurement.example, answer.enhanced, SAMPLING_RATE)
-        return answered
+                write_audio(measurement.example, prediction.enhanced, SAMPLING_RATE)
+        return predicted
 
-    def _answer_row(self, answer: Prediction) -> dict:
+    def _prediction_row(self, prediction: Prediction) -> dict:
         row = {"predicted": None}
-        if answer.probabilities is not None:
-            row["predicted"] = self.labels[int(answer.probabilities.argmax())]
-            pairs = zip(self.labels, answer.probabilities, strict=True)
+        if prediction.probabilities is not None:
+            row["predicted"] = self.labels[int(prediction.probabilities.argmax())]
+            pairs = zip(self.labels, prediction.probabilities, strict=True)
             row |= {f"probability_{label}": float(value) for label, value in pairs}
-        row |= {f"{PREFIX}{task}": output for task, output in answer.task_outputs.items()}
-        row["frames"] = answer.num_frames
-        for task, shares in answer.expert_use.items():
+        row |= {f"{PREFIX}{task}": output for task, output in prediction.task_outputs.items()}
+        row["frames"] = prediction.num_frames
+        for task, shares in prediction.expert_use.items():
             row |= {f"expert_{task}_{expert}": float(share) for expert, share in enumerate(shares)}
         return row
 
-    def _submit(self, example: Example, answer: Prediction) -> Future:
-        return self.executor.submit(speech_scores, example.clean, answer.enhanced, self.config.measures)
+    def _submit(self, example: Example, prediction: Prediction) -> Future:
+        return self.executor.submit(speech_scores, example.clean, prediction.enhanced, self.config.measures)
 
     def _finished(self, row: dict, scores: Future | None, progress: tqdm) -> dict:
-        found = dict.fromkeys(self.config.measures) if scores is None else scores.result()
+        values = dict.fromkeys(self.config.measures) if scores is None else scores.result()
         progress.update()
-        return row | {f"enhanced_{name}": score for name, score in found.items()}
+        return row | {f"enhanced_{name}": score for name, score in values.items()}
 
 
 class _InProcess(Executor):
-    """Scores at once, in this process."""
+    """Computes scores immediately, in this process."""
 
     def submit(self, function, /, *arguments) -> Future:
         future = Future()
@@ -146,7 +145,7 @@ class _InProcess(Executor):
 
 @contextmanager
 def scoring_processes(workers: int) -> Iterator[Executor]:
-    """Processes that compute speech measures; of one, this one does it."""
+    """Worker processes that compute speech measures; with one worker, the current process does."""
     if workers == 1:
         yield _InProcess()
         return
@@ -161,7 +160,7 @@ def scoring_processes(workers: int) -> Iterator[Executor]:
 
 
 def limit_blas() -> threadpool_limits:
-    """One thread for the linear algebra of numpy and scipy: with more, the last bits of a sum may differ."""
+    """Limits the linear algebra of numpy and scipy to one thread: with more, the last bits of a sum may differ."""
     import scipy.linalg  # noqa: F401, only a library that is loaded can be limited
 
     return threadpool_limits(1, user_api="blas")

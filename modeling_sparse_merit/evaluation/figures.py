@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of a report: scores against SNR, confusion matrices, what the experts are used for, and spectrograms of
-examples. matplotlib is an optional extra (`demo`), so it is imported only where a picture is drawn."""
+"""Figures of a report: scores against SNR, confusion matrices, expert usage, and spectrograms of examples. matplotlib
+is an optional dependency (extra `demo`), so it is imported only when a figure is drawn."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers too, without the yellow that vanishes on white
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, which is invisible on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#8a8a8a"
@@ -28,15 +28,15 @@ DPI = 130
 
 
 def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[str, list[list[dict]]]) -> list[Path]:
-    """Draws every figure of a report, of the conditions that are not transmitted.
+    """Draws all figures of a report, for the conditions without transmission.
 
     Args:
-        folder: where the PNGs go.
-        report: of `build_report`.
-        rows: `{system: [rows of all conditions of each member]}`; expert use is counted in the first member's.
+        folder: folder of the PNG files.
+        report: from `build_report`.
+        rows: `{system: [rows of all conditions of each member]}`; expert usage is that of the first member.
 
     Returns:
-        The paths, in the order in which a report shows them.
+        The paths, in the order of the report.
 
     Raises:
         ImportError: matplotlib is not installed; the error names the extra that has it.
@@ -71,28 +71,29 @@ def _save(figure: "Figure", path: str | os.PathLike) -> None:
 
 
 def score_against_snr(path: str | os.PathLike, results: dict[str, dict], measure: str) -> None:
-    """One score of all systems against SNR with 95 % intervals over clips, a panel for each noise pool. Macro-F1 of
-    clean speech stands apart at the right; a speech measure has none, as its scale there is another one.
+    """Draws one score of all systems against SNR, with 95 % intervals over clips and one panel per noise pool.
+    Macro-F1 of clean speech is shown separately at the right; speech measures of clean speech are on another scale and
+    left out.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG file.
         results: `report["results"]`.
         measure: "macro_f1" or a speech measure.
     """
     from matplotlib.figure import Figure
 
     looks, lines = system_looks(list(results)), _lines(results, measure)
-    heard = [(summary["pool"], summary["snr_db"]) for summaries in lines.values() for summary in summaries]
-    pools = list(dict.fromkeys(pool for pool, _ in heard if pool is not None))
+    shown = [(summary["pool"], summary["snr_db"]) for summaries in lines.values() for summary in summaries]
+    pools = list(dict.fromkeys(pool for pool, _ in shown if pool is not None))
     columns = min(4, len(lines))
     height = 4.4 + 0.25 * -(-len(lines) // columns)
     figure = Figure(figsize=(max(4.8 * len(pools), 2.2 * columns), height), layout="constrained")
     panels = figure.subplots(1, len(pools), sharey=True, squeeze=False)[0]
-    places = _places([snr_db for _, snr_db in heard])
+    places = _places([snr_db for _, snr_db in shown])
     for axes, pool in zip(panels, pools, strict=True):
         for index, (system, summaries) in enumerate(lines.items()):
             inside = [summary for summary in summaries if summary["pool"] in (pool, None)]
-            # the error bars of clean speech side by side, so that none hides another
+            # the error bars of clean speech are placed side by side, so that none hides another
             aside = 0.7 * ((index + 0.5) / len(lines) - 0.5)
             _draw_line(axes, inside, measure, places, aside, {"label": system, **looks[system]})
         axes.set_xticks(list(places.values()), ["clean" if level is None else f"{level:g}" for level in places])
@@ -106,7 +107,7 @@ def score_against_snr(path: str | os.PathLike, results: dict[str, dict], measure
 
 
 def _lines(results: dict[str, dict], measure: str) -> dict[str, list[dict]]:
-    """The conditions of each system that a figure shows; without systems that have none with noise."""
+    """The conditions of each system in a figure; systems without noisy conditions are left out."""
     lines = {
         system: [
             summary
@@ -119,8 +120,8 @@ def _lines(results: dict[str, dict], measure: str) -> dict[str, list[dict]]:
 
 
 def system_looks(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and line of each system, the same in every figure: grey and dotted for the noisy input, then one
-    colour each, dashed where the colours begin anew."""
+    """Colour, marker and line style of each system, the same in every figure: dotted grey for the noisy input, then
+    one colour per system, dashed when the colours repeat."""
     others = [system for system in systems if system != NOISY]
     looks = {
         system: {
@@ -134,7 +135,7 @@ def system_looks(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _places(levels: Sequence[float | None]) -> dict[float | None, float]:
-    """Where each SNR stands on the axis: at equal distances whatever the steps, clean speech half a step apart."""
+    """Position of each SNR on the axis: equally spaced whatever the steps, with clean speech half a step apart."""
     known = sorted({level for level in levels if level is not None})
     places = {level: float(index) for index, level in enumerate(known)}
     return places | ({None: len(known) + 0.2} if None in levels else {})
@@ -165,12 +166,12 @@ def _draw_line(
 
 
 def confusion_matrices(path: str | os.PathLike, system: str, conditions: list[dict], labels: Sequence[str]) -> None:
-    """How often each emotion was taken for which: a row of panels for each pool, clean speech last in the first one.
+    """Draws confusion matrices: one row of panels per pool, with clean speech last in the first row.
 
     Args:
-        path: where the PNG goes.
-        system: its name, for the heading.
-        conditions: its entries of `report["results"][system]["conditions"]`.
+        path: path of the PNG file.
+        system: name of the system, for the heading.
+        conditions: entries of `report["results"][system]["conditions"]`.
         labels: the classes in the order of the counts.
     """
     from matplotlib.figure import Figure
@@ -215,12 +216,12 @@ def _draw_confusion(axes: "Axes", summary: dict[str, Any], labels: Sequence[str]
         )
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    heard = "clean" if summary["pool"] is None else f"{summary['pool']}, {summary['snr_db']:g} dB"
-    axes.set_title(heard, fontsize=9)
+    shown = "clean" if summary["pool"] is None else f"{summary['pool']}, {summary['snr_db']:g} dB"
+    axes.set_title(shown, fontsize=9)
 
 
 def expert_columns(rows: list[dict]) -> dict[str, list[str]]:
-    """`{task: its columns of expert shares}`; empty without a sparse router."""
+    """`{task: names of its columns of expert shares}`; empty without a sparse router."""
     columns: dict[str, list[str]] = {}
     for name in rows[0]:
         if name.startswith("expert_") and rows[0][name] is not None:
@@ -229,14 +230,14 @@ def expert_columns(rows: list[dict]) -> dict[str, list[str]]:
 
 
 def expert_use(path: str | os.PathLike, system: str, rows: list[dict], labels: Sequence[str]) -> None:
-    """Share of the frames that each expert gets: a row for each task, against the noise and its level, and for each
-    emotion over all conditions.
+    """Draws the share of frames routed to each expert: one row per task, against noise and SNR, and by emotion over
+    all conditions.
 
     Args:
-        path: where the PNG goes.
-        system: its name, for the heading.
-        rows: of all conditions, of one member: the experts of two trainings have nothing to do with each other.
-        labels: the emotions in the order of their bars.
+        path: path of the PNG file.
+        system: name of the system, for the heading.
+        rows: rows of one member in all conditions; experts of different trainings are unrelated.
+        labels: the emotions, in the order of the bars.
     """
     from matplotlib.figure import Figure
 
@@ -280,7 +281,7 @@ def _draw_shares(axes: "Axes", bars: dict[str, list[dict]], columns: Sequence[st
 
 
 def plain_shades(number: int) -> list[tuple[float, ...]]:
-    """Colours from dark to light that stay apart in grey, too."""
+    """Colours from dark to light that can be distinguished in greyscale too."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](position) for position in np.linspace(0.1, 0.92, number)]
@@ -291,12 +292,13 @@ def spectrogram_triples(
     examples: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
     sampling_rate: int = 16_000,
 ) -> None:
-    """Spectrograms of noisy, enhanced and clean speech side by side, a row for each example, each row on one dB scale.
+    """Draws spectrograms of noisy, enhanced and clean speech side by side: one row per example, with a common dB
+    scale.
 
     Args:
-        path: where the PNG goes.
-        examples: title, noisy, enhanced and clean waveforms (samples,) of each.
-        sampling_rate: of all, in Hz.
+        path: path of the PNG file.
+        examples: title, noisy, enhanced and clean waveforms (samples,) of each example.
+        sampling_rate: sampling rate of all waveforms in Hz.
 
     Raises:
         ImportError: matplotlib is not installed; the error names the extra that has it.

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Parquet files that remember what they were made of, so that a run that goes on never mixes in results of another."""
+"""Parquet files with a fingerprint of their inputs, so that a resumed run never mixes in results of another run."""
 
 import json
 from collections.abc import Iterator
@@ -16,15 +16,19 @@ FINGERPRINT_KEY = b"sparse_merit_fingerprint"
 
 
 def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
-    """Whether the file, if there is one, was made of the same.
+    """Checks that an existing file has the same fingerprint.
+
+    Args:
+        path: the Parquet file; it may be missing.
+        fingerprint: the expected fingerprint.
 
     Raises:
-        ValueError: it was not; the message names what differs.
+        ValueError: it has another fingerprint; the message names the differences.
     """
     if not path.exists():
         return
-    found = json.loads((pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY, b"{}"))
-    different = [name for name, value in fingerprint.items() if found.get(name) != value]
+    stored = json.loads((pq.read_schema(path).metadata or {}).get(FINGERPRINT_KEY, b"{}"))
+    different = [name for name, value in fingerprint.items() if stored.get(name) != value]
     if different:
         raise ValueError(
             f"{path} holds results of another run (different: {', '.join(different)}). "
@@ -34,7 +38,13 @@ def check_same_run(path: Path, fingerprint: dict[str, Any]) -> None:
 
 @contextmanager
 def fingerprinted_writer(path: Path, schema: pa.Schema, fingerprint: dict[str, Any]) -> Iterator[pq.ParquetWriter]:
-    """Writes a Parquet file with its fingerprint, complete or not at all."""
+    """Writes a Parquet file with its fingerprint atomically.
+
+    Args:
+        path: the Parquet file.
+        schema: its schema.
+        fingerprint: JSON-serializable description of everything that determines the content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     stamp = {FINGERPRINT_KEY: json.dumps(fingerprint).encode()}
     with replacing(path) as temporary:

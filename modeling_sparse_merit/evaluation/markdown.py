@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The report as Markdown: first the tables of the paper, systems against noise and SNR, then the gains over the
-baseline, then every score with its intervals, and what was left out."""
+"""The report as Markdown: the tables of the paper (systems against noise and SNR), the gains over the baseline, all
+scores with their intervals, and undefined scores."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,17 +10,17 @@ from typing import Any
 from ..metrics import SCORE_TITLES
 
 THREE_DECIMALS = ("macro_f1", "stoi", "estoi")
-LEVELS = (0.05, 0.01)  # of significance, an arrow each
+LEVELS = (0.05, 0.01)  # significance levels, marked by one and two arrows
 
 
 def format_score(measure: str, value: float | None, interval: Sequence[float] | None = None, sign: str = "") -> str:
-    """Such as "0.512 [0.430, 0.590]", with the decimals that suit the measure; a dash where nothing is defined.
+    """Formats a score with the usual decimals of its measure, such as "0.512 [0.430, 0.590]"; a dash if undefined.
 
     Args:
         measure: a name of `SCORE_TITLES`.
-        value: the score.
-        interval: its bounds.
-        sign: "+" to show the sign of positive numbers too.
+        value: the score; None if undefined.
+        interval: its lower and upper bound.
+        sign: "+" shows the sign of positive numbers too.
     """
     if value is None or value != value:
         return "–"
@@ -33,8 +33,8 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
     """The text of `results.md`.
 
     Args:
-        report: of `build_report`.
-        figures: their paths as seen from the report.
+        report: from `build_report`.
+        figures: paths of the figures, relative to the report.
     """
     emotion, *measures = list_measures(report)
     sections = [
@@ -55,28 +55,28 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
 
 
 def list_measures(report: dict[str, Any]) -> list[str]:
-    """Every score in the order in which it is shown: those of the paper first."""
+    """All scores in the order of the report, starting with those of the paper."""
     measured = next(iter(report["results"].values()))["conditions"][0]["enhancement"]
     return sorted(["macro_f1", *measured], key=list(SCORE_TITLES).index)
 
 
 def list_transmissions(report: dict[str, Any]) -> list[str | None]:
-    """Those of the conditions, in their order; None stands for none."""
+    """The transmissions of the conditions, in their order; None stands for conditions without transmission."""
     conditions = next(iter(report["results"].values()))["conditions"]
     return list(dict.fromkeys(summary.get("transmission") for summary in conditions))
 
 
 def _measured(report: dict[str, Any]) -> str:
-    """What the scores were measured on."""
+    """A sentence about the test set."""
     clips = report["clips"]
     emotions = ", ".join(f"{label} {count}" for label, count in clips["labelled"].items())
     noises = ", ".join(f"{pool} ({noise['recordings']} recordings)" for pool, noise in report["noise"].items())
-    heard = f" Noise: {noises}." if noises else ""
-    return f"{clips['evaluated']} clips of {clips['speakers']} speakers; labelled: {emotions}.{heard}"
+    in_noise = f" Noise: {noises}." if noises else ""
+    return f"{clips['evaluated']} clips of {clips['speakers']} speakers; labelled: {emotions}.{in_noise}"
 
 
 def _systems(report: dict[str, Any]) -> str:
-    """What is behind each name, and of how many seeds."""
+    """A table of the systems: description, number of seeds and parameters."""
     rows = [
         [system, "; ".join(str(member["name"]) for member in members), str(len(members)), _parameters(members[0])]
         for system, members in report["systems"].items()
@@ -105,7 +105,7 @@ def _legend(report: dict[str, Any]) -> str:
     if comparisons:
         lines.append(
             f"- ↑ ↓: better or worse than the baseline `{comparisons['baseline']}` with p < 0.05; ↑↑ ↓↓: p < 0.01. By "
-            "a paired permutation test that swaps the two systems' answers clip by clip, two-sided, with Holm's "
+            "a paired permutation test that swaps the two systems' predictions clip by clip, two-sided, with Holm's "
             "correction over all cells of a table. It holds for these trained models: seeds are not drawn."
         )
     return "\n".join([lines[0] + ":\n", *lines[1:]])
@@ -140,31 +140,31 @@ def compact_table(
     pool: str | None = None,
     transmission: str | None = None,
 ) -> tuple[list[str], list[list[str]]]:
-    """Systems against conditions of one transmission, as in the paper: header and rows, without systems and conditions
-    that have no such score; a mark where the difference from the baseline is significant.
+    """Header and rows of a table of systems against conditions with one transmission, as in the paper. Systems and
+    conditions without the score are left out; arrows mark significant differences from the baseline.
 
     Args:
-        report: of `build_report`.
+        report: from `build_report`.
         measure: "macro_f1" or a speech measure.
-        bold: how the best of a column is set.
-        pool: only clean speech and this pool; None shows all.
-        transmission: of the conditions; None shows those that are not transmitted.
+        bold: format of the best score of a column.
+        pool: show only clean speech and this pool; None shows all.
+        transmission: transmission of the conditions; None shows those without.
     """
     scores = {
         system: [condition_score(summary, measure) for summary in of_transmission(result, transmission)]
         for system, result in report["results"].items()
     }
-    scores = {system: found for system, found in scores.items() if any(found)}
+    scores = {system: cell for system, cell in scores.items() if any(cell)}
     conditions = of_transmission(next(iter(report["results"].values())), transmission)
     columns = [
         index
-        for index, found in enumerate(zip(*scores.values(), strict=True))
-        if any(found) and pool in (None, conditions[index]["pool"] or pool)
+        for index, cell in enumerate(zip(*scores.values(), strict=True))
+        if any(cell) and pool in (None, conditions[index]["pool"] or pool)
     ]
     marks = _marks(report, measure)
     rows = [[system] for system in scores]
     for index in columns:
-        texts = [format_score(measure, found[index] and found[index]["mean"]) for found in scores.values()]
+        texts = [format_score(measure, cell[index] and cell[index]["mean"]) for cell in scores.values()]
         scored = [text for text in texts if text != "–"]
         best = max(scored, key=float) if len(scored) > 1 else None
         for row, system, text in zip(rows, scores, texts, strict=True):
@@ -174,17 +174,17 @@ def compact_table(
 
 
 def of_transmission(result: dict[str, Any], transmission: str | None) -> list[dict]:
-    """The conditions of one system with a transmission.
+    """The conditions of one system with a given transmission.
 
     Args:
         result: an entry of `report["results"]`.
-        transmission: its name; None gives the conditions that are not transmitted.
+        transmission: name of the transmission; None gives the conditions without.
     """
     return [summary for summary in result["conditions"] if summary.get("transmission") == transmission]
 
 
 def _compact_section(report: dict[str, Any], measure: str) -> str:
-    """A table for the conditions as they are, and one for each transmission."""
+    """One table for the conditions without transmission, and one for each transmission."""
     parts = []
     for transmission in list_transmissions(report):
         header, rows = compact_table(report, measure, transmission=transmission)
@@ -195,7 +195,7 @@ def _compact_section(report: dict[str, Any], measure: str) -> str:
 
 
 def _column_titles(conditions: Sequence[dict]) -> list[str]:
-    """The pool's name stands over its first column."""
+    """Titles of the columns; the name of a pool is shown in its first column only."""
     titles, pool = [], None
     for summary in conditions:
         if summary["pool"] is None:
@@ -208,7 +208,7 @@ def _column_titles(conditions: Sequence[dict]) -> list[str]:
 
 
 def _marks(report: dict[str, Any], measure: str) -> dict[tuple[str, str], str]:
-    """`{(system, condition): mark}` of the differences from the baseline."""
+    """`{(system, condition): mark}` for the differences from the baseline."""
     comparisons = report["comparisons"]["by_condition"] if report["comparisons"] else []
     return {
         (comparison["system"], comparison["condition"]): _mark(comparison)
@@ -218,13 +218,13 @@ def _marks(report: dict[str, Any], measure: str) -> dict[tuple[str, str], str]:
 
 
 def _mark(comparison: dict[str, Any]) -> str:
-    """An arrow for each level at which the difference is significant, up or down."""
+    """One arrow, up or down, for each level at which the difference is significant."""
     p_value, arrow = comparison["p_holm"], "↑" if comparison["difference"] > 0 else "↓"
     return "" if p_value is None else arrow * sum(p_value < level for level in LEVELS)
 
 
 def _gains(report: dict[str, Any]) -> list[str]:
-    """Differences from the baseline with the pools averaged, first at a glance, then in full."""
+    """Differences from the baseline averaged over the pools, first as short tables, then in full."""
     if not report["comparisons"] or not report["comparisons"]["pooled"]:
         return []
     pooled = report["comparisons"]["pooled"]
@@ -305,22 +305,22 @@ def _bounds(measure: str, interval: Sequence[float] | None, sign: str = "") -> s
 
 
 def _detail_rows(report: dict[str, Any], cells: Callable[[dict], list[str] | None]) -> list[list[str]]:
-    """A row for each condition and system that has such scores."""
+    """One row for each condition and system that has these scores."""
     systems = list(report["results"])
     rows = []
     for summaries in zip(*(report["results"][system]["conditions"] for system in systems), strict=True):
         for system, summary in zip(systems, summaries, strict=True):
-            if found := cells(summary):
-                rows.append([_heard_in(summary), system, *found])
+            if cell := cells(summary):
+                rows.append([_condition_title(summary), system, *cell])
     return rows
 
 
-def _heard_in(summary: dict[str, Any]) -> str:
+def _condition_title(summary: dict[str, Any]) -> str:
     return f"clean{_after(summary)}" if summary["pool"] is None else f"{summary['pool']}, {_level(summary)}"
 
 
 def _score_cells(measure: str, score: dict[str, Any]) -> list[str]:
-    """Score with its interval, interval over speakers, spread over seeds."""
+    """Cells of a score: value with interval, interval over speakers, spread over seeds."""
     seeds = score["seeds"]
     spread = "–"
     if seeds:
@@ -334,7 +334,7 @@ def _score_cells(measure: str, score: dict[str, Any]) -> list[str]:
 
 
 def _emotion_details(report: dict[str, Any]) -> str:
-    """Every score of emotion recognition, and the F1 of each class."""
+    """All scores of emotion recognition, and the F1 of each class."""
     labels = report["labels"]
 
     def scores(summary: dict) -> list[str] | None:
@@ -373,7 +373,7 @@ def _emotion_details(report: dict[str, Any]) -> str:
 
 
 def _group_details(report: dict[str, Any]) -> list[str]:
-    """Emotion recognition by corpus, by gender, and in the subsets that the settings name."""
+    """Emotion recognition by corpus, by gender, and in the configured subsets."""
     summaries = [summary for result in report["results"].values() for summary in result["conditions"]]
     sections = []
     for kind in dict.fromkeys(kind for summary in summaries for kind in summary.get("groups", {})):
@@ -391,7 +391,7 @@ def _group_details(report: dict[str, Any]) -> list[str]:
             "over speakers",
         ]
         table = _table([*header, "ECE"], rows, text_columns=3)
-        note = "Macro-F1 is the mean over the classes that the clips have; the model still chooses among all classes."
+        note = "Macro-F1 is the mean over the classes that occur in the clips; the model chooses among all classes."
         sections.append(f"## Emotion by {kind}\n\n{table}\n\n{note}")
     return sections
 
@@ -408,7 +408,7 @@ def _group_cells(summary: dict[str, Any], kind: str, name: str) -> list[str] | N
 
 
 def _task_details(report: dict[str, Any]) -> list[str]:
-    """Every score of each further task, with its interval and that over speakers."""
+    """All scores of each further task, with intervals over clips and over speakers."""
     summaries = [summary for result in report["results"].values() for summary in result["conditions"]]
     sections = []
     for task in dict.fromkeys(task for summary in summaries for task in summary.get("tasks", {})):
@@ -456,10 +456,10 @@ def _measure_details(report: dict[str, Any], measure: str) -> str:
 
 
 def _undefined(report: dict[str, Any], measures: Sequence[str]) -> str:
-    """How many scores were left out, and where."""
+    """A table of the number of undefined scores."""
     rows = [
         [
-            _heard_in(summary),
+            _condition_title(summary),
             system,
             SCORE_TITLES[name],
             f"{score['undefined']} of {summary['clips'] * result['members']}",

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The frozen noisy test set: every clip in every condition, mixed once and for all. It is a speech dataset whose rows
-hold the samples themselves with their SHA-256, so that every system, today and later, hears identical ones."""
+"""The frozen noisy test set: every clip in every condition, mixed in advance. It is a speech dataset whose rows hold
+the samples and their SHA-256, so that all systems are evaluated on identical input, now and later."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ from .configuration import EvaluationConfig
 from .fingerprint import check_same_run, fingerprinted_writer
 
 CORPUS = "corpus"
-"""A column that test sets of earlier versions lack."""
+"""A column that test sets of earlier versions do not have."""
 COLUMNS = {
     "clean": AUDIO,
     CORPUS: Value("string"),
@@ -55,35 +55,35 @@ COLUMNS = {
     "sha256": Value("string"),
     "clean_sha256": Value("string"),
 }
-"""What a frozen test set has besides the columns of its speech datasets."""
+"""Columns of a frozen test set in addition to those of its speech datasets."""
 
 
 class FrozenTestSet:
-    """The clips of a frozen test set that are evaluated, in each of its conditions.
+    """The evaluated clips of a frozen test set, in each of its conditions.
 
     Args:
-        table: a dataset with the columns of `COLUMNS`; without `transmission`, nothing is transmitted.
-        config: which of its clips.
+        dataset: a dataset with the columns `COLUMNS`; `transmission` is optional.
+        config: selects the clips.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
-        name: what errors call the dataset.
+        name: name of the dataset in error messages.
 
     Attributes:
-        conditions: clean first, then each pool at rising signal-to-noise ratios; then those of each transmission.
-        rows: numbers of the clips; a clip has the same one in each condition.
+        conditions: clean first, then each pool at increasing SNRs; then the same for each transmission.
+        rows: numbers of the clips; a clip has the same number in each condition.
 
     Raises:
-        ValueError: columns are missing, a clip is missing in a condition or there twice, or no clip is left.
+        ValueError: columns are missing, a condition lacks a clip or has it twice, or no clip is left.
     """
 
-    def __init__(self, table: Dataset, config: EvaluationConfig, labels: list[str], name: str):
-        missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", CORPUS, *table.column_names})
+    def __init__(self, dataset: Dataset, config: EvaluationConfig, labels: list[str], name: str):
+        missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", CORPUS, *dataset.column_names})
         if missing:
             raise ValueError(
                 f"{name} is no frozen test set: it lacks the columns {missing}. "
                 "Make one with `sparse-merit prepare noisy SPEECH NOISE OUT`."
             )
-        self.table, self.name = table, name
-        self._target_columns = [name for name in columns_of(further_tasks(TASKS)) if name in table.column_names]
+        self.dataset, self.name = dataset, name
+        self._target_columns = [name for name in columns_of(further_tasks(TASKS)) if name in dataset.column_names]
         self._facts = self._read_facts(labels)
         self._places = self._place_clips()
         self.conditions = self._sorted_conditions()
@@ -94,14 +94,14 @@ class FrozenTestSet:
                 raise ValueError(f"{name} lacks the clips {missing} in {condition.name}: every condition needs all.")
 
     def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
-        """What is known about each row of the dataset, but its sound."""
+        """The columns of each row except its audio."""
         names = {"emotion", "speaker", "source_file", "duration", *self._target_columns, *COLUMNS} - {"clean"}
-        columns = {name: column_names(self.table, name) for name in names}
+        columns = {name: column_names(self.dataset, name) for name in names}
         columns["emotion"] = [emotion if emotion in labels else None for emotion in columns["emotion"]]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _place_clips(self) -> dict[Condition, dict[int, int]]:
-        """Where each clip of a condition is in the dataset."""
+        """`{condition: {number of a clip: its row in the dataset}}`."""
         places: dict[Condition, dict[int, int]] = {}
         for index, fact in enumerate(self._facts):
             clips = places.setdefault(Condition(fact["pool"], fact["snr_db"], fact["transmission"]), {})
@@ -121,19 +121,24 @@ class FrozenTestSet:
 
     @property
     def shown_clip(self) -> int:
-        """The clip that pictures show, one of middle length."""
+        """The example clip of the figures, with median length."""
         places = self._places[self.conditions[0]]
         return sorted(self.rows, key=lambda row: self._facts[places[row]]["duration"])[len(self.rows) // 2]
 
     @property
     def shown_conditions(self) -> list[Condition]:
-        """The conditions that pictures show it in: the loudest noise of each pool, not transmitted."""
+        """The conditions of the example clip: the lowest SNR of each pool, without transmission."""
         noisy = [one for one in reversed(self.conditions) if one.pool is not None and one.transmission is None]
         first = {condition.pool: condition for condition in noisy}
         return list(reversed(first.values()))
 
     def describe(self, condition: Condition, row: int) -> dict[str, Any]:
-        """What identifies a clip in the per-clip results."""
+        """The columns that identify a clip in the per-clip results.
+
+        Args:
+            condition: the test condition.
+            row: number of the clip.
+        """
         fact = self._facts[self._places[condition][row]]
         return {
             "condition": condition.name,
@@ -144,30 +149,42 @@ class FrozenTestSet:
         }
 
     def example(self, condition: Condition, row: int) -> Example:
-        """One clip as it is heard.
+        """One clip in one condition.
+
+        Args:
+            condition: the test condition.
+            row: number of the clip.
 
         Raises:
-            ValueError: its samples are not those that were frozen.
+            ValueError: the samples differ from those that were frozen.
         """
         index = self._places[condition][row]
-        entry, fact = self.table[index], self._facts[index]
+        entry, fact = self.dataset[index], self._facts[index]
         noisy, clean = load_audio(entry["audio"]), load_audio(entry["clean"])
         if (sha256_of_samples(noisy), sha256_of_samples(clean)) != (fact["sha256"], fact["clean_sha256"]):
             raise ValueError(
                 f"Clip {row} ({fact['source_file']}) in {condition.name} of {self.name} is not what was frozen: its "
-                "samples have another SHA-256. Get the test set anew, or make it anew."
+                "samples have another SHA-256. Download or create the test set again."
             )
         return Example(row, noisy, clean, fact)
 
     def batches(self, condition: Condition, seconds: float) -> list[list[int]]:
-        """Clips batched by length, each batch at most `seconds` of audio, padding included, or a single clip. They
-        depend on nothing but the clips."""
+        """Batches of clips of similar length. They depend on the clips only.
+
+        Args:
+            condition: the test condition.
+            seconds: maximum duration of a batch, including padding; a longer clip forms its own batch.
+
+        Returns:
+            Numbers of the clips of each batch.
+        """
         places = self._places[condition]
         durations = [self._facts[places[row]]["duration"] for row in self.rows]
         return [[self.rows[place] for place in batch] for batch in cut_batches(durations, seconds)]
 
     def sha256(self, condition: Condition) -> str:
-        """SHA-256 of all that a condition's results depend on: samples, emotions and names of its clips."""
+        """SHA-256 of everything that the results of a condition depend on: samples, emotions and names of its
+        clips."""
         names = ("row", "sha256", "clean_sha256", "emotion", "speaker", "source_file", "duration")
         names = (*names, *self._target_columns)
         places = self._places[condition]
@@ -175,7 +192,7 @@ class FrozenTestSet:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def count_clips(self, labels: list[str]) -> dict[str, Any]:
-        """What a report says of the clips, and the SHA-256 of the whole test set as far as it is evaluated."""
+        """Statistics of the evaluated clips for the report, and their SHA-256."""
         clips = {fact["row"]: fact for fact in self._facts}
         clips = [clips[row] for row in self.rows]
         emotions = Counter(clip["emotion"] for clip in clips)
@@ -188,70 +205,75 @@ class FrozenTestSet:
         }
 
     def group_clips(self, subsets: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, list[int]]]:
-        """The clips that scores are also given for alone.
+        """Groups of clips that are also scored separately.
 
         Args:
             subsets: `EvaluationConfig.subsets`.
 
         Returns:
-            `{"corpus" | "gender" | "subset": {name: rows}}`; no corpora or genders where all clips are of one.
+            `{"corpus" | "gender" | "subset": {name: rows}}`; without corpora or genders if all clips have the same.
 
         Raises:
-            ValueError: the test set lacks a column, or none of its clips has these values.
+            ValueError: the test set lacks a column, or no clip has the values of a subset.
         """
         groups: dict[str, dict[str, list[int]]] = {}
         for column in (CORPUS, "gender"):
-            found: dict[str, list[int]] = {}
+            by_value: dict[str, list[int]] = {}
             for row, value in self._values(column).items():
                 if value is not None:
-                    found.setdefault(value, []).append(row)
-            groups[column] = dict(sorted(found.items())) if len(found) > 1 else {}
+                    by_value.setdefault(value, []).append(row)
+            groups[column] = dict(sorted(by_value.items())) if len(by_value) > 1 else {}
         groups["subset"] = {name: self._subset(name, columns) for name, columns in subsets.items()}
         return groups
 
     def _subset(self, name: str, columns: Mapping[str, Sequence[Any]]) -> list[int]:
         rows = set(self.rows)
         for column, allowed in columns.items():
-            if column not in self.table.column_names:
+            if column not in self.dataset.column_names:
                 raise ValueError(
-                    f"The subset {name!r} is by {column!r}, but the columns are {sorted(self.table.column_names)}."
+                    f"The subset {name!r} needs the column {column!r}; the columns are "
+                    f"{sorted(self.dataset.column_names)}."
                 )
             values = self._values(column)
             rows &= {row for row, value in values.items() if str(value) in map(str, allowed)}
             if not rows:
-                found = ", ".join(sorted({str(value) for value in values.values()})[:20])
+                present = ", ".join(sorted({str(value) for value in values.values()})[:20])
                 raise ValueError(
-                    f"The subset {name!r} holds no clip: {column!r} should be one of {list(allowed)}, and is one of "
-                    f"{found}."
+                    f"The subset {name!r} is empty: {column!r} should be one of {list(allowed)}, but its values are "
+                    f"{present}."
                 )
         return sorted(rows)
 
     def _values(self, column: str) -> dict[int, Any]:
-        """A column of the clips that are evaluated, by their rows."""
-        values, places = column_names(self.table, column), self._places[self.conditions[0]]
+        """A column of the evaluated clips, by their numbers."""
+        values, places = column_names(self.dataset, column), self._places[self.conditions[0]]
         return {row: values[places[row]] for row in self.rows}
 
     def count_noises(self) -> dict[str, int]:
-        """How many recordings of each pool are heard."""
+        """The number of noise recordings used from each pool."""
         evaluated = set(self.rows)
-        heard = {(fact["pool"], fact["noise_file"]) for fact in self._facts if fact["row"] in evaluated}
+        used = {(fact["pool"], fact["noise_file"]) for fact in self._facts if fact["row"] in evaluated}
         pools = dict.fromkeys(condition.pool for condition in self.conditions if condition.pool is not None)
-        return {pool: sum(heard_pool == pool for heard_pool, _ in heard) for pool in pools}
+        return {pool: sum(used_pool == pool for used_pool, _ in used) for pool in pools}
 
 
 def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
-    """The test set that the configuration names; or else the one that it describes, which is made in
-    `OUTPUT/test_set`, as far as it is not there yet.
+    """The configured test set. Without `test_set`, the described one is created in `OUTPUT/test_set`; conditions that
+    exist already are reused.
+
+    Args:
+        config: settings of the evaluation.
+        labels: the emotion classes.
 
     Raises:
-        ValueError: what is in that folder was made of other datasets or with another seed; a recording is unusable.
+        ValueError: that folder holds a test set of other datasets or another seed, or a recording is unusable.
         ImportError: a package of the extra `train` is not installed.
     """
     if config.test_set is not None:
         return FrozenTestSet(read_dataset(config.test_set), config, labels, config.test_set)
     clips, noise = Clips(config, labels), load_noise(config)
-    speech = {"speech": dataset_sha256(clips.table), "clips": clips.rows, "seed": config.seed}
-    noise_sha256 = {pool: dataset_sha256(table) for pool, table in noise.items()}
+    speech = {"speech": dataset_sha256(clips.dataset), "clips": clips.rows, "seed": config.seed}
+    noise_sha256 = {pool: dataset_sha256(dataset) for pool, dataset in noise.items()}
     paths = []
     for condition in list_conditions(config):
         path = Path(config.output) / "test_set" / f"{condition.name}.parquet"
@@ -259,22 +281,27 @@ def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
         check_same_run(path, fingerprint)
         if not path.exists():
             listener = Listener(clips, condition, noise.get(condition.pool), config.seed)
-            _write_condition(path, frozen_rows(clips, condition, listener), clips.table.features, fingerprint)
+            _write_condition(path, frozen_rows(clips, condition, listener), clips.dataset.features, fingerprint)
         paths.append(path)
     return FrozenTestSet(read_datasets(paths), config, labels, str(Path(config.output) / "test_set"))
 
 
 def frozen_features(speech: Features) -> Features:
-    """The columns of a frozen test set of speech datasets with these."""
+    """The schema of a frozen test set made from speech datasets with the given schema."""
     return Features({**speech, **COLUMNS})
 
 
 def frozen_rows(clips: Clips, condition: Condition, listener: Listener) -> Iterator[dict[str, Any]]:
-    """One row for each clip in one condition: what the speech datasets say of it, `audio` and `clean` as 24-bit FLAC,
-    and the facts of `Listener.example`. `sha256` and `clean_sha256` are of the float32 samples that the FLAC gives
-    back."""
+    """Yields one row per clip: its columns in the speech datasets, `audio` and `clean` as 24-bit FLAC, and the facts
+    of `Listener.example`. `sha256` and `clean_sha256` are those of the decoded float32 samples.
+
+    Args:
+        clips: the clips of the speech datasets.
+        condition: the test condition.
+        listener: mixes the clips in this condition.
+    """
     for row in tqdm(clips.rows, desc=f"mixing {condition.name}", unit="clip", disable=None):
-        example, speech = listener.example(row), clips.table[row]
+        example, speech = listener.example(row), clips.dataset[row]
         name = f"{row:06d}_{Path(speech.get('source_file') or 'clip').stem}.{condition.name}.flac"
         noisy, clean = _flac(example.noisy), _flac(example.clean)
         yield speech | {
@@ -301,9 +328,9 @@ def _flac(waveform: np.ndarray) -> bytes:
 
 
 def _write_condition(path: Path, rows: Iterator[dict[str, Any]], speech: Features, fingerprint: dict[str, Any]):
-    """Writes a hundred rows at a time, as a condition may not fit into memory."""
+    """Writes a hundred rows at a time, since a condition may not fit into memory."""
     schema = frozen_features(speech).arrow_schema
     with fingerprinted_writer(path, schema, fingerprint) as writer:
         while some := list(islice(rows, 100)):
-            # with the schema of the file, whose metadata the writer compares
+            # with the schema of the file: the writer also compares its metadata
             writer.write_table(pa.Table.from_pylist(some, writer.schema))

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What is evaluated: a system predicts clean speech and emotions of recordings."""
+"""The interface of evaluated systems, which predict clean speech and emotions of recordings."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,14 +9,14 @@ import numpy as np
 
 @dataclass
 class Prediction:
-    """One clip's result.
+    """The outputs of a system for one clip.
 
     Attributes:
-        enhanced: (samples,) in the recording's level and length; None without the enhancement task.
-        probabilities: (labels,), summing to 1; None without the emotion task.
-        task_outputs: `{task: class, ratings (K,) or embedding (size,)}` of all tasks but waveforms and the emotion.
+        enhanced: (samples,) with level and length of the recording; None without the enhancement task.
+        probabilities: (labels,), with sum 1; None without the emotion task.
+        task_outputs: `{task: class, ratings (K,) or embedding (size,)}` of all tasks except waveforms and emotion.
         expert_use: `{task: (experts,) share of the clip's frames}`; empty without a sparse router.
-        num_frames: encoder frames of the clip.
+        num_frames: number of encoder frames of the clip.
     """
 
     enhanced: np.ndarray | None
@@ -27,10 +27,10 @@ class Prediction:
 
 
 class System(Protocol):
-    """What can be evaluated."""
+    """A system that can be evaluated."""
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the system in a report, JSON-able."""
+        """Description of the system for the report, JSON-serializable."""
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz."""
+        """Predictions for recordings (samples,) at 16 kHz."""

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A frozen noisy test set: every clip of speech datasets in every condition, with its clean speech.
+"""Creates a frozen noisy test set: every clip of speech datasets in every condition, with its clean speech.
 
-`sparse-merit evaluate` takes it as its `test_set`, and makes the very same mixtures of the same datasets with the same
-seed and the same names of the noise pools, so others can compare on identical samples. They are kept as 24-bit FLAC at
-16 kHz, each with the noise's file and offset, both gains, and the SHA-256 of the samples.
+`sparse-merit evaluate` takes it as its `test_set`. With the same datasets, seed and names of the noise pools it also
+creates identical mixtures, so others can compare on the same samples. They are stored as 24-bit FLAC at 16 kHz, each
+with file and offset of the noise, both gains, and the SHA-256 of the samples.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from .noisy_set import frozen_features, frozen_rows
 
 SOURCES = {
     "speech": "the speech datasets, separated by commas",
-    "noise": "the noise datasets, separated by commas, each a pool of noise",
+    "noise": "the noise datasets (one pool each), separated by commas",
 }
 
 
@@ -39,48 +39,52 @@ def build(
     clean: bool = True,
     transmissions: Sequence[str] = (),
 ) -> Dataset:
-    """The noisy dataset of speech datasets and noise datasets.
+    """Mixes speech datasets with noise datasets.
 
     Args:
         speech: a speech dataset, or several.
-        noise: `{name: noise dataset}`, each a pool of noise, with its name in the conditions; or one noise dataset,
-            whose name is the last part of its path.
-        scratch: a folder that holds the mixtures for as long as the dataset is used; they may not fit into memory.
+        noise: `{name of the pool: noise dataset}`; or one noise dataset, whose pool is named after the last part of
+            its path.
+        scratch: a folder for the mixtures, which may not fit into memory; keep it as long as the dataset is used.
         snr_db: signal-to-noise ratios over the whole clip, in dB.
-        seed: another seed is another set of mixtures.
+        seed: seed of the mixtures.
         split: the split of all datasets.
-        clean: keep every clip as it is, too.
-        transmissions: names in `data.transmission.TRANSMISSIONS`; everything is kept after each of them, too.
+        clean: include every clip without noise.
+        transmissions: names in `data.transmission.TRANSMISSIONS`; every condition is included with each of them too.
 
     Raises:
-        DatasetError: a dataset is missing, or the settings are not usable.
+        DatasetError: a dataset is missing, or a setting is invalid.
         ValueError: a recording is silent or damaged.
     """
     speech = [speech] if isinstance(speech, str | Path) else list(speech)
     noise = noise if isinstance(noise, Mapping) else name_pools([noise])
     config = _configuration(speech, noise, split, list(snr_db), seed, clean, list(transmissions))
     clips, noises = Clips(config, []), load_noise(config)
-    path, schema = Path(scratch) / "mixtures.arrow", frozen_features(clips.table.features).arrow_schema
+    path, schema = Path(scratch) / "mixtures.arrow", frozen_features(clips.dataset.features).arrow_schema
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for condition in list_conditions(config):
             listener = Listener(clips, condition, noises.get(condition.pool), config.seed)
             rows = frozen_rows(clips, condition, listener)
             while some := list(islice(rows, 100)):
                 writer.write_batch(pa.RecordBatch.from_pylist(some, schema))
-    origins = [read_dataset(one).info for one in speech], [table.info for table in noises.values()]
+    origins = [read_dataset(one).info for one in speech], [dataset.info for dataset in noises.values()]
     return Dataset.from_file(str(path), info=_origin(*origins, ", ".join(noises), seed))
 
 
-def name_pools(tables: Sequence[str | Path], names: Sequence[str] = ()) -> dict[str, str | Path]:
-    """Noise datasets by the names of their pools, which are the last parts of their paths where none are given.
+def name_pools(datasets: Sequence[str | Path], names: Sequence[str] = ()) -> dict[str, str | Path]:
+    """Maps names of noise pools to their datasets.
+
+    Args:
+        datasets: paths of the noise datasets.
+        names: names of the pools; by default the last parts of the paths.
 
     Raises:
-        DatasetError: there are not as many names as tables, or two are alike.
+        DatasetError: the number of names differs from that of the datasets, or two names are equal.
     """
-    names = list(names) or [Path(path).resolve().name for path in tables]
-    if len(names) != len(tables) or len(set(names)) != len(names):
-        raise DatasetError(f"each of the {len(tables)} noise datasets needs a name of its own (--pool), not {names}")
-    return dict(zip(names, tables, strict=True))
+    names = list(names) or [Path(path).resolve().name for path in datasets]
+    if len(names) != len(datasets) or len(set(names)) != len(names):
+        raise DatasetError(f"each of the {len(datasets)} noise datasets needs its own name (--pool); got {names}")
+    return dict(zip(names, datasets, strict=True))
 
 
 def _configuration(
@@ -109,9 +113,9 @@ def _configuration(
 
 
 def _origin(speech: Sequence[DatasetInfo], noise: Sequence[DatasetInfo], pools: str, seed: int) -> DatasetInfo:
-    """What all datasets remember, and how they were mixed."""
+    """Metadata of all datasets, and how they were mixed."""
     infos = [*speech, *noise]
-    mixing = f"Speech in noise ({pools}), mixed once and for all with seed {seed}."
+    mixing = f"Speech in noise ({pools}), mixed with seed {seed}."
     licences = [info.license or NOT_STATED for info in infos] if any(info.license for info in infos) else []
     return DatasetInfo(
         description=_join([mixing, *(info.description for info in infos)], " "),
@@ -121,16 +125,23 @@ def _origin(speech: Sequence[DatasetInfo], noise: Sequence[DatasetInfo], pools: 
 
 
 def _join(texts: Sequence[str], sign: str) -> str:
-    """All different texts that there are."""
+    """Joins texts without repetition."""
     return sign.join(dict.fromkeys(text for text in texts if text))
 
 
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
+    """Builds and writes a frozen noisy test set, as the command line says.
+
+    Args:
+        arguments: command line to parse; that of the process by default.
+        prog: name of the command in the help; the script's file name by default.
+        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
+    """
     parser = prepare.command_line("A frozen noisy test set of speech datasets and noise datasets.", prog, SOURCES)
     parser.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10], help="signal-to-noise ratios in dB")
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another set of mixtures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mixtures")
     parser.add_argument("--split", default="test", help="the split of all datasets")
     parser.add_argument("--pool", help="names of the noise datasets; those of their folders by default")
     parser.add_argument("--no-clean", action="store_true", help="leave out the clips without noise")
@@ -140,7 +151,7 @@ def main(
         choices=list(TRANSMISSIONS),
         default=[],
         metavar="NAME",
-        help=f"keep everything after each of these, too: {', '.join(TRANSMISSIONS)}",
+        help=f"include every condition with each of these too: {', '.join(TRANSMISSIONS)}",
     )
     with tempfile.TemporaryDirectory() as scratch:
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Outside references that answer like a checkpoint, so that they stand in the same datasets: eGeMAPS with an SVM for
-emotion; spectral gating, and the files that any other system wrote, for enhancement. The first two need the extra
-`benchmark`; openSMILE, which computes eGeMAPS, is licensed for research and other non-commercial use alone."""
+"""External reference systems with the interface of a checkpoint: eGeMAPS with an SVM for emotion; spectral gating, and
+files written by any other system, for enhancement. The first two need the extra `benchmark`; openSMILE, which computes
+eGeMAPS, is licensed for research and other non-commercial use only."""
 
 import hashlib
 import importlib
@@ -28,36 +28,36 @@ from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.decoding import audio_suffixes
 from .predictions import Prediction
 
-FUNCTIONALS = 88  # of eGeMAPSv02
+FUNCTIONALS = 88  # number of functionals of eGeMAPSv02
 OPENSMILE_LICENCE = (
     "audEERING Research License Agreement: research and non-commercial use alone; neither openSMILE nor features or "
     "models made with it may be part of a product"
 )
-# Around the values that scikit-learn and the field start from: C = 1 and gamma = 1 / features.
+# A grid around the usual defaults, C = 1 and gamma = 1 / features.
 COSTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 WIDTHS = tuple(scale / FUNCTIONALS for scale in (0.1, 0.3, 1.0, 3.0, 10.0))
-GATE_SAMPLES = 1024  # the window of noisereduce
+GATE_SAMPLES = 1024  # window of noisereduce
 
 
 class EgemapsSvm:
-    """eGeMAPS functionals (Eyben et al., IEEE TAC 2016), standardised, and an SVM with an RBF kernel: emotion alone.
+    """eGeMAPS functionals (Eyben et al., IEEE TAC 2016), standardised, and an SVM with an RBF kernel, for emotion.
 
-    It learns from the train split, as a model does, in many conditions: every labelled clip as it is, and `copies`
-    times in noise at the recording's own level. C and gamma are those with the best macro-F1 on the dev split, mixed
-    alike with the dev split's noise. Functionals are cached by the content of the recording, so that nothing is
-    computed twice.
+    It is trained in many conditions on the train split: every labelled clip without noise, and `copies` times in noise
+    at the level of the recording. C and gamma are chosen by macro-F1 on the dev split, mixed in the same way with the
+    noise of the dev split. Functionals are cached by the content of the recording.
 
-    openSMILE's licence restricts commercial use, also of features and of models made with it: `OPENSMILE_LICENCE`.
+    openSMILE's licence restricts commercial use, including that of features and models made with it: see
+    `OPENSMILE_LICENCE`.
 
     Args:
         labels: emotion classes, in the order of the probabilities.
         speech: speech datasets with a train and a dev split.
         noise: noise datasets with a train and a dev split.
-        snr_db: range of the signal-to-noise ratio in dB.
-        copies: noisy copies of each clip.
-        seed: of the mixtures.
-        workers: processes that compute functionals; None is one for each CPU core.
-        cache: folder of the functionals; None is one in the cache of `huggingface_hub`.
+        snr_db: lowest and highest signal-to-noise ratio in dB.
+        copies: number of noisy copies of each clip.
+        seed: seed of the mixtures.
+        workers: processes that compute functionals; None is one per CPU core.
+        cache: folder of cached functionals; None is a folder in the cache of `huggingface_hub`.
 
     Raises:
         ImportError: opensmile or scikit-learn is not installed.
@@ -81,7 +81,7 @@ class EgemapsSvm:
         self.labels, self.workers = list(labels), workers
         self.cache = cache or cached_assets_path("modeling-sparse-merit", "egemaps", version("opensmile"))
         self.settings = {"snr_db": list(snr_db), "copies": copies, "seed": seed}
-        speech, noise = ([tables] if isinstance(tables, str) else list(tables) for tables in (speech, noise))
+        speech, noise = ([paths] if isinstance(paths, str) else list(paths) for paths in (speech, noise))
         train, dev = (self._examples(speech, noise, split) for split in ("train", "dev"))
         self.training = {"clips": len(train[1]), "sha256": train[2], "dev_clips": len(dev[1]), "dev_sha256": dev[2]}
         self.choice, self.classifier = choose_classifier(*train[:2], *dev[:2], self.labels)
@@ -94,8 +94,8 @@ class EgemapsSvm:
         return {**identity, "training": {**self.training, **self.settings}, **self.choice}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz. The probabilities are the softmax of the SVM's
-        decision values: the largest is its prediction, but they are not calibrated."""
+        """Predictions for recordings (samples,) at 16 kHz. The probabilities are the softmax of the SVM's decision
+        values; they are not calibrated."""
         functionals = np.stack([row for _, row in self._functionals(recordings)])  # (clips, 88)
         decisions = self.classifier.decision_function(functionals)  # (clips, classes), (clips,) of two classes
         if decisions.ndim == 1:
@@ -104,23 +104,23 @@ class EgemapsSvm:
 
     def _examples(self, speech: list[str], noise: list[str], split: str) -> tuple[np.ndarray, np.ndarray, str]:
         """Functionals (examples, 88) and classes (examples,) of a split in all conditions, and the SHA-256 of both."""
-        table = read_datasets(speech, split)
-        classes = np.array(class_indices(table, self.labels))
-        table, classes = table.select(np.flatnonzero(classes != UNLABELLED)), classes[classes != UNLABELLED]
+        dataset = read_datasets(speech, split)
+        classes = np.array(class_indices(dataset, self.labels))
+        dataset, classes = dataset.select(np.flatnonzero(classes != UNLABELLED)), classes[classes != UNLABELLED]
         recipe = MixingRecipe(
             read_datasets(noise, split),
             snr_db=tuple(self.settings["snr_db"]),
             level_db=None,
             seed=self.settings["seed"],
         )
-        recordings = in_conditions(table, recipe, self.settings["copies"])
-        classes = np.repeat(classes, 1 + self.settings["copies"])  # a clip's conditions follow one another
-        found = list(
+        recordings = in_conditions(dataset, recipe, self.settings["copies"])
+        classes = np.repeat(classes, 1 + self.settings["copies"])  # the conditions of a clip are adjacent
+        functionals = list(
             tqdm(self._functionals(recordings), f"eGeMAPS of {split}", len(classes), unit="clip", disable=None)
         )
-        lines = [f"{digest} {self.labels[index]}\n" for (digest, _), index in zip(found, classes, strict=True)]
+        lines = [f"{digest} {self.labels[index]}\n" for (digest, _), index in zip(functionals, classes, strict=True)]
         sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
-        return np.stack([row for _, row in found]), classes, sha256
+        return np.stack([row for _, row in functionals]), classes, sha256
 
     def _functionals(self, recordings: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """SHA-256 and functionals (88,) of each recording, in order."""
@@ -131,12 +131,12 @@ class EgemapsSvm:
 
 
 class NoiseReduce:
-    """Spectral gating by `noisereduce` (Sainburg, doi 10.5281/zenodo.3243139) as it comes: enhancement alone. A
-    recording that is silent, or shorter than the gate's window of 64 ms, comes back as it is.
+    """Spectral gating by `noisereduce` (Sainburg, doi 10.5281/zenodo.3243139) with its defaults, for enhancement.
+    Recordings that are silent, or shorter than the window of 64 ms, are returned unchanged.
 
     Args:
-        labels: not used; every reference takes them.
-        stationary: one threshold for the whole recording; False lets it follow the noise.
+        labels: unused; part of the common signature of references.
+        stationary: use one threshold for the whole recording; False adapts it to the noise.
 
     Raises:
         ImportError: noisereduce is not installed.
@@ -154,7 +154,7 @@ class NoiseReduce:
         return {"name": name, "reference": self.name, "versions": packages, "stationary": self.stationary}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz.
+        """Predictions for recordings (samples,) at 16 kHz.
 
         Raises:
             ValueError: the output is not finite.
@@ -164,7 +164,7 @@ class NoiseReduce:
     def _gate(self, recording: np.ndarray) -> np.ndarray:
         if len(recording) < GATE_SAMPLES or not np.any(recording):
             return recording.copy()
-        # in one piece, as the noise is estimated for each
+        # in one piece, since the noise is estimated per piece
         gated = self.library.reduce_noise(
             y=recording, sr=SAMPLING_RATE, stationary=self.stationary, chunk_size=len(recording)
         )
@@ -174,20 +174,20 @@ class NoiseReduce:
 
 
 class ProcessedFiles:
-    """What another system wrote of the very recordings of a frozen test set, a file for each: enhancement alone.
+    """Outputs of another system for the recordings of a frozen test set, one file per recording, for enhancement.
 
-    A recording is recognised by its samples in the test set, and its file has the name that the test set gives it,
-    whatever the ending: `NAME.flac` may have become `NAME.wav`.
+    A recording is identified by its samples in the test set. Its file has the name given by the test set, with any
+    suffix: `NAME.flac` may have become `NAME.wav`.
 
     Args:
-        labels: not used; every reference takes them.
+        labels: unused; part of the common signature of references.
         folder: the folder of the files, at any sampling rate.
-        test_set: the dataset that the other system was given; the path in its column `audio` names the file.
+        test_set: the frozen test set that the other system processed; the path in its column `audio` names the file.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a file is missing.
-        DatasetError: there is no such table.
-        ValueError: a name leads out of the folder.
+        FileNotFoundError: the folder or a file is missing.
+        DatasetError: the test set is missing.
+        ValueError: a name points outside the folder.
     """
 
     name = "processed"
@@ -195,7 +195,9 @@ class ProcessedFiles:
     def __init__(self, labels: Sequence[str], folder: str, test_set: str):
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"`folder`: {folder} is no folder; expected the files of another system in it.")
+            raise FileNotFoundError(
+                f"`folder`: {folder} is not a folder; expected a folder with the outputs of another system."
+            )
         recordings = [row["audio"] for row in read_dataset(test_set).select_columns("audio")]
         self.files = {sha256_of_samples(load_audio(audio)): self._find(audio["path"]) for audio in recordings}
 
@@ -208,10 +210,10 @@ class ProcessedFiles:
         return {"name": name, "reference": self.name, "files": len(self.files), "sha256": digest.hexdigest()}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz.
+        """Predictions for recordings (samples,) at 16 kHz.
 
         Raises:
-            ValueError: a recording is not in the test set, or its file is of another length.
+            ValueError: a recording is not in the test set, or its file has another length.
         """
         return [Prediction(self._read(recording), None) for recording in recordings]
 
@@ -219,26 +221,28 @@ class ProcessedFiles:
         path = (self.folder / (name or "")).resolve()
         if not name or path == self.folder or not path.is_relative_to(self.folder):
             raise ValueError(
-                f"The test set calls a recording {name!r}; expected the name of a file inside {self.folder}."
+                f"A recording of the test set has the name {name!r}; expected the name of a file inside {self.folder}."
             )
-        # not with_suffix alone: the given ending wins where there are two
+        # not only with_suffix: a file with the given suffix takes precedence
         candidates = [path, *(path.with_suffix(suffix) for suffix in audio_suffixes())]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None or not found.resolve().is_relative_to(self.folder):
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None or not file.resolve().is_relative_to(self.folder):
             raise FileNotFoundError(
-                f"{self.folder} has no file {path.name}, nor one of that name with another of the endings "
+                f"{self.folder} has no file {path.name}, nor one of that name with another of the suffixes "
                 f"{' '.join(audio_suffixes())}. Process every recording of the test set first."
             )
-        return found
+        return file
 
     def _read(self, recording: np.ndarray) -> np.ndarray:
         path = self.files.get(sha256_of_samples(recording))
         if path is None:
-            raise ValueError(f"A recording is not in the test set that {self.folder} was made of. Name the right one.")
+            raise ValueError(
+                f"A recording is not in the test set of {self.folder}. Give the test set that was processed."
+            )
         processed = load_audio(path)
         if processed.shape != recording.shape:
             raise ValueError(
-                f"{path} has {len(processed)} samples at 16 kHz, the recording it was made of has {len(recording)}. "
+                f"{path} has {len(processed)} samples at 16 kHz, but its recording has {len(recording)}. "
                 "Cut or pad it to the same length, aligned in time."
             )
         return processed
@@ -258,7 +262,7 @@ def build_reference(
         labels: emotion classes, in the order of the probabilities.
 
     Returns:
-        an object with `name`, `describe()` (plain JSON) and `answer(recordings)`.
+        An object with `name`, `describe()` (plain JSON) and `predict(recordings)`.
 
     Raises:
         ValueError: no reference has this name, or an option is unknown or missing.
@@ -276,9 +280,15 @@ def build_reference(
     return REFERENCES[name](labels=labels, **options)
 
 
-def in_conditions(table: Dataset, recipe: MixingRecipe, copies: int) -> Iterator[np.ndarray]:
-    """Every clip of a dataset as it is, then `copies` times mixed by the recipe; each (samples,) at 16 kHz."""
-    for row, audio in enumerate(table["audio"]):
+def in_conditions(dataset: Dataset, recipe: MixingRecipe, copies: int) -> Iterator[np.ndarray]:
+    """Yields every clip of a dataset without noise, followed by `copies` mixtures of it; each (samples,) at 16 kHz.
+
+    Args:
+        dataset: a speech dataset.
+        recipe: mixes speech with noise.
+        copies: number of mixtures of each clip.
+    """
+    for row, audio in enumerate(dataset["audio"]):
         speech = load_audio(audio)
         yield speech
         for copy in range(copies):
@@ -288,11 +298,12 @@ def in_conditions(table: Dataset, recipe: MixingRecipe, copies: int) -> Iterator
 def choose_classifier(
     train: np.ndarray, train_classes: np.ndarray, dev: np.ndarray, dev_classes: np.ndarray, labels: list[str]
 ) -> tuple[dict[str, float], Any]:
-    """Fits an SVM for each C and gamma and keeps the one with the best macro-F1 on the dev split, the first of equals.
+    """Fits an SVM for each C and gamma, and selects the one with the best macro-F1 on the dev split (the first of
+    ties).
 
     Args:
-        train, dev: functionals, (examples, 88); a value that openSMILE left undefined (NaN) counts as the mean.
-        train_classes, dev_classes: numbers of the classes, (examples,).
+        train, dev: functionals (examples, 88); undefined values (NaN) are replaced by the mean.
+        train_classes, dev_classes: class numbers (examples,).
         labels: the classes.
 
     Returns:
@@ -319,8 +330,16 @@ def choose_classifier(
 
 
 def cached_functionals(recording: np.ndarray, cache: str) -> tuple[str, np.ndarray]:
-    """SHA-256 of a recording (samples,) at 16 kHz, and its eGeMAPS functionals, float32 (88,), from the folder `cache`
-    where they were computed before. A function of the module, so that worker processes can receive it."""
+    """SHA-256 and eGeMAPS functionals of a recording, read from the cache if possible. It is a function of the module,
+    so that it can be sent to worker processes.
+
+    Args:
+        recording: (samples,) at 16 kHz.
+        cache: folder of cached functionals.
+
+    Returns:
+        The digest as hexadecimal text, and functionals as float32 (88,).
+    """
     sha256 = sha256_of_samples(recording)
     path = Path(cache) / sha256[:2] / f"{sha256}.npy"
     if not path.is_file():
@@ -332,7 +351,7 @@ def cached_functionals(recording: np.ndarray, cache: str) -> tuple[str, np.ndarr
 
 def egemaps(recording: np.ndarray) -> np.ndarray:
     """The eGeMAPSv02 functionals of a recording (samples,) at 16 kHz: float32 (88,), NaN below 60 ms."""
-    # openSMILE's 16-bit samples wrap round at +1
+    # openSMILE converts to 16 bits, where +1 would wrap around
     samples = np.clip(recording, -1, 1 - 2**-15)
     return _extractor().process_signal(samples, SAMPLING_RATE).to_numpy()[0]
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""From per-clip rows to a report: the scores of every system in every condition with their intervals, comparisons with
-the baseline, and their three forms: strict JSON, Markdown with figures, and a table on the screen."""
+"""Turns per-clip rows into a report: scores of every system in every condition with intervals, and comparisons with
+the baseline. The report is written as strict JSON and as Markdown with figures, and printed as tables."""
 
 import json
 import math
@@ -39,15 +39,15 @@ from .task_scores import task_scores
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What all members of one system answered in one condition.
+class ConditionResults:
+    """The outputs of all members of one system in one condition.
 
     Attributes:
         clips: the first member's rows.
         members: the rows of each member.
-        predicted: class numbers of the labelled clips (members, labelled clips); None without the emotion task.
-        confidences: their largest probabilities (members, labelled clips); None where they are not known.
-        scores: `{measure: (members, clips)}`, NaN where undefined; empty for a system that does not enhance.
+        predicted: predicted class numbers (members, labelled clips); None without the emotion task.
+        confidences: largest probabilities (members, labelled clips); None if unknown.
+        scores: `{measure: (members, clips)}`, NaN where undefined; empty without the enhancement task.
     """
 
     clips: list[dict]
@@ -59,13 +59,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the labelled clips that emotion recognition is also scored on.
+    """A group of labelled clips for which emotion recognition is also scored separately.
 
     Attributes:
-        places: among the labelled clips (clips,).
-        scored: the classes that these clips have.
-        speakers: how many there are.
-        resampling: of these clips.
+        places: indices among the labelled clips (clips,).
+        scored: the classes that occur in these clips.
+        speakers: number of speakers.
+        resampling: resamples of these clips.
     """
 
     places: np.ndarray
@@ -75,13 +75,13 @@ class Group:
 
 
 class Protocol:
-    """What all systems and conditions have in common: the clips, their labels, and how they are resampled.
+    """Common to all systems and conditions: the clips, their labels, and their resamples.
 
     Args:
         clips: the rows of any system in any condition.
         labels: the emotion classes.
-        config: measures, resamples and seed.
-        groups: `{kind: {name: rows}}`, clips that are also scored alone.
+        config: provides measures, number of resamples and seed.
+        groups: `{kind: {name: rows}}`, clips that are also scored separately.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Protocol:
         }
 
     def _group(self, rows: Sequence[int], speakers: list[str | None], config: EvaluationConfig) -> Group | None:
-        """None without a labelled clip."""
+        """A group of clips; None if no clip is labelled."""
         chosen = set(rows)
         places = [place for place, index in enumerate(self.labelled) if self.rows[index] in chosen]
         if not places:
@@ -115,20 +115,25 @@ class Protocol:
         resampling = Resampling(spoken, config.bootstrap_resamples, config.seed)
         return Group(np.array(places), np.unique(self.true[places]).tolist(), len({*spoken} - {None}), resampling)
 
-    def answers(self, system: str, condition: Condition, members: list[list[dict]]) -> Answers:
-        """The rows of one system in one condition, a list for each member, as arrays.
+    def results(self, system: str, condition: Condition, members: list[list[dict]]) -> ConditionResults:
+        """Converts the rows of one system in one condition to arrays.
+
+        Args:
+            system: name of the system.
+            condition: the test condition.
+            members: rows of each member.
 
         Raises:
-            ValueError: the rows are not those of the protocol, so that scores could not be compared.
+            ValueError: the rows are of other clips than those of the protocol, so scores would not be comparable.
         """
         for member, clips in enumerate(members):
             if [clip["row"] for clip in clips] != self.rows:
                 raise ValueError(
-                    f"{system}, member {member}, {condition.name}: {len(clips)} rows, but not for the same "
-                    f"{len(self.rows)} clips as elsewhere. Delete its file of this condition and evaluate again."
+                    f"{system}, member {member}, {condition.name}: {len(clips)} rows that do not match the "
+                    f"{len(self.rows)} clips of the evaluation. Delete the file of this condition and evaluate again."
                 )
         predicted, confidences = self._predicted(members), self._confidences(members)
-        return Answers(members[0], members, predicted, confidences, self._scores(members))
+        return ConditionResults(members[0], members, predicted, confidences, self._scores(members))
 
     def _predicted(self, members: list[list[dict]]) -> np.ndarray | None:
         names = [[clips[index]["predicted"] for index in self.labelled] for clips in members]
@@ -139,17 +144,17 @@ class Protocol:
     def _confidences(self, members: list[list[dict]]) -> np.ndarray | None:
         names = [f"probability_{label}" for label in self.labels]
         values = [[[clips[index].get(name) for name in names] for index in self.labelled] for clips in members]
-        found = np.array(values, dtype=np.float64)  # (members, labelled clips, labels), None becomes NaN
-        return found.max(-1) if found.size and np.isfinite(found).all() else None
+        probabilities = np.array(values, dtype=np.float64)  # (members, labelled clips, labels), None becomes NaN
+        return probabilities.max(-1) if probabilities.size and np.isfinite(probabilities).all() else None
 
     def _scores(self, members: list[list[dict]]) -> dict[str, np.ndarray]:
-        found = {}
+        by_measure = {}
         for name in self.measures:
             scores = [[clip.get(f"enhanced_{name}") for clip in clips] for clips in members]
             if any(score is not None for values in scores for score in values):
                 values = np.array(scores, dtype=np.float64)  # (members, clips), None becomes NaN
-                found[name] = np.where(np.isfinite(values), values, np.nan)
-        return found
+                by_measure[name] = np.where(np.isfinite(values), values, np.nan)
+        return by_measure
 
 
 def build_report(
@@ -161,34 +166,34 @@ def build_report(
     """Scores, intervals and comparisons of an evaluation.
 
     Args:
-        record: what was measured with what; `labels` are the emotion classes. It opens the report.
+        record: settings, systems and test set; `labels` are the emotion classes. The report starts with it.
         rows: `{system: [rows of all conditions of each member]}`.
         config: the settings of the evaluation.
-        groups: `{"corpus" | "gender" | "subset": {name: rows}}`, clips that emotion recognition is also scored on
-            alone, see `FrozenTestSet.group_clips`.
+        groups: `{"corpus" | "gender" | "subset": {name: rows}}`, clips for which emotion recognition is also scored
+            separately, see `FrozenTestSet.group_clips`.
 
     Returns:
         The record with `results`, `{system: {"members": number, "conditions": [summary]}}`, and `comparisons` with
-        the baseline, or None without one. With `model` in place of `systems`, the summaries of that one checkpoint are
-        also at the top, as `conditions`: the model card shows them.
+        the baseline (None without one). With `model` in place of `systems`, the summaries of that checkpoint are also
+        at the top level as `conditions`, for the model card.
 
     Raises:
-        ValueError: two systems were not measured on the same clips.
+        ValueError: two systems were not evaluated on the same clips.
     """
     grouped = {system: [_by_condition(member) for member in members] for system, members in rows.items()}
     conditions = next(iter(grouped.values()))[0]
     protocol = Protocol(next(iter(conditions.values())), record["labels"], config, groups or {})
-    answers = {
+    outputs = {
         system: {
-            condition: protocol.answers(system, condition, [member.get(condition, []) for member in members])
+            condition: protocol.results(system, condition, [member.get(condition, []) for member in members])
             for condition in conditions
         }
         for system, members in grouped.items()
     }
     results = {
-        system: {"members": len(rows[system]), "conditions": _summaries(system, answers, protocol)} for system in rows
+        system: {"members": len(rows[system]), "conditions": _summaries(system, outputs, protocol)} for system in rows
     }
-    comparisons = _comparisons(answers, config.baseline, protocol) if config.baseline else None
+    comparisons = _comparisons(outputs, config.baseline, protocol) if config.baseline else None
     report = {**record, "results": results, "comparisons": comparisons}
     if config.systems is None:
         (checkpoint,) = set(results) - {NOISY}
@@ -197,7 +202,7 @@ def build_report(
 
 
 def _by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
-    """In the order in which they come; clips by their row of the speech datasets."""
+    """Rows grouped by condition in order of appearance, and sorted by clip number."""
     grouped: dict[str, list[dict]] = {}
     for row in rows:
         grouped.setdefault(row["condition"], []).append(row)
@@ -212,11 +217,11 @@ def _stream(system: str) -> int:
     return zlib.crc32(system.encode())  # the same on every machine, unlike hash()
 
 
-def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protocol: Protocol) -> list[dict]:
-    """The scores of one system, condition by condition."""
+def _summaries(system: str, outputs: dict[str, dict[Condition, ConditionResults]], protocol: Protocol) -> list[dict]:
+    """The scores of one system in each condition."""
     conditions = []
-    for condition, given in answers[system].items():
-        heard = answers[NOISY][condition].scores if NOISY in answers else {}
+    for condition, given in outputs[system].items():
+        noisy = outputs[NOISY][condition].scores if NOISY in outputs else {}
         conditions.append(
             {
                 "condition": condition.name,
@@ -226,7 +231,7 @@ def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protoc
                 "clips": len(given.clips),
                 "emotion": None if given.predicted is None else _emotion(system, given, protocol),
                 "enhancement": {
-                    name: _measure(system, heard.get(name), given.scores.get(name), protocol)
+                    name: _measure(system, noisy.get(name), given.scores.get(name), protocol)
                     for name in protocol.measures
                 },
                 "expert_use": summarise_expert_use(given.clips),
@@ -238,14 +243,14 @@ def _summaries(system: str, answers: dict[str, dict[Condition, Answers]], protoc
                 for kind, groups in protocol.groups.items()
                 if groups
             }
-        if found := task_scores(given.members, protocol.resampling, _stream(system)):
-            conditions[-1]["tasks"] = found
+        if further := task_scores(given.members, protocol.resampling, _stream(system)):
+            conditions[-1]["tasks"] = further
     _warn_of_undefined(system, conditions)
     return conditions
 
 
-def _emotion(system: str, given: Answers, protocol: Protocol) -> dict[str, Any]:
-    """Every score of emotion recognition, each with its intervals; the confusion counts of all members together."""
+def _emotion(system: str, given: ConditionResults, protocol: Protocol) -> dict[str, Any]:
+    """All scores of emotion recognition with their intervals, and the confusion counts summed over members."""
     labels, predicted = protocol.labels, given.predicted
     scores = emotion_scores(protocol.true, predicted, len(labels), protocol.labelled_resampling, _stream(system))
     per_class = [score.describe() for score in scores.pop("per_class_f1")]
@@ -260,8 +265,8 @@ def _emotion(system: str, given: Answers, protocol: Protocol) -> dict[str, Any]:
     return {**summary, "confusion": counts.reshape(len(labels), len(labels)).tolist()}
 
 
-def _group_scores(system: str, given: Answers, group: Group, protocol: Protocol) -> dict[str, Any]:
-    """The scores of emotion recognition on some of the clips; macro-F1 is the mean over the classes that they have."""
+def _group_scores(system: str, given: ConditionResults, group: Group, protocol: Protocol) -> dict[str, Any]:
+    """Scores of emotion recognition for a group of clips; macro-F1 is the mean over the classes that occur in it."""
     true, predicted = protocol.true[group.places], given.predicted[:, group.places]
     confidences = None if given.confidences is None else given.confidences[:, group.places]
     stream, classes = _stream(system), len(protocol.labels)
@@ -272,8 +277,8 @@ def _group_scores(system: str, given: Answers, group: Group, protocol: Protocol)
 
 
 def _calibration(true: np.ndarray, predicted: np.ndarray, confidences: np.ndarray | None) -> dict[str, Score]:
-    """The ECE of each member, without intervals: resampling a set of clips adds spread within each bin, which raises
-    the ECE, so that a percentile interval would lie above it."""
+    """The ECE of each member, without intervals: resampling adds spread within each bin, which increases the ECE, so a
+    percentile interval would lie above it."""
     if confidences is None:
         return {}
     pairs = zip(confidences, predicted == true, strict=True)
@@ -282,7 +287,7 @@ def _calibration(true: np.ndarray, predicted: np.ndarray, confidences: np.ndarra
 
 
 def _described(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Each score under its name, and its intervals and spread under names that start with it."""
+    """Each score under its name, with intervals and spread under `NAME_FIELD`."""
     summary = {}
     for name, score in scores.items():
         described = score.describe()
@@ -292,9 +297,9 @@ def _described(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def _measure(
-    system: str, heard: np.ndarray | None, enhanced: np.ndarray | None, protocol: Protocol
+    system: str, noisy: np.ndarray | None, enhanced: np.ndarray | None, protocol: Protocol
 ) -> dict[str, dict | None]:
-    """One speech measure: of the input, of the output, and the gain over clips where both are defined."""
+    """One speech measure of input and output, and its gain over the clips for which both are defined."""
 
     def summarise(scores: np.ndarray | None) -> dict[str, Any] | None:
         if scores is None:
@@ -304,14 +309,14 @@ def _measure(
         counts = {"clips": int(defined.any(0).sum()), "undefined": int((~defined).sum())}
         return {"mean": described.pop("mean"), "interval": described.pop("interval"), **counts, **described}
 
-    # the noisy input, which is its own output, gains nothing
-    gain = None if heard is None or enhanced is None or enhanced is heard else enhanced - heard
-    return {"noisy": summarise(heard), "enhanced": summarise(enhanced), "difference": summarise(gain)}
+    # the noisy input is its own output, so it has no gain
+    gain = None if noisy is None or enhanced is None or enhanced is noisy else enhanced - noisy
+    return {"noisy": summarise(noisy), "enhanced": summarise(enhanced), "difference": summarise(gain)}
 
 
 def summarise_expert_use(rows: list[dict]) -> dict[str, list[float]] | None:
-    """Share of all frames that went to each expert, `{task: (experts,)}`; None without a sparse router. Of one member:
-    the experts of two trainings have nothing to do with each other."""
+    """Share of all frames routed to each expert of one member, `{task: (experts,)}`; None without a sparse router.
+    Experts of different trainings are unrelated, so members are not averaged."""
     frames = np.array([row["frames"] for row in rows], dtype=np.float64)  # (clips,)
     use: dict[str, list[float]] = {}
     for column in (name for name in rows[0] if name.startswith("expert_") and rows[0][name] is not None):
@@ -322,38 +327,40 @@ def summarise_expert_use(rows: list[dict]) -> dict[str, list[float]] | None:
 
 
 def _warn_of_undefined(system: str, conditions: list[dict]):
-    found = []
+    messages = []
     for summary in conditions:
         undefined = [
             f"{SCORE_TITLES[name]} of {measure['enhanced']['undefined']} enhanced clips"
             for name, measure in summary["enhancement"].items()
             if measure["enhanced"] and measure["enhanced"]["undefined"]
         ]
-        found += [f"{summary['condition']}: {', '.join(undefined)}"] if undefined else []
-    if found:
-        reason = f"undefined and left out of the means: {'; '.join(found)}."
+        messages += [f"{summary['condition']}: {', '.join(undefined)}"] if undefined else []
+    if messages:
+        reason = f"undefined and left out of the means: {'; '.join(messages)}."
         warnings.warn(f"{system}: {reason}", UndefinedScoreWarning, stacklevel=4)
 
 
-def _comparisons(answers: dict[str, dict[Condition, Answers]], baseline: str, protocol: Protocol) -> dict[str, Any]:
-    """Every other system against the baseline: in each condition, and with the pools' scores averaged at each SNR."""
+def _comparisons(
+    outputs: dict[str, dict[Condition, ConditionResults]], baseline: str, protocol: Protocol
+) -> dict[str, Any]:
+    """Comparisons of all systems with the baseline, in each condition and averaged over the pools at each SNR."""
     by_condition, pooled = [], []
-    for system in answers:
+    for system in outputs:
         if system == baseline:
             continue
         for measure in ("macro_f1", *protocol.measures):
-            found = {
+            compared = {
                 condition: comparison
-                for condition in answers[system]
-                if (comparison := _compare(answers, (system, baseline), condition, measure, protocol))
+                for condition in outputs[system]
+                if (comparison := _compare(outputs, (system, baseline), condition, measure, protocol))
             }
             by_condition += [
                 _comparison(system, measure, condition.name, condition, comparison)
-                for condition, comparison in found.items()
+                for condition, comparison in compared.items()
             ]
             levels: dict[Condition, list[Comparison]] = {}
-            for condition in (condition for condition in found if condition.pool is not None):
-                levels.setdefault(replace(condition, pool=None), []).append(found[condition])
+            for condition in (condition for condition in compared if condition.pool is not None):
+                levels.setdefault(replace(condition, pool=None), []).append(compared[condition])
             for level, inside in levels.items():
                 name = f"{level.snr_db:g}dB" + (f"@{level.transmission}" if level.transmission else "")
                 pooled.append(_comparison(system, measure, name, level, average_comparison(inside)))
@@ -361,24 +368,24 @@ def _comparisons(answers: dict[str, dict[Condition, Answers]], baseline: str, pr
 
 
 def _compare(
-    answers: dict[str, dict[Condition, Answers]],
+    outputs: dict[str, dict[Condition, ConditionResults]],
     systems: tuple[str, str],
     condition: Condition,
     measure: str,
     protocol: Protocol,
 ) -> Comparison | None:
-    """None where one of the two has no such task."""
-    given = [answers[system][condition] for system in systems]
+    """The comparison of two systems; None if one of them lacks the task."""
+    given = [outputs[system][condition] for system in systems]
     streams = tuple(_stream(system) for system in systems)
     if measure == "macro_f1":
-        predicted = [answer.predicted for answer in given]
+        predicted = [output.predicted for output in given]
         if any(member is None for member in predicted):
             return None
         resampling = protocol.labelled_resampling
         return compare_macro_f1(protocol.true, *predicted, len(protocol.labels), resampling, streams)
-    if any(measure not in answer.scores for answer in given):
+    if any(measure not in output.scores for output in given):
         return None
-    return compare_measure(*(answer.scores[measure] for answer in given), protocol.resampling, streams)
+    return compare_measure(*(output.scores[measure] for output in given), protocol.resampling, streams)
 
 
 def _comparison(system: str, measure: str, name: str, condition: Condition, comparison: Comparison) -> dict[str, Any]:
@@ -386,7 +393,7 @@ def _comparison(system: str, measure: str, name: str, condition: Condition, comp
 
 
 def _corrected(comparisons: list[dict]) -> list[dict]:
-    """With `p_holm`: a family is all comparisons of one measure."""
+    """Adds `p_holm`, corrected over all comparisons of one measure."""
     for measure in {comparison["measure"] for comparison in comparisons}:
         family = [comparison for comparison in comparisons if comparison["measure"] == measure]
         for comparison, adjusted in zip(family, holm([member["p"] for member in family]), strict=True):
@@ -395,15 +402,15 @@ def _corrected(comparisons: list[dict]) -> list[dict]:
 
 
 def write_report(folder: str | os.PathLike, report: dict[str, Any], rows: dict[str, list[list[dict]]]) -> None:
-    """Writes `results.json`, `figures/*.png` and `results.md`, each of them complete or not at all.
+    """Writes `results.json`, `figures/*.png` and `results.md` atomically.
+
+    Existing spectrograms of examples, `figures/spectrograms_*.png`, are included. Without matplotlib the figures are
+    left out, with a warning that says how to install it.
 
     Args:
-        folder: where they go.
-        report: of `build_report`.
+        folder: folder of the report.
+        report: from `build_report`.
         rows: as given to `build_report`.
-
-    Spectrograms of examples, `figures/spectrograms_*.png`, are shown where they are there. Without matplotlib the
-    figures are left out, with a warning that says how to get them.
     """
     folder = Path(folder)
     write_json(folder / "results.json", report)
@@ -418,7 +425,12 @@ def write_report(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Strict JSON (NaN and infinities become null), complete or not at all."""
+    """Writes strict JSON atomically; NaN and infinities become null.
+
+    Args:
+        path: the file to write.
+        report: the content.
+    """
     _write_text(path, json.dumps(_strict(report), indent=2, allow_nan=False) + "\n")
 
 
@@ -437,8 +449,13 @@ def _strict(value: Any) -> Any:
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
-    """Tables to read: for one system a row for each condition with speech measures as input → output; for several the
-    paper's two scores, or what there is of them, systems against SNR, a table for each noise pool and transmission."""
+    """Prints the report as tables. For one system, each row is a condition, with speech measures as input → output.
+    For several systems, one table per noise pool and transmission shows the available scores of the paper against SNR.
+
+    Args:
+        report: from `build_report`.
+        console: where to print; standard output by default.
+    """
     console = console or Console()
     systems = [system for system in report["results"] if system != NOISY]
     title = f"{report['clips']['evaluated']} clips of {report['clips']['speakers']} speakers"

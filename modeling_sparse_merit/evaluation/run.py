@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The evaluation itself: system by system, condition by condition, batch by batch, on one process or several; each
-finished condition is on disk before the next."""
+"""Runs an evaluation on one process or several: all systems in all conditions. Each finished condition is written to
+disk before the next one starts."""
 
 import json
 import os
@@ -34,33 +34,33 @@ PACKAGES = (
 
 
 def evaluate(config_path: str | Path, output: str | Path | None = None, **overrides: Any) -> dict[str, Any]:
-    """Measure systems on clean and noisy clips: emotion recognition and enhancement.
+    """Evaluates emotion recognition and enhancement of systems on clean and noisy clips.
 
-    Each condition's clips are written to `OUTPUT/clips/SYSTEM/MEMBER/CONDITION.parquet` when it is finished; a run
-    that was interrupted goes on with the next one, and systems, pools and ratios can be added to a finished run. The
-    report is written to `OUTPUT/results.json`, `OUTPUT/results.md` and `OUTPUT/figures`, and printed. One clip in the
-    loudest noise of each pool is in `OUTPUT/examples/SYSTEM`, as the system cleans it.
+    The results of each condition are written to `OUTPUT/clips/SYSTEM/MEMBER/CONDITION.parquet`. Interrupted runs
+    resume with the next condition, and systems, pools and SNRs can be added to a finished run. The report is printed,
+    and written to `OUTPUT/results.json`, `OUTPUT/results.md` and `OUTPUT/figures`. `OUTPUT/examples/SYSTEM` holds one
+    enhanced clip at the lowest SNR of each pool.
 
-    Under `accelerate launch` the processes share the batches; every number is the same as on one process.
+    Under `accelerate launch`, batches are distributed over the processes; results equal those of a single process.
 
     Args:
         config_path: YAML file with the fields of `EvaluationConfig`.
-        output: folder of the results, in place of the configured one.
-        overrides: fields of `EvaluationConfig` in place of the configured ones; None leaves the configured value.
+        output: folder of the results; None takes the configured one.
+        overrides: fields of `EvaluationConfig` that replace the configured ones unless None.
 
     Returns:
-        What `results.json` holds, in every process.
+        The content of `results.json`, in every process.
 
     Raises:
         ValueError: a field is invalid, or the folder holds results of other settings, weights or data.
-        ImportError: a package of the extras `train` (mixing, tables) or `metrics` is not installed.
+        ImportError: a package of the extras `train` (mixing, datasets) or `metrics` is not installed.
     """
     config = EvaluationConfig.from_yaml(config_path, output=output, **overrides)
     state = join_processes(config.device)
     if state.is_main_process:
         remove_unfinished(Path(config.output))
     with _pinned_threads(config.threads):
-        with state.main_process_first():  # what it makes or caches is there for the others
+        with state.main_process_first():  # its test set and caches are then available to the others
             systems, labels = build_systems(config)
             test_set = load_test_set(config, labels)
         described = {name: [member.describe() for member in members] for name, members in systems.items()}
@@ -80,7 +80,7 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
 
 @contextmanager
 def _pinned_threads(threads: int) -> Iterator[None]:
-    """Sums are added up in another order with another number of threads, and their last bits differ."""
+    """Fixes the number of threads: it changes the order of summation, and so the last bits of results."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -93,7 +93,7 @@ def _pinned_threads(threads: int) -> Iterator[None]:
 def _record(
     config: EvaluationConfig, described: dict[str, list[dict]], labels: list[str], test_set: FrozenTestSet
 ) -> dict[str, Any]:
-    """What was measured, with what; the same for any number of processes."""
+    """The record of systems, data and versions; the same for any number of processes."""
     return {
         "config": config.record(),
         **({} if config.systems else {"model": described["model"][0]}),
@@ -113,10 +113,10 @@ def _version(package: str) -> str | None:
 
 
 def _list_measurements(config: EvaluationConfig, record: dict[str, Any], test_set: FrozenTestSet) -> list[Measurement]:
-    """Every member of every system in every condition.
+    """All members of all systems in all conditions.
 
     Raises:
-        ValueError: results of another run are there.
+        ValueError: the folder holds results of another run.
     """
     measurements = []
     for name, members in record["systems"].items():
@@ -138,8 +138,8 @@ def _example_path(config: EvaluationConfig, system: str, condition: Condition) -
 def _fingerprint(
     record: dict[str, Any], description: dict[str, Any], condition: Condition, test_set: FrozenTestSet
 ) -> dict[str, Any]:
-    """Everything that determines a condition's rows, but not the other systems and conditions: more can be added."""
-    # what is known by its weights may lie elsewhere now
+    """Everything that determines the rows of a condition; other systems and conditions can be added later."""
+    # systems identified by their weights may have moved
     system = {name: value for name, value in description.items() if name != "name" or "sha256" not in description}
     return {
         "condition": condition.name,
@@ -152,13 +152,13 @@ def _fingerprint(
 
 
 def _measure(systems: dict[str, list[System]], measurements: list[Measurement], examiner: Examiner):
-    """Measures what is not on disk. A system that is done is let go, as not all models may fit into memory."""
+    """Runs the measurements that are not on disk, releasing each system afterwards to save memory."""
     for name, members in systems.items():
         titles = [f"{name} {member}" for member in range(len(members))] if members[1:] else [name]
         for member, title in enumerate(titles):
             system = members.pop(0)
             for measurement in measurements:
-                # every process looks before the main one, which needs the rows of all, writes
+                # all processes check before the main one writes: it waits for the rows of all
                 if (measurement.system, measurement.member) == (name, member) and not measurement.path.exists():
                     rows = examiner.rows(system, measurement, title)
                     if examiner.state.is_main_process:
@@ -166,24 +166,24 @@ def _measure(systems: dict[str, list[System]], measurements: list[Measurement], 
 
 
 def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: list[str]):
-    """One clip in the loudest noise of each pool, as it is heard, as a system cleans it, and as it should be."""
+    """Draws the noisy, enhanced and clean example clip at the lowest SNR of each pool."""
     for system in systems:
         triples = []
         for condition in test_set.shown_conditions:
             if (path := _example_path(config, system, condition)).exists():
-                heard = test_set.example(condition, test_set.shown_clip)
-                triples.append((condition.name, heard.noisy, load_audio(path), heard.clean))
+                example = test_set.example(condition, test_set.shown_clip)
+                triples.append((condition.name, example.noisy, load_audio(path), example.clean))
         if triples:
             path = Path(config.output) / "figures" / f"spectrograms_{system}.png"
-            with suppress(ImportError):  # of matplotlib, without which the report warns that it has no figures
+            with suppress(ImportError):  # without matplotlib, the report warns that it has no figures
                 path.parent.mkdir(parents=True, exist_ok=True)
                 spectrogram_triples(path, triples)
 
 
 def _write_rows(measurement: Measurement, rows: list[dict]):
-    table = pa.Table.from_pylist(rows)
-    with fingerprinted_writer(measurement.path, table.schema, measurement.fingerprint) as writer:
-        writer.write_table(table.cast(writer.schema))
+    arrow = pa.Table.from_pylist(rows)
+    with fingerprinted_writer(measurement.path, arrow.schema, measurement.fingerprint) as writer:
+        writer.write_table(arrow.cast(writer.schema))
 
 
 def _read_rows(measurements: list[Measurement]) -> dict[str, list[list[dict]]]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""How sure a score is: bootstrap intervals over clips, speakers and members, paired permutation tests, Holm's
-correction and relative gains. Everything is drawn from a given seed, so equal inputs give equal bytes."""
+"""Uncertainty of scores: bootstrap intervals over clips, speakers and members, paired permutation tests, Holm's
+correction and relative gains. All random numbers come from a given seed, so results are reproducible bit by bit."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,22 +12,22 @@ import numpy as np
 
 from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
 
-PERMUTATIONS = 9_999  # the smallest p-value is 1e-4, which Holm's correction over 500 comparisons leaves at 0.05
-TOLERANCE = 1e-9  # differences that rounding alone tells apart count as equal
+PERMUTATIONS = 9_999  # the smallest p-value, 1e-4, is 0.05 after Holm's correction over 500 comparisons
+TOLERANCE = 1e-9  # smaller differences are due to rounding
 
 
 class Resampling:
-    """Resamples and swaps of a set of clips. They are the same for every system and every condition, so that scores
-    are compared on the same resample: this is what makes differences paired.
+    """Resamples and swaps of a set of clips. They are the same for all systems and conditions, so that differences
+    between systems are paired.
 
     Args:
-        speakers: who speaks in each clip; None where that is not known.
-        resamples: how many.
-        seed: of everything that is drawn.
+        speakers: speaker of each clip; None if unknown.
+        resamples: number of bootstrap resamples.
+        seed: seed of all random numbers.
 
     Attributes:
         counts: `{"clip": (resamples, clips), "speaker": (resamples, clips) or None}`, how often each clip is in a
-            resample; None where there are fewer than two units to draw from, or a speaker is not known.
+            resample; None with fewer than two units to draw from, or an unknown speaker.
     """
 
     def __init__(self, speakers: Sequence[str | None], resamples: int, seed: int):
@@ -42,35 +42,35 @@ class Resampling:
 
     @cached_property
     def swaps(self) -> np.ndarray:
-        """bool (permutations, clips), see `draw_swaps`; drawn when first used, as only comparisons need them."""
+        """bool (permutations, clips), see `draw_swaps`; drawn on first use, since only comparisons need them."""
         return draw_swaps(self._num_clips, self.seed)
 
     @property
     def exhaustive(self) -> bool:
-        """Whether `swaps` are all that there are."""
+        """Whether `swaps` are all possible permutations."""
         return len(self.swaps) == 2**self._num_clips
 
     def member_weights(self, stream: int, num_members: int) -> np.ndarray:
-        """How often each member of a system is in a resample, over their number: (resamples, members).
+        """Share of each member of a system in each resample: (resamples, members).
 
         Args:
-            stream: a number of the system's own, so that two systems draw their members independently.
-            num_members: how many there are; a single one is in every resample.
+            stream: a number that identifies the system, so that systems draw their members independently.
+            num_members: number of members; a single one is in every resample.
         """
         generator = np.random.default_rng([self.seed, stream])
         return generator.multinomial(num_members, [1 / num_members] * num_members, self.resamples) / num_members
 
 
 def draw_counts(units: np.ndarray, resamples: int, seed: int) -> np.ndarray | None:
-    """How often each observation is in each bootstrap resample of the units, drawn with replacement.
+    """How often each observation occurs in each bootstrap resample of the units, drawn with replacement.
 
     Args:
         units: the unit (clip, speaker) of each observation, 0, 1, ...: (observations,).
-        resamples: how many.
-        seed: of the draws.
+        resamples: number of bootstrap resamples.
+        seed: seed of the draws.
 
     Returns:
-        (resamples, observations) float64; None for fewer than two units, which tell nothing about spread.
+        (resamples, observations) float64; None for fewer than two units, which have no spread.
     """
     num_units = int(units.max(initial=-1)) + 1
     if num_units < 2:
@@ -82,46 +82,84 @@ def draw_counts(units: np.ndarray, resamples: int, seed: int) -> np.ndarray | No
 
 
 def draw_swaps(num_clips: int, seed: int) -> np.ndarray:
-    """Which clips two systems swap in each permutation: bool (permutations, clips). All `2 ** num_clips` of them where
-    these are at most `PERMUTATIONS`, else so many at random."""
+    """Which clips two systems swap in each permutation: all `2 ** num_clips` permutations if these are at most
+    `PERMUTATIONS`, else `PERMUTATIONS` random ones.
+
+    Args:
+        num_clips: number of clips.
+        seed: seed of the draws.
+
+    Returns:
+        bool (permutations, clips).
+    """
     if 2**num_clips <= PERMUTATIONS:
         return (np.arange(2**num_clips)[:, None] >> np.arange(num_clips) & 1).astype(bool)
     return np.random.default_rng(seed).integers(2, size=(PERMUTATIONS, num_clips), dtype=bool)
 
 
 def confusion_cells(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """The cell of the flattened confusion matrix that each clip falls into, as one-hot float32:
-    (clips,), (members, clips) -> (members, clips, classes * classes)."""
+    """The cell of the flattened confusion matrix of each clip, one-hot.
+
+    Args:
+        true: class numbers (clips,).
+        predicted: class numbers (members, clips).
+        num_classes: number of classes.
+
+    Returns:
+        float32 (members, clips, classes * classes).
+    """
     return np.eye(num_classes**2, dtype=np.float32)[true * num_classes + predicted]
 
 
 def resampled_confusion(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Confusion counts of every resample: (members, clips, classes * classes), (resamples, clips) ->
-    (resamples, members, classes, classes)."""
+    """Confusion counts of every resample.
+
+    Args:
+        cells: from `confusion_cells`, (members, clips, classes * classes).
+        counts: how often each clip occurs in each resample, (resamples, clips).
+
+    Returns:
+        (resamples, members, classes, classes).
+    """
     num_classes = math.isqrt(cells.shape[-1])
     totals = counts @ cells  # (members, resamples, classes * classes); whole numbers, so exact in any order
     return totals.swapaxes(0, 1).reshape(len(counts), len(cells), num_classes, num_classes)
 
 
 def resampled_mean(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean over the defined clips of every resample: (members, clips), (resamples, clips) -> (resamples, members);
-    NaN where none is defined."""
+    """Mean score over the defined clips of every resample.
+
+    Args:
+        scores: (members, clips), NaN where undefined.
+        counts: how often each clip occurs in each resample, (resamples, clips).
+
+    Returns:
+        (resamples, members); NaN if no clip of a resample is defined.
+    """
     defined = np.isfinite(scores)
-    # not `@`: BLAS adds in another order with another number of threads
+    # not `@`: the order of summation in BLAS depends on the number of threads
     totals = np.einsum("rc,mc->rm", counts, np.where(defined, scores, 0.0))
     with np.errstate(invalid="ignore"):
         return totals / np.einsum("rc,mc->rm", counts, defined.astype(np.float64))
 
 
 def mean_over_members(draws: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the members of every resample, undefined ones left out: (resamples, members) twice -> (resamples,)."""
+    """Weighted mean over the members in every resample, without undefined ones.
+
+    Args:
+        draws: scores (resamples, members), NaN where undefined.
+        weights: shares of the members (resamples, members).
+
+    Returns:
+        (resamples,).
+    """
     defined = np.isfinite(draws)
     with np.errstate(invalid="ignore"):
         return (weights * np.where(defined, draws, 0.0)).sum(1) / (weights * defined).sum(1)
 
 
 def percentile_interval(draws: np.ndarray | None) -> list[float] | None:
-    """The central 95 % of the resampled scores (resamples,); None where nothing is defined."""
+    """The central 95 % of resampled scores (resamples,); None if all are undefined."""
     if draws is None or not np.isfinite(draws).any():
         return None
     return np.nanquantile(draws, [0.025, 0.975]).tolist()
@@ -130,7 +168,7 @@ def percentile_interval(draws: np.ndarray | None) -> list[float] | None:
 def swapped_macro_f1(
     true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, num_classes: int, swaps: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Difference in macro-F1, and what it becomes when the two systems swap their predictions of some clips.
+    """Difference in macro-F1, and its values when the two systems swap their predictions for some clips.
 
     Systems of several members are compared as the mean over all pairs of a member of one and a member of the other,
     which is the difference of the mean scores.
@@ -139,8 +177,8 @@ def swapped_macro_f1(
         true: class of each clip, 0, 1, ...: (clips,).
         ours: predicted classes (members, clips).
         baseline: predicted classes (its members, clips).
-        num_classes: of the confusion matrix.
-        swaps: which clips are swapped: bool (permutations, clips).
+        num_classes: number of classes of the confusion matrix.
+        swaps: bool (permutations, clips), the clips to swap.
 
     Returns:
         The difference, and the swapped differences (permutations,).
@@ -151,10 +189,10 @@ def swapped_macro_f1(
     # each (members, permutations, classes * classes); counts of clips, so exact in float32
     ours_moved, baseline_moved = swaps @ ours, swaps @ baseline
     differences = np.zeros(len(swaps))
-    for mine, mine_moved in zip(ours, ours_moved, strict=True):
+    for our, our_moved in zip(ours, ours_moved, strict=True):
         for other, other_moved in zip(baseline, baseline_moved, strict=True):
-            change = other_moved - mine_moved
-            differences += _macro_f1(mine.sum(0) + change) - _macro_f1(other.sum(0) - change)
+            change = other_moved - our_moved
+            differences += _macro_f1(our.sum(0) + change) - _macro_f1(other.sum(0) - change)
     differences /= len(ours) * len(baseline)
     return float(differences[0]), differences[1:]
 
@@ -166,16 +204,17 @@ def _macro_f1(totals: np.ndarray) -> np.ndarray:
 
 
 def swapped_mean(ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean difference over clips, and what it becomes when the two systems swap their scores of some clips, which
-    turns the sign of these clips' differences.
+    """Mean difference over clips, and its values when the two systems swap their scores for some clips, which flips
+    the sign of these differences.
 
     Args:
         ours: scores (members, clips), NaN where undefined; a clip's score is the mean over members.
         baseline: scores (its members, clips).
-        swaps: which clips are swapped: bool (permutations, clips).
+        swaps: bool (permutations, clips), the clips to swap.
 
     Returns:
-        The mean difference over clips where both are defined (NaN for none), and the swapped ones (permutations,).
+        The mean difference over clips for which both are defined (NaN if there are none), and the swapped differences
+        (permutations,).
     """
     differences = defined_mean(ours.T) - defined_mean(baseline.T)  # (clips,)
     num_defined = np.isfinite(differences).sum()
@@ -186,16 +225,16 @@ def swapped_mean(ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray) -> t
 
 
 def permutation_p_value(observed: float, permuted: np.ndarray, exhaustive: bool) -> float | None:
-    """Two-sided p-value: how often swapped differences are at least as large as the observed one. With random swaps,
-    the observed one counts among them (Phipson and Smyth, 2010), so that p is never 0.
+    """Two-sided p-value: the share of swapped differences that are at least as large as the observed one. With random
+    swaps, the observed difference is counted among them (Phipson and Smyth, 2010), so p is never 0.
 
     Args:
-        observed: the difference of the two systems.
-        permuted: (permutations,), of `draw_swaps`.
-        exhaustive: the permutations are all that there are.
+        observed: the difference between the two systems.
+        permuted: the swapped differences (permutations,).
+        exhaustive: whether the permutations are all possible ones.
 
     Returns:
-        The p-value; None where the difference is undefined.
+        The p-value; None if the difference is undefined.
     """
     if not math.isfinite(observed):
         return None
@@ -204,9 +243,9 @@ def permutation_p_value(observed: float, permuted: np.ndarray, exhaustive: bool)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusts p-values of a family of comparisons so that the chance of one or more false findings stays below the
-    level (Holm, 1979): the k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's.
-    Undefined ones (None) stay undefined and do not count."""
+    """Adjusts the p-values of a family of comparisons, so that the probability of any false positive stays below the
+    significance level (Holm, 1979): the k-th smallest of n is multiplied by n - k + 1, and the order is kept.
+    Undefined values (None) stay undefined and are not counted."""
     adjusted: list[float | None] = [None] * len(p_values)
     order = sorted((index for index, p in enumerate(p_values) if p is not None), key=lambda index: p_values[index])
     highest = 0.0
@@ -217,8 +256,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def relative_gain(score: float | None, baseline: float | None) -> float | None:
-    """`100 * (score - baseline) / baseline`, in percent; None where the baseline is not above 0, as a score in dB may
-    be, since a percentage of such a number has no meaning."""
+    """The relative gain `100 * (score - baseline) / baseline` in percent. None if the baseline is not positive, as
+    scores in dB may be, since a percentage has no meaning then.
+
+    Args:
+        score: the score of a system; None if undefined.
+        baseline: the score of the baseline; None if undefined.
+    """
     if score is None or baseline is None or not baseline > 0 or not math.isfinite(score):
         return None
     return 100 * (score - baseline) / baseline
@@ -226,7 +270,7 @@ def relative_gain(score: float | None, baseline: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Score:
-    """A score of one system with its bootstrap.
+    """A score of one system with its bootstrap resamples.
 
     Attributes:
         members: the score of each member (members,), NaN where undefined.
@@ -238,11 +282,11 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """Over the members for which it is defined."""
+        """Mean over the members for which the score is defined."""
         return float(defined_mean(self.members))
 
     def describe(self) -> dict[str, Any]:
-        """Mean, 95 % intervals over clips and over speakers, and the spread over members where there are several."""
+        """Mean, 95 % intervals over clips and over speakers, and the spread over members if there are several."""
         intervals = {unit: percentile_interval(draws) for unit, draws in self.draws.items()}
         summary = {"mean": self.mean, "interval": intervals["clip"], "speaker_interval": intervals["speaker"]}
         return summary | {"seeds": _spread(self.members)}
@@ -250,15 +294,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same clips.
+    """A comparison of two systems on the same clips.
 
     Attributes:
-        ours: score of the one.
-        baseline: score of the other.
+        ours: score of the compared system.
+        baseline: score of the baseline.
         difference: ours minus baseline.
         permuted: the difference in every permutation (permutations,).
-        exhaustive: the permutations are all that there are.
-        clips: on how many both are defined.
+        exhaustive: whether the permutations are all possible ones.
+        clips: number of clips for which both are defined.
     """
 
     ours: Score
@@ -271,7 +315,8 @@ class Comparison:
     def describe(self) -> dict[str, Any]:
         """Both scores, their difference with its 95 % intervals, the relative gain, and the two-sided p-value."""
         draws = {
-            unit: None if mine is None else mine - self.baseline.draws[unit] for unit, mine in self.ours.draws.items()
+            unit: None if draws is None else draws - self.baseline.draws[unit]
+            for unit, draws in self.ours.draws.items()
         }
         return {
             "score": self.ours.mean,
@@ -286,8 +331,8 @@ class Comparison:
 
 
 def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison of the mean scores over several conditions. Resamples and swaps take a clip in all conditions at
-    once, as `Resampling` draws the same ones for each."""
+    """The comparison of mean scores over several conditions. A resample or swap applies to a clip in all conditions,
+    since `Resampling` draws the same ones for each."""
     return Comparison(
         _average_score([comparison.ours for comparison in comparisons]),
         _average_score([comparison.baseline for comparison in comparisons]),
@@ -321,16 +366,16 @@ def emotion_scores(
     stream: int,
     scored: Sequence[int] | None = None,
 ) -> dict[str, Score | list[Score]]:
-    """Scores of emotion recognition: `macro_f1`, `unweighted_average_recall`, `accuracy` (micro-F1 is the same number,
-    as every clip has one label and one prediction) and a list of `per_class_f1`.
+    """Scores of emotion recognition: `macro_f1`, `unweighted_average_recall`, `accuracy` (equal to micro-F1,
+    since every clip has one label and one prediction) and a list `per_class_f1`.
 
     Args:
         true: class of each clip, 0, 1, ...: (clips,).
-        predicted: classes that each member predicted: (members, clips).
-        num_classes: of the confusion matrix.
-        resampling: of these clips.
+        predicted: classes predicted by each member (members, clips).
+        num_classes: number of classes of the confusion matrix.
+        resampling: resamples of these clips.
         stream: see `Resampling.member_weights`.
-        scored: the classes that macro-F1 is the mean of; None takes all that are labelled or predicted.
+        scored: the classes that macro-F1 averages over; None takes all that are labelled or predicted.
     """
     scored = slice(None) if scored is None else list(scored)
     cells = confusion_cells(true, predicted, num_classes)
@@ -364,12 +409,12 @@ def resampled_score(
     resampling: Resampling,
     stream: int,
 ) -> Score:
-    """A score with its bootstrap, from a function of how often each clip counts.
+    """Bootstraps a score that is a function of the counts of clips.
 
     Args:
-        statistic: (resamples, clips) -> (resamples, members).
-        num_clips, num_members: of the system.
-        resampling: of these clips.
+        statistic: maps counts (resamples, clips) to scores (resamples, members).
+        num_clips, num_members: numbers of clips and of members of the system.
+        resampling: resamples of these clips.
         stream: see `Resampling.member_weights`.
     """
     weights = resampling.member_weights(stream, num_members)
@@ -385,11 +430,11 @@ def measure_score(scores: np.ndarray, resampling: Resampling, stream: int) -> Sc
 
     Args:
         scores: (members, clips), NaN where undefined.
-        resampling: of these clips.
+        resampling: resamples of these clips.
         stream: see `Resampling.member_weights`.
     """
     weights = resampling.member_weights(stream, len(scores))
-    # a single defined clip tells nothing about spread
+    # a single defined clip has no spread
     has_spread = np.isfinite(scores).any(0).sum() > 1
     draws = {
         unit: mean_over_members(resampled_mean(scores, counts), weights) if has_spread and counts is not None else None
@@ -406,15 +451,15 @@ def compare_macro_f1(
     resampling: Resampling,
     streams: tuple[int, int],
 ) -> Comparison:
-    """Macro-F1 of two systems on the same clips.
+    """Compares the macro-F1 of two systems on the same clips.
 
     Args:
         true: class of each clip, 0, 1, ...: (clips,).
         ours: predicted classes (members, clips).
         baseline: predicted classes (its members, clips).
-        num_classes: of the confusion matrix.
-        resampling: of these clips.
-        streams: of both systems, see `Resampling.member_weights`.
+        num_classes: number of classes of the confusion matrix.
+        resampling: resamples of these clips.
+        streams: streams of both systems, see `Resampling.member_weights`.
     """
     scores = [
         emotion_scores(true, predicted, num_classes, resampling, stream)["macro_f1"]
@@ -427,13 +472,13 @@ def compare_macro_f1(
 def compare_measure(
     ours: np.ndarray, baseline: np.ndarray, resampling: Resampling, streams: tuple[int, int]
 ) -> Comparison:
-    """A speech measure of two systems on the same clips, of those on which both are defined.
+    """Compares a speech measure of two systems, over the clips for which both are defined.
 
     Args:
         ours: scores (members, clips), NaN where undefined.
         baseline: scores (its members, clips).
-        resampling: of these clips.
-        streams: of both systems, see `Resampling.member_weights`.
+        resampling: resamples of these clips.
+        streams: streams of both systems, see `Resampling.member_weights`.
     """
     common = np.isfinite(ours).any(0) & np.isfinite(baseline).any(0)  # (clips,)
     ours, baseline = (np.where(common & np.isfinite(scores), scores, np.nan) for scores in (ours, baseline))

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What is evaluated: systems that hear a batch of recordings and answer with clean speech and emotions."""
+"""Evaluated systems: the noisy input, checkpoints and cascades, which predict clean speech and emotions."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -26,10 +26,10 @@ from .references import build_reference
 
 
 class NoisyInput:
-    """The recording as it is: enhancement that changes nothing, and no emotion."""
+    """The unchanged input: the trivial enhancement, without emotion."""
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the system in a report."""
+        """Description of the system for the report."""
         return {"name": "the recording as it is"}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
@@ -38,18 +38,18 @@ class NoisyInput:
 
 
 class CheckpointSystem:
-    """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub. Its weights are loaded for the first
-    answer, so a system whose results are there already costs nothing.
+    """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub. Its weights are loaded on first use,
+    so a system whose results exist already costs nothing.
 
     Args:
-        model: name inside the package, folder or Hub id; None is the default checkpoint of the package.
-        labels: emotion classes that are compared, among the model's; None takes all of them in the model's order.
-        device: torch device; None is a GPU where there is one.
+        model: name of an embedded checkpoint, folder or Hub id; None is the default checkpoint of the package.
+        labels: emotion classes to compare, a subset of the model's; None takes all in the model's order.
+        device: torch device; None is a GPU if available.
         precision: "fp32", "bf16" or "int8".
 
     Raises:
         ValueError: a label is not one of the model's.
-        OSError: there is no checkpoint at `model`.
+        OSError: `model` is not a checkpoint.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CheckpointSystem:
 
     @cached_property
     def feature_extractor(self) -> SparseMeritFeatureExtractor:
-        """Between recordings and the model's scale."""
+        """The feature extractor of the checkpoint."""
         return SparseMeritFeatureExtractor.from_pretrained(self._source)
 
     @cached_property
@@ -88,11 +88,11 @@ class CheckpointSystem:
 
     @property
     def tasks(self) -> list[str]:
-        """What the system computes: names of the task registry."""
+        """Tasks of the system: names of the task registry."""
         return list(self.config.tasks)
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the system in a report."""
+        """Description of the system for the report."""
         identity = {"name": self.name, "sha256": self.sha256, "device": torch.device(self._device).type}
         identity["precision"] = self.precision
         parts = {name: getattr(self.config, name) for name in ("tasks", "integration", "router", "num_experts")}
@@ -101,11 +101,11 @@ class CheckpointSystem:
 
     @torch.inference_mode()
     def predict(self, recordings: list[np.ndarray], tasks: tuple[str, ...] | None = None) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz, computed as one padded batch.
+        """Predictions for recordings (samples,) at 16 kHz, computed as one padded batch.
 
         Args:
             recordings: the noisy speech.
-            tasks: what to compute, any of the model's tasks; all of them by default.
+            tasks: tasks to compute; by default all tasks of the model.
 
         Raises:
             ValueError: the model's output is not finite.
@@ -116,12 +116,12 @@ class CheckpointSystem:
         outputs = self.model(**inputs, tasks=tasks, output_router_logits=True)
         enhanced = self._enhanced(outputs.enhanced_values, recordings)
         probabilities = self._probabilities(outputs.logits, len(recordings))
-        answers = [Prediction(*pair) for pair in zip(enhanced, probabilities, strict=True)]
+        predictions = [Prediction(*pair) for pair in zip(enhanced, probabilities, strict=True)]
         for task in further_tasks(tasks or self.tasks):
-            self._add_task(answers, task, outputs.of(task))
+            self._add_task(predictions, task, outputs.of(task))
         if outputs.router_logits and self.config.router == "sparse":
-            self._add_expert_use(answers, outputs.router_logits, inputs["attention_mask"])
-        return answers
+            self._add_expert_use(predictions, outputs.router_logits, inputs["attention_mask"])
+        return predictions
 
     def _enhanced(self, values: torch.Tensor | None, recordings: list[np.ndarray]) -> list[np.ndarray | None]:
         if values is None:
@@ -137,30 +137,30 @@ class CheckpointSystem:
             raise ValueError(f"The emotion scores of {self.name} hold NaN or Inf: its weights may have diverged.")
         return list(logits[:, self._label_ids].float().softmax(-1).cpu().numpy())  # each (labels,)
 
-    def _add_task(self, answers: list[Prediction], task: str, values: torch.Tensor):
+    def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor):
         if not torch.isfinite(values).all():
             raise ValueError(f"The task {task} of {self.name} gives NaN or Inf: its weights may have diverged.")
         classes = TASKS[task].classes(self.config) if isinstance(TASKS[task], ClassificationTask) else None
-        for answer, value in zip(answers, values.float().cpu(), strict=True):
-            answer.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
+        for prediction, value in zip(predictions, values.float().cpu(), strict=True):
+            prediction.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
 
     def _add_expert_use(
-        self, answers: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
+        self, predictions: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
     ):
         for task, logits in router_logits.items():
             frame_mask = self.model._get_feature_vector_attention_mask(logits.shape[1], attention_mask)
             counts = count_routed_frames(logits, frame_mask).cpu().numpy()  # (clips, experts)
-            for answer, count in zip(answers, counts, strict=True):
-                answer.num_frames = int(count.sum())
-                answer.expert_use[task] = count / count.sum()
+            for prediction, count in zip(predictions, counts, strict=True):
+                prediction.num_frames = int(count.sum())
+                prediction.expert_use[task] = count / count.sum()
 
 
 class Cascade:
-    """A front end that cleans speech, and a model that recognises the emotion in what it gives back.
+    """A cascade of an enhancement model and an emotion model that gets the enhanced speech.
 
     Args:
-        enhancement: the front end, with the enhancement task.
-        emotion: what follows it, with the emotion task.
+        enhancement: the first model, with the enhancement task.
+        emotion: the second model, with the emotion task.
 
     Raises:
         ValueError: a checkpoint lacks its task.
@@ -169,18 +169,20 @@ class Cascade:
     def __init__(self, enhancement: CheckpointSystem, emotion: CheckpointSystem):
         for task, system in ((ENHANCEMENT, enhancement), (EMOTION, emotion)):
             if task not in system.tasks:
-                raise ValueError(f"A cascade's {task} model lacks that task: {system.name} has {system.tasks}.")
+                raise ValueError(
+                    f"The {task} model of a cascade needs the task {task!r}; {system.name} has {system.tasks}."
+                )
         self.enhancement, self.emotion = enhancement, emotion
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the system in a report."""
+        """Description of the system for the report."""
         parts = {"enhancement": self.enhancement.describe(), "emotion": self.emotion.describe()}
         return {"name": f"{self.enhancement.name} + {self.emotion.name}", **parts}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Answers for recordings of shape (samples,) at 16 kHz: speech by the front end, emotion from its output."""
+        """Predictions for recordings (samples,) at 16 kHz: enhanced speech, and the emotion recognised in it."""
         cleaned = self.enhancement.predict(recordings, tasks=(ENHANCEMENT,))
-        recognised = self.emotion.predict([answer.enhanced for answer in cleaned], tasks=(EMOTION,))
+        recognised = self.emotion.predict([prediction.enhanced for prediction in cleaned], tasks=(EMOTION,))
         return [
             Prediction(
                 first.enhanced,
@@ -193,20 +195,21 @@ class Cascade:
 
 
 def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], list[str]]:
-    """Every system with its members, and the emotion classes that they are compared on: the configured ones, or those
-    of the first checkpoint with the emotion task (of the first one at all, where none has it).
+    """All systems with their members, and the emotion classes to compare: the configured ones, or those of the first
+    checkpoint with the emotion task (of the first checkpoint if none has it).
 
     Raises:
-        ValueError: a model lacks a task or a label, or a reference an option. OSError: there is no such checkpoint.
+        ValueError: a model lacks a task or a label, or a reference lacks an option.
+        OSError: a checkpoint is missing.
     """
     systems = config.members()
     labels = config.labels
     if labels is None:
         members = [member for members in systems.values() for member in members]
         sources = [locate(source) for source in map(_emotion_source, members) if source]
-        found = [SparseMeritConfig.from_pretrained(source) for source in sources]
-        found.sort(key=lambda model: EMOTION not in model.tasks)
-        labels = TASKS[EMOTION].classes(found[0]) if found else []
+        configs = [SparseMeritConfig.from_pretrained(source) for source in sources]
+        configs.sort(key=lambda model: EMOTION not in model.tasks)
+        labels = TASKS[EMOTION].classes(configs[0]) if configs else []
     built = {name: [_build(member, labels, config.device) for member in members] for name, members in systems.items()}
     return built, labels
 
@@ -225,20 +228,20 @@ def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: st
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
-    """The checkpoint of a member whose classes count; None where there is none."""
+    """The checkpoint that provides the emotion classes of a member; None without one."""
     if isinstance(member, Mapping):
         return member.get(EMOTION) or member.get("model")
     return None if member == NOISY else member or str(DEFAULT_CHECKPOINT)
 
 
 def weights_sha256(model: str) -> str:
-    """SHA-256 of a checkpoint's `model.safetensors`; of adapters, that of theirs and of the weights that they adapt.
+    """SHA-256 of a checkpoint's `model.safetensors`; for adapters, of their weights and the adapted ones.
 
     Args:
         model: a folder or a Hub id.
 
     Raises:
-        OSError: there is no such checkpoint, or it has no `model.safetensors`.
+        OSError: the checkpoint or its `model.safetensors` is missing.
     """
     adapters = read_adapter_config(model)
     if adapters is None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Scores of the tasks that a report has no section of its own for: classifications, regressions and embeddings of the
-registry, each with its intervals."""
+"""Scores, with intervals, of the tasks without their own section in the report: classifications, regressions and
+embeddings of the registry."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,26 +13,28 @@ from ..models.sparse_merit.tasks import TASKS, ClassificationTask, RegressionTas
 from .statistics import Resampling, Score, confusion_cells, resampled_confusion, resampled_score
 
 PREFIX = "predicted_"
-"""Of the columns of per-clip results that hold what a task predicted: a class, ratings or an embedding."""
+"""Prefix of the columns of per-clip results with a task's prediction: a class, ratings or an embedding."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""How often each clip counts, (resamples, clips), to the score of each member, (resamples, members)."""
+"""Maps counts of clips (resamples, clips) to scores of members (resamples, members)."""
 
 
 def task_scores(
     members: Sequence[Sequence[dict[str, Any]]], resampling: Resampling, stream: int
 ) -> dict[str, dict[str, Any]]:
     """
+    Scores of the further tasks of one system in one condition.
+
     Args:
-        members: The rows of one condition, of each member of a system, for the same clips in the same order.
-        resampling: Of these clips.
-        stream: See `Resampling.member_weights`.
+        members: the rows of each member of a system in one condition, for the same clips in the same order.
+        resampling: resamples of these clips.
+        stream: see `Resampling.member_weights`.
 
     Returns:
         {task: {"clips": with a target, score: {"mean", "interval", "speaker_interval", "seeds"}}}, with the scores
-        "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer"; without the tasks that no clip has a target of.
+        "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer"; tasks without targets are left out.
     """
-    found, clips = {}, members[0]
+    by_task, clips = {}, members[0]
     for task in further_tasks(name.removeprefix(PREFIX) for name in clips[0] if name.startswith(PREFIX)):
         predicted = [[row[f"{PREFIX}{task}"] for row in rows] for rows in members]
         num_clips = sum(_has_target(TASKS[task], row) for row in clips)
@@ -41,8 +43,8 @@ def task_scores(
                 name: resampled_score(statistic, len(clips), len(members), resampling, stream)
                 for name, statistic in _statistics(task, clips, predicted)
             }
-            found[task] = {"clips": num_clips, **{name: score.describe() for name, score in scores.items()}}
-    return found
+            by_task[task] = {"clips": num_clips, **{name: score.describe() for name, score in scores.items()}}
+    return by_task
 
 
 def _has_target(task: Task, row: dict[str, Any]) -> bool:
@@ -53,7 +55,7 @@ def _has_target(task: Task, row: dict[str, Any]) -> bool:
 
 
 def _statistics(name: str, clips: Sequence[dict], predicted: list[list[Any]]) -> Iterator[tuple[str, Statistic]]:
-    """Each score of a task by its name."""
+    """The scores of a task, with their names."""
     task = TASKS[name]
     if isinstance(task, RegressionTask):
         values = np.array(predicted, dtype=np.float64)  # (members, clips, K)
@@ -91,7 +93,7 @@ def _concordance(true: np.ndarray, predicted: np.ndarray) -> Statistic:
         weights = counts * rated  # (resamples, clips)
         with np.errstate(invalid="ignore", divide="ignore"):
             weights = weights / weights.sum(1, keepdims=True)
-            # not `@`: BLAS adds in another order with another number of threads
+            # not `@`: the order of summation in BLAS depends on the number of threads
             mean = np.einsum("rc,c->r", weights, true)[:, None]
             means = np.einsum("rc,mc->rm", weights, predicted)
             variance = np.einsum("rc,rc->r", weights, (true - mean) ** 2)[:, None]

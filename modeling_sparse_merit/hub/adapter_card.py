@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The card of adapters, filled from the files in their folder, and the name of the checkpoint that they adapt.
+"""The model card of adapters, filled from the files in their folder, and the name of the adapted checkpoint.
 
 adapter_config.json, adapter_model.safetensors, config.json    the adapters
 training.yaml, dev_results.json                                what the training recorded
@@ -32,14 +32,14 @@ TEMPLATE = """\
 # Adapters of {{ title }}
 
 Low-rank adapters (LoRA, [arXiv 2106.09685](https://arxiv.org/abs/2106.09685)) for {{ tasks | join(" and ") }} with
-*Sparse MERIT* ([arXiv 2509.08470](https://arxiv.org/abs/2509.08470)). They are a change of the checkpoint below and do
-not work without it.
+*Sparse MERIT* ([arXiv 2509.08470](https://arxiv.org/abs/2509.08470)). They modify the checkpoint below and do not work
+without it.
 
 | these adapters | |
 | --- | --- |
-| checkpoint that they adapt | {{ base }} |
+| adapted checkpoint | {{ base }} |
 | rank, alpha | {{ adapter.r }}, {{ adapter.lora_alpha }} |
-| trained whole, and stored here | {{ whole | join(", ") or "nothing" }} |
+| fully trained modules, stored here | {{ whole | join(", ") or "nothing" }} |
 | size | {{ "{:,}".format(parameters) }} parameters |
 {% if "emotion" in tasks %}
 | emotions | {{ labels | join(", ") }} |
@@ -47,7 +47,7 @@ not work without it.
 
 ## Use
 
-With the package `modeling-sparse-merit`, the adapters are merged into their checkpoint when they are loaded:
+The package `modeling-sparse-merit` merges the adapters into their checkpoint when it loads them:
 
 ```python
 from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -61,7 +61,7 @@ sparse-merit enhance call.wav --model USER/ADAPTERS
 sparse-merit export DIR --model USER/ADAPTERS  # a merged checkpoint, which runs without this package and without peft
 ```
 
-Unmerged, as a `PeftModel`, to train on or to switch off (`pip install 'modeling-sparse-merit[train]'`):
+Unmerged, as a `PeftModel`, to continue training or to disable them (`pip install 'modeling-sparse-merit[train]'`):
 
 ```python
 from modeling_sparse_merit.training.lora import load_adapted
@@ -84,7 +84,7 @@ The settings are not recorded: no `training.yaml` is next to the adapters.
 ### Scores on the dev set
 
 {% if dev_results %}
-After epoch {{ dev_results.epoch }} (step {{ dev_results.step }}), which these scores chose:
+After epoch {{ dev_results.epoch }} (step {{ dev_results.step }}), the best on these scores:
 
 | score | value |
 | --- | --- |
@@ -97,8 +97,8 @@ Not measured: no `dev_results.json` is next to the adapters.
 
 ## Licence, limits and misuse
 
-What the card of the checkpoint says of its licence, its limits and its misuse holds for these adapters too, and so
-does the licence of the speech that they were trained on.
+Licence, limits and misuse of the checkpoint, as stated in its card, apply to these adapters too. So does the licence
+of the speech that they were trained on.
 {% if "emotion" in tasks %}
 In the European Union it is prohibited to use AI systems that infer emotions in the areas of workplace and education
 institutions, except for medical or safety reasons: Article 5(1)(f) of
@@ -111,13 +111,13 @@ def render_adapter_card(folder: str | os.PathLike) -> str:
     """Fills the card of adapters from the files in their folder.
 
     Args:
-        folder: as a training run with adapters writes it.
+        folder: folder of the adapters, written by a training run.
 
     Returns:
-        The text of the repository's `README.md`, with a mark at its end as that of `render_card`.
+        The text of the repository's `README.md`, with the same final comment as `render_card`.
 
     Raises:
-        FileNotFoundError: there are no adapters in the folder.
+        FileNotFoundError: the folder holds no adapters.
         ValueError: a file is damaged or lacks a field.
     """
     folder = Path(folder)
@@ -130,19 +130,19 @@ def render_adapter_card(folder: str | os.PathLike) -> str:
 
 
 def name_base(folder: str | os.PathLike, base: str) -> None:
-    """Writes which checkpoint adapters change into their configuration, and into a card that nobody has edited.
+    """Writes the name of the adapted checkpoint into the configuration of adapters, and into an unedited card.
 
     Args:
-        folder: of the adapters.
-        base: a Hub id, or the name of a checkpoint inside the package.
+        folder: folder of the adapters.
+        base: a Hub id, or the name of an embedded checkpoint.
 
     Raises:
-        FileNotFoundError: there are no adapters in the folder.
-        ValueError: others would not find the base by this name.
+        FileNotFoundError: the folder holds no adapters.
+        ValueError: `base` is neither a Hub id nor an embedded checkpoint.
     """
     folder = Path(folder)
     if not is_public(base):
-        raise ValueError(f"{base!r} is no Hub id: name the checkpoint that was adapted as on the Hub, name/model.")
+        raise ValueError(f"{base!r} is not a Hub id: give the Hub id of the adapted checkpoint, name/model.")
     config = read_json(folder / ADAPTER_CONFIG) | {"base_model_name_or_path": embedded_name(base) or base}
     with replacing(folder / ADAPTER_CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -153,12 +153,12 @@ def name_base(folder: str | os.PathLike, base: str) -> None:
 
 
 def is_public(base: str) -> bool:
-    """Whether others find a checkpoint by this name: as a Hub id, or inside the package."""
+    """Whether a name is a Hub id or that of an embedded checkpoint, so that others can load it."""
     return embedded_folder(base) is not None or (HUB_ID.fullmatch(base) is not None and not Path(base).exists())
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """The variables of the template."""
     config, adapter = read_json(folder / "config.json"), read_json(folder / ADAPTER_CONFIG)
     base = str(adapter["base_model_name_or_path"])
     training, dev_results = folder / "training.yaml", folder / "dev_results.json"
@@ -178,7 +178,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _metadata(base: str, config: dict[str, Any]) -> ModelCardData:
-    """The head of the card; `base_model` takes ids of the Hub alone."""
+    """The metadata of the card; `base_model` accepts Hub ids only."""
     on_hub = is_public(base) and embedded_folder(base) is None
     return ModelCardData(
         base_model=base if on_hub else None,
@@ -190,7 +190,7 @@ def _metadata(base: str, config: dict[str, Any]) -> ModelCardData:
 
 
 def licence_of(folder: str | os.PathLike) -> str | None:
-    """The licence that the card in a folder states; None where there is none on this disk."""
+    """The licence stated in the card of a local folder; None without one."""
     card = Path(folder) / "README.md"
     return ModelCard(card.read_text(encoding="utf-8")).data.get("license") if card.is_file() else None
 
@@ -202,10 +202,10 @@ def _described(base: str) -> str:
 
 
 def _parts(modules: list[str]) -> list[str]:
-    """Modules that were trained whole, in the words of `lora_train_modules`."""
+    """Fully trained modules, by their names in `lora_train_modules`."""
     words = [name.split(".") for name in modules]
-    found = {"routers" if "routers" in word else word[1] if word[0] == "heads" else "experts" for word in words}
-    return sorted(found)
+    parts = {"routers" if "routers" in word else word[1] if word[0] == "heads" else "experts" for word in words}
+    return sorted(parts)
 
 
 def _count(folder: Path) -> int:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The client of the Hugging Face Hub, and its errors as sentences that say what to do."""
+"""The client of the Hugging Face Hub, with errors that say how to fix them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +11,24 @@ from .. import __version__
 
 
 class HubError(OSError):
-    """The Hub could not be reached or said no; the message says which, and how to fix it."""
+    """The Hub is unreachable or refused a request; the message says how to fix it."""
 
 
 def open_repository(
     repo_id: str, kind: str, private: bool = False, revision: str | None = None, token: str | None = None
 ) -> tuple[HfApi, str]:
-    """Makes a repository and a branch of it where they are missing.
+    """Creates a repository and a branch if they are missing.
 
     Args:
-        repo_id: with or without the name of its owner, who then is the token's.
+        repo_id: name of the repository; without owner, that of the token.
         kind: `"model"` or `"dataset"`.
         private, revision, token: as for `push_checkpoint`.
 
     Returns:
-        the client, and the repository's full name.
+        The client, and the full name of the repository.
 
     Raises:
-        HubError: it is to be private, but is there already and is public.
+        HubError: a private repository was requested, but a public one exists.
     """
     api = HfApi(token=token, library_name="modeling-sparse-merit", library_version=__version__)
     repo_id = api.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True).repo_id
@@ -41,21 +41,28 @@ def open_repository(
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turns what the client raises about the network and the Hub's answers into a `HubError` that says what to do."""
+    """Turns errors of the network and the Hub into a `HubError` that says how to fix them.
+
+    Args:
+        repo_id: name of the repository.
+
+    Raises:
+        HubError: in place of the original error.
+    """
     try:
         yield
     except HFValidationError as error:
-        raise HubError(f"{repo_id!r} cannot be the name of a repository: {error}") from error
+        raise HubError(f"{repo_id!r} is not a valid name of a repository: {error}") from error
     except HTTPError as error:
         raise HubError(_explain(error, repo_id)) from error
-    except RuntimeError as error:  # an upload that fails comes as one, "caused" by what went wrong
+    except RuntimeError as error:  # raised for failed uploads, with the actual error as its cause
         if not isinstance(error.__cause__, HTTPError):
             raise
         raise HubError(_explain(error.__cause__, repo_id)) from error
 
 
 def _explain(error: BaseException, repo_id: str) -> str:
-    """What went wrong and how to fix it, in one line."""
+    """One line that explains an error and how to fix it."""
     if not isinstance(error, HfHubHTTPError):
         reason = " ".join(str(error).split()) or type(error).__name__
         return (

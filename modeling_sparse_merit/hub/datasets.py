@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A table to the Hugging Face Hub: its licence is asked first, then the card and the data go up as Parquet."""
+"""Pushing a dataset to the Hugging Face Hub: its licence is checked first; card and data are uploaded as Parquet."""
 
 from pathlib import Path
 
@@ -19,19 +19,21 @@ def push_dataset(
     token: str | None = None,
     confirmed_licence: str | None = None,
 ) -> CommitInfo:
-    """Publishes a dataset with its recordings in it, so that `load_dataset(repo_id)` gives the same rows and splits.
+    """Publishes a dataset with embedded recordings, so that `load_dataset(repo_id)` gives the same rows and splits.
 
-    The card is committed first: recordings are never to be had without their licence. All data is one commit (up to 25
-    GB; `datasets` makes several of more), so the repository holds all of it, or nothing. Pushing again is safe.
+    The card is committed first, so that recordings are never published without their licence. The data is a single
+    commit (`datasets` splits more than 25 GB), so the repository holds either all of it or nothing. Pushing again is
+    safe.
 
     Args:
-        table: a dataset, or where one is.
+        table: a dataset, or its path.
         repo_id, private, revision, token: as for `modeling_sparse_merit.hub.push.push_checkpoint`.
-        confirmed_licence: the dataset's licence, repeated by somebody who may pass it on; see `licence_to_state`.
+        confirmed_licence: the licence of the dataset, repeated by somebody who may redistribute it; see
+            `licence_to_state`.
 
     Raises:
-        DatasetError: there is no such table, or its licence forbids it.
-        HubError: the Hub could not be reached or refuses.
+        DatasetError: the dataset is missing, or its licence forbids publication.
+        HubError: the Hub is unreachable or refuses.
     """
     dataset = table if isinstance(table, Dataset) else read_dataset(table)
     licence = licence_to_state(dataset.info.license, confirmed_licence)
@@ -46,4 +48,4 @@ def push_dataset(
             revision=revision,
             commit_message="State licence and contents",
         )
-        return splits.push_to_hub(repo_id, revision=revision, token=token, commit_message="Upload table")
+        return splits.push_to_hub(repo_id, revision=revision, token=token, commit_message="Upload dataset")

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A checkpoint of a training run into the package: weights, configurations, licence and card."""
+"""Adds a checkpoint of a training run to the package: weights, configurations, licence and card."""
 
 import os
 import re
@@ -13,38 +13,38 @@ from .export import CARD, export_checkpoint
 from .model_card import WEIGHTS, read_training_data, render_card
 
 FILES = ("config.json", "preprocessor_config.json", WEIGHTS)
-"""What a checkpoint inside the package consists of, besides licence and card: its code is that of the package."""
+"""Files of an embedded checkpoint, in addition to licence and card; its code is that of the package."""
 LICENSES = {
     "apache-2.0": ("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     "cc-by-4.0": ("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/"),
     "cc-by-nc-4.0": ("CC-BY-NC-4.0", "https://creativecommons.org/licenses/by-nc/4.0/"),
     "cc-by-nc-sa-4.0": ("CC-BY-NC-SA-4.0", "https://creativecommons.org/licenses/by-nc-sa/4.0/"),
 }
-"""SPDX identifier and address of licences, by their identifiers on the Hub."""
+"""SPDX identifier and URL of licences, by their identifiers on the Hub."""
 
 
 def embed_checkpoint(
     model: str | os.PathLike, folder: str | os.PathLike, records: str | os.PathLike, half: bool = False
 ) -> Path:
-    """Writes a checkpoint as the package holds it: `FILES`, licence and card. On an error nothing is written.
+    """Writes an embedded checkpoint: `FILES`, licence and card. If an error occurs, nothing is written.
 
     Args:
         model: name, folder or Hub id of a checkpoint, such as `best` of a training run.
-        folder: `checkpoints/NAME` of the package; the checkpoint in it is replaced.
-        records: `benchmarks/results/NAME`, which holds `training_data.yaml` and what was measured.
-        half: whether weights are stored in fp16. They are loaded in fp32 all the same.
+        folder: `checkpoints/NAME` in the package; an existing checkpoint is replaced.
+        records: `benchmarks/results/NAME`, which holds `training_data.yaml` and the results of evaluations.
+        half: store weights in fp16; they are loaded in fp32.
 
     Returns:
         The folder.
 
     Raises:
         FileNotFoundError: `training_data.yaml` or the checkpoint is missing.
-        ValueError: a weight is beyond the range of fp16; or as `render_license` and `render_card`.
+        ValueError: a weight is beyond the range of fp16, or see `render_license` and `render_card`.
     """
     folder = Path(folder)
     with tempfile.TemporaryDirectory() as temporary:
         complete = export_checkpoint(model, Path(temporary) / folder.name, half=half, report=lambda text: None)
-        document_checkpoint(complete, records)  # before anything is replaced
+        document_checkpoint(complete, records)  # may fail, so before anything is replaced
         folder.mkdir(parents=True, exist_ok=True)
         for name in (*FILES, WEIGHTS_LICENSE, CARD):
             shutil.copyfile(complete / name, folder / name)
@@ -52,14 +52,14 @@ def embed_checkpoint(
 
 
 def document_checkpoint(folder: str | os.PathLike, records: str | os.PathLike) -> None:
-    """Writes licence and card of a checkpoint inside the package.
+    """Writes licence and card of an embedded checkpoint.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         records: as for `embed_checkpoint`.
 
     Raises:
-        FileNotFoundError, ValueError: as `render_license` and `render_card`.
+        FileNotFoundError, ValueError: see `render_license` and `render_card`.
     """
     texts = {WEIGHTS_LICENSE: render_license(records), CARD: render_card(folder, records)}
     for name, text in texts.items():
@@ -67,18 +67,18 @@ def document_checkpoint(folder: str | os.PathLike, records: str | os.PathLike) -
 
 
 def render_license(records: str | os.PathLike) -> str:
-    """The text of `LICENSE-weights`: the licence of the weights, and what they were made from.
+    """The text of `LICENSE-weights`: the licence of the weights and their sources.
 
     Args:
         records: folder of `training_data.yaml`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or names a licence that is not in `LICENSES`.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or its licence is not in `LICENSES`.
     """
     path = Path(records) / "training_data.yaml"
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}, which tells the licence of the weights.")
+        raise FileNotFoundError(f"{path} is missing; expected a file that states the licence of the weights.")
     data = read_training_data(path)
     if data.get("license") not in LICENSES or not data.get("name"):
         raise ValueError(
@@ -97,14 +97,14 @@ def render_license(records: str | os.PathLike) -> str:
     ]
     if encoder := data.get("encoder"):
         lines += ["", f"Encoder: {encoder['name']}, {encoder['copyright']}, {encoder['license']}, {encoder['source']}"]
-        if encoder.get("license_text"):  # which a licence such as MIT wants to accompany every copy
+        if encoder.get("license_text"):  # licences such as MIT must accompany every copy
             lines += ["", encoder["license_text"].rstrip()]
     lines += ["", "Trained on", *map(_source_line, data.get("corpora") or [])]
     return "\n".join(lines) + "\n"
 
 
 def _source_line(corpus: dict[str, Any]) -> str:
-    """Name, licence, citation and address of a corpus."""
+    """Name, licence, citation and URL of a corpus."""
     source = re.sub(r"\[[^]]*\]\(([^)]*)\)", r"\1", corpus.get("source") or "")
     parts = (corpus["name"], corpus["license"], corpus.get("citation"), source)
     return "- " + "; ".join(part for part in parts if part)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Files of a model repository that export, push and model card share."""
+"""Files of a model repository, shared by export, push and model cards."""
 
 import json
 from pathlib import Path
@@ -12,28 +12,28 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds anything else.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds anything else.
     """
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}: give a folder written by save_pretrained.")
+        raise FileNotFoundError(f"{path} does not exist: give a folder written by save_pretrained.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}). Write it anew.") from error
+        raise ValueError(f"{path} is not valid JSON ({error}). Write it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. Write it anew.")
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected an object. Write it again.")
     return content
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of weights of a checkpoint, or of adapters: one, or several shards."""
+    """The weight files of a checkpoint or of adapters: one file, or several shards."""
     names = ("adapter_model*.safetensors", "model*.safetensors")
-    return next((found for name in names if (found := sorted(folder.glob(name)))), [])
+    return next((files for name in names if (files := sorted(folder.glob(name)))), [])
 
 
 def weights_sha256(folder: Path) -> str | None:
-    """SHA-256 of the weights in a folder, over those of all shards where there are several; None without weights."""
+    """SHA-256 of the weights in a folder (over the digests of several shards); None without weights."""
     files = weight_files(folder)
     if not files:
         return None
@@ -41,7 +41,7 @@ def weights_sha256(folder: Path) -> str | None:
 
 
 def published_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, but nothing hidden (`.git`, `.env`) and no compiled Python."""
+    """All files below a folder, sorted, except hidden ones (`.git`, `.env`) and compiled Python."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in files if not any(map(_is_private, path.relative_to(folder).parts)))
 

@@ -1,14 +1,14 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The model card of a checkpoint: the template `model_card.md`, filled from the files beside the weights.
+"""The model card of a checkpoint: the template `model_card.md`, filled from the files next to the weights.
 
     config.json, preprocessor_config.json, model.safetensors    the checkpoint
     training_data.yaml    corpora and their licences, written by hand
-    training.yaml         the settings of the training
-    dev_results.json      the scores that the training stored with the weights
+    training.yaml         settings of the training
+    dev_results.json      dev scores stored by the training
     evaluation.json       the `results.json` of `sparse-merit evaluate`
-    examples.json         answers about example recordings, see `write_examples`
+    examples.json         outputs for example recordings, see `write_examples`
 
-Every number of the results stands in one of these files. A missing file becomes a sentence that says so.
+All numbers come from these files. For each missing file, the card contains a sentence that says so.
 """
 
 import json
@@ -34,7 +34,7 @@ from .files import read_json, weights_sha256
 
 WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
 RECORDS, EXAMPLES = ("training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json"), "examples.json"
-"""What a card is rendered from, besides the checkpoint."""
+"""Files that a card is rendered from, in addition to the checkpoint."""
 TAGS = ("audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts")
 TASK_TAGS = {ENHANCEMENT: "speech-enhancement", EMOTION: "speech-emotion-recognition"}
 EMOTION_METRICS = (
@@ -42,7 +42,7 @@ EMOTION_METRICS = (
     ("recall", "UAR", "unweighted_average_recall"),
     ("accuracy", "accuracy", "accuracy"),
 )
-"""Identifier on the Hub, title and field of each score of emotion."""
+"""Identifier on the Hub, title and field of each emotion score."""
 ECE = "expected_calibration_error"
 ENCODER_FIELDS = ("name", "license", "copyright", "source")
 MEASURES = {
@@ -56,7 +56,7 @@ MEASURES = {
     "cbak": ("cbak", 2),
     "covl": ("covl", 2),
 }
-"""Identifier on the Hub and decimals of each measure of speech."""
+"""Identifier on the Hub and number of decimals of each speech measure."""
 DEV_SCORES = ("macro_f1", "uar", "segmental_snr", "segmental_snr_gain", "si_sdr", "si_sdr_gain")
 MEASURED_PACKAGES = ("modeling-sparse-merit", "torch", "transformers", "pesq", "pystoi")
 LANGUAGES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French", "pl": "Polish", "zh": "Chinese"}
@@ -67,33 +67,33 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
 
     Args:
         checkpoint_dir: the checkpoint.
-        records_dir: holds the other files, such as `evaluation.json`; the folder of the checkpoint by default.
+        records_dir: folder of the other files, such as `evaluation.json`; that of the checkpoint by default.
 
     Returns:
-        The text of the repository's `README.md`, metadata first; its last line, a comment, names the weights and tells
-        whether a person has edited the card since.
+        The text of the repository's `README.md`. Its last line, a comment, identifies the weights and reveals later
+        edits.
 
     Raises:
-        FileNotFoundError: there is no checkpoint in the folder, or the template is missing.
+        FileNotFoundError: the checkpoint or the template is missing.
         ValueError: a file is damaged or lacks a field, or its results were measured with other weights.
     """
     folder = Path(checkpoint_dir)
     records = folder if records_dir is None else Path(records_dir)
     try:
         facts = _facts(folder, records)
-        # a field that is missing must be an error, never an empty place in a sentence
+        # a missing field must raise an error instead of leaving a gap in a sentence
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
         )
         text = environment.from_string(_template().read_text(encoding="utf-8")).render(facts)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it anew.") from error
-    found = [path for path in (*(records / name for name in RECORDS), folder / EXAMPLES) if path.exists()]
-    return marked(text, weights_sha256(folder), [path.name for path in found])
+        raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it again.") from error
+    existing = [path for path in (*(records / name for name in RECORDS), folder / EXAMPLES) if path.exists()]
+    return marked(text, weights_sha256(folder), [path.name for path in existing])
 
 
 def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str | os.PathLike]) -> Path:
-    """Asks the model about recordings and writes `examples.json`, which the card shows as its `widget`.
+    """Runs the model on recordings and writes `examples.json`, which the card shows as its `widget`.
 
     Args:
         checkpoint_dir: folder of a checkpoint with the emotion task.
@@ -103,7 +103,7 @@ def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str |
         The path of `examples.json`.
 
     Raises:
-        ValueError: a recording lies elsewhere or cannot be read, or the model has no emotion task.
+        ValueError: a recording is outside the folder or cannot be read, or the model has no emotion task.
     """
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
@@ -111,7 +111,7 @@ def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str |
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(str(folder))
     for recording in (Path(path).resolve() for path in recordings):
         if folder not in recording.parents:
-            raise ValueError(f"{recording} lies outside {folder}: copy it there, so that it is pushed as well.")
+            raise ValueError(f"{recording} is outside {folder}: copy it there, so that it is pushed too.")
         emotion = pipe(str(recording), tasks=(EMOTION,))[EMOTION]
         examples.append({"file": recording.relative_to(folder).as_posix(), EMOTION: emotion})
     path = folder / EXAMPLES
@@ -121,15 +121,15 @@ def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str |
 
 
 def _template() -> Path:
-    """At the top of the repository; a built package holds a copy."""
+    """Path of the template: at the top of the repository, or its copy in an installed package."""
     places = [Path(__file__).with_name("model_card.md"), Path(__file__).parents[2] / "model_card.md"]
-    if not (found := [path for path in places if path.exists()]):
-        raise FileNotFoundError(f"The template of the model card is not at {places[0]}: install the package anew.")
-    return found[0]
+    if not (existing := [path for path in places if path.exists()]):
+        raise FileNotFoundError(f"The template of the model card is not at {places[0]}: reinstall the package.")
+    return existing[0]
 
 
 def _facts(folder: Path, records: Path) -> dict[str, Any]:
-    """Everything that the template may show."""
+    """The variables of the template."""
     config, data = read_json(folder / "config.json"), read_training_data(records / "training_data.yaml")
     corpora = data.get("corpora") or []
     training = _read_text(records / "training.yaml")
@@ -172,41 +172,41 @@ def _read_text(path: Path) -> str | None:
 
 
 def _read_measured(path: Path, checkpoint: Path) -> dict[str, Any] | None:
-    """Results that name the weights which they belong to; None where there is no such file."""
+    """Reads results, and checks that they belong to the weights; None without such a file."""
     if not path.exists():
         return None
     content = read_json(path)
-    measured, found = (content.get("model") or {}).get("sha256"), _sha256(checkpoint / WEIGHTS)
-    if measured != found:
+    measured, actual = (content.get("model") or {}).get("sha256"), _sha256(checkpoint / WEIGHTS)
+    if measured != actual:
         raise ValueError(
-            f"{path} was measured with other weights: it names the SHA-256 {measured}, but {checkpoint / WEIGHTS} has "
-            f"{found}. Measure these weights, or remove the file."
+            f"{path} belongs to other weights: it states the SHA-256 {measured}, but {checkpoint / WEIGHTS} has "
+            f"{actual}. Evaluate these weights, or remove the file."
         )
     return content
 
 
 def _sha256(weights: Path) -> str:
     if not weights.exists():
-        raise FileNotFoundError(f"There is no {weights}, whose SHA-256 tells which weights were measured.")
+        raise FileNotFoundError(f"{weights} is missing; its SHA-256 is needed to check that the results belong to it.")
     return sha256_of_file(weights)
 
 
 def read_training_data(path: Path) -> dict[str, Any]:
-    """What is known of the training data.
+    """Reads the description of the training data.
 
     Args:
-        path: of a YAML file with some of the fields `name`, `license` (its identifier on the Hub), `base_model`,
-            `notes`, `limits` ({title: text}), `encoder` (its `name`, `license`, `copyright`, `source`, perhaps
-            `license_text`) and `corpora`, each with `name`, `use`, `license` and what else a card shows, such as
+        path: a YAML file with any of the fields `name`, `license` (its identifier on the Hub), `base_model`,
+            `notes`, `limits` ({title: text}), `encoder` (with `name`, `license`, `copyright`, `source`, optionally
+            `license_text`) and `corpora`, each with `name`, `use`, `license` and optional fields, such as
             `commercial_use`.
 
     Raises:
-        ValueError: it is no such file, or the encoder or a corpus lacks a field.
+        ValueError: the file is invalid, or the encoder or a corpus lacks a field.
     """
     try:
         content = yaml.safe_load(_read_text(path) or "{}")
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold fields such as `corpora: [...]`, not {content!r}.")
     encoder = content.get("encoder") or {}
@@ -217,14 +217,16 @@ def read_training_data(path: Path) -> dict[str, Any]:
         if missing:
             raise ValueError(f"{path}: the corpus {corpus} lacks {missing}.")
         allowed = corpus.get("commercial_use")
-        corpus["commercial_use"] = {True: "yes", False: "no"}.get(allowed, allowed)  # words that YAML takes for these
+        corpus["commercial_use"] = {True: "yes", False: "no"}.get(
+            allowed, allowed
+        )  # YAML reads yes and no as booleans
     return content
 
 
 def _metadata(
     folder: Path, config: dict[str, Any], data: dict[str, Any], training: str | None, evaluation: dict[str, Any] | None
 ) -> ModelCardData:
-    """The head of the card; what is not known is left out."""
+    """The metadata of the card, without unknown fields."""
     corpora = data.get("corpora") or []
     results = _eval_results(evaluation) if evaluation else []
     examples = _read_measured(folder / EXAMPLES, folder)
@@ -245,19 +247,19 @@ def _metadata(
 
 
 def pipeline_tag_of(config: dict[str, Any]) -> str:
-    """The task of the Hub that a model is listed under; `config` is what its config.json holds."""
+    """The Hub's task of a model; `config` is the content of its config.json."""
     return "audio-to-audio" if tasks_of_kind(config["tasks"], "waveform") == config["tasks"] else CLASSIFIER
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:
-    """What a model is found by on the Hub; `config` is what its config.json holds."""
+    """The tags of a model on the Hub; `config` is the content of its config.json."""
     absent = {tag for task, tag in TASK_TAGS.items() if task not in config["tasks"]}
     encoder = "whisper" if config.get("feature_encoder") == "whisper" else "wavlm"
     return [*(tag for tag in TAGS if tag not in absent), encoder]
 
 
 def _started_from(training: str | None) -> str | None:
-    """The WavLM that the training started from, where that is a model on the Hub and no folder."""
+    """The WavLM that the training started from, if it is a model on the Hub."""
     wavlm = str((yaml.safe_load(training or "") or {}).get("wavlm"))
     return wavlm if HUB_ID.fullmatch(wavlm) and not Path(wavlm).exists() else None
 
@@ -267,7 +269,7 @@ def _widget(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
-    """The means of every condition, exactly as the file has them."""
+    """The mean scores of every condition, unrounded."""
     results = []
     for condition in evaluation["conditions"]:
         scores = [
@@ -287,14 +289,14 @@ def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
 
 
 def _measures(evaluation: dict[str, Any]) -> dict[str, tuple[str, str, int]]:
-    """Those of `MEASURES` that were computed."""
+    """The computed ones of `MEASURES`."""
     computed = evaluation["conditions"][0][ENHANCEMENT]
     titles = {name: SCORE_TITLES[name][0].upper() + SCORE_TITLES[name][1:] for name in MEASURES}
     return {name: (titles[name], *shown) for name, shown in MEASURES.items() if name in computed}
 
 
 def _group_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Emotion recognition in parts of the test set, such as its corpora: a table for each way to divide it."""
+    """Emotion recognition by groups of clips, such as corpora: one table for each kind of group."""
     conditions = [condition for condition in evaluation["conditions"] if condition.get("groups")]
     columns = ["noise", "SNR (dB)", "macro-F1", "UAR", "ECE", "clips", "speakers"]
     tables = []
@@ -310,7 +312,7 @@ def _group_tables(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _group_cells(scores: dict[str, Any]) -> list[str]:
-    """Scores of one part under one condition; the intervals are over speakers."""
+    """Scores of one group in one condition; the intervals are over speakers."""
     shown = ("macro_f1", "unweighted_average_recall", "expected_calibration_error")
     cells = [_score(scores.get(name), 3, scores.get(f"{name}_speaker_interval")) for name in shown]
     return [*cells, str(scores["clips"]), str(scores["speakers"])]
@@ -319,11 +321,11 @@ def _group_cells(scores: dict[str, Any]) -> list[str]:
 def _eval_result(
     evaluation: dict[str, Any], condition: str, task: str, metric: str, title: str, value: float
 ) -> EvalResult:
-    tables = _table_names(evaluation)
+    datasets = _dataset_names(evaluation)
     return EvalResult(
         task_type=task,
-        dataset_type="-".join(tables),
-        dataset_name=f"{_listed(tables)}, {condition}",
+        dataset_type="-".join(datasets),
+        dataset_name=f"{_listed(datasets)}, {condition}",
         dataset_config=condition,
         dataset_split=_split(evaluation),
         metric_type=metric,
@@ -332,8 +334,8 @@ def _eval_result(
     )
 
 
-def _table_names(evaluation: dict[str, Any]) -> list[str]:
-    """Names of the test tables, without the folders of the machine that measured."""
+def _dataset_names(evaluation: dict[str, Any]) -> list[str]:
+    """Names of the test datasets, without the folders of the evaluating machine."""
     config = evaluation["config"]
     paths = config["speech"] or [config["test_set"]]
     return [re.split(r"[/\\]", path.rstrip("/\\"))[-1].split(".")[0] for path in paths]
@@ -341,11 +343,11 @@ def _table_names(evaluation: dict[str, Any]) -> list[str]:
 
 def _test_set(evaluation: dict[str, Any]) -> str:
     split = _split(evaluation)
-    return _listed(_table_names(evaluation)) + ("" if split is None else f", split `{split}`")
+    return _listed(_dataset_names(evaluation)) + ("" if split is None else f", split `{split}`")
 
 
 def _split(evaluation: dict[str, Any]) -> str | None:
-    """Of the speech datasets; a frozen test set is taken whole."""
+    """The split of the speech datasets; None for a frozen test set, which is used entirely."""
     return evaluation["config"]["speech_split"] if evaluation["config"]["speech"] else None
 
 
@@ -355,14 +357,14 @@ def _versions(evaluation: dict[str, Any]) -> list[str]:
 
 
 def _condition_cells(condition: dict[str, Any]) -> str:
-    """The first two cells of a row: the noise pool, with the transmission, and the SNR."""
+    """The first two cells of a row: noise pool with transmission, and SNR."""
     pool, level = (condition["pool"] or "none"), condition["snr_db"]
     after = f", {condition['transmission']}" if condition.get("transmission") else ""
     return f"{pool}{after} | {'–' if level is None else format(level, 'g')}"
 
 
 def _score(value: float | None, decimals: int, interval: list[float] | None = None) -> str:
-    """ "0.512 [0.430, 0.590]", or a dash where nothing is defined."""
+    """ "0.512 [0.430, 0.590]", or a dash if undefined."""
     if value is None:
         return "–"
     bounds = f" [{', '.join(_score(bound, decimals) for bound in interval)}]" if interval else ""

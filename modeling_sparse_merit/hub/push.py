@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints and adapters to the Hub: a folder is checked, then published as a single commit, or not at all."""
+"""Pushing checkpoints and adapters to the Hub: a folder is checked, then published as a single commit."""
 
 import os
 import re
@@ -25,26 +25,26 @@ def push_checkpoint(
     token: str | None = None,
     base: str | None = None,
 ) -> CommitInfo:
-    """Publishes a checkpoint, or adapters, as one commit: all of it, or nothing.
+    """Publishes a checkpoint or adapters as a single commit.
 
-    Files already in the repository stay, unless the folder holds newer ones. Pushing again after a failure, or
-    unchanged, is safe.
+    Other files in the repository are kept. Pushing again, after a failure or unchanged, is safe.
 
     Args:
-        folder: as `sparse-merit export` or `save_pretrained` writes it, its card included, or `best` of a training
+        folder: a folder written by `sparse-merit export` or `save_pretrained`, with its card, or `best` of a training
             with adapters; see `check_checkpoint`.
-        repo_id: `name/model`; the repository is made where there is none.
-        private: make it private. Where there is a public repository already, this is an error.
-        revision: the branch to commit to, made where there is none; `main` by default.
-        token: with write access; the one of HF_TOKEN or `hf auth login` by default.
-        base: of adapters, the Hub id of the checkpoint that they change, which is written into the folder.
+        repo_id: `name/model`; the repository is created if missing.
+        private: make the repository private; an error if it exists and is public.
+        revision: branch to commit to, created if missing; `main` by default.
+        token: access token with write access; by default that of HF_TOKEN or `hf auth login`.
+        base: for adapters, the Hub id of the adapted checkpoint, which is written into the folder.
 
     Returns:
-        the commit; its hash `oid` pins exactly these files: `from_pretrained(repo_id, revision=commit.oid)`.
+        The commit; its hash `oid` pins exactly these files: `from_pretrained(repo_id, revision=commit.oid)`.
 
     Raises:
-        ValueError: the folder is not fit to be published.
-        HubError: the Hub could not be reached or refuses.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder is not ready to be published; the message lists all problems.
+        HubError: the Hub is unreachable or refuses.
     """
     folder = Path(folder).expanduser()
     if base is not None:
@@ -53,59 +53,59 @@ def push_checkpoint(
     files = [CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in published_files(folder)]
     with hub_errors(repo_id):
         api, repo_id = open_repository(repo_id, "model", private, revision, token)
-        # `HfApi.upload_folder` may commit a large folder in several parts; this is one commit whatever its size
+        # a single commit of any size, while `HfApi.upload_folder` may split large folders
         return api.create_commit(repo_id, files, commit_message="Upload Sparse MERIT checkpoint", revision=revision)
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Checks that a folder is a whole checkpoint which runs at others' without this package, or whole adapters.
+    """Checks that a folder is a complete checkpoint that runs without this package, or complete adapters.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is not; the message lists all that is wrong.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder is incomplete; the message lists all problems.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: give one that `sparse-merit export` wrote.")
+        raise FileNotFoundError(f"{folder} is not a folder: give one written by `sparse-merit export`.")
     are_adapters = (folder / ADAPTER_CONFIG).exists()
     problems = [*_configuration_problems(folder, are_adapters)]
     problems += _weight_problems(folder, "adapter_model" if are_adapters else "model")
     problems += [*_card_problems(folder), *_measured_problems(folder)]
     if problems:
-        raise ValueError(f"{folder} is not fit to be pushed: {'; '.join(problems)}.")
+        raise ValueError(f"{folder} is not ready to be pushed: {'; '.join(problems)}.")
 
 
 def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
-    """What is wrong with the two configurations and the code that they name; adapters run by that of their base."""
+    """Problems of the two configurations and of the code that they refer to; adapters use the code of their base."""
     from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 
     config, extractor = (_json_if_whole(folder / name) for name in ("config.json", "preprocessor_config.json"))
     if config is None:
-        yield "config.json is missing or no JSON"
+        yield "config.json is missing or not valid JSON"
     elif config.get("model_type") != SparseMeritConfig.model_type:
         expected = SparseMeritConfig.model_type
-        yield f"config.json is of a model of type {config.get('model_type')!r}, expected {expected!r}"
+        yield f"config.json has the model type {config.get('model_type')!r}, expected {expected!r}"
     elif not are_adapters and not config.get("auto_map"):
-        yield "config.json has no auto_map, so others cannot load it: write it anew with `sparse-merit export`"
+        yield "config.json has no auto_map, so others cannot load it: write it again with `sparse-merit export`"
     if extractor is None:
-        yield "preprocessor_config.json is missing or no JSON: save the feature extractor too"
+        yield "preprocessor_config.json is missing or not valid JSON: save the feature extractor too"
     if are_adapters:
         yield from _base_problems(folder)
         return
     code = _code_files(folder, config or {}, extractor or {})
     missing = sorted(name for name in code if not (folder / name).exists())
     if missing:
-        yield f"the code that its auto_map names is missing: {', '.join(missing)}"
+        yield f"code that auto_map refers to is missing: {', '.join(missing)}"
 
 
 def _base_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with the name of the checkpoint that adapters change."""
+    """Problems of the name of the adapted checkpoint."""
     adapter = _json_if_whole(folder / ADAPTER_CONFIG)
     if adapter is None:
-        yield f"{ADAPTER_CONFIG} is no JSON"
+        yield f"{ADAPTER_CONFIG} is not valid JSON"
     elif not is_public(base := str(adapter.get("base_model_name_or_path"))):
         yield (
-            f"the adapters change {base}, which others do not have: push that checkpoint too and name it by --base "
-            "USER/MODEL, or push the merged one, which `sparse-merit export` writes"
+            f"the adapters belong to {base}, which is not on the Hub: push that checkpoint too and give its name with "
+            "--base USER/MODEL, or push the merged checkpoint that `sparse-merit export` writes"
         )
 
 
@@ -116,24 +116,24 @@ def _json_if_whole(path: Path) -> dict[str, Any] | None:
 
 
 def _code_files(folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> set[str]:
-    """The Python files that loading needs: those that the configurations name, and what they import in turn."""
+    """The Python files needed for loading: those named in the configurations, and their imports."""
     from transformers.dynamic_module_utils import get_relative_imports
 
     pipelines = [pipeline["impl"] for pipeline in config.get("custom_pipelines", {}).values()]
     auto_maps = [*config.get("auto_map", {}).values(), *extractor.get("auto_map", {}).values()]
     # `name/repository--module.Class` is code of another repository
     waiting = {f"{name.split('.')[0]}.py" for name in [*auto_maps, *pipelines] if "--" not in name}
-    found: set[str] = set()
+    files: set[str] = set()
     while waiting:
         name = waiting.pop()
-        found.add(name)
+        files.add(name)
         if (folder / name).exists():
-            waiting |= {f"{module}.py" for module in get_relative_imports(folder / name)} - found
-    return found
+            waiting |= {f"{module}.py" for module in get_relative_imports(folder / name)} - files
+    return files
 
 
 def _weight_problems(folder: Path, stem: str) -> Iterator[str]:
-    """What is wrong with the weights, which are read one tensor at a time."""
+    """Problems of the weights, which are read one tensor at a time."""
     from safetensors import SafetensorError, safe_open
 
     from ..models.sparse_merit.modeling_sparse_merit import damaged_weights
@@ -155,7 +155,7 @@ def _weight_problems(folder: Path, stem: str) -> Iterator[str]:
 
 
 def _card_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with the model card."""
+    """Problems of the model card."""
     import yaml
 
     if not (folder / "README.md").is_file():
@@ -164,32 +164,32 @@ def _card_problems(folder: Path) -> Iterator[str]:
     try:
         metadata = ModelCard.load(folder / "README.md").data.to_dict()
     except (ValueError, yaml.YAMLError) as error:
-        yield f"the head of README.md is no YAML ({' '.join(str(error).split())})"
+        yield f"the metadata of README.md is not valid YAML ({' '.join(str(error).split())})"
     else:
         if not metadata:
-            yield "README.md, the model card, has no metadata at its head: state at least the license"
+            yield "README.md, the model card, has no metadata: state at least the license"
         for base in _base_models(metadata):
             if not HUB_ID.fullmatch(base):
-                yield f"the base_model of README.md is {base!r}: name it as on the Hub, name/model, or leave it out"
+                yield f"the base_model of README.md is {base!r}: give its Hub id, name/model, or leave it out"
 
 
 def _measured_problems(folder: Path) -> Iterator[str]:
-    """What describes other weights than those in the folder."""
+    """Cards and results that describe other weights than those in the folder."""
     weights = weights_sha256(folder)
     mark = read_mark(folder / "README.md")
     if weights and mark is not None and mark.weights != weights:
         yield (
             f"README.md describes other weights (SHA-256 {mark.weights[:12]}, those in the folder {weights[:12]}): "
-            "write a new card with `sparse-merit export`, or, if it holds for these, remove its last line"
+            "write a new card with `sparse-merit export`, or, if it applies to these weights, remove its last line"
         )
     for name in ("evaluation.json", "examples.json"):
         measured = ((_json_if_whole(folder / name) or {}).get("model") or {}).get("sha256")
         if weights and measured not in (None, weights):
-            yield f"{name} was measured with other weights (SHA-256 {measured[:12]}): measure these, or remove it"
+            yield f"{name} belongs to other weights (SHA-256 {measured[:12]}): evaluate these weights, or remove it"
 
 
 def _base_models(metadata: dict[str, Any]) -> set[str]:
-    """What a card names in `base_model`, and in the tags that peft adds: `base_model:adapter:NAME`."""
+    """Models named in `base_model`, and in the tags that peft adds: `base_model:adapter:NAME`."""
     named = metadata.get("base_model") or []
     tagged = (re.match(r"base_model:\w+:(.+)", str(tag)) for tag in metadata.get("tags") or [])
     return {*([named] if isinstance(named, str) else map(str, named)), *(match[1] for match in tagged if match)}

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Many recordings through the model: batches of similar length, decoded and written in background threads."""
+"""Batched inference: recordings are batched by length; decoding and writing run in background threads."""
 
 import math
 import threading
@@ -23,11 +23,11 @@ from .files import Recording
 from .results import Results
 from .tracks import Track, Treatment, failure, open_tracks
 
-WINDOW = 256  # recordings among which those of like length are found
-READERS = 8  # threads that read and write for a GPU
-MAX_PASSES = 4  # of the model at once, on a CPU
-PASS_SECONDS = 10.0  # of windows in a pass on a CPU: longer passes take more memory and are not faster
-GROUPS_AHEAD = 1  # groups of windows of a recording that the model works on while an earlier one is written
+WINDOW = 256  # recordings that are sorted by length together
+READERS = 8  # threads that read and write while a GPU computes
+MAX_PASSES = 4  # concurrent forward passes on a CPU
+PASS_SECONDS = 10.0  # seconds of audio in one pass on a CPU: longer passes need more memory and are not faster
+GROUPS_AHEAD = 1  # groups of windows that are computed while an earlier group is written
 
 
 def enhance_recordings(
@@ -40,9 +40,24 @@ def enhance_recordings(
 ) -> Iterator[dict[str, Any]]:
     """Enhances recordings, writes `NAME.enhanced.wav` for each, and yields their records in order.
 
-    Memory is bounded by a few batches, whatever the number and the length of the recordings. A recording that fails
-    has a record that says why, and does not keep others from being done; a batch that fails, for lack of memory for
-    instance, is tried one by one.
+    Memory is bounded by a few batches, whatever the number and length of the recordings. The record of a failed
+    recording contains the error, and processing continues with the next one. If a batch fails, for example for lack of
+    memory, its recordings are retried one by one.
+
+    Args:
+        pipe: the pipeline.
+        recordings: recordings from `find_recordings`.
+        batch_seconds: seconds of audio in one batch, including padding; on a CPU, up to four batches run concurrently.
+            A longer recording is processed on its own.
+        results: stores each record as soon as it is complete.
+        progress: called with the seconds of audio that are done and their total, estimated from the file headers read
+            so far.
+        treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
+            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s` and
+            `detector`.
+
+    Raises:
+        OutputError: nothing more can be written, for example because the disk is full.
 
     Usage:
         >>> from pathlib import Path
@@ -53,20 +68,6 @@ def enhance_recordings(
         >>> for record in enhance_recordings(pipe, recordings[:1]):
         ...     print(record["file"], record["emotion"], record["enhanced"])
         calls/a.flac ... clean/a.enhanced.wav
-
-    Args:
-        recordings: from `find_recordings`.
-        batch_seconds: audio, padding included, that goes through the model at once; on a CPU up to four such batches
-            do. A longer recording is not batched with others.
-        results: keeps each record as soon as it is made.
-        progress: is told how many seconds of audio are done and how many there are, estimated from the headers that
-            were read so far.
-        treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
-            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s` and
-            `detector`.
-
-    Raises:
-        OutputError: nothing more can be written, for instance because the disk is full.
     """
     chosen = Treatment(**treatment)
     chosen = replace(chosen, channel=checked_channel(chosen.channel))
@@ -86,14 +87,14 @@ def enhance_recordings(
 
 
 def cut_batches(seconds: Sequence[float], batch_seconds: float) -> list[list[int]]:
-    """Batches recordings by length, the longest first.
+    """Groups recordings of similar length into batches, the longest first.
 
     Args:
-        seconds: length of each recording; infinite where it is not known, so that this one is alone.
-        batch_seconds: most that a batch holds, padding to its longest included; what is longer is alone.
+        seconds: length of each recording; infinite if unknown, which gives a batch of one.
+        batch_seconds: maximum length of a batch, including padding; longer recordings form batches of one.
 
     Returns:
-        the places in `seconds` of each batch.
+        Indices in `seconds` of each batch.
     """
     batches: list[list[int]] = []
     places_left = 0
@@ -107,13 +108,13 @@ def cut_batches(seconds: Sequence[float], batch_seconds: float) -> list[list[int
 
 
 class _Durations:
-    """Seconds of audio that are done, and how many there are as far as headers tell."""
+    """Seconds of audio that are done, and their estimated total."""
 
     def __init__(self, recordings: int, progress: Callable[[float, float], object] | None):
         self._recordings = recordings
         self._progress = progress
         self._known: dict[int, float] = {}  # by place
-        self._begun: dict[int, float] = {}  # seconds that are done of the recordings at work, by place
+        self._begun: dict[int, float] = {}  # seconds that are done of recordings in progress, by place
         self._sum = self._done = 0.0
         self._lock = threading.Lock()
 
@@ -124,13 +125,13 @@ class _Durations:
                 self._sum += seconds
 
     def begin(self, place: int, seconds: float) -> None:
-        """Takes how much of a recording is done."""
+        """Updates the seconds that are done of a recording in progress."""
         with self._lock:
             self._begun[place] = seconds
             self._tell()
 
     def finish(self, records: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
-        """Takes the records of recordings, by place; of failed ones the header counts."""
+        """Adds finished recordings by place; failed ones count with the length in their header."""
         with self._lock:
             for place, lines in records.items():
                 self._begun.pop(place, None)
@@ -147,7 +148,7 @@ class _Durations:
 def _batches(
     recordings: Sequence[Recording], batch_seconds: float, passes: int, durations: _Durations
 ) -> Iterator[list[int]]:
-    """Places of the recordings of each batch, window by window; a small folder is shared out among the passes."""
+    """Yields batches as indices of recordings, window by window; few recordings are distributed over all passes."""
     for start in range(0, len(recordings), WINDOW):
         seconds = [_seconds(recording) for recording in recordings[start : start + WINDOW]]
         for place, length in enumerate(seconds, start):
@@ -158,25 +159,25 @@ def _batches(
 
 
 def _passes_of(recordings: Sequence[Recording], chunk_length_s: float) -> int:
-    """How many passes there is work for: one for each recording; one recording that is long has work for several."""
+    """Number of useful concurrent passes: one per recording, or several for a single long recording."""
     if len(recordings) != 1:
         return len(recordings)
     return math.ceil(min(MAX_PASSES, max(1.0, _seconds(recordings[0]) / chunk_length_s)))
 
 
 def _seconds(recording: Recording) -> float:
-    """Duration as far as it is known before decoding, else infinite."""
-    if recording.error or not recording.path.is_file():  # what is no file, such as a pipe, is there to be read once
+    """Duration from the header; infinite if unknown."""
+    if recording.error or not recording.path.is_file():  # a pipe can be read only once
         return math.inf
     try:
         return audio_seconds(recording.path)
-    except (OSError, ValueError):  # reading it says why
+    except (OSError, ValueError):  # reported when the recording is read
         return math.inf
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are waited for, but after Ctrl-C: one of them may wait for a pipe for ever."""
+    """A thread pool that is joined at the end, except after Ctrl-C: a thread may be blocked on a pipe."""
     pool = ThreadPoolExecutor(count)
     wait_for_all = True
     try:
@@ -189,7 +190,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _as_finished(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any], at_once: int) -> Iterator[Any]:
-    """Results of the work on the items, in whatever order they come; no more than `at_once` are begun."""
+    """Yields results as they complete, with at most `at_once` items in progress."""
     running: set[Future] = set()
     for item in items:
         running.add(pool.submit(work, item))
@@ -200,10 +201,10 @@ def _as_finished(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any
 
 
 class _Passes:
-    """Passes of the model that run at once: one on a GPU; on a CPU several, each on its share of the threads, because
-    a small model gains less from more threads than from more batches.
+    """Concurrent forward passes: one on a GPU, several on a CPU, each with its share of the threads, since a small
+    model gains more from concurrent batches than from threads.
 
-    They have threads of their own: what a thread has allocated once, it mostly keeps.
+    They run in dedicated threads, because threads tend to keep allocated memory.
     """
 
     def __init__(self, device: torch.device, most: int, batch_seconds: float):
@@ -211,7 +212,7 @@ class _Passes:
         self._cores = torch.get_num_threads()
         on_cpu = device.type == "cpu"
         self.count = max(1, min(MAX_PASSES, self._cores, most)) if on_cpu else 1
-        self.workers = self.count + 1 if on_cpu else READERS  # more would keep memory, and no core is idle
+        self.workers = self.count + 1 if on_cpu else READERS  # more threads would only hold memory
         self._pool = ThreadPoolExecutor(self.count)
 
     def __enter__(self) -> "_Passes":
@@ -222,7 +223,7 @@ class _Passes:
         torch.set_num_threads(self._cores)
 
     def start(self, work: Callable[[], Any]) -> Future:
-        """Begins a pass as soon as it is its turn."""
+        """Submits a pass."""
         return self._pool.submit(self._run, work)
 
     def _run(self, work: Callable[[], Any]) -> Any:
@@ -232,7 +233,7 @@ class _Passes:
 
 @dataclass(frozen=True)
 class _Item:
-    """A window of a track of the recording at a place."""
+    """A window of a track of a recording."""
 
     place: int
     track: Track
@@ -241,7 +242,7 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is done with a batch, in one thread: read, process, write."""
+    """Processes one batch in one thread: reads, runs the model, writes."""
 
     pipe: SpeechEnhancementAndEmotionPipeline
     model: WindowModel
@@ -252,7 +253,7 @@ class _Job:
     durations: _Durations
 
     def records(self, batch: list[int]) -> dict[int, list[dict[str, Any]]]:
-        """The records of each recording, by its place; where one of a batch fails, each is tried alone."""
+        """The records of each recording, by place; if a batch fails, its recordings are retried one by one."""
         try:
             return self._process(batch)
         except (OSError, ValueError, RuntimeError) as error:
@@ -271,7 +272,7 @@ class _Job:
         return records
 
     def _items(self, batch: list[int], stack: ExitStack) -> Iterator[_Item]:
-        """The windows of all tracks, while they are being read."""
+        """Yields the windows of all tracks while reading."""
         for place in batch:
             opened = open_tracks(self.recordings[place], self.pipe, self.model, self.treatment, self.results)
             for track in stack.enter_context(opened):
@@ -279,7 +280,7 @@ class _Job:
                     yield _Item(place, track, window)
 
     def _outputs(self, items: Iterator[_Item]) -> Iterator[tuple[_Item, WindowOutput]]:
-        """What the model gives of each window, in their order; while it runs, the next ones are read."""
+        """Yields the model output of each window in order; further windows are read while the model runs."""
         begun: deque[tuple[list[_Item], list[tuple[list[int], Future]]]] = deque()
         for group in _groups(items, self.passes.count * self.passes.pass_seconds):
             begun.append((group, self._start(group)))
@@ -289,7 +290,7 @@ class _Job:
             yield from _collected(group, passes)
 
     def _start(self, group: list[_Item]) -> list[tuple[list[int], Future]]:
-        """Begins the passes of a group; each with the places, in the group, of its windows."""
+        """Starts the passes of a group; returns each with the indices of its windows in the group."""
         seconds = [len(item.window.waveform) / SAMPLING_RATE for item in group]
         batches = cut_batches(seconds, self.passes.pass_seconds)
         windows = [[group[place].window for place in batch] for batch in batches]
@@ -306,7 +307,7 @@ class _Job:
 
 
 def _groups(items: Iterator[_Item], seconds: float) -> Iterator[list[_Item]]:
-    """Windows that together last so long; fewer at the end."""
+    """Groups windows up to a total length in seconds."""
     group: list[_Item] = []
     duration = 0.0
     for item in items:
@@ -320,7 +321,7 @@ def _groups(items: Iterator[_Item], seconds: float) -> Iterator[list[_Item]]:
 
 
 def _collected(group: list[_Item], passes: list[tuple[list[int], Future]]) -> Iterator[tuple[_Item, WindowOutput]]:
-    """The windows of a group with what the model gave of them, when all its passes are done."""
+    """Yields the windows of a group with their outputs, after all its passes are done."""
     outputs = {place: output for batch, future in passes for place, output in zip(batch, future.result(), strict=True)}
     for place, item in enumerate(group):
         yield item, outputs[place]

@@ -32,35 +32,35 @@ from ..models.sparse_merit.audio import (
 from ..models.sparse_merit.decoding import open_blocks, resampled_blocks, soxr
 
 SAMPLE_BYTES = 4  # of float32
-IN_MEMORY = 1 << 23  # bytes of samples that wait for their encoding, two minutes at 16 kHz; more wait on the disk
+IN_MEMORY = 1 << 23  # bytes buffered in memory before encoding, two minutes at 16 kHz; more are buffered on disk
 
 
 class BlockReader:
-    """One track of a recording as mono float32 blocks (samples,), full scale +-1, at the rate that is asked for.
+    """Reads one track of a recording as mono float32 blocks (samples,), full scale +-1, at a given rate.
 
-    The blocks together are what `load_audio` gives of the whole. All but the last have 25 ms at least. Each iteration
-    reads from the start; with several channels and "mix" it reads the recording twice, as channels that cancel each
-    other are not mixed.
+    The concatenated blocks equal the output of `load_audio`. All blocks but the last have at least 25 ms. Each
+    iteration starts at the beginning; with several channels and "mix" the recording is read twice, since channels that
+    cancel each other are not mixed.
 
     Args:
-        source: a path or an open binary file; what cannot be rewound, such as a pipe, is copied to a temporary file.
-        rate: of the blocks, in Hz.
+        source: a path or an open binary file; a pipe is copied to a temporary file.
+        rate: sampling rate of the blocks in Hz.
         channel: "mix" (mean of the channels), "left", "right", or a number from 1.
 
     Attributes:
-        name: what messages call the recording.
-        channels: their number.
-        number: of the track, from 1; None for "mix".
-        own_rate: of the recording, in Hz.
-        own_samples: length at that rate; known after iteration.
+        name: name of the recording in messages.
+        channels: number of channels.
+        number: number of the channel, from 1; None for "mix".
+        own_rate: sampling rate of the recording in Hz.
+        own_samples: number of samples at that rate; known after iteration.
         facts: fields of its record, known after iteration: `channel`, `level_dbfs`, `clipped_ratio` and, if any,
             `warnings`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the recording is undecodable, at a rate below 1 kHz or above 1 MHz, or lacks the channel; it is
-            empty, shorter than 25 ms, cut short, damaged or not finite, which mostly shows in iteration.
-        OSError: it cannot be read.
+        FileNotFoundError: the file does not exist.
+        ValueError: the recording cannot be decoded, has a rate below 1 kHz or above 1 MHz, or lacks the channel.
+            During iteration: it is empty, shorter than 25 ms, truncated, damaged or not finite.
+        OSError: the file cannot be read.
 
     Usage:
         >>> with BlockReader(Path("call.wav"), 16_000) as reader:
@@ -95,7 +95,7 @@ class BlockReader:
         self.facts = track_facts(number or "mix", tally.power, tally.clipped_ratio, warnings)
 
     def close(self) -> None:
-        """Ends reading, also that of ffmpeg, and closes a file that was given by its path."""
+        """Stops reading, including ffmpeg, and closes a file that was opened from a path."""
         self._stack.close()
 
     def __enter__(self) -> "BlockReader":
@@ -107,7 +107,7 @@ class BlockReader:
         self.close()
 
     def _checked(self) -> Iterator[np.ndarray]:
-        """Blocks of all channels (samples, channels) at the recording's own rate: some, and finite."""
+        """Yields blocks of all channels (samples, channels) at the rate of the recording, checked to be finite."""
         is_empty = True
         for block in self._blocks:
             check_samples(block, self.name)
@@ -117,7 +117,7 @@ class BlockReader:
             check_samples(np.empty(0), self.name)
 
     def _instead_of_mix(self) -> tuple[int | None, str]:
-        """The channel to take instead of their mean, if any, and a warning, by the power of the whole recording."""
+        """The channel to use if the mean of the channels cancels, with a warning; else None."""
         powers, mixed = np.zeros(self.channels), 0.0  # (channels,)
         for block in self._checked():
             powers += np.square(block, dtype=np.float64).sum(axis=0)
@@ -125,7 +125,7 @@ class BlockReader:
         return instead_of_mix(powers, mixed, self.name)
 
     def _track(self, number: int | None, tally: "_Tally") -> Iterator[np.ndarray]:
-        """Blocks (samples,) of a channel, or of the mean of all, at the recording's own rate; they are counted."""
+        """Yields and counts blocks (samples,) of one channel or of the mean, at the rate of the recording."""
         for block in self._checked():
             source = block if number is None else block[:, number - 1]  # (samples, channels) or (samples,)
             track = mix(block) if number is None else np.ascontiguousarray(source)
@@ -133,7 +133,7 @@ class BlockReader:
             yield track
 
     def _checked_length(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Blocks (samples,) of the frame that the model needs at least; raises ValueError where they are no frame."""
+        """Yields blocks (samples,) of at least one frame; raises ValueError if the recording is shorter."""
         waiting, count = np.empty(0, np.float32), 0
         for block in blocks:
             count += len(block)
@@ -154,7 +154,7 @@ class _Tally:
         self._sum = 0.0
 
     def add(self, track: np.ndarray, source: np.ndarray) -> None:
-        """Counts a block (samples,), and the block of the channels that it was made of, of any shape."""
+        """Counts a block of the track (samples,) and the block of channels that it was made from."""
         self.samples += len(track)
         self._sum += _power(track)
         self._clipped += clipped_samples(source)
@@ -179,9 +179,9 @@ def track_facts(channel: Channel, power: float, clipped_ratio: float, warnings: 
 
     Args:
         channel: "mix", or a number from 1.
-        power: mean square.
+        power: mean square of the samples.
         clipped_ratio: share of samples at full scale.
-        warnings: sentences about what is unusual in the recording.
+        warnings: sentences about anything unusual in the recording.
     """
     level = level_dbfs(power)
     return {
@@ -193,19 +193,19 @@ def track_facts(channel: Channel, power: float, clipped_ratio: float, warnings: 
 
 
 class BlockWriter:
-    """Writes mono audio that comes block by block, to the same file that `write_audio` writes of the whole.
+    """Writes mono audio block by block; the file equals the output of `write_audio` for the whole signal.
 
-    The samples wait, in 32-bit float, in memory or, of long recordings, in a temporary file: their encoding depends on
-    their peak.
+    Since the encoding depends on the peak, samples are buffered as 32-bit floats in memory or, for long recordings, in
+    a temporary file.
 
     Args:
-        folder: of the temporary file.
-        source_rate: of the blocks, in Hz.
-        rate: of the file, in Hz.
+        folder: folder of the temporary file.
+        source_rate: sampling rate of the blocks in Hz.
+        rate: sampling rate of the file in Hz.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: a rate below 1 kHz or above 1 MHz.
+        ValueError: a rate is below 1 kHz or above 1 MHz.
 
     Usage:
         >>> with BlockWriter(Path("calls"), 16_000, 44_100) as writer:
@@ -224,25 +224,26 @@ class BlockWriter:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder), prefix=".")
 
     def write(self, block: np.ndarray) -> None:
-        """Takes the next samples: float32 (samples,) at the rate of the source, full scale +-1.
+        """Adds the next samples: float32 (samples,) at the rate of the source, full scale +-1.
 
         Raises:
-            ValueError: they are not finite. OSError: they cannot be written, for instance because the disk is full.
+            ValueError: a sample is not finite.
+            OSError: the samples cannot be written, for example because the disk is full.
         """
         if len(block):
             check_samples(block, "The recording")
             self._append(block if self._resampler is None else self._resampler.resample_chunk(block))
 
     def finish(self, target: Path, length: int) -> None:
-        """Writes the file: `length` samples at its rate; what is missing is silence, and what is more is left out.
+        """Writes the file with exactly `length` samples: missing samples are silence, and extra ones are dropped.
 
         Args:
-            target: its ending names the format; `replacing` makes it appear complete or not at all.
-            length: in samples.
+            target: path of the file; its suffix selects the format. Use `replacing` to write it atomically.
+            length: number of samples at the rate of the file.
 
         Raises:
-            ValueError: no samples are asked for; beyond full scale in a format that would clip it (FLAC).
-            OSError: it cannot be written.
+            ValueError: `length` is 0, or the audio exceeds full scale in a format that would clip it (FLAC).
+            OSError: the file cannot be written.
         """
         if length < 1:
             check_samples(np.empty(0), "The recording")
@@ -252,8 +253,8 @@ class BlockWriter:
         write_blocks(target, self._stored(length), self._rate, encoding)
 
     def close(self) -> None:
-        """Removes the temporary file; the target stays as it is."""
-        with suppress(OSError):  # what a full disk does not take is not needed any more
+        """Removes the temporary file; the target is unchanged."""
+        with suppress(OSError):  # flushing to a full disk may fail, and the content is no longer needed
             self._file.close()
 
     def __enter__(self) -> "BlockWriter":
@@ -272,13 +273,13 @@ class BlockWriter:
             self._file.write(block.astype(np.float32).tobytes())
 
     def _peak_of(self, length: int) -> float:
-        """Peak of the first samples; they are searched only where it matters and others were stored behind them."""
+        """Peak of the first samples; they are only searched if it matters and more samples are stored."""
         if self._samples <= length or self._peak <= 1:
             return self._peak
         return max(map(_peak, self._stored(length)))
 
     def _stored(self, length: int) -> Iterator[np.ndarray]:
-        """The first samples, in blocks (samples,); silence where fewer were stored."""
+        """Yields the first samples in blocks (samples,); missing samples are silence."""
         self._file.seek(0)
         for start in range(0, length, WRITE_BLOCK):
             size = min(WRITE_BLOCK, length - start)

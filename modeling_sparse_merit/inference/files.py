@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Recordings on disk: which there are, and where their results go."""
+"""Finding recordings on disk, and the paths of their results."""
 
 import glob
 import hashlib
@@ -14,17 +14,17 @@ from .segments import SegmentFormat
 
 STDIN = Path("-")
 ENHANCED_SUFFIX = ".enhanced.wav"
-MAX_NAME_BYTES = 255 - 24  # of file systems, less what channels, numbers and other endings may add
+MAX_NAME_BYTES = 255 - 24  # limit of file systems, minus space for channels, numbers and other suffixes
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One input: its path, where its enhanced speech goes, or why it cannot be used.
+    """One input: its path, the file of its enhanced speech, or the reason why it cannot be used.
 
     Args:
         path: a file, a pipe, or `-` for standard input.
         target: file of the enhanced speech.
-        error: why it cannot be used.
+        error: why the recording cannot be used; None if it can.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class Recording:
 
     @property
     def source(self) -> str | None:
-        """What tells it from others, wherever the process runs: its absolute path; None of a pipe, which is new."""
+        """Its absolute path, which identifies it in any process; None for a pipe."""
         return (
             None
             if self.path == STDIN or (self.path.exists() and not self.path.is_file())
@@ -41,7 +41,7 @@ class Recording:
         )
 
     def stamp(self) -> tuple[int | None, int | None]:
-        """Size in bytes and time of modification in ns of its file, None where there is none."""
+        """Size in bytes and modification time in ns of its file; None without a file."""
         try:
             status = self.path.stat()
         except OSError:
@@ -49,27 +49,26 @@ class Recording:
         return (status.st_size, status.st_mtime_ns) if self.path.is_file() else (None, None)
 
     def target_of(self, channel: Channel | None) -> Path:
-        """File of the enhanced speech of one of several channels; None for the recording as a whole."""
+        """File of the enhanced speech of one of several channels; None stands for the whole recording."""
         if channel is None:
             return self.target
         return self.target.with_name(f"{_stem(self.target)}.ch{channel}{ENHANCED_SUFFIX}")
 
 
 def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Recording], int]:
-    """Finds every recording that the arguments name, each once, in order.
+    """Finds all recordings named by the arguments, in order and without repetition.
 
-    Audio that needs ffmpeg (M4A, WebM, ...) is found too. Results of an earlier run (`*.enhanced.wav`) are no
-    recordings, wherever they lie. Subfolders of a given folder are kept below `output`; what would still write to the
-    same file gets a number: `x-2.enhanced.wav`.
+    Audio that needs ffmpeg (M4A, WebM, ...) is included. Results of an earlier run (`*.enhanced.wav`) are skipped.
+    Subfolders of a given folder are kept below `output`; targets with equal names are numbered: `x-2.enhanced.wav`.
 
     Args:
-        arguments: files, folders, which are searched in depth, globs, and `-` for standard input.
+        arguments: files, folders (searched recursively), globs, and `-` for standard input.
         output: folder of the results; nothing is written.
 
     Returns:
-        the recordings, unusable arguments among them, and how many results of an earlier run were passed over.
+        The recordings, including unusable arguments, and the number of skipped results of an earlier run.
     """
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     seen: set[Path] = set()
     taken: set[str] = set()
     skipped = 0
@@ -77,7 +76,7 @@ def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Record
     def add(path: Path, target: Path, error: str | None = None) -> None:
         free = free_target(target, lambda candidate: str(candidate).casefold() not in taken)
         taken.add(str(free).casefold())
-        found.append(Recording(path, free, error))
+        recordings.append(Recording(path, free, error))
 
     for argument in arguments:
         if argument == str(STDIN):
@@ -85,7 +84,7 @@ def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Record
             continue
         matches = list(expand(Path(argument).expanduser()))
         if not matches:
-            message = "no such file, and no recording found in or by it"
+            message = "no such file, and no recording found in it"
             add(Path(argument), target_for(output, Path(argument).stem or "missing"), message)
         for path, subfolder in matches:
             if path.resolve() in seen:
@@ -95,11 +94,11 @@ def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Record
                 skipped += 1
             else:
                 add(path, target_for(output / subfolder, path.stem))
-    return found, skipped
+    return recordings, skipped
 
 
 def expand(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields each recording of a file, a folder or a glob, and its subfolder within the folder."""
+    """Yields each recording of a file, folder or glob, with its subfolder relative to the folder."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if is_recording(file):
@@ -113,7 +112,12 @@ def expand(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def target_for(folder: Path, stem: str) -> Path:
-    """File of the enhanced speech of a recording; a name that would be too long is shortened, and stays its own."""
+    """File of the enhanced speech of a recording. A name that is too long is shortened and stays unique.
+
+    Args:
+        folder: folder of the results.
+        stem: name of the recording without suffix.
+    """
     content = os.fsencode(stem)
     if len(content) > MAX_NAME_BYTES - len(ENHANCED_SUFFIX):
         digest = hashlib.sha256(content).hexdigest()[:8]
@@ -123,7 +127,12 @@ def target_for(folder: Path, stem: str) -> Path:
 
 
 def free_target(target: Path, is_free: Callable[[Path], bool]) -> Path:
-    """The target, or the first of `x-2.enhanced.wav`, `x-3.enhanced.wav`, ... that is free."""
+    """The target, or the first free one of `x-2.enhanced.wav`, `x-3.enhanced.wav`, ...
+
+    Args:
+        target: the preferred path.
+        is_free: whether a path may be used.
+    """
     stem, number = _stem(target), 1
     while not is_free(target):
         number += 1
@@ -142,7 +151,7 @@ def segments_path(target: Path, kind: str) -> Path:
         `NAME.segments.csv`, and so on.
 
     Raises:
-        ValueError: there is no such format.
+        ValueError: the format is unknown.
     """
     return target.with_name(f"{_stem(target)}.segments.{SegmentFormat(kind)}")
 

@@ -1,24 +1,24 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What a picture of a signal needs to know, gathered block by block in little memory, however long the signal is."""
+"""Envelope and spectrogram of a signal for figures, computed block by block in constant memory."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-MAX_COLUMNS = 2_400  # more than a picture can show
-WINDOWS = 1_024  # transformed at once
+MAX_COLUMNS = 2_400  # more than a figure can show
+WINDOWS = 1_024  # number of windows transformed together
 LOWEST_POWER = 1e-12
 
 
 @dataclass(frozen=True)
 class Columns:
-    """At most `MAX_COLUMNS` columns, each of which joins `step` neighbouring items; the last one may still be open.
+    """At most `MAX_COLUMNS` columns, each of which joins `step` adjacent items; the last one may be incomplete.
 
     Args:
         join: a binary ufunc: `np.minimum`, `np.maximum` or `np.add`.
         values: (columns, ...).
-        items: how many have been taken.
-        step: items of a column, a power of two.
+        items: number of items so far.
+        step: number of items per column, a power of two.
     """
 
     join: np.ufunc
@@ -27,7 +27,7 @@ class Columns:
     step: int = 1
 
     def plus(self, items: np.ndarray) -> "Columns":
-        """The columns with further items (items, ...) at their end; the step doubles where there would be too many."""
+        """The columns with further items (items, ...) appended; the step doubles if there are too many columns."""
         missing = -self.items % self.step  # from the open column
         starts = np.arange(missing, len(items), self.step) + len(self.values)
         values = np.concatenate([self.values, items])
@@ -40,15 +40,15 @@ class Columns:
 
     @property
     def counts(self) -> np.ndarray:
-        """Items of each column (columns,)."""
+        """Number of items in each column, (columns,)."""
         return np.minimum(self.step, self.items - self.step * np.arange(len(self.values)))
 
 
 class Overview:
     """Envelope and spectrogram of a signal, for pictures.
 
-    The lowest and the highest sample and the mean power spectrum are kept for at most `MAX_COLUMNS` spans of equal
-    length; when there are more, neighbours are merged. Nothing depends on how a signal is cut into blocks.
+    Minimum, maximum and mean power spectrum are kept for at most `MAX_COLUMNS` spans of equal length; if there are
+    more, adjacent spans are merged. The result does not depend on the block sizes.
 
     Args:
         rate: sampling rate, in Hz.
@@ -73,13 +73,18 @@ class Overview:
 
     @classmethod
     def of(cls, waveform: np.ndarray, rate: int) -> "Overview":
-        """Overview of a whole waveform (samples,)."""
+        """Overview of a whole waveform.
+
+        Args:
+            waveform: float32 (samples,), full scale +-1.
+            rate: sampling rate in Hz.
+        """
         overview = cls(rate)
         overview.add(waveform)
         return overview
 
     def add(self, block: np.ndarray) -> None:
-        """Takes the next samples (samples,), float32, full scale 1."""
+        """Adds the next samples: float32 (samples,), full scale 1."""
         length = WINDOWS * self._hop
         needed = length - self._hop + self._size
         for start in range(0, len(block), length):
@@ -92,38 +97,38 @@ class Overview:
 
     @property
     def seconds(self) -> float:
-        """Length of the signal."""
+        """Length of the signal in seconds."""
         return self._low.items / self.rate
 
     @property
     def peak(self) -> float:
-        """The highest magnitude of a sample."""
+        """The largest absolute sample."""
         return float(max(-self._low.values.min(initial=0), self._high.values.max(initial=0)))
 
     @property
     def envelope(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Middle in seconds, lowest and highest sample of each span: (columns,) each."""
+        """Centre in seconds, minimum and maximum of each span: (columns,) each."""
         starts = self._low.step * np.arange(len(self._low.values))
         return (starts + self._low.counts / 2) / self.rate, self._low.values, self._high.values
 
     @property
     def levels(self) -> np.ndarray:
-        """Mean power in dB of Hann windows of 32 ms, one every 8 ms, in each span: (frequencies, columns)."""
+        """Mean power in dB of 32-ms Hann windows with a hop of 8 ms, for each span: (frequencies, columns)."""
         columns = self._columns()
         return 10 * np.log10(columns.values.T / columns.counts + LOWEST_POWER)
 
     @property
     def column_seconds(self) -> float:
-        """Length of the span that a column of `levels` stands for."""
+        """Length in seconds of the span of one column of `levels`."""
         return self._columns().step * self._hop / self.rate
 
     def _columns(self) -> Columns:
-        """Sums of the power of all windows, with those that reach beyond the end."""
+        """Summed power of all windows, including those that extend beyond the end."""
         ending = np.concatenate([self._pending, np.zeros(self._size // 2, np.float32)])
         return self._power.plus(self._spectra(ending))
 
     def _spectra(self, samples: np.ndarray) -> np.ndarray:
-        """Power of each window that samples (samples,) hold: (windows, frequencies)."""
+        """Power of each complete window in samples (samples,): (windows, frequencies)."""
         if len(samples) < self._size:
             return self._power.values[:0]
         frames = np.lib.stride_tricks.sliding_window_view(samples, self._size)[:: self._hop]  # (windows, size)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Audio that comes through a pipe: raw PCM, or a WAV of unknown length, block by block as it arrives."""
+"""Reads audio from a pipe block by block as it arrives: raw PCM, or a WAV of unknown length."""
 
 import math
 import struct
@@ -21,12 +21,12 @@ from ..models.sparse_merit.audio import (
 from ..models.sparse_merit.containers import STREAMED_SIZES
 
 WIDTHS = {"u8": 1, "s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
-"""Bytes of a sample by the names that ffmpeg gives to encodings."""
+"""Bytes per sample of each encoding, by the names of ffmpeg."""
 WAV_ENCODINGS = {(1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le", (3, 32): "f32le"}
-"""Encodings by the format tag and the bits of a WAV."""
-EXTENSIBLE = 0xFFFE  # format tag: the real one begins the GUID at byte 24
-BLOCK_SECONDS = 0.1  # most that is read at once
-SKIPPED_BYTES = 1 << 16  # of a chunk without audio, at once
+"""Encodings by format tag and bits of a WAV."""
+EXTENSIBLE = 0xFFFE  # format tag; the actual one starts the GUID at byte 24
+BLOCK_SECONDS = 0.1  # maximum length of one read
+SKIPPED_BYTES = 1 << 16  # bytes per read when skipping a chunk without audio
 HEAD_BYTES = 12
 OTHER_FORMATS = {
     b"fLaC": "FLAC",
@@ -39,17 +39,17 @@ OTHER_FORMATS = {
     b".snd": "AU",
     b"\x1aE\xdf\xa3": "Matroska or WebM",
 }
-"""First bytes of files that would be noise if they were taken for raw PCM."""
+"""First bytes of file formats that must not be read as raw PCM."""
 
 
 @dataclass(frozen=True)
 class PcmFormat:
-    """What raw audio is made of.
+    """The format of raw audio.
 
     Args:
-        encoding: of `WIDTHS`.
-        sampling_rate: in Hz.
-        channels: their number.
+        encoding: one of `WIDTHS`.
+        sampling_rate: sampling rate in Hz.
+        channels: number of channels.
     """
 
     encoding: str = "s16le"
@@ -58,23 +58,23 @@ class PcmFormat:
 
     @property
     def width(self) -> int:
-        """Bytes of a sample of all channels."""
+        """Bytes of one sample of all channels."""
         return WIDTHS[self.encoding] * self.channels
 
 
 class PcmReader:
-    """Reads mono blocks from a pipe, each as soon as it is there.
+    """Reads mono blocks from a pipe as soon as they arrive.
 
-    A stream that begins as a WAV has the format that its header says. Anything else is raw PCM.
+    A stream that starts with a WAV header has the format in the header. Anything else is raw PCM.
 
     Args:
-        read: of at most so many bytes, empty at the end; for example `partial(os.read, 0)`.
-        name: what messages call the input.
-        given: fields of a `PcmFormat` that the caller states; others have their defaults, or are those of the header.
+        read: returns at most the given number of bytes, none at the end; for example `partial(os.read, 0)`.
+        name: name of the input in messages.
+        given: fields of `PcmFormat` set by the caller; others have their defaults, or come from the header.
         channel: "mix" (the mean of the channels), "left", "right" or a number from 1.
 
     Raises:
-        ValueError: it is empty, neither raw PCM nor a WAV, contradicts what is given, or lacks the channel.
+        ValueError: the input is empty, is neither raw PCM nor a WAV, contradicts `given`, or lacks the channel.
 
     Usage:
         >>> with open("call.raw", "rb") as stream:
@@ -88,10 +88,10 @@ class PcmReader:
         self._read, self.name = read, name
         self._channel = checked_channel(channel)
         if self._channel == "each":
-            raise ValueError('channel is "each"; expected one channel, or "mix": a stream is one signal.')
+            raise ValueError('channel is "each"; expected one channel, or "mix", since a stream is one signal.')
         self.samples = 0
-        self.notes: list[str] = []  # sentences about what is unusual; complete at the end
-        self._left: int | float = math.inf  # bytes of audio that the header promises
+        self.notes: list[str] = []  # sentences about anything unusual; complete at the end
+        self._left: int | float = math.inf  # bytes of audio left according to the header
         self._head = self._exactly(HEAD_BYTES)
         if self._head[:4] == b"RIFF" and self._head[8:] == b"WAVE":
             self.format = self._read_header(given)
@@ -123,7 +123,7 @@ class PcmReader:
         block = mix(block) if self._channel == "mix" else block[:, self._channel - 1]
         if not np.isfinite(block).all():
             seconds = self.samples / self.format.sampling_rate
-            raise ValueError(f"{self.name} holds NaN or infinite samples after {seconds:.1f} s: check its format.")
+            raise ValueError(f"{self.name} has NaN or infinite samples after {seconds:.1f} s: check its format.")
         self.samples += len(block)
         return block
 
@@ -134,13 +134,13 @@ class PcmReader:
             )
         if 0 < self._left < math.inf:
             seconds = self._left / self.format.width / self.format.sampling_rate
-            self.notes.append(f"{self.name} ends {seconds:.2f} s before the end that its header promises.")
+            self.notes.append(f"{self.name} ends {seconds:.2f} s before the end given in its header.")
         while self._left == 0 and self._read(SKIPPED_BYTES):
-            pass  # chunks behind the audio, so that what writes them need not fail
+            pass  # read chunks after the audio, so that the writing process does not fail
 
     def _check_raw(self) -> None:
         if not self._head:
-            raise ValueError(f"{self.name} is empty: no audio came.")
+            raise ValueError(f"{self.name} is empty: it contains no audio.")
         kind = next((kind for magic, kind in OTHER_FORMATS.items() if self._head.startswith(magic)), None)
         if self._head[4:8] == b"ftyp":
             kind = "MP4 (M4A)"
@@ -151,7 +151,7 @@ class PcmReader:
 
     def _read_header(self, given: dict[str, Any]) -> PcmFormat:
         """Reads the header of a WAV up to its audio."""
-        found = None
+        stated = None
         while (chunk := self._exactly(8))[:4] != b"data":
             if len(chunk) < 8:
                 raise ValueError(f"{self.name} is a WAV that ends before its audio.")
@@ -159,20 +159,20 @@ class PcmReader:
             size += size % 2
             if chunk[:4] == b"fmt ":
                 content = self._exactly(min(size, SKIPPED_BYTES))
-                found, size = self._wav_format(content), size - len(content)
+                stated, size = self._wav_format(content), size - len(content)
             while size > 0 and (skipped := self._exactly(min(size, SKIPPED_BYTES))):
                 size -= len(skipped)
-        if found is None:
+        if stated is None:
             raise ValueError(f"{self.name} is a WAV without a format: it has no `fmt ` chunk before its audio.")
         size = int.from_bytes(chunk[4:], "little")
         self._left = math.inf if any(first <= size <= last for first, last in STREAMED_SIZES) else size
         for field, value in given.items():
-            if value != getattr(found, field):
+            if value != getattr(stated, field):
                 raise ValueError(
-                    f"{self.name} is a WAV with {field.replace('_', ' ')} {getattr(found, field)}, but {value} was "
+                    f"{self.name} is a WAV with {field.replace('_', ' ')} {getattr(stated, field)}, but {value} was "
                     "given: leave the option out."
                 )
-        return found
+        return stated
 
     def _wav_format(self, content: bytes) -> PcmFormat:
         """The format that a `fmt ` chunk describes."""
@@ -190,7 +190,7 @@ class PcmReader:
         return PcmFormat(WAV_ENCODINGS[tag, bits], rate, channels)
 
     def _exactly(self, count: int) -> bytes:
-        """So many bytes, or those up to the end."""
+        """Reads exactly `count` bytes, or fewer at the end."""
         content = b""
         while len(content) < count and (part := self._read(count - len(content))):
             content += part
@@ -198,7 +198,15 @@ class PcmReader:
 
 
 def decode_pcm(content: bytes, encoding: str) -> np.ndarray:
-    """Bytes of whole samples to float32 (samples,), full scale +-1; `encoding` is one of `WIDTHS`."""
+    """Converts raw PCM to floats.
+
+    Args:
+        content: bytes of whole samples.
+        encoding: one of `WIDTHS`.
+
+    Returns:
+        float32 (samples,), full scale +-1.
+    """
     if encoding == "s24le":
         padded = np.zeros((len(content) // 3, 4), np.uint8)
         padded[:, 1:] = np.frombuffer(content, np.uint8).reshape(-1, 3)
@@ -208,5 +216,13 @@ def decode_pcm(content: bytes, encoding: str) -> np.ndarray:
 
 
 def encode_pcm(waveform: np.ndarray, encoding: str) -> bytes:
-    """Float samples (samples,) to raw PCM: "f32le" as it is, "s16le" rounded and clipped."""
+    """Converts floats to raw PCM; "s16le" is rounded and clipped.
+
+    Args:
+        waveform: float (samples,), full scale +-1.
+        encoding: "f32le" or "s16le".
+
+    Returns:
+        Bytes of the samples.
+    """
     return waveform.astype("<f4").tobytes() if encoding == "f32le" else as_pcm16(waveform).astype("<i2").tobytes()

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""One picture of one result: waveforms and spectrograms before and after, and the emotions.
+"""Figures of results: waveforms and spectrograms before and after enhancement, and the emotions.
 
-matplotlib is an optional extra (`demo`), so it is imported only where a picture is drawn.
+matplotlib is an optional dependency (extra `demo`), so it is imported only when a figure is drawn.
 """
 
 import os
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 BLUE, GREEN, GREY = "#3b6ea5", "#2a9d6f", "#c3cad3"
 DYNAMIC_RANGE_DB = 80
-LOWEST_CEILING_DB = -40  # of a picture's levels; silence is dark
+LOWEST_CEILING_DB = -40  # lowest reference of the colour scale, so that silence is dark
 HIGHEST_FREQUENCY = 8_000
-SHORT = 12  # seconds; one segment of a recording up to this length is told by its scores
+SHORT = 12  # seconds; up to this length, a single segment is shown by its scores only
 
 
 class Side(NamedTuple):
-    """A signal with its heading and its colour."""
+    """A signal with its title and colour."""
 
     name: str
     overview: Overview
@@ -33,7 +33,7 @@ class Side(NamedTuple):
 
 
 def require_matplotlib() -> None:
-    """Raises ImportError, saying how to mend it, where matplotlib is not installed."""
+    """Raises ImportError with an installation hint if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -49,19 +49,19 @@ def plot_result(
     highest_frequency: float = HIGHEST_FREQUENCY,
     segments: Sequence[Segment] | None = None,
 ) -> None:
-    """Draws a PNG with whatever the model answered.
+    """Draws a PNG of the outputs of the model for one recording.
 
-    Both sides stand side by side; with a timeline of several segments, or of more than 12 s, they are stacked, so that
-    all share one axis of time.
+    Noisy and enhanced signal are shown side by side. With a timeline of several segments, or of more than 12 s, they
+    are stacked and share the time axis.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG file.
         noisy: the recording.
-        enhanced: its clean speech, or None where the model does not enhance.
-        scores: probability of each emotion, empty where the model does not recognise emotion.
-        title: the heading.
-        highest_frequency: of the spectrograms, in Hz; of a recording at a lower rate, half its own.
-        segments: the emotions over time, or None where there is no timeline.
+        enhanced: the enhanced speech; None without the enhancement task.
+        scores: probability of each emotion; empty without the emotion task.
+        title: title of the figure.
+        highest_frequency: highest frequency of the spectrograms in Hz, at most half the sampling rate.
+        segments: the emotions over time; None without a timeline.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -84,24 +84,24 @@ def plot_result(
 
 
 def _side_by_side(sides: Sequence[Side], scores: Mapping[str, float], title: str, highest: float) -> "Figure":
-    """A column for each side, all on one level scale and one dB scale, so that they can be compared."""
+    """One column per signal, with common amplitude and dB scales."""
     widths = [5] * len(sides) + [2.2] * bool(scores)
     figure = _figure((1.2 * sum(widths) + 0.6, 5.6), title)
     grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=[1, 1.7])
-    upper = [figure.add_subplot(grid[0, column]) for column in range(len(sides))]
-    lower = [figure.add_subplot(grid[1, column]) for column in range(len(sides))]
-    _draw_waveforms(upper, sides)
-    image = _draw_spectrograms(lower, sides, highest)
-    for side, top, bottom in zip(sides, upper, lower, strict=True):
+    top_row = [figure.add_subplot(grid[0, column]) for column in range(len(sides))]
+    bottom_row = [figure.add_subplot(grid[1, column]) for column in range(len(sides))]
+    _draw_waveforms(top_row, sides)
+    image = _draw_spectrograms(bottom_row, sides, highest)
+    for side, top, bottom in zip(sides, top_row, bottom_row, strict=True):
         for axes in (top, bottom):
             draw_time(axes, side.overview.seconds)
         top.set(title=side.name, xlabel="")
         top.tick_params(labelbottom=False)
-    for axes in upper[1:] + lower[1:]:
+    for axes in top_row[1:] + bottom_row[1:]:
         axes.tick_params(labelleft=False)
-    upper[0].set_ylabel("Amplitude")
-    lower[0].set_ylabel("Frequency (kHz)")
-    _draw_colorbar(figure, lower, image)
+    top_row[0].set_ylabel("Amplitude")
+    bottom_row[0].set_ylabel("Frequency (kHz)")
+    _draw_colorbar(figure, bottom_row, image)
     if scores:
         _draw_scores(figure.add_subplot(grid[:, -1]), scores)
     return figure
@@ -110,17 +110,17 @@ def _side_by_side(sides: Sequence[Side], scores: Mapping[str, float], title: str
 def _stacked(
     sides: Sequence[Side], scores: Mapping[str, float], title: str, highest: float, segments: Sequence[Segment]
 ) -> "Figure":
-    """A row for each waveform, the strip of emotions, and a row for each spectrogram, on one axis of time."""
+    """Waveforms, the emotion timeline and spectrograms as rows with a common time axis."""
     high, higher = (1, 1.5) if len(sides) > 1 else (1.6, 2.4)
     heights = [high] * len(sides) + [0.6] + [higher] * len(sides)
     figure = _figure((14, 1.1 * sum(heights) + 1.6), title)
     widths = [11] + [2.2] * bool(scores)
     grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
     rows = [figure.add_subplot(grid[row, 0]) for row in range(len(heights))]
-    upper, strip, lower = rows[: len(sides)], rows[len(sides)], rows[len(sides) + 1 :]
-    _draw_waveforms(upper, sides)
-    image = _draw_spectrograms(lower, sides, highest)
-    for side, top, bottom in zip(sides, upper, lower, strict=True):
+    top_row, strip, bottom_row = rows[: len(sides)], rows[len(sides)], rows[len(sides) + 1 :]
+    _draw_waveforms(top_row, sides)
+    image = _draw_spectrograms(bottom_row, sides, highest)
+    for side, top, bottom in zip(sides, top_row, bottom_row, strict=True):
         top.set_ylabel(side.name)
         bottom.set_ylabel(f"{side.name}\n(kHz)")
     strip.set(ylim=(0, 1), yticks=[], ylabel="Emotion")
@@ -128,7 +128,7 @@ def _stacked(
         draw_time(axes, sides[0].overview.seconds)
         axes.label_outer()
     figure.align_ylabels(rows)
-    _draw_colorbar(figure, lower, image)
+    _draw_colorbar(figure, bottom_row, image)
     if scores:
         bars = figure.add_subplot(grid[: len(sides) + 1, 1])
         _draw_scores(bars, scores, emotion_colours(scores))
@@ -149,7 +149,7 @@ def _figure(size: tuple[float, float], title: str) -> "Figure":
 
 
 def _draw_waveforms(rows: Sequence["Axes"], sides: Sequence[Side]) -> None:
-    """Draws the envelope of each side, all on one scale."""
+    """Draws the envelope of each signal, with a common scale."""
     peak = max(side.overview.peak for side in sides) or 1.0
     for axes, side in zip(rows, sides, strict=True):
         axes.fill_between(*side.overview.envelope, color=side.colour, linewidth=0.6)
@@ -158,21 +158,28 @@ def _draw_waveforms(rows: Sequence["Axes"], sides: Sequence[Side]) -> None:
 
 
 def _draw_spectrograms(rows: Sequence["Axes"], sides: Sequence[Side], highest: float) -> "AxesImage":
-    """Draws the spectrogram of each side, all on one dB scale."""
+    """Draws the spectrogram of each signal, with a common dB scale."""
     overviews = [side.overview for side in sides]
     ceiling = ceiling_of(overviews)
     return [draw_spectrogram(*pair, ceiling, highest) for pair in zip(rows, overviews, strict=True)][-1]
 
 
 def ceiling_of(overviews: Sequence[Overview]) -> float:
-    """The highest level of several signals in dB, which their spectrograms show as 0."""
+    """The highest level of several signals in dB, shown as 0 dB in their spectrograms."""
     return max(LOWEST_CEILING_DB, *(overview.levels.max() for overview in overviews))
 
 
 def draw_spectrogram(
     axes: "Axes", overview: Overview, ceiling: float, highest: float = HIGHEST_FREQUENCY
 ) -> "AxesImage":
-    """Draws a spectrogram up to a frequency in Hz, in dB relative to a ceiling."""
+    """Draws a spectrogram.
+
+    Args:
+        axes: where to draw.
+        overview: the signal.
+        ceiling: level in dB that is shown as 0 dB, see `ceiling_of`.
+        highest: highest frequency in Hz, at most half the sampling rate.
+    """
     levels = overview.levels - ceiling
     image = axes.imshow(
         levels,
@@ -192,7 +199,7 @@ def _draw_colorbar(figure: "Figure", rows: Sequence["Axes"], image: "AxesImage")
 
 
 def _draw_scores(axes: "Axes", scores: Mapping[str, float], colours: Mapping[str, str] | None = None) -> None:
-    """Draws one bar for each emotion, the likeliest on top; it alone is in colour where they have no colours."""
+    """Draws one bar per emotion, the most probable on top; without colours, only that one is highlighted."""
     ranked = sorted(scores.items(), key=lambda item: item[1])
     names, values = zip(*ranked, strict=True)
     shades = [colours[name] for name in names] if colours else [GREY] * (len(values) - 1) + [GREEN]

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Results of `sparse-merit enhance`: a folder with `results.jsonl`, which later runs continue and never lose.
+"""Results of `sparse-merit enhance`: a folder with `results.jsonl`, which later runs extend.
 
-A line is appended as soon as a recording is done, and the enhanced file gets its name right after it, so that whatever
-stops a run, what is done is known. At the end, the lines are put into the order of the recordings.
+A line is appended as soon as a recording is done, and the enhanced file is renamed to its final name right afterwards,
+so interrupted runs can resume. At the end, the lines are sorted in the order of the recordings.
 """
 
 import getpass
@@ -34,11 +34,11 @@ LOCK, OWNER = ".sparse-merit.lock", ".sparse-merit.owner.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """Whatever the records depend on but the recordings.
+    """Everything that the records depend on except the recordings.
 
     Args:
-        model: name of the model, for people.
-        facts: digest of its weights, its dtypes and the options; JSON-clean.
+        model: name of the model for display.
+        facts: digest of the weights, dtypes and options; JSON-serializable.
     """
 
     model: str
@@ -52,16 +52,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of `results.jsonl`: where it is, and what tells whether it still holds.
+    """A line of `results.jsonl`: its position, and the facts that show whether it is up to date.
 
     Args:
-        file, position: the file that it is in, and its first byte there.
-        source: path of the recording; None of a pipe.
-        base: target of the recording as a whole, relative to the folder.
-        target: its enhanced file (of one channel, maybe), relative to the folder; None of a failure.
-        has_audio: whether the enhanced file was written; a model may have another task alone.
+        file, position: the file of the line, and the offset of its first byte.
+        source: path of the recording; None for a pipe.
+        base: target of the whole recording, relative to the folder.
+        target: its enhanced file, possibly of one channel, relative to the folder; None if the recording failed.
+        has_audio: whether an enhanced file was written; a model may lack the enhancement task.
         state: settings, size and modification time of the recording.
-        lines: how many lines the recording has.
+        lines: number of lines of the recording.
     """
 
     file: Path
@@ -75,17 +75,17 @@ class Line:
 
 
 class Results:
-    """The results of a folder, for one run at a time.
+    """The results in a folder, locked by one run at a time.
 
     Args:
-        folder: made where there is none.
-        settings: of this run.
-        overwrite: whether to do again what is done, and to replace files that no line tells of.
-        process: number of this process among those of `accelerate launch`. The first one owns the folder; the others
-            append to files of their own, which the first one joins.
+        folder: the folder of the results; created if missing.
+        settings: settings of this run.
+        overwrite: process finished recordings again, and replace files that belong to no line.
+        process: index of this process under `accelerate launch`. The first process owns the folder; the others append
+            to separate files, which the first one merges.
 
     Raises (on entering):
-        OSError: another run writes to the folder, or it cannot be written.
+        OSError: another run uses the folder, or it cannot be written.
 
     Usage:
         >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -117,7 +117,7 @@ class Results:
         return self
 
     def close(self) -> None:
-        """Takes no more records; what threads still do is left out, and done by the next run."""
+        """Accepts no more records; unfinished work of threads is discarded and repeated by the next run."""
         with self._writing:
             self._is_open = False
 
@@ -129,9 +129,9 @@ class Results:
             self._lock.release()
 
     def placed(self, recordings: Sequence[Recording]) -> list[Recording]:
-        """The recordings with targets that no other recording has, of this run or an earlier one.
+        """The recordings with targets that are unique among this run and earlier ones.
 
-        A recording that was done before keeps its target.
+        A recording from an earlier run keeps its target.
         """
         every = [line for lines in self._lines.values() for line in lines]
         taken = {name.casefold() for line in every for name in (line.base, line.target) if name is not None}
@@ -144,10 +144,11 @@ class Results:
         return placed
 
     def is_done(self, recording: Recording, further_files: Sequence[Callable[[Path], Path]] = ()) -> bool:
-        """Whether the folder holds what this run would make: of the same recording, model and settings, all files.
+        """Whether the folder holds all files of a recording, made with the same model and settings.
 
         Args:
-            further_files: what gives, of the path of an enhanced file, those of further files that belong to it.
+            recording: the recording.
+            further_files: functions from the path of an enhanced file to those of further files.
         """
         if self.overwrite or recording.source is None:
             return False
@@ -161,8 +162,10 @@ class Results:
         """Appends the record of a recording.
 
         Args:
-            target: file of the enhanced speech; None where the recording failed.
-            lines: how many lines the recording has, one for each of its channels.
+            recording: the recording.
+            record: the record, a line of `results.jsonl`.
+            target: file of the enhanced speech; None if the recording failed.
+            lines: number of lines of the recording, one per processed channel.
 
         Raises:
             OutputError: nothing more can be written.
@@ -184,21 +187,26 @@ class Results:
             self._keep(self._journal, position, {**record, **facts, "resume": resume})
 
     def owns(self, recording: Recording, target: Path) -> bool:
-        """Whether a target is this recording's, or nobody's."""
+        """Whether a target belongs to a recording or is free.
+
+        Args:
+            recording: the recording.
+            target: path of an enhanced file.
+        """
         name = self._relative(target)
         with self._writing:
             lines = [line for line in self._lines.get(recording.source, ()) if line.target == name]
             return bool(lines) or self.overwrite or not target.exists()
 
     def records(self, recordings: Iterable[Recording]) -> Iterator[dict[str, Any]]:
-        """Yields the records of recordings, in their order; those that are not done have none."""
+        """Yields the records of finished recordings, in their order."""
         return self._read_records(line for recording in recordings for line in self._lines_of(recording))
 
     def sort(self, recordings: Sequence[Recording]) -> None:
-        """Joins the lines of all processes in one file: those of earlier runs, then these recordings', in their order.
+        """Merges the lines of all processes into one file: first those of earlier runs, then those of the recordings.
 
         Raises:
-            OutputError: the disk is full; the lines are there, in the order in which they were made.
+            OutputError: the disk is full; the lines are kept in the order of completion.
         """
         self._read()
         ordered = {id(line): line for recording in recordings for line in self._lines_of(recording)}
@@ -212,7 +220,7 @@ class Results:
         self._read()
 
     def _take(self) -> None:
-        """Takes the folder's lock and removes what a killed run left unfinished."""
+        """Locks the folder and removes unfinished files of a killed run."""
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -226,7 +234,7 @@ class Results:
         return [self.folder / RESULTS, *sorted(self.folder.glob(f"{RESULTS}.[0-9]*"))]
 
     def _read(self) -> None:
-        """Reads all lines. One that a killed process did not finish is left out."""
+        """Reads all lines, except unfinished ones of a killed process."""
         self._lines = {}
         for path in self._journals():
             content, position = b"\n", 0
@@ -237,11 +245,11 @@ class Results:
                         if isinstance(record := json.loads(content), dict) and "file" in record:
                             self._keep(path, position, record)
                     position += len(content)
-                if not content.endswith(b"\n"):  # the next line is to be one of its own
+                if not content.endswith(b"\n"):  # start the next line on a new line
                     file.write(b"\n")
 
     def _keep(self, path: Path, position: int, record: dict[str, Any]) -> None:
-        """Takes a line up; it replaces an older one of the same recording and target, and a failure of it."""
+        """Registers a line; it replaces older ones of the same recording and target, and its failures."""
         resume = record.get("resume") or {}
         source = resume.get("path", os.path.abspath(record["file"]))
         state = (record.get("settings_hash"), resume.get("bytes"), resume.get("modified_ns"))
@@ -251,7 +259,7 @@ class Results:
         self._lines[source].append(line)
 
     def _lines_of(self, recording: Recording) -> list[Line]:
-        """Lines of a recording under the settings of this run."""
+        """Lines of a recording made with the settings of this run."""
         lines = [line for line in self._lines.get(recording.source, ()) if line.state[0] == self.settings.hash]
         if recording.source is None:
             lines = [line for line in lines if line.base == self._relative(recording.target)]
@@ -275,7 +283,7 @@ class Results:
         return path.relative_to(self.folder).as_posix()
 
     def _free_name(self, target: Path, taken: set[str]) -> str:
-        """A name that no line and, where nothing may be replaced, no file has."""
+        """A name that no line uses and, without `overwrite`, no file has."""
 
         def is_free(path: Path) -> bool:
             return self._relative(path).casefold() not in taken and (self.overwrite or not path.exists())
@@ -287,13 +295,13 @@ _WAIT = "wait until it is done, or give another folder by --output."
 
 
 def _replaces(line: Line, other: Line) -> bool:
-    """Whether a line makes an older one of the same recording obsolete; each pipe is a recording of its own."""
+    """Whether a line replaces an older one of the same recording; every pipe is a new recording."""
     is_same = line.source is not None or line.base == other.base
     return is_same and (other.target is None or other.target == line.target)
 
 
 def _owner(path: Path) -> str:
-    """Who has the folder, and for how long; nothing where that cannot be read."""
+    """Who uses the folder, and for how long; empty if unknown."""
     try:
         owner = json.loads(path.read_text())
         minutes = (time.time() - owner["started"]) / 60
@@ -305,12 +313,17 @@ def _owner(path: Path) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a system without accounts, or without this one
+    except (OSError, KeyError, ImportError):  # a system without accounts, or an unknown account
         return "unknown"
 
 
 def settings_of(model: "PreTrainedModel", **options: Any) -> Settings:
-    """Settings of a model, told by the digest of its folder or its commit on the Hub, and of options."""
+    """Settings of a run: the model, identified by the digest of its folder or its commit on the Hub, and options.
+
+    Args:
+        model: a model from a folder or the Hub.
+        options: further options that the records depend on, JSON-serializable.
+    """
     source, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
     folder, weights = Path(source), commit
     if folder.is_dir():
@@ -321,7 +334,7 @@ def settings_of(model: "PreTrainedModel", **options: Any) -> Settings:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """What a model is made of; with adapters, the checkpoint that they adapt too, where it is on this disk."""
+    """The files of a model; with adapters, also those of the adapted checkpoint if it is local."""
     from ..models.sparse_merit.adapters import base_of, read_adapter_config
 
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The timeline of a recording as a file: CSV for tables, WebVTT for players, RTTM for tools of diarization."""
+"""Writes the timeline of a recording as CSV, WebVTT (for players) or RTTM (for diarization tools)."""
 
 import csv
 import io
@@ -28,10 +28,10 @@ class Segment(TypedDict):
     """A span of a recording with one emotion.
 
     Args:
-        start, end: in seconds from the start of the recording.
-        emotion: the likeliest one; None where its score is too low to tell.
+        start, end: seconds from the start of the recording.
+        emotion: the most probable one; None if its score is too low.
         scores: probability of each emotion.
-        reason: "unsure" where `emotion` is None.
+        reason: "unsure" if `emotion` is None.
     """
 
     start: float
@@ -58,20 +58,20 @@ class _Cue(NamedTuple):
 def write_segments(
     path: Path, segments: Iterable[Segment], kind: str, labels: Iterable[str], name: str, channel: int = 1
 ) -> None:
-    """Writes the timeline of a recording, completely or not at all.
+    """Writes the timeline of a recording atomically.
 
-    Times are rounded to milliseconds; a segment keeps 1 ms at least, and none reaches into the next one.
+    Times are rounded to milliseconds; segments last at least 1 ms and do not overlap.
 
     Args:
-        path: the file, as of `segments_path`.
-        segments: in the order of time, not overlapping.
+        path: the file, for example from `segments_path`.
+        segments: segments in temporal order, without overlap.
         kind: "csv", "vtt" or "rttm".
-        labels: all emotions of the model; the columns of a CSV.
-        name: of the recording, as `call.wav`.
-        channel: its number, from 1.
+        labels: all emotions of the model; the score columns of a CSV.
+        name: name of the recording, such as `call.wav`.
+        channel: number of the channel, from 1.
 
     Raises:
-        ValueError: there is no such format, or a segment ends before it starts or starts before another one ends.
+        ValueError: the format is unknown, or a segment ends before it starts or overlaps with another one.
         OSError: the file cannot be written.
 
     Usage:
@@ -90,13 +90,16 @@ def write_segments(
 
 
 def _cues(segments: Iterable[Segment]) -> list[_Cue]:
-    """Rounds times to milliseconds; what that would leave empty gets 1 ms, at the expense of what follows."""
+    """Rounds times to milliseconds; segments that would become empty get 1 ms, taken from the following ones."""
     cues: list[_Cue] = []
-    last, free = 0.0, 0  # end of the segment before, in seconds, and of its cue, in milliseconds
+    last, free = 0.0, 0  # end of the previous segment in seconds, and of its cue in milliseconds
     for segment in segments:
         start, end = segment["start"], segment["end"]
         if not last - ROUNDING <= start <= end < math.inf:
-            raise ValueError(f"A segment from {start} to {end} s follows {last} s; expected order and no overlap.")
+            raise ValueError(
+                f"A segment from {start} to {end} s follows one that ends at {last} s; expected segments in order, "
+                "without overlap."
+            )
         first = max(round(1000 * start), free)
         last, free = end, max(round(1000 * end), first + 1)
         cues.append(_Cue(first, free, segment["emotion"], segment.get("scores") or {}))
@@ -104,28 +107,28 @@ def _cues(segments: Iterable[Segment]) -> list[_Cue]:
 
 
 def _csv(cues: Sequence[_Cue], labels: list[str]) -> str:
-    """A row for each segment: times in seconds, the emotion, empty where unsure, and the score of each label.
+    """One row per segment: times in seconds, the emotion (empty if unsure), and the score of each label.
 
     Common Format and MIME Type for Comma-Separated Values, RFC 4180.
     """
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
     writer.writerow(["start", "end", "emotion", *labels])
     for cue in cues:
         scores = [f"{cue.scores[label]:.6f}" if label in cue.scores else "" for label in labels]
         writer.writerow([_seconds(cue.start), _seconds(cue.end), cue.emotion or "", *scores])
-    return table.getvalue()
+    return text.getvalue()
 
 
 def _vtt(cues: Sequence[_Cue], name: str) -> str:
-    """A cue for each segment. WebVTT: The Web Video Text Tracks Format, W3C, section 4 (https://www.w3.org/TR/webvtt1)."""
+    """One cue per segment. WebVTT: The Web Video Text Tracks Format, W3C, section 4 (https://www.w3.org/TR/webvtt1)."""
     blocks = ["WEBVTT", f"NOTE Emotions of {_vtt_text(name)}"]
     blocks += [f"{_timestamp(cue.start)} --> {_timestamp(cue.end)}\n{_vtt_text(_caption(cue))}" for cue in cues]
     return "\n\n".join(blocks) + "\n"
 
 
 def _rttm(cues: Sequence[_Cue], name: str, channel: int) -> str:
-    """A line for each segment whose emotion is known.
+    """One line per segment with a known emotion.
 
     Its fields are type, file (no folder, no extension), channel, start and duration in seconds, orthography, subtype,
     name, confidence, and signal lookahead. The 2009 (RT-09) Rich Transcription Meeting Recognition Evaluation Plan,
@@ -148,13 +151,13 @@ def _caption(cue: _Cue) -> str:
 
 
 def _vtt_text(text: str) -> str:
-    """Text of one line with the characters that WebVTT reserves as entities."""
+    """Text in one line, with the reserved characters of WebVTT as entities."""
     text = " ".join(text.split())
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _field(text: str) -> str:
-    """A field of RTTM; white space would end it."""
+    """A field of RTTM, without whitespace, which would end it."""
     return re.sub(r"\s", "_", text) or "<NA>"
 
 
@@ -163,6 +166,6 @@ def _seconds(milliseconds: int) -> str:
 
 
 def _timestamp(milliseconds: int) -> str:
-    """`HH:MM:SS.mmm`; hours have more digits where they need them."""
+    """`HH:MM:SS.mmm`, with more digits for the hours if needed."""
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"

@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Silero VAD, a small recurrent network that tells speech from noise, run with onnxruntime.
+"""Silero VAD, a small recurrent network that detects speech in noise, run with onnxruntime.
 
-The model is a file of the package `silero_vad` (MIT), which is not imported: its import would change the number of
-torch's threads.
+The model is a file of the package `silero_vad` (MIT). The package is not imported, since that changes the number of
+threads of torch.
 """
 
 from functools import cache
@@ -14,18 +14,19 @@ import numpy as np
 
 from ..models.sparse_merit.cutting import FRAME, Window
 
-BLOCK, CONTEXT = 512, 64  # samples that the model takes at 16 kHz, and those before them
+BLOCK, CONTEXT = 512, 64  # samples per step of the model at 16 kHz, and samples of context before them
 STATE = (1, 1, 128)
-ONSET, OFFSET = 0.5, 0.35  # the authors' thresholds: speech begins at the first and ends below the second
-MODEL = "data/silero_vad_16k_sequence.onnx"  # many blocks in one call, the same probabilities three times as fast
+ONSET, OFFSET = 0.5, 0.35  # the authors' thresholds: speech starts at the first and ends below the second
+MODEL = "data/silero_vad_16k_sequence.onnx"  # processes many blocks per call: same probabilities, three times as fast
 INSTALL = "Silero VAD needs silero-vad>=6.2.3 and onnxruntime: pip install 'modeling-sparse-merit[vad]'."
 
 
 class SileroDetector:
-    """Finds the speech of one recording in its noisy signal, window by window.
+    """Detects speech in the noisy signal of one recording, window by window.
 
-    A frame of 20 ms is what the block of 32 ms at its centre is. The model sees the recording as if it were not cut;
-    where a window has no context on the right, the frames after the last whole block are what that block is.
+    A frame of 20 ms gets the decision of the 32-ms block at its centre. Decisions do not depend on how a recording is
+    cut into windows, except that in a window without right context, the frames after the last whole block get the
+    decision of that block.
 
     Usage:
         >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -43,16 +44,16 @@ class SileroDetector:
         self._model = _session()
         self._states = {"h": np.zeros(STATE, np.float32), "c": np.zeros(STATE, np.float32)}
         self._waiting = np.zeros(CONTEXT, np.float32)  # context of the next block, and its samples so far
-        self._end = 0  # samples of the recording that came
-        self._speech = np.zeros(1, bool)  # of the last blocks
-        self._first = -1  # place of the first of them; before the recording is no speech
+        self._end = 0  # number of samples so far
+        self._speech = np.zeros(1, bool)  # decisions of the last blocks
+        self._first = -1  # index of the first of them; there is no speech before the recording
 
     def __call__(self, window: Window, enhanced: np.ndarray | None = None) -> np.ndarray:
         """Which frames of the next window are speech.
 
         Args:
-            window: follows that of the last call.
-            enhanced: is not used: the model was trained on noisy speech.
+            window: the next window of the recording.
+            enhanced: unused, since the model was trained on noisy speech.
 
         Returns:
             bool (ceil(samples of the piece / 320),).
@@ -66,7 +67,7 @@ class SileroDetector:
         return frames
 
     def _add(self, samples: np.ndarray) -> None:
-        """Takes the next samples of the recording."""
+        """Adds the next samples of the recording."""
         self._end += len(samples)
         speech = self._speech.tolist()
         for probability in self._probabilities(samples):
@@ -74,7 +75,7 @@ class SileroDetector:
         self._speech = np.array(speech)
 
     def _probabilities(self, samples: np.ndarray) -> np.ndarray:
-        """The probability of speech in each block that the samples complete, (blocks,)."""
+        """The probability of speech in each block completed by the samples, (blocks,)."""
         signal = np.concatenate([self._waiting, samples]).astype(np.float32, copy=False)
         count = (len(signal) - CONTEXT) // BLOCK
         self._waiting = signal[count * BLOCK :].copy()
@@ -82,13 +83,13 @@ class SileroDetector:
             return np.zeros(0, np.float32)
         blocks = np.lib.stride_tricks.sliding_window_view(signal, CONTEXT + BLOCK)[::BLOCK]  # (blocks, 576)
         inputs = {"input": np.ascontiguousarray(blocks), **self._states}
-        found, self._states["h"], self._states["c"] = self._model.run(None, inputs)
-        return found
+        probabilities, self._states["h"], self._states["c"] = self._model.run(None, inputs)
+        return probabilities
 
 
 @cache
 def _session() -> Any:
-    """The model, one for all threads, each of which runs it alone: there is too little work in it for more."""
+    """The model, shared by all threads; each runs it on one core, since it is too small for more."""
     package = find_spec("silero_vad")
     try:
         import onnxruntime

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Emotions over time as a strip of coloured spans, and an axis of time for seconds and for hours."""
+"""Draws emotions over time as coloured spans, and time axes for seconds and hours."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Span = tuple[float, float, str]
 """Start and end in seconds, and the emotion, or "unsure"."""
-# Paul Tol's "muted" colours, which the colour-blind can tell apart (https://sronpersonalpages.nl/~pault)
+# Paul Tol's "muted" colours, which colour-blind readers can distinguish (https://sronpersonalpages.nl/~pault)
 COLOURS = {
     "ang": "#cc6677",
     "sad": "#332288",
@@ -33,13 +33,13 @@ UNSURE_COLOUR = "#dddddd"
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400)
 MOST_STEPS = 9
 LONG = 120  # seconds; longer recordings have minutes on their axis
-MANY = 120  # spans; more would look like a bar code
-BINS = 100  # parts of a recording with many spans
+MANY = 120  # maximum number of spans that are drawn one by one
+BINS = 100  # number of bars for a recording with many spans
 MARGIN = 8  # pixels around the name of an emotion in its span
 
 
 def emotion_colours(labels: Iterable[str]) -> dict[str, str]:
-    """Colour of each label: the same one in all pictures, but for unusual emotions that would share theirs."""
+    """Colour of each label: the same in all figures, unless unusual emotions would get equal colours."""
     names = sorted(set(labels) - {UNSURE})
     colours = {name: COLOURS[name.lower()[:3]] for name in names if name.lower()[:3] in COLOURS}
     for name in names:
@@ -51,7 +51,12 @@ def emotion_colours(labels: Iterable[str]) -> dict[str, str]:
 
 
 def merged_spans(segments: Iterable[Segment], gap: float) -> list[Span]:
-    """Segments as spans; neighbours of one emotion that are less than `gap` seconds apart are one span."""
+    """Merges adjacent segments with the same emotion into spans.
+
+    Args:
+        segments: segments in temporal order.
+        gap: merge spans that are less than this apart, in seconds.
+    """
     spans: list[Span] = []
     for segment in segments:
         start, end, emotion = segment["start"], segment["end"], segment["emotion"] or UNSURE
@@ -62,15 +67,15 @@ def merged_spans(segments: Iterable[Segment], gap: float) -> list[Span]:
 
 
 def draw_timeline(axes: "Axes", segments: Sequence[Segment], labels: Iterable[str]) -> None:
-    """Draws a span in the colour of its emotion for each segment, grey where it is unsure, and nothing for pauses.
+    """Draws each segment as a span in the colour of its emotion; unsure segments are grey, and pauses are empty.
 
-    Where that would be more than 120 spans, each hundredth of the recording has a bar with the share of its time that
-    each emotion has. Everything else is to be drawn before: the width of the strip says where names fit into their
-    spans. Emotions that have a span without a name are explained by a legend below the figure.
+    With more than 120 spans, each hundredth of the recording is a bar with the shares of the emotions instead. Draw
+    everything else first: the width of the axes determines which names fit into their spans. A legend below the figure
+    explains emotions whose name does not fit.
 
     Args:
-        axes: the strip; its limits are those of the recording, in seconds.
-        segments: in the order of time.
+        axes: the axes; its limits are those of the recording, in seconds.
+        segments: segments in temporal order.
         labels: all emotions of the model.
     """
     figure: Any = axes.figure  # no subfigure
@@ -92,7 +97,16 @@ def draw_timeline(axes: "Axes", segments: Sequence[Segment], labels: Iterable[st
 
 
 def shares_of_time(spans: Sequence[Span], seconds: float, bins: int = BINS) -> dict[str, np.ndarray]:
-    """The share of each emotion in the time of each part of a recording, (bins,); the rest is pauses."""
+    """The share of each emotion in equal parts of a recording; the rest are pauses.
+
+    Args:
+        spans: spans in temporal order.
+        seconds: length of the recording.
+        bins: number of parts.
+
+    Returns:
+        `{emotion: (bins,)}`.
+    """
     edges = np.linspace(0, seconds, bins + 1)
     shares = {emotion: np.zeros(bins) for emotion in sorted({emotion for *_, emotion in spans})}
     for start, end, emotion in spans:
@@ -109,7 +123,7 @@ def _draw_shares(axes: "Axes", spans: Sequence[Span], colours: dict[str, str]) -
 
 
 def _draw_names(axes: "Axes", spans: Sequence[Span], colours: dict[str, str], pixel: float) -> bool:
-    """Writes each emotion into its spans that are wide enough; returns whether there are others."""
+    """Writes names into the spans that are wide enough; returns whether any span is too narrow."""
     widths = {emotion: _width(axes, emotion) + MARGIN for *_, emotion in spans}
     wide = [span for span in spans if span[1] - span[0] >= pixel * widths[span[2]]]
     for start, end, emotion in wide:
@@ -119,7 +133,7 @@ def _draw_names(axes: "Axes", spans: Sequence[Span], colours: dict[str, str], pi
 
 
 def _width(axes: "Axes", text: str) -> float:
-    """Width of a text within the strip, in pixels."""
+    """Width of a text in the axes, in pixels."""
     drawn = axes.text(0, 0, text, **_style(UNSURE_COLOUR))
     width = drawn.get_window_extent().width
     drawn.remove()
@@ -127,7 +141,7 @@ def _width(axes: "Axes", text: str) -> float:
 
 
 def _style(background: str) -> dict[str, Any]:
-    """Properties of a text that is readable on a colour; what looks like mathematics is text too."""
+    """Properties of a text that is readable on a colour; mathematical markup is not interpreted."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = to_rgb(background)
@@ -147,7 +161,12 @@ def _draw_legend(figure: "Figure", colours: dict[str, str]) -> None:
 
 
 def draw_time(axes: "Axes", seconds: float) -> None:
-    """Labels an axis of time from 0 to `seconds`: in seconds, or as m:ss or h:mm:ss for long recordings."""
+    """Labels a time axis in seconds or, for long recordings, as m:ss or h:mm:ss.
+
+    Args:
+        axes: the axes to label.
+        seconds: end of the axis, which starts at 0.
+    """
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     axes.set_xlim(0, seconds)
@@ -160,6 +179,11 @@ def draw_time(axes: "Axes", seconds: float) -> None:
 
 
 def clock(seconds: float, with_hours: bool) -> str:
-    """A time as h:mm:ss, or as m:ss."""
+    """Formats a time as h:mm:ss or m:ss.
+
+    Args:
+        seconds: the time.
+        with_hours: use h:mm:ss.
+    """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if with_hours else f"{minutes}:{rest:02}"

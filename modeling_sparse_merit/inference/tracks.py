@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Tracks of recordings on their way through the model: read in windows, written, and recorded."""
+"""Processing of single tracks: reads windows, writes the enhanced file, and collects the record."""
 
 import sys
 import threading
@@ -26,21 +26,21 @@ from .overview import Overview
 from .results import Results
 from .segments import write_segments
 
-_one_drawing = threading.Lock()  # matplotlib is for one thread
+_one_drawing = threading.Lock()  # matplotlib is not thread-safe
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done with recordings.
+    """Options for processing recordings.
 
     Args:
-        rate: of the enhanced speech, in Hz; each recording's own by default.
-        plot: whether to draw a picture of each.
-        segments: format of a file with the segments of speech of each: "csv", "vtt" or "rttm"; None for no file.
+        rate: sampling rate of the enhanced speech in Hz; by default that of each recording.
+        plot: draw a figure of each recording.
+        segments: format of the file with the speech segments: "csv", "vtt" or "rttm"; None writes no file.
         channel: "mix", "left", "right", a number from 1, or "each".
-        min_score: an emotion with a lower score is None, "unsure".
-        chunk_length_s, stride_length_s: the windows, as for a call of the pipeline.
-        detector: what finds the speech, as for a call of the pipeline.
+        min_score: an emotion with a smaller score becomes None, with the reason "unsure".
+        chunk_length_s, stride_length_s: length and context of the windows in seconds, as for the pipeline.
+        detector: voice activity detector, as for the pipeline.
     """
 
     rate: int | None = None
@@ -54,36 +54,38 @@ class Treatment:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the records depend on, JSON-clean; the detector has no name of its own."""
+        """Options that the records depend on, JSON-serializable; the detector is recorded by the caller."""
         names = ("rate", "channel", "min_score", "chunk_length_s", "stride_length_s")
         return {name: getattr(self, name) for name in names}
 
     @property
     def further_files(self) -> list[Callable[[Path], Path]]:
-        """What gives, of the path of an enhanced file, those of the further files that are written."""
+        """Functions from the path of an enhanced file to those of the further files."""
         files: list[Callable[[Path], Path]] = [picture_path] if self.plot else []
         return files if self.segments is None else [*files, partial(segments_path, kind=self.segments)]
 
 
 def picture_path(target: Path) -> Path:
-    """File of the picture, next to the enhanced file."""
+    """Path of the figure, next to the enhanced file."""
     return target.with_suffix(".png")
 
 
 class Track:
-    """One track of a recording: its windows, and what becomes of them.
+    """One track of a recording: its windows and its results.
 
     Args:
-        recording: what it belongs to.
-        reader: of the track; it is closed when its last window was read.
-        number: of the channel where the recording has several and not their mean was asked for.
-        lines: how many records the recording has.
-        pipe, model: what describes, and what gives, the outputs.
-        treatment: what is done.
-        results: where its record is kept; the line is written right before the enhanced file gets its name.
+        recording: the recording of the track.
+        reader: reads the track; closed after the last window.
+        number: the channel; None for a mono recording or the mean of the channels.
+        lines: number of records of the recording.
+        pipe: turns outputs into results.
+        model: runs the windows.
+        treatment: options of the processing.
+        results: stores the record; the line is written right before the enhanced file is renamed to its final name.
 
     Raises (of `add` and `finish`):
-        ValueError: the enhanced file is of another recording. OutputError: nothing more can be written.
+        ValueError: the enhanced file belongs to another recording.
+        OutputError: nothing more can be written.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Track:
         self._samples = 0
 
     def windows(self) -> Iterator[Window]:
-        """Its windows, while it is being read."""
+        """Yields the windows while reading."""
         cutter = WindowCutter(self._treatment.chunk_length_s, self._treatment.stride_length_s)
         with self._reader:
             for block in self._reader:
@@ -115,7 +117,16 @@ class Track:
         yield from cutter.finish()
 
     def add(self, window: Window, output: WindowOutput) -> None:
-        """Takes what the model gave of the next window."""
+        """Adds the output of the next window.
+
+        Args:
+            window: the window.
+            output: the output of the model.
+
+        Raises:
+            ValueError: the enhanced file belongs to another recording.
+            OutputError: nothing more can be written.
+        """
         joined, ended = self._assembler.add(window, output)
         self._segments += ended
         self._samples = window.end
@@ -128,15 +139,19 @@ class Track:
                 self._writer.write(joined[ENHANCEMENT])
 
     def finish(self) -> dict[str, Any]:
-        """Writes the files, once all windows were added; returns the record, a line of `results.jsonl`."""
+        """Writes the files after all windows were added; returns the record, a line of `results.jsonl`.
+
+        Raises:
+            ValueError: the enhanced file belongs to another recording.
+        """
         if self._results is not None and not self._results.owns(self._recording, self._target):
             raise ValueError(
-                f"{self._target} is of another recording, and is not replaced. Give another folder by --output."
+                f"{self._target} belongs to another recording and is not replaced. Give another folder with --output."
             )
-        found = self._pipe.clip_results(
+        outputs = self._pipe.clip_results(
             self._segments, self._samples, self._model.clip_tasks, self._treatment.min_score
         )
-        record = self._record(found)
+        record = self._record(outputs)
         with output_errors():
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._write_further_files(record)
@@ -149,7 +164,7 @@ class Track:
         return record
 
     def close(self) -> None:
-        """Removes what is unfinished."""
+        """Removes unfinished files."""
         self._reader.close()
         if self._writer is not None:
             self._writer.close()
@@ -160,7 +175,7 @@ class Track:
         return BlockWriter(folder, SAMPLING_RATE, self._treatment.rate or self._reader.own_rate)
 
     def _own_length(self) -> int:
-        """Samples of the enhanced file: as long as the recording."""
+        """Number of samples of the enhanced file, which is as long as the recording."""
         rate = self._treatment.rate or self._reader.own_rate
         return round(self._reader.own_samples * rate / self._reader.own_rate)
 
@@ -171,17 +186,19 @@ class Track:
             if block is not None:
                 side.add(block)
 
-    def _record(self, found: dict[str, Any]) -> dict[str, Any]:
-        scores = {entry["label"]: round(entry["score"], 6) for entry in found.get(EMOTION, ())}
-        has_emotion = scores and "reason" not in found
-        further = {name: _plain(found[name]) for name in further_tasks(found)}
-        speech = {"segments": found["segments"], "speech_seconds": _speech_seconds(found)} if EMOTION in found else {}
+    def _record(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
+        has_emotion = scores and "reason" not in outputs
+        further = {name: _plain(outputs[name]) for name in further_tasks(outputs)}
+        speech = (
+            {"segments": outputs["segments"], "speech_seconds": _speech_seconds(outputs)} if EMOTION in outputs else {}
+        )
         return {
             "file": str(self._recording.path),
             "seconds": round(self._reader.own_samples / self._reader.own_rate, 3),
             "sampling_rate": self._reader.own_rate,
             "emotion": next(iter(scores)) if has_emotion else None,
-            **({"reason": found["reason"]} if "reason" in found else {}),
+            **({"reason": outputs["reason"]} if "reason" in outputs else {}),
             "scores": dict(sorted(scores.items())),
             "enhanced": str(self._target) if self._writer is not None else None,
             **self._reader.facts,
@@ -190,7 +207,7 @@ class Track:
         }
 
     def _write_further_files(self, record: dict[str, Any]) -> None:
-        """The picture and the file of the segments, where they are asked for."""
+        """Writes the figure and the file of the segments, if requested."""
         if self._treatment.plot:
             self._plot(record)
         if self._treatment.segments is not None and "segments" in record:
@@ -221,10 +238,18 @@ def open_tracks(
     treatment: Treatment,
     results: Results | None = None,
 ) -> Iterator[list[Track]]:
-    """The tracks of a recording: one, or with the channel "each" one for each channel.
+    """Opens the tracks of a recording: one, or one per channel if the channel is "each".
+
+    Args:
+        recording: the recording.
+        pipe: turns outputs into results.
+        model: runs the windows.
+        treatment: options of the processing.
+        results: stores the records; None stores none.
 
     Raises:
-        ValueError: it is no recording, damaged, too short, or lacks the channel. OSError: it cannot be read.
+        ValueError: the file is not a recording, damaged, too short, or lacks the channel.
+        OSError: the file cannot be read.
     """
     if recording.error:
         raise ValueError(recording.error)
@@ -246,20 +271,25 @@ def open_tracks(
 
 
 def failure(recording: Recording, error: BaseException) -> dict[str, str]:
-    """The record of a recording that failed."""
+    """The record of a failed recording.
+
+    Args:
+        recording: the recording.
+        error: the reason of the failure.
+    """
     return {"file": str(recording.path), "error": one_line(error)}
 
 
 def _source_of(path: Path, stack: ExitStack) -> BinaryIO:
-    """Standard input or a pipe, of which several tracks may be read."""
+    """Opens standard input or a pipe, from which several tracks may be read."""
     source = sys.stdin.buffer if path == STDIN else stack.enter_context(path.open("rb"))
     return stack.enter_context(rewindable(source))
 
 
 def _plain(output: Any) -> Any:
-    """What a task found, JSON-clean."""
+    """The output of a task, JSON-serializable."""
     return output.tolist() if isinstance(output, np.ndarray) else output
 
 
-def _speech_seconds(found: dict[str, Any]) -> float:
-    return round(sum((segment["end"] - segment["start"] for segment in found["segments"]), 0.0), 3)
+def _speech_seconds(outputs: dict[str, Any]) -> float:
+    return round(sum((segment["end"] - segment["start"] for segment in outputs["segments"]), 0.0), 3)

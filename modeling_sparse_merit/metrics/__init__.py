@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Measures of both tasks: how close enhanced speech is to the clean speech, and how well emotions are recognised. As
-functions of clips, and, by `load`, as modules of `evaluate`: each has a folder here that `evaluate.load` takes too."""
+"""Metrics of speech enhancement and emotion recognition: as functions, and as modules of `evaluate` by `load`. The
+folder of each module can also be passed to `evaluate.load`."""
 
 from .calibration import expected_calibration_error
 from .clips import UndefinedScoreWarning

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A measure of probabilities: how far they are from how often the predictions are right."""
+"""Calibration of probabilities."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,12 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
     `((b - 1) / bins, b / bins]` (Guo et al., 2017, On calibration of modern neural networks, ICML, equation 3).
 
     Args:
-        confidences: the probability of the predicted class of each clip, (clips,), from 0 to 1.
-        correct: whether the prediction is right, (clips,).
-        bins: how many bins there are.
+        confidences: probability of the predicted class of each clip, (clips,), from 0 to 1.
+        correct: whether each prediction is correct, (clips,).
+        bins: number of bins.
 
     Returns:
-        From 0 (the share of right predictions is the mean confidence in every bin) to 1. NaN, with an
+        From 0 (accuracy equals mean confidence in every bin) to 1. NaN, with an
         `UndefinedScoreWarning`, without clips.
 
     Raises:
@@ -29,7 +29,7 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
     confidence, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if confidence.ndim != 1 or confidence.shape != right.shape:
         raise ValueError(
-            f"Every clip needs a confidence and whether it is right: got the shapes {confidence.shape}, {right.shape}."
+            f"`confidences` and `correct` must both have the shape (clips,): got {confidence.shape}, {right.shape}."
         )
     if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
         raise ValueError(f"Confidences must be in [0, 1]; got {confidence.min()} to {confidence.max()}.")

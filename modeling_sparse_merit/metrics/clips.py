@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What every speech measure does with its two clips before it measures, and with a score that does not exist."""
+"""Common parts of speech measures: checks of the two clips, and undefined scores."""
 
 import importlib
 import math
@@ -10,11 +10,15 @@ import numpy as np
 
 
 class UndefinedScoreWarning(UserWarning):
-    """A measure has no value for a clip, and NaN was returned."""
+    """A measure is undefined for a clip, so NaN was returned."""
 
 
 def checked_pair(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both clips as float64 (samples,).
+    """Checks a pair of clips, and converts both to float64 (samples,).
+
+    Args:
+        clean: the reference, shape (samples,).
+        enhanced: the clip to be scored, shape (samples,).
 
     Raises:
         ValueError: shapes differ, are not one-dimensional, or a sample is not finite.
@@ -27,21 +31,26 @@ def checked_pair(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, n
         )
     for name, waveform in (("clean", clean), ("enhanced", enhanced)):
         if not np.isfinite(waveform).all():
-            raise ValueError(f"The {name} clip holds NaN or infinite samples; it cannot be scored.")
+            raise ValueError(f"The {name} clip has NaN or infinite samples, so it cannot be scored.")
     return clean, enhanced
 
 
 def undefined(measure: str, reason: str) -> float:
-    """NaN, with an `UndefinedScoreWarning` that points at the caller of the measure."""
+    """Returns NaN, with an `UndefinedScoreWarning` that points to the caller of the measure.
+
+    Args:
+        measure: name of the measure.
+        reason: why it is undefined.
+    """
     warnings.warn(f"{measure} is undefined: {reason}.", UndefinedScoreWarning, stacklevel=3)
     return math.nan
 
 
 def import_extra(name: str) -> ModuleType:
-    """A package of the `metrics` extra, imported when it is first needed.
+    """Imports a package of the `metrics` extra.
 
     Raises:
-        ImportError: it is not installed; the error says how to install it.
+        ImportError: the package is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A measure of emotion over time: which emotion appears when (arXiv 2306.12991)."""
+"""Emotion diarization: which emotion appears when (arXiv 2306.12991)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,25 +16,25 @@ def emotion_diarization_error_rate(
     durations: Sequence[float],
     background: str | None = NEUTRAL,
 ) -> dict[str, float]:
-    """EDER, the share of the time that has a wrong emotion (Wang, Ravanelli, Yacoubi, 2023, section 3), and its parts.
+    """EDER, the share of time with a wrong emotion (Wang, Ravanelli, Yacoubi, 2023, section 3), and its components.
 
-    Time of the reference with no emotion, that is neutral or `background`, may be a false alarm; time with one may be
-    missed or confused; time with several predicted emotions is an overlap. Time without a prediction is missed, unless
-    the reference has none there either.
+    Where the reference is neutral or `background`, a predicted emotion is a false alarm. Where it has an emotion, that
+    may be missed or confused. Several predicted emotions are an overlap. Time without prediction is missed, unless the
+    reference has no emotion there either.
 
     Args:
-        references: of each recording its segments, `{"start", "end", "emotion"}` in seconds, which do not overlap.
-        predictions: of each recording its segments, as many recordings.
-        durations: of each recording, in seconds.
-        background: emotion of the reference where it has no segment: "neutral" as published, or None for no speech,
-            which a prediction leaves out.
+        references: segments of each recording, `{"start", "end", "emotion"}` in seconds, without overlap.
+        predictions: segments of each recording.
+        durations: duration of each recording in seconds.
+        background: emotion of the reference outside its segments: "neutral" as published, or None for no speech,
+            where no emotion should be predicted.
 
     Returns:
-        `emotion_diarization_error_rate` and its parts `false_alarm`, `missed_emotion`, `confusion` and `overlap`, each
-        over the time of all recordings.
+        `emotion_diarization_error_rate` and its components `false_alarm`, `missed_emotion`, `confusion` and `overlap`,
+        each over the time of all recordings.
 
     Raises:
-        ValueError: the numbers of recordings differ, there is no time, or a segment has no length, lies outside of its
+        ValueError: the numbers of recordings differ, the total duration is 0, or a segment is empty, lies outside its
             recording, or overlaps another one of the reference.
     """
     if not len(references) == len(predictions) == len(durations):
@@ -57,7 +57,7 @@ def emotion_diarization_error_rate(
                 seconds[error] += end - start
     total = sum(durations)
     if not total > 0:
-        raise ValueError(f"The durations sum up to {total} s: there is no time to measure.")
+        raise ValueError(f"The durations sum up to {total} s; expected more than 0.")
     rates = {name: value / total for name, value in seconds.items()}
     return {"emotion_diarization_error_rate": sum(rates.values()), **rates}
 
@@ -78,12 +78,12 @@ def _boundaries(*parts: Any) -> list[float]:
 
 
 def _at(segments: Iterable[Mapping[str, Any]], time: float) -> set[str | None]:
-    """The emotions of the segments that a time lies in."""
+    """The emotions of the segments at a given time."""
     return {segment["emotion"] for segment in segments if segment["start"] <= time < segment["end"]}
 
 
 def _error(true: str | None, given: set[str | None]) -> str | None:
-    """What is wrong with the predicted emotions where the reference has `true`; None where nothing is."""
+    """The kind of error of predicted emotions given the reference; None if they are correct."""
     if given == {true} or (true is None and not given):
         return None
     if len(given) > 1:

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Measures of emotion recognition over clips, for an explicit list of classes. All derive from the confusion matrix
-that scikit-learn counts, so bootstrap resamples of it are scored by the same formulas as the whole set."""
+"""Metrics of emotion recognition for an explicit list of classes. All are computed from the confusion matrix of
+scikit-learn, so bootstrap resamples are scored by the same formulas as the whole set."""
 
 import warnings
 from collections.abc import Hashable, Sequence
@@ -14,7 +14,7 @@ def confusion(labels: Sequence[Hashable], predictions: Sequence[Hashable], class
     Args:
         labels: the true class of each clip.
         predictions: the predicted class of each clip.
-        classes: every class, in the order of rows and columns.
+        classes: all classes, in the order of rows and columns.
 
     Returns:
         Integers of shape (classes, classes); rows are true, columns are predicted.
@@ -32,7 +32,7 @@ def confusion(labels: Sequence[Hashable], predictions: Sequence[Hashable], class
     position = {name: index for index, name in enumerate(classes)}
     unknown = sorted({str(value) for value in [*labels, *predictions] if value not in position})
     if unknown:
-        raise ValueError(f"Not among the classes {list(classes)}: {unknown[:5]}. Map or drop these clips first.")
+        raise ValueError(f"{unknown[:5]} are not among the classes {list(classes)}. Map or drop these clips first.")
     if len(labels) == 0:
         return np.zeros((len(classes), len(classes)), dtype=np.int64)
     true, predicted = [position[value] for value in labels], [position[value] for value in predictions]
@@ -42,31 +42,61 @@ def confusion(labels: Sequence[Hashable], predictions: Sequence[Hashable], class
 def per_class_f1(
     labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]
 ) -> dict[Hashable, float]:
-    """F1 of each class; NaN for a class that is neither labelled nor predicted. Arguments as for `confusion`."""
+    """F1 of each class; NaN for classes that are neither labelled nor predicted.
+
+    Args:
+        labels: true class of each clip.
+        predictions: predicted class of each clip.
+        classes: all classes.
+    """
     scores = f1_from_confusion(confusion(labels, predictions, classes))
     return dict(zip(classes, scores.tolist(), strict=True))
 
 
 def macro_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
-    """Mean F1 of the classes whose F1 is defined; NaN without clips. Arguments as for `confusion`."""
+    """Mean F1 of the classes for which it is defined; NaN without clips.
+
+    Args:
+        labels: true class of each clip.
+        predictions: predicted class of each clip.
+        classes: all classes.
+    """
     return float(defined_mean(f1_from_confusion(confusion(labels, predictions, classes))))
 
 
 def micro_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
-    """F1 over all clips, `2 TP / (2 TP + FP + FN)`, which is the accuracy where each clip has one class; NaN without
-    clips. Arguments as for `confusion`."""
+    """F1 over all clips, `2 TP / (2 TP + FP + FN)`, which equals the accuracy if each clip has one class; NaN without
+    clips.
+
+    Args:
+        labels: true class of each clip.
+        predictions: predicted class of each clip.
+        classes: all classes.
+    """
     return accuracy(labels, predictions, classes)
 
 
 def unweighted_average_recall(
     labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]
 ) -> float:
-    """UAR: mean recall of the classes that have clips; NaN without clips. Arguments as for `confusion`."""
+    """UAR: mean recall of the classes that have clips; NaN without clips.
+
+    Args:
+        labels: true class of each clip.
+        predictions: predicted class of each clip.
+        classes: all classes.
+    """
     return float(defined_mean(recall_from_confusion(confusion(labels, predictions, classes))))
 
 
 def accuracy(labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
-    """Share of clips that are right; NaN without clips. Arguments as for `confusion`."""
+    """Share of correct predictions; NaN without clips.
+
+    Args:
+        labels: true class of each clip.
+        predictions: predicted class of each clip.
+        classes: all classes.
+    """
     counts = confusion(labels, predictions, classes)
     return float(_ratio(np.trace(counts), counts.sum()))
 
@@ -83,7 +113,7 @@ def recall_from_confusion(counts: np.ndarray) -> np.ndarray:
 
 
 def defined_mean(scores: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, NaN left out; NaN where nothing is defined: (..., classes) -> (...)."""
+    """Mean over the last axis without NaN; NaN if all are NaN: (..., classes) -> (...)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
         return np.nanmean(scores, axis=-1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The measures as modules of `evaluate`, by their names."""
+"""Loads metrics as modules of `evaluate`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 
 def load(name: str, **options: Any) -> "evaluate.Metric":
-    """One of this package's measures as a module of `evaluate`, without the Hub; like `evaluate.load` of its folder.
+    """Loads a metric of this package as a module of `evaluate`, without the Hub; like `evaluate.load` with its folder.
 
     ```python
     pesq = load("pesq", mode="nb")
@@ -24,13 +24,13 @@ def load(name: str, **options: Any) -> "evaluate.Metric":
     Args:
         name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `emotion_recognition`,
             `emotion_diarization_error_rate` or `concordance_correlation`.
-        options: of the measure, and of `evaluate.load`.
+        options: options of the metric and of `evaluate.load`.
 
     Raises:
         ImportError: `evaluate` is not installed.
-        ValueError: there is no such measure or option.
+        ValueError: the metric or an option is unknown.
     """
     names = sorted(path.stem for path in FOLDER.glob("*/*.py") if path.stem == path.parent.name)
     if name not in names:
-        raise ValueError(f"There is no measure {name!r}; expected one of {names}.")
+        raise ValueError(f"{name!r} is not a metric of this package; expected one of {names}.")
     return import_extra("evaluate").load(str(FOLDER / name), **options)

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What the modules of `evaluate` in the folders beside this file have in common. The file in a folder names a measure,
-its options and its source. `evaluate` runs a copy of it elsewhere, so its imports of this package are absolute."""
+"""Base classes of the `evaluate` modules in the neighbouring folders. The file in each folder defines a metric, its
+options and its source. `evaluate` runs a copy of that file, so it imports this package absolutely."""
 
 import inspect
 import math
@@ -17,17 +17,17 @@ from datasets import Features, List, Value
 from .clips import UndefinedScoreWarning
 from .scores import ClipMeasure, score_clips
 
-CLIPS_AT_ONCE = 16  # on their way to the disk every sample is an object of Python's, 32 bytes
+CLIPS_AT_ONCE = 16  # when written to disk, every sample becomes a Python object of 32 bytes
 LOADING_ARGUMENTS = inspect.signature(evaluate.Metric.__init__).parameters
 
 
 class Measure(evaluate.Metric, ABC):
-    """A metric whose options are given where it is loaded, and so hold in `evaluate.combine` too, or to `compute`.
+    """A metric whose options are given to `load`, which also works with `evaluate.combine`, or to `compute`.
 
     Attributes:
         options: `{name: default}`.
-        citation: who defined the measure, as BibTeX.
-        usage: what `compute` takes and gives.
+        citation: source of the metric, as BibTeX.
+        usage: arguments and results of `compute`.
     """
 
     options: ClassVar[dict[str, Any]] = {}
@@ -49,7 +49,7 @@ class Measure(evaluate.Metric, ABC):
 
     @abstractmethod
     def _features(self) -> Features | list[Features]:
-        """What `predictions` and `references` hold."""
+        """The schema of `predictions` and `references`."""
 
     def _override(self, defaults: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
         unknown = sorted(chosen.keys() - defaults.keys())
@@ -59,19 +59,19 @@ class Measure(evaluate.Metric, ABC):
 
 
 class ClipsMeasure(Measure):
-    """A metric of enhanced clips against clean ones, which may differ in length from pair to pair."""
+    """A metric of enhanced clips against clean ones; lengths may differ between pairs."""
 
     options = {"sampling_rate": 16_000, "num_processes": 1}
     usage = """
 Args:
     predictions: enhanced clips, each a sequence of samples.
     references: their clean clips, each as long as its prediction.
-    sampling_rate: of all clips, in Hz.
-    num_processes: clips that are scored at once; -1 is one for each CPU core. The scores do not depend on it.
+    sampling_rate: sampling rate of all clips in Hz.
+    num_processes: number of processes; -1 is one per CPU core. The scores do not depend on it.
 Returns, for each score:
-    NAME: the mean over the clips that have the score.
-    NAME_per_clip: the score of each clip; NaN where it is undefined.
-    NAME_undefined: how many clips that is.
+    NAME: mean over the clips for which the score is defined.
+    NAME_per_clip: score of each clip; NaN where undefined.
+    NAME_undefined: number of clips for which the score is undefined.
 """
 
     def __init__(self, **arguments: Any):
@@ -80,18 +80,32 @@ Returns, for each score:
 
     @abstractmethod
     def clip_measure(self, sampling_rate: int, **options: Any) -> ClipMeasure:
-        """The function of a clean and an enhanced clip, each of shape (samples,), that gives a score or several."""
+        """A function of a clean and an enhanced clip, each (samples,), that returns one or several scores.
+
+        Args:
+            sampling_rate: sampling rate of both clips in Hz.
+            options: options of the metric.
+        """
 
     def _features(self) -> Features:
         return Features({"predictions": List(Value("float32")), "references": List(Value("float32"))})
 
     def _info(self) -> evaluate.MetricInfo:
         info = super()._info()
-        info.format = "numpy"  # clips come back as arrays; as lists of Python's numbers they are 8 times the size
+        info.format = "numpy"  # read clips as arrays; lists of Python numbers are 8 times as large
         return info
 
     def add_batch(self, *, predictions: Sequence, references: Sequence, **others: Any) -> None:
-        """Add clips, as `evaluate.Metric.add_batch` does."""
+        """Adds clips, as `evaluate.Metric.add_batch` does.
+
+        Args:
+            predictions: enhanced clips, each (samples,).
+            references: clean clips, each (samples,).
+            others: passed on to `evaluate.Metric.add_batch`.
+
+        Raises:
+            ValueError: the numbers of clips and references differ.
+        """
         if len(predictions) != len(references):
             raise ValueError(
                 f"Every clip needs a reference: got {len(predictions)} clips and {len(references)} references."
@@ -124,5 +138,5 @@ def _summary(name: str, scores: list[float]) -> dict[str, Any]:
 
 def _warn_of_undefined(reasons: list[str], num_clips: int) -> None:
     counts = ", ".join(f"{reason.rstrip('.')} ({count} clips)" for reason, count in Counter(reasons).most_common())
-    message = f"{len(reasons)} of {num_clips} clips have no score and do not count in the mean: {counts}."
+    message = f"{len(reasons)} of {num_clips} clips have an undefined score and are left out of the mean: {counts}."
     warnings.warn(message, UndefinedScoreWarning, stacklevel=4)  # the caller of `compute`

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The composite measures of Hu and Loizou (IEEE TASLP 16(1), 2008): what listeners would say of the signal (CSIG), of
-the background (CBAK) and of the whole (COVL), predicted from PESQ, segmental SNR and two distances of spectra. All at
-16 kHz and with wide-band PESQ, as papers on VoiceBank-DEMAND compute them; the paper itself had 8 kHz."""
+"""The composite measures of Hu and Loizou (IEEE TASLP 16(1), 2008): predicted ratings of the signal (CSIG), the
+background (CBAK) and the overall quality (COVL), from PESQ, segmental SNR and two spectral distances. They are
+computed at 16 kHz with wide-band PESQ, as in papers on VoiceBank-DEMAND; the original paper used 8 kHz."""
 
 import math
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from .speech import pesq, segmental_snr
 COMPOSITE_MEASURES = ("csig", "cbak", "covl")
 FRAME, HOP = 480, 120  # samples: 30 ms with 75 % overlap
 LINEAR_PREDICTION_ORDER = 16
-PREDICTABLE = 1e-12  # share of a frame's energy that is left when rounding is all that is left
+PREDICTABLE = 1e-12  # smallest meaningful prediction error relative to a frame's energy; below it is rounding
 FFT_SIZE = 1024
-KEPT_FRAMES = 0.95  # the worst 5 % of the frames do not count
-FULL_SCALE = 32_768  # the shared script scales floats in [-1, 1] once more, which raises its floor of 1e-10
+KEPT_FRAMES = 0.95  # share of frames that count; the worst 5 % are left out
+FULL_SCALE = 32_768  # the reference script rescales floats in [-1, 1], which affects its floor of 1e-10
 # 25 critical bands in Hz, after Klatt (ICASSP 1982)
 BAND_CENTRES = np.array(
     [50, 120, 190, 260, 330, 400, 470, 540, 617.372, 703.378, 798.717, 904.128, 1020.38, 1148.3, 1288.72, 1442.54]
@@ -44,8 +44,8 @@ def composite(
     Args:
         clean: the reference, shape (samples,), full scale 1.
         enhanced: the clip to be scored, shape (samples,).
-        sampling_rate: of both: 16000 Hz.
-        known: `{"pesq_wb": ..., "segmental_snr": ...}` of the same clips where they were measured before; PESQ takes
+        sampling_rate: sampling rate of both clips, 16000 Hz.
+        known: `{"pesq_wb": ..., "segmental_snr": ...}` of the same clips, if measured already; PESQ takes
             most of the time.
 
     Returns:
@@ -53,11 +53,12 @@ def composite(
 
     Raises:
         ImportError: `pesq` is not installed.
-        ValueError: another sampling rate; shapes differ, are not one-dimensional, or a sample is not finite.
+        ValueError: the sampling rate is not 16000 Hz, shapes differ, are not one-dimensional, or a sample is not
+            finite.
     """
     if sampling_rate != 16_000:
         raise ValueError(
-            f"The composite measures got sampling_rate={sampling_rate}; they are defined at 16000 Hz: resample both "
+            f"The composite measures got sampling_rate={sampling_rate}, but are defined at 16000 Hz: resample both "
             "clips first."
         )
     known = known or {}
@@ -75,16 +76,15 @@ def composite(
 
 
 def log_likelihood_ratio(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    """LLR: how much worse the linear predictor of the enhanced frame predicts the clean frame than its own does,
-    `log(a_x R_s a_x' / a_s R_s a_s')`, order 16; the mean over the best 95 % of the frames.
+    """LLR, the log-likelihood ratio of linear predictors: `log(a_x R_s a_x' / a_s R_s a_s')` of order 16, where the
+    predictors of enhanced (x) and clean (s) frame are applied to the clean frame; mean over the best 95 % of frames.
 
     Args:
         clean: the reference at 16 kHz, shape (samples,).
         enhanced: the clip to be scored, shape (samples,).
 
     Returns:
-        0 (same spectral envelopes) or more; frames in which the reference is silent are left out, NaN where no other
-        is there.
+        0 (equal spectral envelopes) or more. Frames with silent reference are left out; NaN if there are no others.
 
     Raises:
         ValueError: shapes differ, are not one-dimensional, or a sample is not finite.
@@ -93,25 +93,25 @@ def log_likelihood_ratio(clean: np.ndarray, enhanced: np.ndarray) -> float:
     frames, enhanced_frames = _windowed_frames(clean), _windowed_frames(enhanced)
     audible = frames.any(axis=-1)
     if not audible.any():
-        return undefined("LLR", "no whole frame of the clean reference holds sound")
+        return undefined("LLR", "the clean reference has no complete frame with sound")
     lags = _autocorrelation(frames[audible], LINEAR_PREDICTION_ORDER)
     _, least = _linear_predictor(lags)
     predictor, _ = _linear_predictor(_autocorrelation(enhanced_frames[audible], LINEAR_PREDICTION_ORDER))
     products = _autocorrelation(predictor, LINEAR_PREDICTION_ORDER) * lags
-    error = products[:, 0] + 2 * products[:, 1:].sum(axis=-1)  # a R a', as R depends on the lag alone
+    error = products[:, 0] + 2 * products[:, 1:].sum(axis=-1)  # a R a', since R depends on the lag only
     return _trimmed_mean(np.log(np.maximum(error, least) / least))  # a frame's own predictor is the best one
 
 
 def weighted_spectral_slope(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    """WSS: squared differences of the slopes between neighbours of 25 critical bands, in dB, weighted towards spectral
-    peaks (Klatt, ICASSP 1982); the mean over the best 95 % of the frames.
+    """WSS: squared differences of the slopes between adjacent of 25 critical bands, in dB, weighted towards spectral
+    peaks (Klatt, ICASSP 1982); mean over the best 95 % of frames.
 
     Args:
         clean: the reference at 16 kHz, shape (samples,), full scale 1.
         enhanced: the clip to be scored, shape (samples,).
 
     Returns:
-        0 (same slopes) or more; NaN where the clips are shorter than a frame and a quarter (37.5 ms).
+        0 (equal slopes) or more; NaN if the clips are shorter than a frame and a quarter (37.5 ms).
 
     Raises:
         ValueError: shapes differ, are not one-dimensional, or a sample is not finite.
@@ -126,7 +126,8 @@ def weighted_spectral_slope(clean: np.ndarray, enhanced: np.ndarray) -> float:
 
 
 def _windowed_frames(waveform: np.ndarray) -> np.ndarray:
-    """Frames under a Hann window: (samples,) -> (frames, FRAME). As in the shared script, the last one is left out."""
+    """Frames under a Hann window: (samples,) -> (frames, FRAME). As in the reference script, the last one is left
+    out."""
     if len(waveform) < FRAME + HOP:
         return np.zeros((0, FRAME))
     num_frames = (len(waveform) - FRAME) // HOP
@@ -146,9 +147,8 @@ def _autocorrelation(rows: np.ndarray, order: int) -> np.ndarray:
 
 
 def _linear_predictor(lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Levinson-Durbin for all frames at once: lags (frames, order + 1) -> prediction-error filters (frames, order + 1)
-    and the energies (frames,) that they leave. A frame that is silent, or predicted up to rounding, keeps the filter
-    that it has then."""
+    """Levinson-Durbin recursion for all frames: lags (frames, order + 1) -> prediction-error filters (frames, order +
+    1) and residual energies (frames,). The recursion stops for frames that are silent or predicted up to rounding."""
     filters = np.zeros_like(lags)
     filters[:, 0] = 1
     error = lags[:, 0].copy()
@@ -165,7 +165,7 @@ def _linear_predictor(lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _band_levels(waveform: np.ndarray) -> np.ndarray:
     """Levels in dB of the critical bands: (samples,) -> (frames, 25)."""
     spectrum = np.abs(np.fft.rfft(_windowed_frames(waveform / FULL_SCALE), FFT_SIZE)[:, : FFT_SIZE // 2]) ** 2
-    # not a matrix product: BLAS adds in another order with another number of threads
+    # not a matrix product: the order of summation in BLAS depends on the number of threads
     energy = np.einsum("fn,bn->fb", spectrum, _critical_band_filters())
     return 10 * np.log10(np.maximum(energy, 1e-10))
 
@@ -180,8 +180,8 @@ def _critical_band_filters() -> np.ndarray:
 
 
 def _slope_weights(levels: np.ndarray) -> np.ndarray:
-    """Klatt's weights of the slopes, 1 at the highest peak: (frames, 25) -> (frames, 24). The nearest peak lies uphill
-    of a band; where that is to the right, the shared script takes the band before it, and so is done here."""
+    """Klatt's weights of the slopes, 1 at the highest peak: (frames, 25) -> (frames, 24). The nearest peak is uphill
+    of a band; if it is to the right, the band before it is used, as in the reference script."""
     rising = np.diff(levels) > 0
     bands = np.arange(rising.shape[-1])
     falls, rises = np.where(rising, len(bands), bands), np.where(rising, bands, -1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A measure of emotions that are numbers: arousal, valence, dominance."""
+"""A metric of emotional attributes: arousal, valence, dominance."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,8 +16,8 @@ def concordance_correlation(labels: ArrayLike, predictions: ArrayLike) -> float:
         predictions: the predicted value of each clip, shape (clips,).
 
     Returns:
-        From -1 to 1 (equal values); 0 where one side is constant. NaN with an `UndefinedScoreWarning` for fewer than
-        two clips, and where both sides are constant.
+        From -1 to 1 (equal values); 0 if one side is constant. NaN with an `UndefinedScoreWarning` for fewer than
+        two clips, or if both sides are constant.
 
     Raises:
         ValueError: the lengths differ, or a value is not finite.
@@ -26,7 +26,7 @@ def concordance_correlation(labels: ArrayLike, predictions: ArrayLike) -> float:
     if labels.ndim != 1 or labels.shape != predictions.shape:
         raise ValueError(
             f"Every clip needs a label and a prediction, one number each: got shapes {labels.shape} and "
-            f"{predictions.shape}, expected twice (clips,). Measure each dimension of emotion by itself."
+            f"{predictions.shape}, expected (clips,) for both. Evaluate each attribute separately."
         )
     if not (np.isfinite(labels).all() and np.isfinite(predictions).all()):
         raise ValueError("A label or a prediction is NaN or infinite. Drop the clips without a label first.")

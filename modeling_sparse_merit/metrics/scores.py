@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Many measures of a clip, and a measure of many clips."""
+"""Several measures of one clip, and one measure of several clips."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ def _composite_measure(clean: np.ndarray, enhanced: np.ndarray, name: str) -> fl
     return composite(clean, enhanced)[name]
 
 
-# each of a clean and an enhanced clip, of shape (samples,) at 16 kHz
+# functions of a clean and an enhanced clip, each (samples,) at 16 kHz
 SPEECH_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pesq_wb": pesq,
     "pesq_nb": partial(pesq, mode="nb"),
@@ -40,12 +40,12 @@ SCORE_TITLES = {
     "cbak": "CBAK",
     "covl": "COVL",
 }
-"""What a report calls each score, in the order in which it shows them; the first two are the paper's."""
+"""Title of each score in reports, in the order of reports; the first two are those of the paper."""
 DEFAULT_SPEECH_MEASURES = ("pesq_wb", "stoi", "segmental_snr", "si_sdr")
 
 
 def speech_scores(clean: np.ndarray, enhanced: np.ndarray, measures: Sequence[str] | None = None) -> dict[str, float]:
-    """Several measures of one clip. PESQ takes most of the time; the composite measures share it with `pesq_wb`.
+    """Computes several measures of one clip. PESQ takes most of the time; the composite measures reuse `pesq_wb`.
 
     Args:
         clean: the reference at 16 kHz, shape (samples,).
@@ -53,17 +53,17 @@ def speech_scores(clean: np.ndarray, enhanced: np.ndarray, measures: Sequence[st
         measures: names of `SPEECH_MEASURES`; None takes `DEFAULT_SPEECH_MEASURES`.
 
     Returns:
-        `{name: score}`, in the order of `measures`. An undefined score is NaN without a warning here, as the caller
-        sees many clips and can count them.
+        `{name: score}`, in the order of `measures`. An undefined score is NaN without a warning, since the caller
+        can count them over clips.
 
     Raises:
         ImportError: a package of the `metrics` extra is not installed.
-        ValueError: there is no such measure; shapes differ, are not one-dimensional, or a sample is not finite.
+        ValueError: a measure is unknown, shapes differ, are not one-dimensional, or a sample is not finite.
     """
     measures = DEFAULT_SPEECH_MEASURES if measures is None else measures
     unknown = [name for name in measures if name not in SPEECH_MEASURES]
     if unknown:
-        raise ValueError(f"There are no speech measures {unknown}; expected names among {list(SPEECH_MEASURES)}.")
+        raise ValueError(f"Unknown speech measures {unknown}; expected names among {list(SPEECH_MEASURES)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedScoreWarning)
         scores = {name: SPEECH_MEASURES[name](clean, enhanced) for name in measures if name not in COMPOSITE_MEASURES}
@@ -78,26 +78,26 @@ def score_clips(
     enhanced: Iterable[np.ndarray],
     num_processes: int = 1,
 ) -> tuple[list[float | dict[str, float]], list[str]]:
-    """One measure of many clips, in parallel over clips; the scores do not depend on the number of processes.
+    """Computes one measure of several clips in parallel; the scores do not depend on the number of processes.
 
     Args:
         measure: a function of one clean and one enhanced clip.
         clean: the references, each of shape (samples,).
-        enhanced: the clips to be scored, as many.
-        num_processes: clips that are scored at once; -1 is one for each CPU core.
+        enhanced: the clips to be scored, equally many.
+        num_processes: number of processes; -1 is one per CPU core.
 
     Returns:
-        What `measure` gave for each clip, in their order, and a reason for every clip whose score is undefined.
+        The score of each clip, in order, and the reason of every undefined score.
 
     Raises:
         ImportError: a package of the `metrics` extra is not installed.
-        ValueError: a pair of clips cannot be scored; the error tells which.
+        ValueError: a pair of clips cannot be scored; the message says which.
     """
     joblib = import_extra("joblib")
     pairs = enumerate(zip(clean, enhanced, strict=True))
     tasks = (joblib.delayed(_score_clip)(measure, index, *pair) for index, pair in pairs)
-    answers = joblib.Parallel(n_jobs=num_processes)(tasks)
-    return [score for score, _ in answers], [reason for _, reason in answers if reason]
+    results = joblib.Parallel(n_jobs=num_processes)(tasks)
+    return [score for score, _ in results], [reason for _, reason in results if reason]
 
 
 def _score_clip(

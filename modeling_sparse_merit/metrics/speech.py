@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Speech measures of one clip against its clean reference. A score that is undefined (silence, too short, no utterance
-found) is NaN with an `UndefinedScoreWarning`, never 0. `snr`, `segmental_snr` and `si_sdr` need only numpy; `pesq` and
-`stoi` need the packages of the `metrics` extra."""
+"""Speech measures of a clip against its clean reference. Undefined scores (silent or short clips, no utterance) are
+NaN with an `UndefinedScoreWarning`, never 0. `snr`, `segmental_snr` and `si_sdr` only need numpy; `pesq` and `stoi`
+need the packages of the `metrics` extra."""
 
 import math
 import warnings
@@ -14,20 +14,20 @@ from .clips import checked_pair, import_extra, undefined
 
 STOI_RATE = 10_000  # Hz
 STOI_SECONDS = (256 + 29 * 128) / STOI_RATE  # 30 frames of 256 samples, hop 128, at 10 kHz: below it STOI is undefined
-# The reference implementation has room for 50 utterances and, unchecked, writes past it. It joins utterances less than
+# The reference implementation stores up to 50 utterances without checking the limit. It joins utterances less than
 # 0.2 s apart and drops those under 0.2 s, so more than 50 need more than 20 s.
 PESQ_SECONDS = 20
 
 
 def snr(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    """Signal-to-noise ratio in dB over the whole clip, level included: `10 log10(|s|^2 / |s - x|^2)`.
+    """Signal-to-noise ratio in dB over the whole clip, sensitive to the level: `10 log10(|s|^2 / |s - x|^2)`.
 
     Args:
         clean: the reference, shape (samples,).
         enhanced: the clip to be scored, shape (samples,).
 
     Returns:
-        dB; `inf` where both are identical, NaN where the reference is silent or empty.
+        dB; `inf` if both are identical, NaN if the reference is silent or empty.
 
     Raises:
         ValueError: shapes differ, are not one-dimensional, or a sample is not finite.
@@ -47,7 +47,7 @@ def si_sdr(clean: np.ndarray, enhanced: np.ndarray) -> float:
         enhanced: the clip to be scored, shape (samples,).
 
     Returns:
-        dB; `inf` for an exact copy, NaN where either clip is silent (or constant) or empty.
+        dB; `inf` for an exact copy, NaN if a clip is silent (or constant) or empty.
 
     Raises:
         ValueError: shapes differ, are not one-dimensional, or a sample is not finite.
@@ -61,17 +61,17 @@ def si_sdr(clean: np.ndarray, enhanced: np.ndarray) -> float:
 
 
 def segmental_snr(clean: np.ndarray, enhanced: np.ndarray, sampling_rate: int = 16_000) -> float:
-    """Segmental SNR in dB, as papers on VoiceBank-DEMAND compute it: frames of 30 ms with 75 % overlap and a Hann
-    window, each frame's SNR limited to [-10, 35] dB, and the mean over frames (Hansen and Pellom, ICSLP 1998). A frame
-    in which the reference is silent counts as -10 dB, as there.
+    """Segmental SNR in dB (Hansen and Pellom, ICSLP 1998), as in papers on VoiceBank-DEMAND: the mean over frames of
+    30 ms with 75 % overlap and a Hann window, with the SNR of each frame limited to [-10, 35] dB. Frames with silent
+    reference count as -10 dB.
 
     Args:
         clean: the reference, shape (samples,).
         enhanced: the clip to be scored, shape (samples,).
-        sampling_rate: of both, in Hz.
+        sampling_rate: sampling rate of both clips in Hz.
 
     Returns:
-        dB between -10 and 35; NaN where the reference is silent or shorter than a frame and a quarter.
+        dB between -10 and 35; NaN if the reference is silent or shorter than a frame and a quarter.
 
     Raises:
         ValueError: shapes differ, are not one-dimensional, or a sample is not finite.
@@ -97,16 +97,16 @@ def pesq(clean: np.ndarray, enhanced: np.ndarray, sampling_rate: int = 16_000, m
     Args:
         clean: the reference, shape (samples,).
         enhanced: the clip to be scored, shape (samples,).
-        sampling_rate: of both, in Hz: 16000, or 8000 with `mode="nb"`.
+        sampling_rate: sampling rate of both clips in Hz: 16000, or 8000 with `mode="nb"`.
         mode: `"wb"` (wide-band) or `"nb"` (narrow-band).
 
     Returns:
-        The score; NaN where a clip is silent, shorter than a quarter of a second or longer than 20 s (the reference
-        implementation can crash beyond; score such a clip in pieces), or no utterance is found in it.
+        The score; NaN if a clip is silent, has no utterance, is shorter than a quarter of a second, or is longer than
+        20 s (the reference implementation may crash then; score such clips in pieces).
 
     Raises:
         ImportError: `pesq` is not installed.
-        ValueError: a rate or mode that PESQ does not know; shapes differ, are not one-dimensional, or not finite.
+        ValueError: rate or mode are not supported, shapes differ, are not one-dimensional, or a sample is not finite.
     """
     clean, enhanced = checked_pair(clean, enhanced)
     if (sampling_rate, mode) not in {(16_000, "wb"), (16_000, "nb"), (8_000, "nb")}:
@@ -139,20 +139,19 @@ def stoi(
     Args:
         clean: the reference, shape (samples,).
         enhanced: the clip to be scored, shape (samples,).
-        sampling_rate: of both, in Hz.
+        sampling_rate: sampling rate of both clips in Hz.
         extended: the extended measure for modulated noise (Jensen and Taal, IEEE TASLP 2016).
-        resampler: whose filter brings clips to the 10 kHz of the measure: `"scipy"`, as in the script that papers on
-            VoiceBank-DEMAND share, or `"pystoi"`, as that package does by itself. None is `"scipy"` for STOI and
-            `"pystoi"` for the extended measure, which the script does not have. Scores agree within 1e-4, but where a
-            frame lies so close to the threshold of silence (40 dB below the loudest) that the filter decides whether
-            it counts: one frame more in a clip of 170 was seen to change the score by 0.009.
+        resampler: filter that resamples clips to 10 kHz: `"scipy"`, as in the script used by papers on
+            VoiceBank-DEMAND, or `"pystoi"`, the filter of that package. None is `"scipy"` for STOI and `"pystoi"` for
+            the extended measure, which the script lacks. Scores agree within 1e-4, unless the filter moves a frame
+            across the silence threshold (40 dB below the loudest frame): one of 170 frames changed a score by 0.009.
 
     Returns:
-        The score; NaN where a clip is silent or has less than 0.4 s of speech in it.
+        The score; NaN if a clip is silent or has less than 0.4 s of speech.
 
     Raises:
         ImportError: `pystoi` is not installed.
-        ValueError: an unknown resampler; shapes differ, are not one-dimensional, or a sample is not finite.
+        ValueError: the resampler is unknown, shapes differ, are not one-dimensional, or a sample is not finite.
     """
     clean, enhanced = checked_pair(clean, enhanced)
     resampler = resampler or ("pystoi" if extended else "scipy")
@@ -178,7 +177,7 @@ def _is_constant(waveform: np.ndarray) -> bool:
 def _frame_energy(waveform: np.ndarray, weight: np.ndarray, hop: int) -> np.ndarray:
     """Weighted energy of every frame: (samples,), (length,) -> (frames,)."""
     frames = sliding_window_view(waveform**2, len(weight))[::hop]  # (frames, length), a view
-    # not `frames @ weight`: BLAS adds in another order with another number of threads
+    # not `frames @ weight`: the order of summation in BLAS depends on the number of threads
     return np.einsum("fl,l->f", frames, weight)
 
 
@@ -191,8 +190,8 @@ def _decibels(signal: float, noise: float) -> float:
 def _quiet_stoi(
     library: ModuleType, clean: np.ndarray, enhanced: np.ndarray, sampling_rate: int, extended: bool
 ) -> float | None:
-    """The score of `pystoi`; None where too few frames are loud enough: it says 1e-5 then, which would pass for a very
-    bad score. Its extended measure adds noise of 1e-16 from numpy's global generator: here always the same noise."""
+    """The score of `pystoi`; None with too few loud frames, for which `pystoi` returns 1e-5. Its extended measure adds
+    noise of 1e-16 from numpy's global generator, which is seeded here."""
     state = np.random.get_state()
     np.random.seed(0)
     with warnings.catch_warnings():

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The scores of a task over clips, by its kind."""
+"""Scores of a task, depending on its kind."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,15 +15,17 @@ from .verification import equal_error_rate
 
 def clip_scores(task: Task, targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """
+    Computes the scores of a task.
+
     Args:
-        task: Of the kind classification, regression or embedding.
-        targets: Classes (clips,), -100 for none; or ratings (clips, K), NaN for none.
-        predictions: Classes (clips,), ratings (clips, K) or embeddings (clips, size).
-        classes: Those of a classification.
+        task: a classification, regression or embedding task.
+        targets: classes (clips,), -100 for none; or ratings (clips, K), NaN for none.
+        predictions: classes (clips,), ratings (clips, K) or embeddings (clips, size).
+        classes: the classes of a classification.
 
     Returns:
         "macro_f1" and "uar"; or "ccc_RATING" and "mae_RATING" of each rating and their means "ccc" and "mae"; or
-        "eer". NaN where a score is undefined; empty where no clip has a target.
+        "eer". Undefined scores are NaN; empty if no clip has a target.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedScoreWarning)
@@ -53,7 +55,12 @@ def _regression_scores(task: RegressionTask, targets: np.ndarray, predictions: n
 
 
 def selection_score(task: Task, scores: dict[str, float]) -> float:
-    """What a checkpoint is chosen by: the more the better; 0 where the score is missing or undefined."""
+    """The score for selecting checkpoints, higher is better; 0 if missing or undefined.
+
+    Args:
+        task: the task.
+        scores: from `clip_scores`.
+    """
     value = scores.get(task.metric, float("nan"))
     if not np.isfinite(value):
         return 0.0

@@ -1,5 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A measure of embeddings: how well their similarity tells whether two clips are of one class, such as a speaker."""
+"""A metric of embeddings: how well their similarity separates pairs of the same class, such as speakers, from
+others."""
 
 from collections.abc import Hashable, Sequence
 
@@ -11,18 +12,18 @@ from .clips import undefined
 def equal_error_rate(
     labels: Sequence[Hashable], embeddings: np.ndarray, weights: np.ndarray | None = None
 ) -> float | np.ndarray:
-    """EER: the error rate at the threshold of the cosine similarity at which the share of pairs of one class that are
-    rejected equals the share of pairs of different classes that are accepted, interpolated between two thresholds.
+    """EER: the error rate at the threshold of cosine similarity where the share of rejected pairs of the same class
+    equals the share of accepted pairs of different classes, interpolated between thresholds.
 
     Args:
-        labels: the class of each clip, (clips,).
-        embeddings: (clips, size), of any length but 0.
-        weights: how often each clip counts, (clips,) or (resamples, clips), once by default; a pair counts the product
+        labels: class of each clip, (clips,).
+        embeddings: (clips, size), with any norm but 0.
+        weights: counts of the clips, (clips,) or (resamples, clips), 1 by default; a pair counts as the product
             of both.
 
     Returns:
-        From 0 (all pairs of one class are nearer than all others) to 1; (resamples,) for weights of that many. NaN,
-        and without weights an `UndefinedScoreWarning`, where there is no pair of one class or none of different ones.
+        From 0 (all pairs of the same class are closer than all others) to 1; (resamples,) for weights (resamples,
+        clips). NaN, and without weights an `UndefinedScoreWarning`, without pairs of the same or of different classes.
 
     Raises:
         ValueError: the numbers of labels and embeddings differ, or an embedding is 0 or not finite.
@@ -34,7 +35,7 @@ def equal_error_rate(
             f"Every clip needs a label and an embedding: got {len(labels)} labels and the shape {embeddings.shape}."
         )
     if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise ValueError("An embedding is 0 or not finite, so that it has no direction.")
+        raise ValueError("An embedding is 0 or not finite, so it has no direction.")
     first, second = np.triu_indices(len(labels), k=1)
     unit, ids = embeddings / lengths[:, None], np.unique([str(label) for label in labels], return_inverse=True)[1]
     similarity = (unit @ unit.T)[first, second]  # (pairs,)
@@ -51,8 +52,8 @@ def equal_error_rate(
 
 
 def _rate(counts: np.ndarray, same: np.ndarray, similarity: np.ndarray) -> float:
-    """The EER of pairs by falling similarity, each counted so often."""
-    accepted, wrongly = np.cumsum(counts * same), np.cumsum(counts * ~same)  # if the threshold is right below each
+    """The EER of weighted pairs in order of decreasing similarity."""
+    accepted, wrongly = np.cumsum(counts * same), np.cumsum(counts * ~same)  # with the threshold just below each
     if len(counts) == 0 or accepted[-1] == 0 or wrongly[-1] == 0:
         return float("nan")
     last = np.append(similarity[1:] != similarity[:-1], True)  # pairs of one similarity are accepted together

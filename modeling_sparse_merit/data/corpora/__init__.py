@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Corpora as they are distributed, to datasets: a module with one `Corpus` for each."""
+"""Converters from corpora, as they are distributed, to datasets: one module with one `Corpus` for each."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ def corpus(name: str) -> "Corpus":
     """The corpus of a module.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no corpus has this name.
     """
     if name not in CORPORA:
         raise ValueError(f"corpus is {name!r}; expected one of {', '.join(CORPORA)}.")

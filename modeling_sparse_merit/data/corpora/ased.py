@@ -2,8 +2,8 @@
 """ASED, Amharic emotional speech, as it is distributed (`05Angry/a5-06-01-02-04.wav`).
 
 A file name is the emotion (a letter and its folder's number), the sentence, the repetition, the gender (01 female, 02
-male) and the speaker. Sentences 06 and 07 are spoken in every emotion. Sentences 01 to 05 are other ones in each
-emotion, so that the words give it away; they are called `angry01` and so on. By default five speakers are the dev
+male) and the speaker. Sentences 06 and 07 are spoken in every emotion. Sentences 01 to 05 differ between
+emotions, so the words reveal the emotion; they are named `angry01` and so on. By default five speakers form the dev
 split, nine the test split, and the others train.
 """
 

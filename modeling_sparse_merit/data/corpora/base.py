@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""What all corpora share: from a folder to a checked dataset, in Python and on the command line."""
+"""The base classes of all corpora: they turn a folder into a checked dataset, in Python and on the command line."""
 
 import argparse
 import re
@@ -20,7 +20,8 @@ Row = dict[str, Any] | prepare.Problem
 class Corpus(ABC):
     """One corpus, or one kind of folder.
 
-    A subclass gives `rows`; options of its own are keyword arguments of `rows` that `add_arguments` asks for.
+    A subclass implements `rows`. Its own options are keyword arguments of `rows`; `add_arguments` adds them to the
+    command line.
 
     Usage:
         >>> from modeling_sparse_merit.data.corpora import corpus
@@ -31,28 +32,42 @@ class Corpus(ABC):
     """
 
     description: ClassVar[str]
-    """What help says first."""
+    """The first line of the command's help."""
     info: ClassVar[DatasetInfo] = DatasetInfo()
-    """Description, licence and citation that the dataset remembers."""
+    """Description, licence and citation that are stored with the dataset."""
     unique_names: ClassVar[bool] = False
-    """Whether a file name identifies a recording, wherever it lies."""
+    """Whether a file name identifies a recording in any subfolder."""
     independent: ClassVar[str | None] = None
-    """Column whose values are to be in one split alone; else a warning."""
+    """A column each of whose values should occur in one split only; a warning names those that do not."""
 
     @abstractmethod
     def rows(self, folder: Path, notes: Counter[str], **options: Any) -> Iterator[Row]:
         """Yields one row for each recording, `file` relative to `audio_folder`.
 
         Args:
-            notes: what is counted on the way (`"songs were left out"`); added to the description.
+            folder: the corpus, as it was unpacked.
+            notes: counts of rows left out or changed (`"songs were left out"`); added to the description.
+            options: options of the corpus.
+
+        Raises:
+            DatasetError: a list of the corpus is missing or lacks a column, or an option is invalid.
         """
 
     def features(self, **options: Any) -> Features:
-        """The schema."""
+        """The schema of the dataset.
+
+        Args:
+            options: options of the corpus.
+        """
         return speech_features()
 
     def audio_folder(self, folder: Path, **options: Any) -> Path:
-        """The folder that no recording may lie outside of."""
+        """The folder that contains all recordings.
+
+        Args:
+            folder: the corpus, as it was unpacked.
+            options: options of the corpus.
+        """
         return folder
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027
@@ -66,25 +81,30 @@ class Corpus(ABC):
         Args:
             folder: the corpus, as it was unpacked.
             skip_bad: leave bad rows out with a warning.
-            info: what to remember instead of the corpus's own.
-            options: of this corpus.
+            info: metadata to store in place of that of the corpus.
+            options: options of the corpus.
 
         Raises:
-            DatasetError: the folder or some of its rows are not as they have to be.
+            DatasetError: the folder or some of its rows are invalid.
         """
         path = prepare.corpus_folder(folder)
         notes: Counter[str] = Counter()
         audio = prepare.corpus_folder(self.audio_folder(path, **options))
-        found = self.rows(path, notes, **options)
+        rows = self.rows(path, notes, **options)
         features = self.features(**options)
-        dataset = prepare.build_dataset(found, audio, features, info or self.info, notes, self.unique_names, skip_bad)
+        dataset = prepare.build_dataset(rows, audio, features, info or self.info, notes, self.unique_names, skip_bad)
         if self.independent is not None:
             prepare.warn_of_overlap(dataset, self.independent)
         self.check(dataset, **options)
         return dataset
 
     def check(self, dataset: Dataset, **options: Any) -> None:  # noqa: B027
-        """Warns of what is unusual in the dataset."""
+        """Warns of anything unusual in the dataset.
+
+        Args:
+            dataset: the dataset of this corpus.
+            options: options of the corpus.
+        """
 
     def main(
         self,
@@ -92,7 +112,13 @@ class Corpus(ABC):
         prog: str | None = None,
         publish: prepare.Publish | None = None,
     ) -> None:
-        """Builds and writes the dataset as the command line says; see `prepare.run`."""
+        """Builds and writes the dataset, as the command line says; see `prepare.run`.
+
+        Args:
+            arguments: command line to parse; that of the process by default.
+            prog: name of the command in the help; the script's file name by default.
+            publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
+        """
         parser = prepare.command_line(self.description, prog)
         shared = set(vars(parser.parse_args(["folder", "out"])))
         self.add_arguments(parser)
@@ -107,20 +133,29 @@ class Corpus(ABC):
 
 
 class SpeakerCorpus(Corpus):
-    """A corpus without splits of its own, with speakers to hold out.
+    """A corpus without official splits, split by speaker.
 
-    A subclass gives `found`.
+    A subclass implements `found`.
     """
 
     name: ClassVar[str]
-    """Prefix of its speakers."""
+    """Prefix of the speaker names."""
     dev: ClassVar[Sequence[str]]
     test: ClassVar[Sequence[str]]
     unique_names = True
 
     @abstractmethod
     def found(self, folder: Path, notes: Counter[str], **options: Any) -> Iterator[Row]:
-        """Yields the recordings as `rows` does, their speakers without the prefix and without splits."""
+        """Yields the recordings as `rows` does, but without splits and with speaker names that lack the prefix.
+
+        Args:
+            folder: the corpus, as it was unpacked.
+            notes: counts of rows left out or changed; added to the description.
+            options: options of the corpus.
+
+        Raises:
+            DatasetError: a list of the corpus is missing or lacks a column.
+        """
 
     def rows(
         self,
@@ -130,12 +165,21 @@ class SpeakerCorpus(Corpus):
         test: Sequence[str] | None = None,
         **options: Any,
     ) -> Iterator[Row]:
+        """Yields one row for each recording, with its split.
+
+        Args:
+            folder: the corpus, as it was unpacked.
+            notes: counts of rows left out or changed; added to the description.
+            dev: speakers of the dev split; None takes the default ones.
+            test: speakers of the test split; None takes the default ones.
+            options: options of the corpus.
+        """
         splits = self._splits(dev, test)
-        for found in self.found(folder, notes, **options):
-            if isinstance(found, dict):
-                speaker = found["speaker"]
-                found |= {"speaker": f"{self.name}_{speaker}", "split": splits.split_of(speaker)}
-            yield found
+        for row in self.found(folder, notes, **options):
+            if isinstance(row, dict):
+                speaker = row["speaker"]
+                row |= {"speaker": f"{self.name}_{speaker}", "split": splits.split_of(speaker)}
+            yield row
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         prepare.add_speaker_splits(parser, self.dev, self.test)
@@ -148,16 +192,22 @@ class SpeakerCorpus(Corpus):
 
 
 class ActedCorpus(SpeakerCorpus):
-    """A corpus whose file names tell all.
+    """A corpus whose labels are encoded in its file names.
 
-    A subclass gives `file_name` and `row`.
+    A subclass implements `file_name` and `row`.
     """
 
     file_name: ClassVar[re.Pattern[str]]
 
     @abstractmethod
     def row(self, match: re.Match[str], notes: Counter[str], **options: Any) -> dict[str, Any] | None:
-        """Columns of the recording with this name, its speaker without the prefix; None where it is left out."""
+        """Columns of a recording, with a speaker name that lacks the prefix; None to leave the recording out.
+
+        Args:
+            match: match of `file_name` with the file's name.
+            notes: counts of rows left out or changed; added to the description.
+            options: options of the corpus.
+        """
 
     def found(self, folder: Path, notes: Counter[str], **options: Any) -> Iterator[Row]:
         """Yields the recordings below a folder by their names."""

@@ -2,8 +2,8 @@
 """Any folder of recordings with a `metadata.csv`, such as a private corpus.
 
 `metadata.csv` needs a column `file_name` (relative to the folder) and may have `emotion`, `speaker`, `split`,
-`gender`, `language`, `text`, `sentence`, `source_file`, `arousal`, `valence` and `dominance`; other columns are left
-aside unless `--column emotion=label` says what they are. An empty cell is None, and so is a speaker called `unknown`.
+`gender`, `language`, `text`, `sentence`, `source_file`, `arousal`, `valence` and `dominance`. Other columns are left
+out unless `--column emotion=label` maps them. An empty cell is None, and so is a speaker called `unknown`.
 
 Clean targets of speech enhancement need a quiet background: `--min-dynamic-range 41` leaves noisier recordings out.
 """
@@ -32,8 +32,8 @@ class MetadataFolder(Corpus):
 
     Options:
         labels: the emotion vocabulary, in the order of the class numbers.
-        columns: `{"emotion": "label"}` where `metadata.csv` calls the emotion `label`.
-        min_dynamic_range: leave out recordings of a smaller `dynamic_range`, in dB.
+        columns: maps columns of the dataset to those of the file, such as `{"emotion": "label"}`.
+        min_dynamic_range: leave out recordings with a smaller `dynamic_range`, in dB.
     """
 
     description = "A folder with metadata.csv to a speech dataset."
@@ -47,11 +47,25 @@ class MetadataFolder(Corpus):
         columns: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         min_dynamic_range: float | None = None,
     ) -> Iterator[dict[str, str]]:
+        """Yields one row for each line of `metadata.csv`.
+
+        Args:
+            folder: the folder of the recordings.
+            notes: counts of rows left out; added to the description.
+            labels: the emotion vocabulary; used by `features`.
+            columns: maps columns of the dataset to those of the file, such as `{"emotion": "label"}`.
+            min_dynamic_range: leave out recordings with a smaller `dynamic_range`, in dB; None keeps all.
+
+        Raises:
+            DatasetError: `metadata.csv` is missing or lacks a column, or `columns` has an unknown one.
+        """
         columns = dict(columns or {})
         unknown = sorted(set(columns) - {"file_name", *self.features(labels)})
         if unknown:
             known = ", ".join(self.features(labels))
-            raise DatasetError(f"--column {unknown[0]}=... names no column of a dataset; those are {known}")
+            raise DatasetError(
+                f"--column {unknown[0]}=... is not a column of a speech dataset; expected one of {known}"
+            )
         for row in metadata_rows(folder, columns):
             if min_dynamic_range is not None and _is_noisy(folder / row["file"], min_dynamic_range):
                 notes[f"recordings with a dynamic range below {min_dynamic_range:g} dB were left out"] += 1
@@ -76,13 +90,13 @@ class MetadataFolder(Corpus):
             "--min-dynamic-range",
             metavar="DB",
             type=float,
-            help="leave out recordings whose loud parts are less than this above their quiet ones",
+            help="leave out recordings with a smaller difference between loud and quiet parts, in dB",
         )
 
 
 def dynamic_range(waveform: np.ndarray) -> float:
-    """The distance in dB between the 95th and the 5th percentile of the levels of frames of 20 ms, which is small
-    where the background is loud.
+    """Difference in dB between the 95th and the 5th percentile of the levels of 20-ms frames. It is small in
+    recordings with a loud background.
 
     Args:
         waveform: (samples,) at 16 kHz; 0 dB if shorter than a frame.
@@ -105,18 +119,28 @@ def _is_noisy(path: Path, min_dynamic_range: float) -> bool:
 
 
 def metadata_rows(folder: Path, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The lines of `metadata.csv`; `columns` gives the file's own name of a column where it differs."""
+    """The lines of `metadata.csv`, with the columns of the dataset.
+
+    Args:
+        folder: the folder of `metadata.csv`.
+        columns: maps columns of the dataset to those of the file, where their names differ.
+
+    Raises:
+        DatasetError: `metadata.csv` is missing or lacks a column.
+    """
     metadata = folder / "metadata.csv"
     if not metadata.is_file():
-        raise DatasetError(f"{metadata} is missing; it lists the recordings, one in a line, under 'file_name'")
+        raise DatasetError(
+            f"{metadata} is missing; expected a CSV file that lists one recording per line in 'file_name'"
+        )
     with open(metadata, newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
-        found = reader.fieldnames or []
-        missing = [name for name in (columns.get("file_name", "file_name"), *columns.values()) if name not in found]
+        existing = reader.fieldnames or []
+        missing = [name for name in (columns.get("file_name", "file_name"), *columns.values()) if name not in existing]
         if missing:
             raise DatasetError(
                 f"{metadata} lacks {len(set(missing))} columns: {', '.join(dict.fromkeys(missing))}; it has "
-                f"{', '.join(found)}. Say which column is meant by --column file_name=NAME"
+                f"{', '.join(existing)}. Name the right column with --column file_name=NAME"
             )
         for line in reader:
             row = {name: value for name, value in line.items() if name and name not in columns.values()}

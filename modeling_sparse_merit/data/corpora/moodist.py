@@ -22,7 +22,11 @@ SYNTHETIC = ("binaural", "noise")
 
 
 class Moodist(Corpus):
-    """Moodist; the option `dev` names the sounds of the dev split."""
+    """The sounds of Moodist.
+
+    Options:
+        dev: names of the sounds in the dev split.
+    """
 
     description = "The sounds of Moodist to a noise dataset."
     info = DatasetInfo(
@@ -45,7 +49,7 @@ class Moodist(Corpus):
         return noise_features()
 
     def audio_folder(self, folder: Path, **options: Any) -> Path:
-        """Its own folder in the repository, or the one that is given."""
+        """The folder of the sounds inside the repository where there is one, else the given folder."""
         sounds = folder / "public" / "sounds"
         return sounds if sounds.is_dir() else folder
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""MSP-Podcast as its laboratory hands it out (`Labels/labels_consensus.csv` and a folder of audio).
+"""MSP-Podcast as the MSP laboratory distributes it (`Labels/labels_consensus.csv` and a folder of audio).
 
 The consensus class becomes the emotion, the mean ratings from 1 to 7 become arousal, valence and dominance, and the
 official splits are kept as train, dev, test1, test2 and test3. Clips of another emotion (O) or without agreement (X)
-stay in the dataset unlabelled, for their ratings and for enhancement, unless they are asked to be left out.
+stay in the dataset as unlabelled clips, for their ratings and for enhancement, unless an option drops them.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class MspPodcast(Corpus):
     """MSP-Podcast.
 
     Options:
-        audio: the folder of the recordings where it cannot be found below the corpus.
+        audio: the folder of the recordings; None looks for it inside the corpus.
         other: what to do with class O: `"unlabelled"`, `"drop"`, or `"keep"` as a tenth class `other`.
         no_agreement: what to do with class X: `"unlabelled"` or `"drop"`.
     """
@@ -100,7 +100,7 @@ class MspPodcast(Corpus):
         return Path(audio) if audio else locate_audio(folder)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--audio", help="the folder of the recordings, where it is not found by itself")
+        parser.add_argument("--audio", help="the folder of the recordings, if it is not inside the corpus")
         parser.add_argument("--other", choices=("unlabelled", "drop", "keep"), default="unlabelled", help="class O")
         parser.add_argument("--no-agreement", choices=("unlabelled", "drop"), default="unlabelled", help="class X")
 
@@ -116,7 +116,7 @@ def _lines(labels: Path) -> Iterator[dict[str, str]]:
 
 
 def _speaker(number: str) -> str | None:
-    """All unknown speakers share a name in the corpus, but they are not one person."""
+    """Name of a speaker; None for unknown speakers, who share one name in the corpus but are different persons."""
     return None if number.lower() in ("", "unknown", "na") else f"msp_podcast_{number}"
 
 
@@ -126,15 +126,15 @@ def _transcript(folder: Path | None, file: str) -> str | None:
 
 
 def _first_folder(root: Path, names: Sequence[str], pattern: str) -> Path | None:
-    """The first of some folders that holds files of this kind itself."""
+    """The first of several folders that directly contains matching files."""
     return next((root / name for name in names if any((root / name).glob(pattern))), None)
 
 
 def locate_labels(folder: Path) -> Path:
-    """`labels_consensus.csv`, which some releases keep one folder deeper.
+    """Path of `labels_consensus.csv`, which some releases keep one folder deeper.
 
     Raises:
-        DatasetError: it is in none of these places.
+        DatasetError: the file is in none of these folders.
     """
     places = [folder / name / "labels_consensus.csv" for name in ("Labels", "Labels/Labels")]
     for place in places:
@@ -149,10 +149,12 @@ def locate_audio(folder: Path) -> Path:
     Raises:
         DatasetError: none of the known folders holds a WAV file.
     """
-    found = _first_folder(folder, AUDIO_FOLDERS, "*.wav")
-    if found is None:
-        raise DatasetError(f"no WAV file in {', '.join(AUDIO_FOLDERS)} of {folder}; say where by --audio FOLDER")
-    return found
+    audio = _first_folder(folder, AUDIO_FOLDERS, "*.wav")
+    if audio is None:
+        raise DatasetError(
+            f"no WAV file in {', '.join(AUDIO_FOLDERS)} of {folder}; name the folder with --audio FOLDER"
+        )
+    return audio
 
 
 CORPUS = MspPodcast()

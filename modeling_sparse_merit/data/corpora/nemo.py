@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """nEMO, Polish emotional speech, as it is distributed (`data.tsv` and `samples/EB0_anger_1.wav`).
 
-`data.tsv` says what each recording is. Without it speaker, emotion and gender follow from the file name, and the text
+`data.tsv` describes each recording. Without it, speaker, emotion and gender are read from the file name, and the text
 is left out. The number at the end of a file name is that of the sentence. The corpus has no splits: by default speaker
 MP0 is the dev split, KD0 the test split, and the other seven train.
 """

@@ -21,7 +21,11 @@ from .folder import metadata_rows
 
 
 class NoiseFolder(Corpus):
-    """Noises or room impulse responses; the option `split` is the split of rows that name none."""
+    """Noises or room impulse responses.
+
+    Options:
+        split: the split of rows that name none.
+    """
 
     description = "A folder of noises or room impulse responses to a noise dataset."
     independent = "freesound_id"

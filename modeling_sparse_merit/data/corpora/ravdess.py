@@ -21,7 +21,11 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 
 
 class Ravdess(ActedCorpus):
-    """RAVDESS; the option `songs` takes the sung recordings too."""
+    """RAVDESS.
+
+    Options:
+        songs: include the sung recordings.
+    """
 
     name, description = "ravdess", "RAVDESS to a speech dataset."
     file_name = re.compile(r"\d\d-(\d\d)-(\d\d)-\d\d-(\d\d)-\d\d-(\d\d)")

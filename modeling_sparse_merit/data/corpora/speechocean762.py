@@ -2,7 +2,7 @@
 """speechocean762, English read by native speakers of Mandarin, as it is distributed: recordings in `WAVE`, and the
 lists `wav.scp`, `utt2spk`, `spk2gender` and `text` in `train` and in `test`.
 
-There are no emotions. Half of the speakers are children. The speakers to hold out are some of both lists: by default
+There are no emotion labels. Half of the speakers are children. Held-out speakers come from both lists: by default
 thirteen are the dev split, twenty-five the test split, and the others train.
 """
 
@@ -55,7 +55,7 @@ class Speechocean762(SpeakerCorpus):
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """The lines of a list: a name, and what belongs to it."""
+    """A list of the corpus as a mapping from each name to its value."""
     if not path.is_file():
         raise DatasetError(f"{path} is missing; give the folder of speechocean762 that holds WAVE, train and test")
     lines = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())

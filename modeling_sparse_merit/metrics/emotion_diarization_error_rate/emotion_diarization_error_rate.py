@@ -11,8 +11,8 @@ from modeling_sparse_merit.metrics.modules import Measure
 
 
 class EmotionDiarizationErrorRate(Measure):
-    """EDER: the share of the time of recordings that has a wrong emotion: falsely found, missed, confused with another
-    one, or several at once. 0 is best."""
+    """EDER: the share of time with a wrong emotion: false alarms, missed emotions, confusions and overlaps. 0 is
+    best."""
 
     options = {"background": diarization.NEUTRAL}
     citation = """@inproceedings{wang2023speech,
@@ -23,11 +23,11 @@ class EmotionDiarizationErrorRate(Measure):
 }"""
     usage = """
 Args:
-    predictions: of each recording its segments, {"start", "end", "emotion"} in seconds.
-    references: of each recording {"segments": the same, "duration": in seconds}.
-    background: emotion of the reference where it has no segment; "neutral" by default, None for no speech.
+    predictions: segments of each recording, {"start", "end", "emotion"} in seconds.
+    references: {"segments": such segments, "duration": in seconds} of each recording.
+    background: emotion of the reference outside its segments; "neutral" by default, None for no speech.
 Returns:
-    emotion_diarization_error_rate, and its parts false_alarm, missed_emotion, confusion, overlap: 0 to 1.
+    emotion_diarization_error_rate, and its components false_alarm, missed_emotion, confusion, overlap: 0 to 1.
 """
 
     def _features(self) -> Features:

@@ -11,8 +11,8 @@ from modeling_sparse_merit.metrics.modules import Measure
 
 
 class EmotionRecognition(Measure):
-    """Macro-F1, micro-F1 (which is the accuracy), unweighted average recall (UAR), F1 of each class and the confusion
-    matrix, of classes that are names or whole numbers."""
+    """Macro-F1, micro-F1 (equal to the accuracy), unweighted average recall (UAR), F1 of each class and the confusion
+    matrix. Classes are names or integers."""
 
     options = {"classes": None}
     citation = """@inproceedings{schuller2009,
@@ -25,12 +25,12 @@ class EmotionRecognition(Measure):
 Args:
     predictions: the predicted class of each clip.
     references: the true class of each clip.
-    classes: every class, in the order of the confusion matrix; those that occur, sorted, where it is not given.
+    classes: all classes, in the order of the confusion matrix; by default those that occur, sorted.
 Returns:
     macro_f1, micro_f1, uar: from 0 to 1; means of the classes that occur.
     per_class_f1: {class: F1}; NaN for a class that does not occur.
-    confusion: a row for each true class, a column for each predicted one.
-    classes: those of `confusion`.
+    confusion: counts; rows are true classes, columns are predicted classes.
+    classes: the classes of `confusion`.
 """
 
     def _features(self) -> list[Features]:

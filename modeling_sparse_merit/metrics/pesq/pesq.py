@@ -23,4 +23,10 @@ class Pesq(ClipsMeasure):
 }"""
 
     def clip_measure(self, sampling_rate: int, mode: str) -> ClipMeasure:  # type: ignore[override]  # its own options
+        """PESQ of a clean and an enhanced clip.
+
+        Args:
+            sampling_rate: sampling rate of both clips in Hz.
+            mode: "wb" (wide-band) or "nb" (narrow-band).
+        """
         return partial(pesq, sampling_rate=sampling_rate, mode=mode)

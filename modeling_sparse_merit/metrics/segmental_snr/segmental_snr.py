@@ -9,7 +9,7 @@ from modeling_sparse_merit.metrics.speech import segmental_snr
 
 
 class SegmentalSnr(ClipsMeasure):
-    """Mean signal-to-noise ratio of frames of 30 ms, each limited to [-10, 35] dB, level included, as papers on
+    """Mean SNR of 30-ms frames, each limited to [-10, 35] dB, sensitive to the level, as papers on
     VoiceBank-DEMAND compute it. Undefined for a silent reference and clips shorter than 37.5 ms."""
 
     citation = """@inproceedings{hansen1998,

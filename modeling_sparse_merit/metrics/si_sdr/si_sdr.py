@@ -7,8 +7,8 @@ from modeling_sparse_merit.metrics.speech import si_sdr
 
 
 class SiSdr(ClipsMeasure):
-    """Scale-invariant signal-to-distortion ratio in dB, means removed first; the same at any sampling rate. Undefined
-    where a clip is silent; infinite for an exact copy."""
+    """Scale-invariant signal-to-distortion ratio in dB, after removing means; independent of the sampling rate.
+    Undefined if a clip is silent; infinite for an exact copy."""
 
     citation = """@inproceedings{leroux2019,
   title = {{SDR} -- Half-baked or Well Done?},

@@ -10,8 +10,8 @@ from modeling_sparse_merit.metrics.speech import stoi
 
 class Stoi(ClipsMeasure):
     """Short-time objective intelligibility, at most 1; with `extended=True` the measure for modulated noise.
-    `resampler="pystoi"` gives exactly what that package gives by itself, `"scipy"` what papers on VoiceBank-DEMAND
-    report; the default is "scipy", and "pystoi" for the extended measure. Undefined with less than 0.4 s of speech."""
+    `resampler="pystoi"` reproduces the scores of that package, `"scipy"` those in papers on VoiceBank-DEMAND; the
+    default is "scipy", and "pystoi" for the extended measure. Undefined with less than 0.4 s of speech."""
 
     options = ClipsMeasure.options | {"extended": False, "resampler": None}
     citation = """@article{taal2011,
@@ -28,4 +28,11 @@ class Stoi(ClipsMeasure):
 }"""
 
     def clip_measure(self, sampling_rate: int, extended: bool, resampler: str | None) -> ClipMeasure:  # type: ignore[override]  # its own options
+        """STOI of a clean and an enhanced clip.
+
+        Args:
+            sampling_rate: sampling rate of both clips in Hz.
+            extended: use the extended measure for modulated noise.
+            resampler: "scipy", "pystoi" or None, see `metrics.speech.stoi`.
+        """
         return partial(stoi, sampling_rate=sampling_rate, extended=extended, resampler=resampler)
