@@ -34,8 +34,11 @@ def checked_dataclass(cls: type[Settings]) -> type[Settings]:
     """
     Makes a class a dataclass that checks its fields. `__post_init__` may check them against each other.
 
-    Its constructor raises a `ValueError` that names every field that is wrong, the value that was given and what was
-    expected. A class attribute `RENAMED`, {former name: name}, helps those who use a former name.
+    A class attribute `RENAMED`, {former name: name}, helps those who use a former name.
+
+    Raises:
+        ValueError: Raised by the constructor: some fields are wrong. It names each of them, the value that was given and
+            what was expected.
     """
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_enum_values=True)
     checked = dataclass(cls, config=config, kw_only=True)

@@ -147,6 +147,10 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
         """
         As in `PreTrainedModel`.
 
+        Args:
+            save_directory: Folder to write.
+            args, kwargs: Passed on to `PreTrainedModel.save_pretrained`.
+
         Raises:
             ValueError: The model is in int8: its weights are rounded and cannot be recovered.
         """
@@ -287,7 +291,12 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
     @classmethod
     def from_wavlm(cls, name_or_path: str, **config_overrides: Any) -> "SparseMeritForSpeechEnhancementAndEmotion":
-        """Same as [`from_encoder`], for a WavLM checkpoint."""
+        """
+        Same as [`from_encoder`], for a WavLM checkpoint.
+
+        Args:
+            name_or_path, config_overrides: As in [`from_encoder`].
+        """
         return cls.from_encoder(name_or_path, **config_overrides)
 
     @classmethod

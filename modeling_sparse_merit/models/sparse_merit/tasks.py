@@ -254,5 +254,11 @@ def columns_of(names: Iterable[str]) -> list[str]:
 
 
 def tasks_of_kind(names: list[str] | tuple[str, ...], *kinds: str) -> list[str]:
-    """Those of the tasks that are of one of the kinds, in their order."""
+    """
+    The tasks that are of one of some kinds, in their order.
+
+    Args:
+        names: Tasks in `TASKS`.
+        kinds: Kinds of tasks, such as "waveform".
+    """
     return [name for name in names if TASKS[name].kind in kinds]
