@@ -183,7 +183,7 @@ def test_labels_are_listed_in_the_order_of_the_logits(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     config["id2label"] = {"10": "k", "2": "c", "0": "a"}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    table = section(render_card(checkpoint), "What goes in, what comes out")
+    table = section(render_card(checkpoint), "Inputs and outputs")
     assert re.findall(r"^\| \d+ \| (\w+) \|$", table, re.MULTILINE) == ["a", "c", "k"]
 
 

@@ -85,7 +85,7 @@ def test_a_card_that_a_person_edited_is_kept_and_the_command_says_what_may_no_lo
     assert (first / "README.md").read_text() == edited
     said = notes(result)
     assert f"{first / 'README.md'} was written by hand" in said and "may be outdated" in said
-    for part in ("`license`", "Thanks", "What goes in, what comes out", "On the dev set, during training"):
+    for part in ("`license`", "Thanks", "Inputs and outputs", "On the dev set, during training"):
         assert part in said
     pushed = RUNNER.invoke(app, ["push", str(first), "someone/model", "--token", "none"])
     assert pushed.exit_code == 2 and "README.md describes other weights" in " ".join(pushed.stderr.split())

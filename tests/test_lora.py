@@ -341,7 +341,7 @@ def test_fine_tuning_on_a_private_folder_goes_on_and_ends_with_a_checkpoint(tiny
 
     merging = ["convert", str(run / "best"), str(private_folder / "merged")]
     result = CliRunner().invoke(app, [*merging, "--labels", "a,b", "--mean", "0", "--std", "1"])
-    assert result.exit_code == 2 and "--labels, --mean, --std, --measure can say nothing" in result.stderr
+    assert result.exit_code == 2 and "--labels, --mean, --std, --measure does not apply" in result.stderr
     result = CliRunner().invoke(app, merging)
     assert result.exit_code == 0, result.output
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(private_folder / "merged")
