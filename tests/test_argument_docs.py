@@ -49,7 +49,8 @@ def inherited(owner: ast.ClassDef, name: str) -> Iterator[str]:
 
 
 def functions() -> Iterator[Function]:
-    """All public functions, methods and constructors but commands, whose options have help texts."""
+    """All public functions, methods and constructors but commands, whose options have help texts, and those that only
+    pass everything on."""
     for path, module in MODULES.items():
         owners: list[ast.Module | ast.ClassDef] = [
             module,
@@ -62,7 +63,9 @@ def functions() -> Iterator[Function]:
                 texts = [ast.get_docstring(node) or ""]
                 if isinstance(owner, ast.ClassDef):
                     texts += [ast.get_docstring(owner) or "", *inherited(owner, node.name)]
-                if (not node.name.startswith("_") or node.name == "__init__") and not is_command(node):
+                only_passes_on = {argument.arg for argument in arguments(node)} == {"args", "kwargs"}
+                is_public = not node.name.startswith("_") or node.name == "__init__"
+                if is_public and not only_passes_on and not is_command(node):
                     yield Function(f"{path}:{node.lineno} {node.name}", node, texts)
 
 
