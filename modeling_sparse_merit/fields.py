@@ -37,8 +37,8 @@ def checked_dataclass(cls: type[Settings]) -> type[Settings]:
     A class attribute `RENAMED`, {former name: name}, helps those who use a former name.
 
     Raises:
-        ValueError: Raised by the constructor: some fields are wrong. It names each of them, the value that was given and
-            what was expected.
+        ValueError: Raised by the constructor: some fields are wrong. It names each, the value that was given and what
+            was expected.
     """
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, use_enum_values=True)
     checked = dataclass(cls, config=config, kw_only=True)

@@ -132,7 +132,10 @@ def test_what_shows_at_once_is_an_error_of_opening(content, channel, message):
     "content, message",
     [
         (encoded("WAV", None, np.zeros(0, np.float32)), "The recording is empty: it holds no samples"),
-        (encoded("WAV", None, voice(0.02)), r"lasts 20 ms \(320 samples at 16000 Hz\); the model needs 25 ms"),
+        (
+            encoded("WAV", None, voice(0.02)),
+            r"lasts 20 ms \(320 samples at 16000 Hz\); the model needs at least 25 ms",
+        ),
         (encoded("WAV", "FLOAT", np.array([0.1, np.nan] * RATE, np.float32)), "holds NaN or infinite"),
         (encoded("WAV", "FLOAT", np.full((RATE, 2), np.inf, np.float32)), "holds NaN or infinite"),
     ],

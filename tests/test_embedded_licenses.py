@@ -122,7 +122,7 @@ def test_the_licence_names_its_identifier_the_encoder_and_the_corpora(tmp_path):
     assert "- Stage; CC BY-NC 4.0; http://s\n- Street; CC0\n" in text
     with pytest.raises(ValueError, match="expected a name and one of apache-2.0"):
         render_license(records_of(tmp_path, {**BASE, "license": "unheard-of"}))
-    with pytest.raises(FileNotFoundError, match=r"training_data\.yaml, which tells the licence"):
+    with pytest.raises(FileNotFoundError, match=r"training_data\.yaml is missing"):
         render_license(tmp_path / "nowhere")
 
 

@@ -149,5 +149,7 @@ def test_each_of_resume_and_no_resume_says_what_it_does(capsys):
     with pytest.raises(SystemExit):
         parse_settings(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"--resume \[RESUME\] Continue from the newest checkpoint in output_dir, if there is one", shown)
+    assert re.search(
+        r"--resume \[RESUME\] Continue from the newest checkpoint in `output_dir`, if there is one", shown
+    )
     assert re.search(r"--no_resume, --no-resume Refuse an output_dir that holds a checkpoint", shown)

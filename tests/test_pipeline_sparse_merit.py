@@ -164,7 +164,7 @@ def test_channels_are_chosen_or_processed_one_by_one(pipe, emotion_pipe, speech_
 
 def test_a_recording_that_is_too_short_is_named(pipe, tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(240), 16_000)
-    with pytest.raises(ValueError, match=r"short.wav lasts 15 ms \(240 samples at 16000 Hz\); the model needs 25 ms"):
+    with pytest.raises(ValueError, match=r"short.wav lasts 15 ms \(240 samples at 16000 Hz\); .* at least 25 ms"):
         pipe(tmp_path / "short.wav")
 
 

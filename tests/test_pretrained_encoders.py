@@ -229,7 +229,7 @@ def test_onnx_and_remote_code_and_the_commands(whisper, speech_clip, tmp_path):
     assert pipe(speech_clip(1.0), sampling_rate=16_000)["audio"].shape == (16_000,)
     differences = export_onnx(pipe.model, pipe.feature_extractor, tmp_path / "onnx")
     assert max(differences.values()) < 1e-3
-    assert "in windows of 8.0 s, which the graph has not" in (tmp_path / "onnx" / "README.md").read_text()
+    assert "in windows of 8.0 s, but the graph does not" in (tmp_path / "onnx" / "README.md").read_text()
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
     inputs = pipe.feature_extractor(
         [speech_clip(1.4), speech_clip(0.5)], sampling_rate=16_000, padding=True, return_tensors="np"
@@ -304,7 +304,7 @@ def test_windows_have_gradients(whisper, speech_clip):
 
 def test_windows_have_no_attention_weights(whisper, speech_clip):
     model = from_whisper(whisper, encoder_window_seconds=1.0, encoder_context_seconds=0.2)
-    with pytest.raises(ValueError, match="`output_attentions` is for recordings of at most 1 s.*got 2.0 s"):
+    with pytest.raises(ValueError, match="`output_attentions` supports recordings of at most 1 s.*got 2.0 s"):
         model(torch.from_numpy(speech_clip(2.0))[None], output_attentions=True)
 
 

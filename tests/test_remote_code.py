@@ -316,7 +316,7 @@ def test_export_never_overwrites_a_checkpoint_unasked(tiny_checkpoint, tmp_path)
     before = files_of(taken)
     with pytest.raises(FileExistsError, match="--overwrite"):
         export_checkpoint(tiny_checkpoint, taken)
-    with pytest.raises(FileExistsError, match="own folder"):
+    with pytest.raises(FileExistsError, match="folder of the model itself"):
         export_checkpoint(taken, taken, overwrite=True)
     assert files_of(taken) == before
 

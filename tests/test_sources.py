@@ -45,7 +45,7 @@ def test_a_folder_of_that_name_is_given_as_a_path(embedded, tiny_checkpoint, nam
     caplog.set_level("WARNING", "modeling_sparse_merit")  # which the command may have raised in this process
     here = Path(shutil.copytree(tiny_checkpoint, name))
     assert locate(name) == str(embedded / "base")
-    assert f"give './{name}'" in caplog.text
+    assert f"pass './{name}'" in caplog.text
     caplog.clear()
     for path in (f"./{name}", f"{name}/", here, here.resolve()):
         assert Path(locate(path)).resolve() == here.resolve() == Path(portable_name(locate(path)))
@@ -76,7 +76,7 @@ def test_an_unknown_name_is_refused_with_the_names_that_there_are(embedded):
 
 
 def test_names_belong_to_no_revision(embedded):
-    with pytest.raises(ValueError, match="--revision v1 is of a model on the Hub"):
+    with pytest.raises(ValueError, match="--revision v1 applies to models on the Hub only"):
         resolve_model("base", "v1")
 
 
