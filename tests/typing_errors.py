@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RECORDED = 340
+RECORDED = 256
 """Errors outside `models/`, with the versions in constraints.txt."""
 
 
