@@ -132,6 +132,13 @@ define EMBED
 	$(BIN)/python -m benchmarks.embed $(1) --model runs/$(1)/best $(2)
 endef
 
+# The test of an embedded checkpoint, and its card again.
+define EVALUATE
+	$(BIN)/sparse-merit evaluate --config benchmarks/results/$(1)/evaluation.yaml
+	cp runs/$(1)_evaluation/results.json benchmarks/results/$(1)/evaluation.json
+	$(BIN)/python -m benchmarks.embed $(1)
+endef
+
 # Interrupted runs resume.
 train-base: $(VENV)/.installed-test
 	test -d runs/whisper-base-4 || $(BIN)/sparse-merit convert openai/whisper-base runs/whisper-base-4 --layers 4
@@ -140,19 +147,19 @@ train-base: $(VENV)/.installed-test
 	$(call EMBED,base,--half)
 
 evaluate-base: $(VENV)/.installed-test
-	$(BIN)/sparse-merit evaluate --config benchmarks/results/base/evaluation.yaml
-	cp runs/base_evaluation/results.json benchmarks/results/base/evaluation.json
-	$(BIN)/python -m benchmarks.embed base
+	$(call EVALUATE,base)
 
+# One layer of Whisper-base, pruned on the same speech as the checkpoint is trained on, so that all of it is free.
 train-free: $(VENV)/.installed-test
+	test -d runs/whisper-base-1 || $(BIN)/sparse-merit convert openai/whisper-base runs/whisper-base-1 --layers 1
+	test -d runs/whisper-base-1-free || $(BIN)/python -m benchmarks.prune runs/whisper-base-1 runs/whisper-base-1-free \
+	  --units 320 --speech tables/speechocean762 --speech tables/picovoice_commands
 	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/enhance_free/training.yaml
 	cp runs/enhance_free/log.jsonl benchmarks/results/enhance_free/training_log.jsonl
 	$(call EMBED,enhance_free,--half)
 
 evaluate-free: $(VENV)/.installed-test
-	$(BIN)/sparse-merit evaluate --config benchmarks/results/enhance_free/evaluation.yaml
-	cp runs/free_evaluation/results.json benchmarks/results/enhance_free/evaluation.json
-	$(BIN)/python -m benchmarks.embed enhance_free
+	$(call EVALUATE,enhance_free)
 
 train-tiny: $(VENV)/.installed-test
 	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/pretraining.yaml
@@ -161,9 +168,7 @@ train-tiny: $(VENV)/.installed-test
 	$(call EMBED,tiny)
 
 evaluate-tiny: $(VENV)/.installed-test
-	$(BIN)/sparse-merit evaluate --config $(RECORDS)/evaluation.yaml
-	cp runs/tiny_evaluation/results.json $(RECORDS)/evaluation.json
-	$(BIN)/python -m benchmarks.embed tiny
+	$(call EVALUATE,tiny)
 
 LADDER := benchmarks/results/ladder
 # The systems that the paper compares, under one protocol. Finished runs are skipped, interrupted ones resume.

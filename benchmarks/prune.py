@@ -55,15 +55,17 @@ def main(
     feature_extractor = SparseMeritFeatureExtractor.from_pretrained(source)
     layers = [layer.feed_forward for layer in model.model.encoder.encoder.layers]
     recorded: list[list[torch.Tensor]] = [[] for _ in layers]
-    for layer, units_of in zip(layers, recorded, strict=True):
+    hooks = [
         layer.output_dense.register_forward_pre_hook(lambda _, given, units_of=units_of: units_of.append(given[0][0]))
+        for layer, units_of in zip(layers, recorded, strict=True)
+    ]
     table = read_datasets(speech, split="train")
     for row in range(0, len(table), max(1, len(table) // clips)):
         inputs = feature_extractor([load_audio(table[row]["audio"])], sampling_rate=16_000, return_tensors="pt")
         with torch.inference_mode():
             model.model.encoder(inputs["input_values"])
-    for layer, units_of in zip(layers, recorded, strict=True):
-        layer.output_dense._forward_pre_hooks.clear()
+    for layer, units_of, hook in zip(layers, recorded, hooks, strict=True):
+        hook.remove()
         prune(layer.intermediate_dense, layer.output_dense, torch.cat(units_of).clone(), units)
     model.config.intermediate_size = units
     model.save_pretrained(target)

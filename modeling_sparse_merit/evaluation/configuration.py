@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..data.transmission import TRANSMISSIONS
+from ..data.transmission import TRANSMISSIONS, checked_transmissions
 from ..fields import Count, Number, Positive, PositiveCount, checked_dataclass, read_yaml, require
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
 from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
@@ -143,8 +143,7 @@ class EvaluationConfig:
     clean: bool = True
     transmissions: Annotated[
         list[str],
-        AfterValidator(_distinct),
-        AfterValidator(lambda names: _known(names, TRANSMISSIONS)),
+        AfterValidator(lambda names: list(checked_transmissions(names))),
         f"some of {list(TRANSMISSIONS)}, each once",
     ] = field(default_factory=list)
     model: PathName | None = None
