@@ -912,3 +912,15 @@ def test_a_run_on_a_whisper_calibrates_once_keeps_features_and_takes_adapters(ta
     weights = load_file(tmp_path / "adapted" / "best" / "adapter_model.safetensors")
     moved = [name for name, weight in weights.items() if "lora_B" in name and weight.abs().sum() > 0]
     assert len(moved) == 2 * 6  # each layer: query, key, value, output, and both feed-forward layers
+
+
+SETTINGS_FILES = [
+    path
+    for path in sorted((ROOT / "benchmarks").rglob("*.yaml"))
+    if re.search(r"^(output_dir|extends):", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("path", SETTINGS_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_settings_of_the_repository_are_valid(path):
+    assert parse_settings([str(path)]).speech
