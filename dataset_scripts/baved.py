@@ -1,8 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """`python -m dataset_scripts.baved FOLDER OUT`: see `modeling_sparse_merit.data.corpora.baved`."""
 
-from modeling_sparse_merit.data.corpora import corpus
-from modeling_sparse_merit.hub.datasets import push_dataset
+import sys
+
+from modeling_sparse_merit.cli import app
 
 if __name__ == "__main__":
-    corpus("baved").main(publish=push_dataset)
+    app(["prepare", "baved", *sys.argv[1:]], prog_name="sparse-merit")

@@ -2,8 +2,9 @@
 """`python -m dataset_scripts.emospeech_commands FOLDER OUT`: see
 `modeling_sparse_merit.data.corpora.emospeech_commands`."""
 
-from modeling_sparse_merit.data.corpora import corpus
-from modeling_sparse_merit.hub.datasets import push_dataset
+import sys
+
+from modeling_sparse_merit.cli import app
 
 if __name__ == "__main__":
-    corpus("emospeech_commands").main(publish=push_dataset)
+    app(["prepare", "emospeech_commands", *sys.argv[1:]], prog_name="sparse-merit")

@@ -1,8 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """`python -m dataset_scripts.ravdess FOLDER OUT`: see `modeling_sparse_merit.data.corpora.ravdess`."""
 
-from modeling_sparse_merit.data.corpora import corpus
-from modeling_sparse_merit.hub.datasets import push_dataset
+import sys
+
+from modeling_sparse_merit.cli import app
 
 if __name__ == "__main__":
-    corpus("ravdess").main(publish=push_dataset)
+    app(["prepare", "ravdess", *sys.argv[1:]], prog_name="sparse-merit")

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from datasets import DatasetInfo
 
+from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import EMOTIONS, DatasetError, read_dataset
@@ -516,7 +517,8 @@ def test_large_tables_are_written_in_shards(tmp_path, corpus, monkeypatch):
 
 
 def test_the_command_line_writes_a_table_and_says_what_is_in_it(tmp_path, corpus, capsys):
-    ravdess.main([str(corpus), str(tmp_path / "out"), "--dev", "", "--test", "01", "--format", "disk"])
+    options = ["--dev", "", "--test", "01", "--format", "disk"]
+    app(["prepare", "ravdess", str(corpus), str(tmp_path / "out"), *options], standalone_mode=False)
 
     printed = capsys.readouterr().out
     assert "test               8 clips" in printed and "calm 1" in printed and "CC BY-NC-SA 4.0" in printed
@@ -528,15 +530,15 @@ def test_on_the_command_line_an_error_is_a_message(tmp_path, bad_corpus):
 
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    assert result.returncode == 1 and not (tmp_path / "out").exists()
-    assert result.stderr.startswith("error: 16 problems in") and "Traceback" not in result.stderr
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
+    assert result.stderr.startswith("Error: 16 problems in") and "Traceback" not in result.stderr
 
 
 def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
     list_files(record(tmp_path / "raw", "1.wav"), "file_name,label", "1.wav,bored")
     arguments = ["--labels", "bored, keen", "--column", "emotion=label", "--license", "private", "--embed"]
 
-    folder.main([str(tmp_path / "raw"), str(tmp_path / "out"), *arguments])
+    app(["prepare", "folder", str(tmp_path / "raw"), str(tmp_path / "out"), *arguments], standalone_mode=False)
 
     read = read_dataset(tmp_path / "out")
     assert read.info.license == "private" and read.features["emotion"].names == ["bored", "keen"]

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from datasets import Dataset, DatasetInfo
 
+from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data import acoustic_features, prepare
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets, speech_features
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
@@ -57,7 +58,8 @@ def described(*clips: np.ndarray | None) -> Dataset:
 
 def test_train_clips_are_described_at_every_speed_and_test_clips_not_at_all(speech, tmp_path):
     pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed: extra `pretraining`")
-    acoustic_features.main([str(speech), str(tmp_path / "out"), "--speeds", "1.0", "1.25", "--processes", "2"])
+    options = ["--speeds", "1.0", "1.25", "--processes", "2"]
+    app(["prepare", "descriptors", str(speech), str(tmp_path / "out"), *options], standalone_mode=False)
     one = acoustic_features.build(speech, tmp_path, speeds=(1.0, 1.25))
     read = read_dataset(tmp_path / "out")
 

@@ -30,10 +30,11 @@ from modeling_sparse_merit import (
     load_audio,
     metrics,
 )
+from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.data.mixing import MixingParameters
 from modeling_sparse_merit.data.transmission import TRANSMISSIONS
-from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, noisy_set, prepare_noisy
+from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, noisy_set
 from modeling_sparse_merit.evaluation.systems import Cascade, CheckpointSystem
 
 ROOT = Path(__file__).parents[1]
@@ -550,7 +551,7 @@ def frozen(corpus, tmp_path) -> str:
     """The folder of a frozen test set, as `sparse-merit prepare noisy` writes it."""
     noise = ",".join(corpus["noise"].values())
     arguments = [*corpus["speech"], noise, str(tmp_path / "frozen"), "--snr-db", "0", "--pool", "hiss,roar"]
-    prepare_noisy.main(arguments)
+    app(["prepare", "noisy", *arguments], standalone_mode=False)
     return str(tmp_path / "frozen")
 
 

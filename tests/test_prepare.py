@@ -84,7 +84,8 @@ def sparse_merit(*arguments):
 
 def test_prepare_writes_what_the_script_writes(corpus, tmp_path):
     result = sparse_merit("prepare", "folder", corpus, tmp_path / "one", "--license", "CC BY 4.0", "--embed")
-    folder.main([str(corpus), str(tmp_path / "two"), "--license", "CC BY 4.0", "--embed"])
+    script = [sys.executable, "-m", "dataset_scripts.folder", str(corpus), str(tmp_path / "two")]
+    subprocess.run([*script, "--license", "CC BY 4.0", "--embed"], cwd=ROOT, check=True)
 
     assert result.exit_code == 0 and "train              2 clips" in result.stdout
     one, two = read_dataset(tmp_path / "one"), read_dataset(tmp_path / "two")
@@ -96,7 +97,7 @@ def test_every_corpus_has_its_help(corpus):
     assert all(name in listed for name in (*CORPORA, *COMMANDS))
     for name in (*CORPORA, *COMMANDS):
         result = sparse_merit("prepare", name, "--help")
-        assert result.exit_code == 0 and f"usage: sparse-merit prepare {name}" in result.stdout
+        assert result.exit_code == 0 and f"Usage: sparse-merit prepare {name}" in result.stdout
         assert "--push" in result.stdout and "--i-may-redistribute" in result.stdout
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from test_training import make_settings, small_tables, write_config  # noqa: F401
 
 from modeling_sparse_merit import SparseMeritConfig, SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.data import acoustic_features as descriptors_script
+from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.models.sparse_merit.encoder import receptive_field
 from modeling_sparse_merit.training import build, dataset
@@ -22,7 +22,8 @@ from modeling_sparse_merit.training.descriptors import descriptor_frames
 def described_tables(tables, tmp_path_factory) -> dict[str, str]:
     pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed: extra `pretraining`")
     folder = tmp_path_factory.mktemp("described") / "speech"
-    descriptors_script.main([tables["speech"], str(folder), "--speeds", "1.0", "1.1", "--processes", "1"])
+    options = ["--speeds", "1.0", "1.1", "--processes", "1"]
+    app(["prepare", "descriptors", tables["speech"], str(folder), *options], standalone_mode=False)
     return {**tables, "speech": str(folder)}
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from datasets import Dataset, DatasetInfo
 
+from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data import prepare, synthetic_noise
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets, speech_features
 from modeling_sparse_merit.data.mixing import MixingRecipe
@@ -44,7 +45,7 @@ def kinds(noises: Dataset) -> set[str]:
 
 def test_the_command_writes_what_the_seed_says(speech, tmp_path, capsys):
     options = ["--clips", "12", "--seconds", "0.5", "--seed", "3", "--babble", str(speech)]
-    synthetic_noise.main([str(tmp_path / "noise"), *options])
+    app(["prepare", "synthetic_noise", str(tmp_path / "noise"), *options], standalone_mode=False)
     again = synthetic_noise.build(12, 0.5, 3, [speech])
     noises = read_dataset(tmp_path / "noise", "train")
 

@@ -24,6 +24,7 @@ from modeling_sparse_merit import (
 )
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.convert.onnx import export_onnx, noise
+from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
 from modeling_sparse_merit.evaluation import evaluate
@@ -209,8 +210,8 @@ def tables(tmp_path_factory, speech_clip) -> dict[str, str]:
     write_csv(root / "metadata.csv", header, rows)
     noises = [(f"{split}.wav", split) for split in ("train", "dev", "test")]
     write_csv(root / "noises" / "metadata.csv", ("file_name", "split"), noises)
-    corpus_named("folder").main([str(root), str(root / "speech")])
-    corpus_named("noise").main([str(root / "noises"), str(root / "noise")])
+    prepare.write_dataset(corpus_named("folder").build(root), root / "speech")
+    prepare.write_dataset(corpus_named("noise").build(root / "noises"), root / "noise")
     return {"speech": str(root / "speech"), "noise": str(root / "noise"), "recording": str(root / "0.wav")}
 
 

@@ -8,8 +8,6 @@ split at their original speed only; other splits are left out.
 """
 
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -27,7 +25,6 @@ from scipy.fft import dct
 from transformers.audio_utils import mel_filter_bank
 
 from ..models.sparse_merit.audio import SAMPLING_RATE, as_pcm16, load_audio, resample
-from . import prepare
 from .datasets import DatasetError, read_dataset
 
 SPEEDS = (1.0, 0.87, 1.07, 1.15)
@@ -44,7 +41,6 @@ VOICED += tuple(
     f"f{number}_{of}" for number in range(1, NUM_FORMANTS + 1) for of in ("frequency", "bandwidth", "level")
 )
 NAMES = SPECTRAL + VOICED
-SOURCE = {"speech": "the speech dataset"}
 
 
 def build(
@@ -242,25 +238,3 @@ def _origin(speech: DatasetInfo, speeds: Sequence[float]) -> DatasetInfo:
     return DatasetInfo(
         description=f"{speech.description} {added}".strip(), license=speech.license, citation=speech.citation
     )
-
-
-def main(
-    arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
-) -> None:
-    """Builds and writes a dataset with acoustic descriptors, as the command line says.
-
-    Args:
-        arguments: command line to parse; that of the process by default.
-        prog: name of the command in the help; the script's file name by default.
-        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
-    """
-    parser = prepare.command_line("A speech dataset with acoustic descriptors, at several speeds.", prog, SOURCE)
-    parser.add_argument("--speeds", type=float, nargs="+", default=list(SPEEDS), help="speed factors of train clips")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes")
-    with tempfile.TemporaryDirectory() as scratch:
-        prepare.run(
-            parser,
-            lambda options: build(options.speech, scratch, options.speeds, options.processes),
-            arguments,
-            publish,
-        )

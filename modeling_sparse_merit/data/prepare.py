@@ -1,19 +1,16 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Common parts of all dataset scripts: checking the rows of a corpus, building and writing the dataset, command line.
+"""Common parts of all dataset scripts: checking the rows of a corpus, building and writing the dataset.
 
 A script adds a generator of rows. A row is a dictionary with the recording's path under `file` (relative to
 the corpus folder) and any columns of the schema; for a file that it cannot parse, the generator yields a `Problem`.
 """
 
-import argparse
 import math
 import os
 import re
-import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features
 from datasets.table import embed_table_storage
-from huggingface_hub import CommitInfo
 
 from ..files import check_replaceable, replacing_folder
 from ..models.sparse_merit.audio import read_audio
 from ..models.sparse_merit.decoding import audio_seconds, is_recording
-from .dataset_card import class_counts, hours, licence_to_state, render_dataset_card, split_rows, values
+from .dataset_card import class_counts, hours, render_dataset_card, split_rows, values
 from .datasets import DatasetError
 
 SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
 SHARD_BYTES = 400_000_000
 EXAMPLES_SHOWN = 5
-CORPUS_SOURCE = {"folder": "the corpus, as it was unpacked"}
-Publish = Callable[..., CommitInfo]
 
 
 @dataclass(frozen=True)
@@ -365,123 +359,6 @@ def _recordings_size(dataset: Dataset, embed: bool) -> int:
             elif embed:
                 size += os.path.getsize(recording["path"].as_py())
     return size
-
-
-# Command line --------------------------------------------------------------------------------------------------------
-
-
-def command_line(
-    description: str, prog: str | None = None, sources: Mapping[str, str] = CORPUS_SOURCE
-) -> argparse.ArgumentParser:
-    """A parser with the arguments of all scripts.
-
-    Args:
-        description: the first line of the help.
-        prog: name of the command in the help; the script's file name by default.
-        sources: names of the inputs, with their help.
-    """
-    style = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=style)
-    for name, help in sources.items():
-        parser.add_argument(name, help=help)
-    parser.add_argument("out", type=lambda text: Path(text).expanduser().resolve(), help="the dataset to write")
-    parser.add_argument("--format", choices=("parquet", "disk"), default="parquet", help="disk always embeds")
-    parser.add_argument("--embed", action="store_true", help="store the recordings in the dataset, not their paths")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out with a warning")
-    _add_push(parser)
-    return parser
-
-
-def _add_push(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the Hub."""
-    hub = parser.add_argument_group("Hugging Face Hub")
-    hub.add_argument("--push", metavar="NAME/REPOSITORY", help="publish the dataset with embedded recordings")
-    hub.add_argument("--private", action="store_true", help="make the repository private")
-    hub.add_argument("--revision", help="branch to push to")
-    hub.add_argument("--token", help="access token with write access; by default that of HF_TOKEN or `hf auth login`")
-    hub.add_argument(
-        "--i-may-redistribute",
-        metavar="LICENCE",
-        help="the licence of the dataset, if it does not let everybody redistribute it",
-    )
-
-
-def add_speaker_splits(parser: argparse.ArgumentParser, dev: Sequence[str], test: Sequence[str]) -> None:
-    """Adds the options `--dev` and `--test`, which choose the held-out speakers.
-
-    Args:
-        parser: the parser to extend.
-        dev: default speakers of the dev split.
-        test: default speakers of the test split.
-    """
-    for name, speakers in (("dev", dev), ("test", test)):
-        parser.add_argument(f"--{name}", type=names, default=",".join(speakers), help=f"speakers of the {name} split")
-
-
-def add_origin(parser: argparse.ArgumentParser) -> None:
-    """Adds options for licence, citation and description, for data that is no known corpus."""
-    for name in ("license", "citation", "description"):
-        parser.add_argument(f"--{name}", default="", help=f"{name} to store with the dataset")
-
-
-def names(text: str) -> tuple[str, ...]:
-    """`"a,b, c"` as a tuple; the type of a list on the command line."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-@contextmanager
-def messages() -> Iterator[None]:
-    """Shows errors of the corpus as messages without traceback, and warnings as plain text."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings of libraries to programmers
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        try:
-            yield
-        except (DatasetError, OSError) as error:  # of the corpus, the disk, or the Hub
-            sys.exit(f"error: {error}")
-
-
-def run(
-    parser: argparse.ArgumentParser,
-    build: Callable[[argparse.Namespace], Dataset],
-    arguments: Sequence[str] | None,
-    publish: Publish | None = None,
-) -> None:
-    """Builds a dataset, writes it, prints a summary, and publishes it if requested.
-
-    Args:
-        parser: from `command_line`, extended by the script's own arguments.
-        build: makes the dataset from the parsed arguments.
-        arguments: command line to parse; that of the process by default.
-        publish: `hub.datasets.push_dataset`, for `--push`.
-    """
-    options = parser.parse_args(arguments)
-    with messages():
-        check_destination(options.out, options.overwrite)
-        _finish(build(options), options, publish)
-
-
-def _finish(dataset: Dataset, options: argparse.Namespace, publish: Publish | None) -> None:
-    if options.push:
-        licence_to_state(dataset.info.license, options.i_may_redistribute)
-    write_dataset(dataset, options.out, options.format, options.embed, options.overwrite)
-    print(summary(dataset))
-    print(f"{dataset.info.description}\nLicence: {dataset.info.license or 'not stated'}\nWritten to {options.out}")
-    if options.push and publish is not None:
-        _push(dataset, options, publish)
-
-
-def _push(dataset: Dataset, options: argparse.Namespace, publish: Publish) -> None:
-    """Publishes a written dataset; if that fails, the error says how to push it later."""
-    target = (options.push, options.private, options.revision, options.token, options.i_may_redistribute)
-    try:
-        commit = publish(dataset, *target)
-    except OSError as error:
-        again = f"sparse-merit push {options.out} {options.push}"
-        raise OSError(f"{error} The dataset itself is written; push it later with: {again}") from error
-    print(f"Pushed to {commit.repo_url}, revision {commit.oid}")
 
 
 def summary(dataset: Dataset) -> str:

@@ -15,7 +15,6 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo
 
 from ..models.sparse_merit.audio import SAMPLING_RATE, load_audio
-from . import prepare
 from .acoustic_features import flac
 from .dataset_card import NOT_STATED
 from .datasets import DatasetError, noise_features, read_dataset, read_datasets
@@ -197,27 +196,4 @@ def _origin(speech: Sequence[DatasetInfo], seed: int) -> DatasetInfo:
         description=" ".join([made, *dict.fromkeys(descriptions)]),
         license=" + ".join(dict.fromkeys(licences)),
         citation="\n\n".join(dict.fromkeys(info.citation for info in speech if info.citation)),
-    )
-
-
-def main(
-    arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
-) -> None:
-    """Builds and writes a dataset of synthetic noises, as the command line says.
-
-    Args:
-        arguments: command line to parse; that of the process by default.
-        prog: name of the command in the help; the script's file name by default.
-        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
-    """
-    parser = prepare.command_line("Synthetic noises, and babble of speech datasets, to a noise dataset.", prog, {})
-    parser.add_argument("--clips", type=int, default=600, help="number of clips")
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of each clip in seconds")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers")
-    parser.add_argument("--babble", nargs="+", default=[], metavar="SPEECH_DATASET", help="datasets to mix to babble")
-    prepare.run(
-        parser,
-        lambda options: build(options.clips, options.seconds, options.seed, options.babble),
-        arguments,
-        publish,
     )

@@ -6,8 +6,6 @@ creates identical mixtures, so others can compare on the same samples. They are 
 with file and offset of the noise, both gains, and the SHA-256 of the samples.
 """
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,18 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo
 
-from ..data import prepare
 from ..data.dataset_card import NOT_STATED
 from ..data.datasets import DatasetError, read_dataset
-from ..data.transmission import TRANSMISSIONS
 from .conditions import Clips, Listener, list_conditions, load_noise
 from .configuration import EvaluationConfig
 from .noisy_set import frozen_features, frozen_rows
-
-SOURCES = {
-    "speech": "the speech datasets, separated by commas",
-    "noise": "the noise datasets (one pool each), separated by commas",
-}
 
 
 def build(
@@ -63,7 +54,8 @@ def build(
     path, schema = Path(scratch) / "mixtures.arrow", frozen_features(clips.dataset.features).arrow_schema
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for condition in list_conditions(config):
-            listener = Listener(clips, condition, noises.get(condition.pool), config.seed)
+            pool = condition.pool
+            listener = Listener(clips, condition, None if pool is None else noises[pool], config.seed)
             rows = frozen_rows(clips, condition, listener)
             while some := list(islice(rows, 100)):
                 writer.write_batch(pa.RecordBatch.from_pylist(some, schema))
@@ -98,8 +90,8 @@ def _configuration(
 ) -> EvaluationConfig:
     try:
         return EvaluationConfig(
-            speech=speech,
-            noise=dict(noise),
+            speech=[str(path) for path in speech],
+            noise={name: str(path) for name, path in noise.items()},
             speech_split=split,
             noise_split=split,
             snr_db=snr_db,
@@ -127,37 +119,3 @@ def _origin(speech: Sequence[DatasetInfo], noise: Sequence[DatasetInfo], pools: 
 def _join(texts: Sequence[str], sign: str) -> str:
     """Joins texts without repetition."""
     return sign.join(dict.fromkeys(text for text in texts if text))
-
-
-def main(
-    arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
-) -> None:
-    """Builds and writes a frozen noisy test set, as the command line says.
-
-    Args:
-        arguments: command line to parse; that of the process by default.
-        prog: name of the command in the help; the script's file name by default.
-        publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
-    """
-    parser = prepare.command_line("A frozen noisy test set of speech datasets and noise datasets.", prog, SOURCES)
-    parser.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10], help="signal-to-noise ratios in dB")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mixtures")
-    parser.add_argument("--split", default="test", help="the split of all datasets")
-    parser.add_argument("--pool", help="names of the noise datasets; those of their folders by default")
-    parser.add_argument("--no-clean", action="store_true", help="leave out the clips without noise")
-    parser.add_argument(
-        "--transmissions",
-        nargs="+",
-        choices=list(TRANSMISSIONS),
-        default=[],
-        metavar="NAME",
-        help=f"include every condition with each of these too: {', '.join(TRANSMISSIONS)}",
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-
-        def build_noisy(options: argparse.Namespace) -> Dataset:
-            pools = name_pools(prepare.names(options.noise), prepare.names(options.pool or ""))
-            mixing = (options.snr_db, options.seed, options.split, not options.no_clean, options.transmissions)
-            return build(prepare.names(options.speech), pools, scratch, *mixing)
-
-        prepare.run(parser, build_noisy, arguments, publish)

@@ -22,7 +22,7 @@ COMMON_SENTENCES = ("06", "07")
 class Ased(ActedCorpus):
     """ASED."""
 
-    name, description = "ased", "ASED to a speech dataset."
+    name = "ased"
     file_name = re.compile(r"([A-Za-z])\d-(\d\d)-\d\d-(0[12])-(\d\d)")
     dev, test = ("10", "31", "46", "49", "63"), ("04", "08", "20", "23", "25", "27", "32", "33", "56")
     info = DatasetInfo(

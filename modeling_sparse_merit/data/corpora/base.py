@@ -1,7 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The base classes of all corpora: they turn a folder into a checked dataset, in Python and on the command line."""
+"""The base classes of all corpora: they turn a folder into a checked dataset."""
 
-import argparse
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,8 +19,7 @@ Row = dict[str, Any] | prepare.Problem
 class Corpus(ABC):
     """One corpus, or one kind of folder.
 
-    A subclass implements `rows`. Its own options are keyword arguments of `rows`; `add_arguments` adds them to the
-    command line.
+    A subclass implements `rows`. Its own options are keyword arguments of `rows`.
 
     Usage:
         >>> from modeling_sparse_merit.data.corpora import corpus
@@ -31,8 +29,6 @@ class Corpus(ABC):
         [1, 0]
     """
 
-    description: ClassVar[str]
-    """The first line of the command's help."""
     info: ClassVar[DatasetInfo] = DatasetInfo()
     """Description, licence and citation that are stored with the dataset."""
     unique_names: ClassVar[bool] = False
@@ -70,9 +66,6 @@ class Corpus(ABC):
         """
         return folder
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027
-        """Adds the options of this corpus to the command line."""
-
     def build(
         self, folder: str | Path, *, skip_bad: bool = False, info: DatasetInfo | None = None, **options: Any
     ) -> Dataset:
@@ -105,31 +98,6 @@ class Corpus(ABC):
             dataset: the dataset of this corpus.
             options: options of the corpus.
         """
-
-    def main(
-        self,
-        arguments: Sequence[str] | None = None,
-        prog: str | None = None,
-        publish: prepare.Publish | None = None,
-    ) -> None:
-        """Builds and writes the dataset, as the command line says; see `prepare.run`.
-
-        Args:
-            arguments: command line to parse; that of the process by default.
-            prog: name of the command in the help; the script's file name by default.
-            publish: function that pushes the dataset to the Hub (`hub.datasets.push_dataset`), for `--push`.
-        """
-        parser = prepare.command_line(self.description, prog)
-        shared = set(vars(parser.parse_args(["folder", "out"])))
-        self.add_arguments(parser)
-
-        def build(options: argparse.Namespace) -> Dataset:
-            own = {name: value for name, value in vars(options).items() if name not in shared}
-            if "license" in own:
-                own["info"] = DatasetInfo(**{name: own.pop(name) for name in ("license", "citation", "description")})
-            return self.build(options.folder, skip_bad=options.skip_bad, **own)
-
-        prepare.run(parser, build, arguments, publish)
 
 
 class SpeakerCorpus(Corpus):
@@ -181,9 +149,6 @@ class SpeakerCorpus(Corpus):
                 row |= {"speaker": f"{self.name}_{speaker}", "split": splits.split_of(speaker)}
             yield row
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        prepare.add_speaker_splits(parser, self.dev, self.test)
-
     def check(self, dataset: Dataset, **options: Any) -> None:
         self._splits(options.get("dev"), options.get("test")).warn_of_absent(dataset, f"{self.name}_")
 
@@ -215,6 +180,6 @@ class ActedCorpus(SpeakerCorpus):
             file = path.relative_to(folder).as_posix()
             match = self.file_name.fullmatch(path.stem)
             if not match:
-                yield prepare.Problem(f"file names that are not of {self.description.split(' to ')[0]}", file)
+                yield prepare.Problem(f"file names that are not of {self.info.description.partition(':')[0]}", file)
             elif row := self.row(match, notes, **options):
                 yield {"file": file, **row}

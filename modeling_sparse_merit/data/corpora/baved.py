@@ -20,7 +20,7 @@ WORDS = ("اعجبني", "لم يعجبني", "هذا", "الفيلم", "رائ�
 class Baved(ActedCorpus):
     """BAVED."""
 
-    name, description = "baved", "BAVED to a speech dataset."
+    name = "baved"
     file_name = re.compile(r"(\d+)-([mf])-\d+-([0-6])-[0-2]-\d+")
     dev, test = ("19", "34", "100"), ("04", "10", "14", "15", "24", "29", "41")
     info = DatasetInfo(

@@ -41,7 +41,7 @@ SENTENCES = {
 class EmoDB(ActedCorpus):
     """EmoDB."""
 
-    name, description = "emodb", "EmoDB to a speech dataset."
+    name = "emodb"
     file_name = re.compile(r"(\d\d)([ab]\d\d)([A-Z])[a-z]?")
     dev, test = ("10", "13"), ("12", "14")
     info = DatasetInfo(

@@ -22,7 +22,7 @@ UNKNOWN_USER = "d14a028c"
 class EmoSpeechCommands(ActedCorpus):
     """Indian EmoSpeech Command Dataset."""
 
-    name, description = "emospeech", "The Indian EmoSpeech Command Dataset to a speech dataset."
+    name = "emospeech"
     file_name = re.compile(r"([a-z]+)-[^-]+-(\w+)-\d+-([0-9a-f]{8})[0-9a-f]{48}")
     dev = ("38ec51a1", "39196b80", "50a73d27", "be5d8177", "d6ef3341", "da09e319")
     test = (

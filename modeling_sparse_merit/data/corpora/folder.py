@@ -8,7 +8,6 @@ out unless `--column emotion=label` maps them. An empty cell is None, and so is 
 Clean targets of speech enhancement need a quiet background: `--min-dynamic-range 41` leaves noisier recordings out.
 """
 
-import argparse
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ import numpy as np
 from datasets import Features
 
 from ...models.sparse_merit.audio import SAMPLING_RATE, load_audio
-from .. import prepare
 from ..datasets import EMOTIONS, DatasetError, speech_features
 from .base import Corpus
 
@@ -36,7 +34,6 @@ class MetadataFolder(Corpus):
         min_dynamic_range: leave out recordings with a smaller `dynamic_range`, in dB.
     """
 
-    description = "A folder with metadata.csv to a speech dataset."
     independent = "speaker"
 
     def rows(  # type: ignore[override]  # its own options
@@ -74,24 +71,6 @@ class MetadataFolder(Corpus):
 
     def features(self, labels: Sequence[str] = EMOTIONS, **options: Any) -> Features:
         return speech_features(labels)
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        prepare.add_origin(parser)
-        parser.add_argument("--labels", type=prepare.names, default=",".join(EMOTIONS), help="the emotion vocabulary")
-        parser.add_argument(
-            "--column",
-            dest="columns",
-            metavar="NAME=COLUMN",
-            type=_column,
-            action="append",
-            help="such as emotion=label",
-        )
-        parser.add_argument(
-            "--min-dynamic-range",
-            metavar="DB",
-            type=float,
-            help="leave out recordings with a smaller difference between loud and quiet parts, in dB",
-        )
 
 
 def dynamic_range(waveform: np.ndarray) -> float:
@@ -146,14 +125,6 @@ def metadata_rows(folder: Path, columns: Mapping[str, str]) -> Iterator[dict[str
             row = {name: value for name, value in line.items() if name and name not in columns.values()}
             row |= {name: line[own] for name, own in columns.items()}
             yield row | {"file": row["file_name"]}
-
-
-def _column(text: str) -> tuple[str, str]:
-    """`"emotion=label"` as a pair."""
-    name, equals, own = text.partition("=")
-    if not (name and equals and own):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COLUMN, such as emotion=label")
-    return name, own
 
 
 CORPUS = MetadataFolder()

@@ -5,7 +5,6 @@ The name of a sound is its category. Synthetic noise, binaural tones and the app
 default seven sounds are the dev split, and the others train.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ class Moodist(Corpus):
         dev: names of the sounds in the dev split.
     """
 
-    description = "The sounds of Moodist to a noise dataset."
     info = DatasetInfo(
         description="Moodist: ambient recordings of places, streets, transport, household, weather and animals.",
         license="Pixabay Content License or CC0, without saying which of them holds for a sound.",
@@ -52,9 +50,6 @@ class Moodist(Corpus):
         """The folder of the sounds inside the repository where there is one, else the given folder."""
         sounds = folder / "public" / "sounds"
         return sounds if sounds.is_dir() else folder
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--dev", type=prepare.names, default=",".join(DEV), help="sounds of the dev split")
 
 
 CORPUS = Moodist()

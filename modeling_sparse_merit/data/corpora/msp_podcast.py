@@ -6,7 +6,6 @@ official splits are kept as train, dev, test1, test2 and test3. Clips of another
 stay in the dataset as unlabelled clips, for their ratings and for enhancement, unless an option drops them.
 """
 
-import argparse
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -52,7 +51,6 @@ class MspPodcast(Corpus):
         no_agreement: what to do with class X: `"unlabelled"` or `"drop"`.
     """
 
-    description = "MSP-Podcast to a speech dataset."
     independent = "speaker"
     info = DatasetInfo(
         description="MSP-Podcast: natural speech from podcasts, rated for emotion by several listeners a clip.",
@@ -98,11 +96,6 @@ class MspPodcast(Corpus):
 
     def audio_folder(self, folder: Path, audio: str | Path | None = None, **options: Any) -> Path:
         return Path(audio) if audio else locate_audio(folder)
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--audio", help="the folder of the recordings, if it is not inside the corpus")
-        parser.add_argument("--other", choices=("unlabelled", "drop", "keep"), default="unlabelled", help="class O")
-        parser.add_argument("--no-agreement", choices=("unlabelled", "drop"), default="unlabelled", help="class X")
 
 
 def _lines(labels: Path) -> Iterator[dict[str, str]]:

@@ -27,7 +27,7 @@ COLUMNS = ("file_id", "emotion", "raw_text", "speaker_id", "gender")
 class Nemo(ActedCorpus):
     """nEMO."""
 
-    name, description = "nemo", "nEMO to a speech dataset."
+    name = "nemo"
     file_name = re.compile(r"([A-Z0-9]+)_([a-z]+)_(\d+)")
     dev, test = ("MP0",), ("KD0",)
     info = DatasetInfo(

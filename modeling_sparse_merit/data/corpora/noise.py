@@ -6,7 +6,6 @@ With a `metadata.csv` in the folder, or in each of its subfolders, the columns `
 category is the folder that it lies in.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,6 @@ class NoiseFolder(Corpus):
         split: the split of rows that name none.
     """
 
-    description = "A folder of noises or room impulse responses to a noise dataset."
     independent = "freesound_id"
 
     def rows(self, folder: Path, notes: Counter[str], split: str | None = None) -> Iterator[dict[str, str | None]]:  # type: ignore[override]  # its own options
@@ -47,10 +45,6 @@ class NoiseFolder(Corpus):
 
     def features(self, **options: Any) -> Features:
         return noise_features()
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        prepare.add_origin(parser)
-        parser.add_argument("--split", help="the split of rows that name none, such as train")
 
 
 def _listed_subfolders(folder: Path) -> list[Path]:

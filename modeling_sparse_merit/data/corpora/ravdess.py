@@ -6,7 +6,6 @@ repetition and actor. By default actors 15 and 16 are the dev split, 17 to 20 th
 and the other eighteen train.
 """
 
-import argparse
 import re
 from collections import Counter
 from typing import Any
@@ -27,7 +26,7 @@ class Ravdess(ActedCorpus):
         songs: include the sung recordings.
     """
 
-    name, description = "ravdess", "RAVDESS to a speech dataset."
+    name = "ravdess"
     file_name = re.compile(r"\d\d-(\d\d)-(\d\d)-\d\d-(\d\d)-\d\d-(\d\d)")
     dev, test = ("15", "16"), ("17", "18", "19", "20")
     info = DatasetInfo(
@@ -50,10 +49,6 @@ class Ravdess(ActedCorpus):
             "text": STATEMENTS.get(statement),
             "sentence": statement,
         }
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        super().add_arguments(parser)
-        parser.add_argument("--songs", action="store_true", help="take the sung recordings too")
 
 
 CORPUS = Ravdess()

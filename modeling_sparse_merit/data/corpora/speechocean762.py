@@ -23,7 +23,7 @@ GENDER_OF_LETTER = {"m": "male", "f": "female"}
 class Speechocean762(SpeakerCorpus):
     """speechocean762."""
 
-    name, description = "speechocean", "speechocean762 to a speech dataset."
+    name = "speechocean"
     dev = ("0053", "0131", "0306", "0736", "1030", "1419", "1447", "2002", "2016", "3075", "8057", "9610", "9631")
     test = (
         *("0006", "0024", "0026", "0036", "0049", "0054", "0094", "0096", "0104", "0739", "1042", "1292", "1372"),
