@@ -150,7 +150,7 @@ class Listener:
         self.clips, self.condition = clips, condition
         self.stream = zlib.crc32(condition.mixture_name.encode())  # the same on every machine, unlike hash()
         self.recipe = None
-        if noise is not None:
+        if noise is not None and condition.snr_db is not None:
             self.recipe = MixingRecipe(noise, snr_db=condition.snr_db, level_db=None, seed=seed)
             self.noise_files = recording_names(noise)
 
@@ -162,8 +162,8 @@ class Listener:
         mixture. In clean conditions, all but `speech_gain` are None.
         """
         mixture, facts = self._mixed(row)
-        if self.condition.transmission is not None:
-            mixture, facts = self._transmitted(mixture, facts)
+        if (name := self.condition.transmission) is not None:
+            mixture, facts = self._transmitted(name, mixture, facts)
         return Example(row, mixture.noisy, mixture.clean, facts)
 
     def _mixed(self, row: int) -> tuple[Mixture, dict[str, Any]]:
@@ -175,25 +175,28 @@ class Listener:
         parameters = self.recipe.draw(row, epoch=self.stream)
         mixture = self.recipe.apply(speech, parameters, name=self.clips.name(row))
         parameters = replace(parameters, transmission=self.condition.transmission)
-        return mixture, self._facts(speech, parameters, mixture)
-
-    def _transmitted(self, mixture: Mixture, facts: dict[str, Any]) -> tuple[Mixture, dict[str, Any]]:
-        """The transmitted mixture, and the facts with the gains of its speech and noise."""
-        received = transmitted(mixture, self.condition.transmission)
-        limited = TRANSMISSIONS[self.condition.transmission].band_limit(mixture.clean)
-        scale = rms(received.clean) / rms(limited) if limited.any() else 1.0
-        return received, facts | {name: facts[name] and facts[name] * scale for name in ("speech_gain", "noise_gain")}
-
-    def _facts(self, speech: np.ndarray, parameters: MixingParameters, mixture: Mixture) -> dict[str, Any]:
+        assert parameters.noise_index is not None  # every example has noise
         noise = self.recipe.noise[parameters.noise_index]  # (noise samples,)
-        segment = audible_segment(noise, len(speech), parameters.noise_offset)  # (samples,)
-        return {
-            "mixture": json.dumps(asdict(parameters)),
-            "noise_file": self.noise_files[parameters.noise_index],
-            "noise_offset": _find_segment(noise, segment, parameters.noise_offset),
-            "noise_gain": rms(mixture.noise) / rms(segment),
-            "speech_gain": rms(mixture.clean) / rms(speech),
-        }
+        facts = {"noise_file": self.noise_files[parameters.noise_index], **_gains(speech, noise, parameters, mixture)}
+        return mixture, {"mixture": json.dumps(asdict(parameters)), **facts}
+
+    def _transmitted(self, name: str, mixture: Mixture, facts: dict[str, Any]) -> tuple[Mixture, dict[str, Any]]:
+        """The transmitted mixture, and the facts with the gains of its speech and noise."""
+        received = transmitted(mixture, name)
+        limited = TRANSMISSIONS[name].band_limit(mixture.clean)
+        scale = rms(received.clean) / rms(limited) if limited.any() else 1.0
+        return received, facts | {gain: facts[gain] and facts[gain] * scale for gain in ("speech_gain", "noise_gain")}
+
+
+def _gains(speech: np.ndarray, noise: np.ndarray, parameters: MixingParameters, mixture: Mixture) -> dict[str, Any]:
+    """Where the noise starts, and the gains of both recordings."""
+    segment = audible_segment(noise, len(speech), parameters.noise_offset)  # (samples,)
+    assert segment is not None  # else there is no mixture
+    return {
+        "noise_offset": _find_segment(noise, segment, parameters.noise_offset),
+        "noise_gain": rms(mixture.noise) / rms(segment),
+        "speech_gain": rms(mixture.clean) / rms(speech),
+    }
 
 
 def _find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:

@@ -170,7 +170,7 @@ class EvaluationConfig:
     device: str | None = None
     output: PathName = "evaluation"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for entry in fields(self) if self.test_set else ():
             default = entry.default if entry.default_factory is MISSING else entry.default_factory()
             unset = entry.name not in TEST_SET_FIELDS or getattr(self, entry.name) == default

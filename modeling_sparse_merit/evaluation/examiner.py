@@ -4,13 +4,14 @@ distributed over the processes of `accelerate launch`; each process distributes 
 
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from threadpoolctl import threadpool_limits
@@ -19,13 +20,15 @@ from tqdm.auto import tqdm
 from ..data.mixing import SAMPLING_RATE
 from ..metrics import speech_scores
 from ..models.sparse_merit.audio import write_audio
-from .conditions import Condition, Example
+from .conditions import Condition
 from .configuration import EvaluationConfig
 from .noisy_set import FrozenTestSet
 from .predictions import Prediction, System
 from .systems import NoisyInput
 from .task_scores import PREFIX
 
+P = ParamSpec("P")
+T = TypeVar("T")
 BACKLOG = 256  # clips with pending scores, which bounds the memory
 
 
@@ -84,7 +87,8 @@ class Examiner:
         batches = self.test_set.batches(condition, self.config.batch_seconds)
         # whole batches: the last bits of a clip's output depend on the padding
         own = batches[self.state.process_index :: self.state.num_processes]
-        rows, pending = [], deque()
+        rows: list[dict] = []
+        pending: deque[tuple[dict, Future | None]] = deque()
         hidden = None if self.state.is_main_process else True  # None: where stderr is no terminal
         with tqdm(total=sum(map(len, own)), desc=f"{title} {condition.name}", unit="clip", disable=hidden) as progress:
             for batch in own:
@@ -104,17 +108,18 @@ class Examiner:
         predicted = []
         for example, prediction in zip(examples, predictions, strict=True):
             row = self.test_set.describe(condition, example.row) | {"samples": len(example.noisy)}
+            enhanced = prediction.enhanced
             # unchanged clean speech equals its reference, so it has no score
-            unscored = prediction.enhanced is None or (condition.is_its_target and isinstance(system, NoisyInput))
-            scores = None if unscored else self._submit(example, prediction)
+            is_reference = condition.is_its_target and isinstance(system, NoisyInput)
+            scores = None if enhanced is None or is_reference else self._submit(example.clean, enhanced)
             predicted.append((row | self._prediction_row(prediction), scores))
-            if measurement.example and example.row == self.test_set.shown_clip and prediction.enhanced is not None:
+            if measurement.example and example.row == self.test_set.shown_clip and enhanced is not None:
                 measurement.example.parent.mkdir(parents=True, exist_ok=True)
-                write_audio(measurement.example, prediction.enhanced, SAMPLING_RATE)
+                write_audio(measurement.example, enhanced, SAMPLING_RATE)
         return predicted
 
     def _prediction_row(self, prediction: Prediction) -> dict:
-        row = {"predicted": None}
+        row: dict[str, Any] = {"predicted": None}
         if prediction.probabilities is not None:
             row["predicted"] = self.labels[int(prediction.probabilities.argmax())]
             pairs = zip(self.labels, prediction.probabilities, strict=True)
@@ -125,8 +130,8 @@ class Examiner:
             row |= {f"expert_{task}_{expert}": float(share) for expert, share in enumerate(shares)}
         return row
 
-    def _submit(self, example: Example, prediction: Prediction) -> Future:
-        return self.executor.submit(speech_scores, example.clean, prediction.enhanced, self.config.measures)
+    def _submit(self, clean: np.ndarray, enhanced: np.ndarray) -> Future:
+        return self.executor.submit(speech_scores, clean, enhanced, self.config.measures)
 
     def _finished(self, row: dict, scores: Future | None, progress: tqdm) -> dict:
         values = dict.fromkeys(self.config.measures) if scores is None else scores.result()
@@ -137,9 +142,9 @@ class Examiner:
 class _InProcess(Executor):
     """Computes scores immediately, in this process."""
 
-    def submit(self, function, /, *arguments) -> Future:
-        future = Future()
-        future.set_result(function(*arguments))
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
         return future
 
 

@@ -148,9 +148,11 @@ def _draw_line(
     places: dict[float | None, float],
     aside: float,
     look: dict[str, Any],
-):
+) -> None:
     """Draws one system in one pool: a line with its band, and a point with its error bar for clean speech."""
-    scores = {summary["snr_db"]: condition_score(summary, measure) for summary in summaries}
+    scores = {
+        summary["snr_db"]: score for summary in summaries if (score := condition_score(summary, measure)) is not None
+    }
     points = {level: (score["mean"], *(score["interval"] or [np.nan, np.nan])) for level, score in scores.items()}
     levels = sorted(level for level in points if level is not None)
     mean, low, high = np.array([points[level] for level in levels], dtype=float).reshape(-1, 3).T  # each (levels,)
@@ -179,7 +181,7 @@ def confusion_matrices(path: str | os.PathLike, system: str, conditions: list[di
     conditions = [summary for summary in conditions if summary["emotion"]]
     clean = [summary for summary in conditions if summary["pool"] is None]
     noisy = [summary for summary in conditions if summary["pool"] is not None]
-    grid = {pool: [] for pool in dict.fromkeys(summary["pool"] for summary in noisy or clean)}
+    grid: dict[str | None, list[dict]] = {summary["pool"]: [] for summary in noisy or clean}
     for summary in sorted(noisy, key=lambda summary: summary["snr_db"]):
         grid[summary["pool"]].append(summary)
     next(iter(grid.values())).extend(clean)
@@ -199,7 +201,7 @@ def confusion_matrices(path: str | os.PathLike, system: str, conditions: list[di
     _save(figure, path)
 
 
-def _draw_confusion(axes: "Axes", summary: dict[str, Any], labels: Sequence[str]):
+def _draw_confusion(axes: "Axes", summary: dict[str, Any], labels: Sequence[str]) -> None:
     counts = np.array(summary["emotion"]["confusion"], dtype=float)  # (classes, classes)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -265,7 +267,7 @@ def expert_use(path: str | os.PathLike, system: str, rows: list[dict], labels: S
     _save(figure, path)
 
 
-def _draw_shares(axes: "Axes", bars: dict[str, list[dict]], columns: Sequence[str]):
+def _draw_shares(axes: "Axes", bars: dict[str, list[dict]], columns: Sequence[str]) -> None:
     """Draws a stacked bar for each group of clips, each clip weighted by its frames."""
     colours = plain_shades(len(columns))
     bottom = np.zeros(len(bars))
@@ -306,8 +308,8 @@ def spectrogram_triples(
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 2.5 * len(examples) + 0.5), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12)
+    figure = Figure(figsize=(12, 2.5 * len(examples) + 0.5))
+    figure.set_layout_engine("constrained", w_pad=0.12)
     grid = figure.subplots(len(examples), 3, sharey=True, squeeze=False)
     for index, (row, (title, *waveforms)) in enumerate(zip(grid, examples, strict=True)):
         overviews = [Overview.of(waveform, sampling_rate) for waveform in waveforms]

@@ -129,8 +129,17 @@ def condition_score(summary: dict[str, Any], measure: str) -> dict[str, Any] | N
     """
     if measure in summary["enhancement"]:
         return summary["enhancement"][measure]["enhanced"]
-    emotion, fields = summary["emotion"], ("interval", "speaker_interval", "seeds")
-    return emotion and {"mean": emotion[measure]} | {name: emotion[f"{measure}_{name}"] for name in fields}
+    return None if summary["emotion"] is None else _emotion_score(summary["emotion"], measure)
+
+
+def _emotion_score(emotion: dict[str, Any], measure: str) -> dict[str, Any]:
+    fields = ("interval", "speaker_interval", "seeds")
+    return {"mean": emotion[measure]} | {name: emotion[f"{measure}_{name}"] for name in fields}
+
+
+def mean_of(score: dict[str, Any] | None) -> float | None:
+    """The mean of a score; None if there is no score."""
+    return None if score is None else score["mean"]
 
 
 def compact_table(
@@ -164,7 +173,7 @@ def compact_table(
     marks = _marks(report, measure)
     rows = [[system] for system in scores]
     for index in columns:
-        texts = [format_score(measure, cell[index] and cell[index]["mean"]) for cell in scores.values()]
+        texts = [format_score(measure, mean_of(cell[index])) for cell in scores.values()]
         scored = [text for text in texts if text != "–"]
         best = max(scored, key=float) if len(scored) > 1 else None
         for row, system, text in zip(rows, scores, texts, strict=True):
@@ -340,11 +349,12 @@ def _emotion_details(report: dict[str, Any]) -> str:
     def scores(summary: dict) -> list[str] | None:
         if summary["emotion"] is None:
             return None
-        others = [condition_score(summary, name) for name in ("unweighted_average_recall", "accuracy")]
+        emotion = summary["emotion"]
+        others = [_emotion_score(emotion, name) for name in ("unweighted_average_recall", "accuracy")]
         return [
-            *_score_cells("macro_f1", condition_score(summary, "macro_f1")),
+            *_score_cells("macro_f1", _emotion_score(emotion, "macro_f1")),
             *(format_score("macro_f1", score["mean"], score["interval"]) for score in others),
-            format_score("macro_f1", summary["emotion"].get("expected_calibration_error")),
+            format_score("macro_f1", emotion.get("expected_calibration_error")),
         ]
 
     def per_class(summary: dict) -> list[str] | None:

@@ -90,8 +90,8 @@ class FrozenTestSet:
         emotions = {fact["row"]: fact["emotion"] for fact in self._facts}
         self.rows = choose_clips(emotions, labels, config, name)
         for condition, places in self._places.items():
-            if missing := sorted(set(self.rows) - set(places)):
-                raise ValueError(f"{name} lacks the clips {missing} in {condition.name}: every condition needs all.")
+            if absent := sorted(set(self.rows) - set(places)):
+                raise ValueError(f"{name} lacks the clips {absent} in {condition.name}: every condition needs all.")
 
     def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
         """The columns of each row except its audio."""
@@ -185,16 +185,16 @@ class FrozenTestSet:
     def sha256(self, condition: Condition) -> str:
         """SHA-256 of everything that the results of a condition depend on: samples, emotions and names of its
         clips."""
-        names = ("row", "sha256", "clean_sha256", "emotion", "speaker", "source_file", "duration")
-        names = (*names, *self._target_columns)
+        own = ("row", "sha256", "clean_sha256", "emotion", "speaker", "source_file", "duration")
+        names = (*own, *self._target_columns)
         places = self._places[condition]
         facts = [[self._facts[places[row]][name] for name in names] for row in self.rows]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def count_clips(self, labels: list[str]) -> dict[str, Any]:
         """Statistics of the evaluated clips for the report, and their SHA-256."""
-        clips = {fact["row"]: fact for fact in self._facts}
-        clips = [clips[row] for row in self.rows]
+        by_row = {fact["row"]: fact for fact in self._facts}
+        clips = [by_row[row] for row in self.rows]
         emotions = Counter(clip["emotion"] for clip in clips)
         digests = [[condition.name, self.sha256(condition)] for condition in self.conditions]
         return {
@@ -276,11 +276,11 @@ def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
     noise_sha256 = {pool: dataset_sha256(dataset) for pool, dataset in noise.items()}
     paths = []
     for condition in list_conditions(config):
-        path = Path(config.output) / "test_set" / f"{condition.name}.parquet"
-        fingerprint = {"condition": condition.name, **speech, "noise": noise_sha256.get(condition.pool)}
+        path, pool = Path(config.output) / "test_set" / f"{condition.name}.parquet", condition.pool
+        fingerprint = {"condition": condition.name, **speech, "noise": None if pool is None else noise_sha256[pool]}
         check_same_run(path, fingerprint)
         if not path.exists():
-            listener = Listener(clips, condition, noise.get(condition.pool), config.seed)
+            listener = Listener(clips, condition, None if pool is None else noise[pool], config.seed)
             _write_condition(path, frozen_rows(clips, condition, listener), clips.dataset.features, fingerprint)
         paths.append(path)
     return FrozenTestSet(read_datasets(paths), config, labels, str(Path(config.output) / "test_set"))
@@ -327,7 +327,9 @@ def _flac(waveform: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _write_condition(path: Path, rows: Iterator[dict[str, Any]], speech: Features, fingerprint: dict[str, Any]):
+def _write_condition(
+    path: Path, rows: Iterator[dict[str, Any]], speech: Features, fingerprint: dict[str, Any]
+) -> None:
     """Writes a hundred rows at a time, since a condition may not fit into memory."""
     schema = frozen_features(speech).arrow_schema
     with fingerprinted_writer(path, schema, fingerprint) as writer:

@@ -80,7 +80,8 @@ class EgemapsSvm:
         _import_extra("opensmile")
         self.labels, self.workers = list(labels), workers
         self.cache = cache or cached_assets_path("modeling-sparse-merit", "egemaps", version("opensmile"))
-        self.settings = {"snr_db": list(snr_db), "copies": copies, "seed": seed}
+        lowest, highest = snr_db
+        self.snr_db, self.copies, self.seed = (lowest, highest), copies, seed
         speech, noise = ([paths] if isinstance(paths, str) else list(paths) for paths in (speech, noise))
         train, dev = (self._examples(speech, noise, split) for split in ("train", "dev"))
         self.training = {"clips": len(train[1]), "sha256": train[2], "dev_clips": len(dev[1]), "dev_sha256": dev[2]}
@@ -91,7 +92,8 @@ class EgemapsSvm:
         packages = {name: version(name) for name in ("opensmile", "scikit-learn")}
         name = f"eGeMAPSv02 of openSMILE {packages['opensmile']} (no commercial use) and an SVM"
         identity = {"name": name, "reference": self.name, "licence": OPENSMILE_LICENCE, "versions": packages}
-        return {**identity, "training": {**self.training, **self.settings}, **self.choice}
+        settings = {"snr_db": list(self.snr_db), "copies": self.copies, "seed": self.seed}
+        return {**identity, "training": {**self.training, **settings}, **self.choice}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Predictions for recordings (samples,) at 16 kHz. The probabilities are the softmax of the SVM's decision
@@ -109,12 +111,12 @@ class EgemapsSvm:
         dataset, classes = dataset.select(np.flatnonzero(classes != UNLABELLED)), classes[classes != UNLABELLED]
         recipe = MixingRecipe(
             read_datasets(noise, split),
-            snr_db=tuple(self.settings["snr_db"]),
+            snr_db=self.snr_db,
             level_db=None,
-            seed=self.settings["seed"],
+            seed=self.seed,
         )
-        recordings = in_conditions(dataset, recipe, self.settings["copies"])
-        classes = np.repeat(classes, 1 + self.settings["copies"])  # the conditions of a clip are adjacent
+        recordings = in_conditions(dataset, recipe, self.copies)
+        classes = np.repeat(classes, 1 + self.copies)  # the conditions of a clip are adjacent
         functionals = list(
             tqdm(self._functionals(recordings), f"eGeMAPS of {split}", len(classes), unit="clip", disable=None)
         )
@@ -317,11 +319,12 @@ def choose_classifier(
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    weights = dict(enumerate(class_weights(train_classes.tolist(), labels)))  # n / (classes * n_class)
+    weights = class_weights(train_classes.tolist(), labels)  # n / (classes * n_class)
+    assert weights is not None  # only those of the kind "none" are
     best: tuple[dict[str, float], Any] = ({"dev_macro_f1": -1.0}, None)
     for cost in COSTS:
         for width in WIDTHS:
-            svm = SVC(C=cost, gamma=width, class_weight=weights, break_ties=True)
+            svm = SVC(C=cost, gamma=width, class_weight=dict(enumerate(weights)), break_ties=True)
             classifier = make_pipeline(SimpleImputer(), StandardScaler(), svm).fit(train, train_classes)
             score = macro_f1(dev_classes.tolist(), classifier.predict(dev).tolist(), range(len(labels)))
             if score > best[0]["dev_macro_f1"]:

@@ -23,7 +23,7 @@ from ..metrics import SCORE_TITLES, UndefinedScoreWarning, expected_calibration_
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .figures import draw_figures
-from .markdown import compact_table, format_score, list_measures, list_transmissions, render_markdown
+from .markdown import compact_table, format_score, list_measures, list_transmissions, mean_of, render_markdown
 from .statistics import (
     Comparison,
     Resampling,
@@ -221,6 +221,7 @@ def _summaries(system: str, outputs: dict[str, dict[Condition, ConditionResults]
     """The scores of one system in each condition."""
     conditions = []
     for condition, given in outputs[system].items():
+        predicted, confidences = given.predicted, given.confidences
         noisy = outputs[NOISY][condition].scores if NOISY in outputs else {}
         conditions.append(
             {
@@ -229,7 +230,7 @@ def _summaries(system: str, outputs: dict[str, dict[Condition, ConditionResults]
                 "snr_db": condition.snr_db,
                 "transmission": condition.transmission,
                 "clips": len(given.clips),
-                "emotion": None if given.predicted is None else _emotion(system, given, protocol),
+                "emotion": None if predicted is None else _emotion(system, predicted, confidences, protocol),
                 "enhancement": {
                     name: _measure(system, noisy.get(name), given.scores.get(name), protocol)
                     for name in protocol.measures
@@ -237,9 +238,12 @@ def _summaries(system: str, outputs: dict[str, dict[Condition, ConditionResults]
                 "expert_use": summarise_expert_use(given.clips),
             }
         )
-        if given.predicted is not None and any(protocol.groups.values()):
+        if predicted is not None and any(protocol.groups.values()):
             conditions[-1]["groups"] = {
-                kind: {name: _group_scores(system, given, group, protocol) for name, group in groups.items()}
+                kind: {
+                    name: _group_scores(system, predicted, confidences, group, protocol)
+                    for name, group in groups.items()
+                }
                 for kind, groups in protocol.groups.items()
                 if groups
             }
@@ -249,13 +253,13 @@ def _summaries(system: str, outputs: dict[str, dict[Condition, ConditionResults]
     return conditions
 
 
-def _emotion(system: str, given: ConditionResults, protocol: Protocol) -> dict[str, Any]:
+def _emotion(system: str, predicted: np.ndarray, confidences: np.ndarray | None, protocol: Protocol) -> dict[str, Any]:
     """All scores of emotion recognition with their intervals, and the confusion counts summed over members."""
-    labels, predicted = protocol.labels, given.predicted
+    labels = protocol.labels
     scores = emotion_scores(protocol.true, predicted, len(labels), protocol.labelled_resampling, _stream(system))
-    per_class = [score.describe() for score in scores.pop("per_class_f1")]
+    per_class = [score.describe() for score in scores["per_class_f1"]]
     summary: dict[str, Any] = {"clips": len(protocol.true), **_described(scores)}
-    summary |= _described(_calibration(protocol.true, predicted, given.confidences))
+    summary |= _described(_calibration(protocol.true, predicted, confidences))
     summary["per_class_f1"] = {label: score["mean"] for label, score in zip(labels, per_class, strict=True)}
     summary["per_class_f1_interval"] = {
         label: score["interval"] for label, score in zip(labels, per_class, strict=True)
@@ -265,15 +269,16 @@ def _emotion(system: str, given: ConditionResults, protocol: Protocol) -> dict[s
     return {**summary, "confusion": counts.reshape(len(labels), len(labels)).tolist()}
 
 
-def _group_scores(system: str, given: ConditionResults, group: Group, protocol: Protocol) -> dict[str, Any]:
+def _group_scores(
+    system: str, predicted: np.ndarray, confidences: np.ndarray | None, group: Group, protocol: Protocol
+) -> dict[str, Any]:
     """Scores of emotion recognition for a group of clips; macro-F1 is the mean over the classes that occur in it."""
-    true, predicted = protocol.true[group.places], given.predicted[:, group.places]
-    confidences = None if given.confidences is None else given.confidences[:, group.places]
+    true, predicted = protocol.true[group.places], predicted[:, group.places]
+    confidences = None if confidences is None else confidences[:, group.places]
     stream, classes = _stream(system), len(protocol.labels)
     scores = emotion_scores(true, predicted, classes, group.resampling, stream, group.scored)
-    del scores["per_class_f1"]
-    scores |= _calibration(true, predicted, confidences)
-    return {"clips": len(true), "speakers": group.speakers, **_described(scores)}
+    calibration = _described(_calibration(true, predicted, confidences))
+    return {"clips": len(true), "speakers": group.speakers, **_described(scores), **calibration}
 
 
 def _calibration(true: np.ndarray, predicted: np.ndarray, confidences: np.ndarray | None) -> dict[str, Score]:
@@ -286,10 +291,12 @@ def _calibration(true: np.ndarray, predicted: np.ndarray, confidences: np.ndarra
     return {"expected_calibration_error": Score(errors, {"clip": None, "speaker": None})}
 
 
-def _described(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Each score under its name, with intervals and spread under `NAME_FIELD`."""
+def _described(scores: Mapping[str, object]) -> dict[str, Any]:
+    """Each score under its name, with intervals and spread under `NAME_FIELD`; lists of scores are left out."""
     summary = {}
     for name, score in scores.items():
+        if not isinstance(score, Score):
+            continue
         described = score.describe()
         summary[name] = described.pop("mean")
         summary |= {f"{name}_{field}": value for field, value in described.items()}
@@ -326,7 +333,7 @@ def summarise_expert_use(rows: list[dict]) -> dict[str, list[float]] | None:
     return use or None
 
 
-def _warn_of_undefined(system: str, conditions: list[dict]):
+def _warn_of_undefined(system: str, conditions: list[dict]) -> None:
     messages = []
     for summary in conditions:
         undefined = [
@@ -375,17 +382,16 @@ def _compare(
     protocol: Protocol,
 ) -> Comparison | None:
     """The comparison of two systems; None if one of them lacks the task."""
-    given = [outputs[system][condition] for system in systems]
-    streams = tuple(_stream(system) for system in systems)
+    ours, baseline = (outputs[system][condition] for system in systems)
+    streams = _stream(systems[0]), _stream(systems[1])
     if measure == "macro_f1":
-        predicted = [output.predicted for output in given]
-        if any(member is None for member in predicted):
+        if ours.predicted is None or baseline.predicted is None:
             return None
-        resampling = protocol.labelled_resampling
-        return compare_macro_f1(protocol.true, *predicted, len(protocol.labels), resampling, streams)
-    if any(measure not in output.scores for output in given):
+        classes, resampling = len(protocol.labels), protocol.labelled_resampling
+        return compare_macro_f1(protocol.true, ours.predicted, baseline.predicted, classes, resampling, streams)
+    if measure not in ours.scores or measure not in baseline.scores:
         return None
-    return compare_measure(*(output.scores[measure] for output in given), protocol.resampling, streams)
+    return compare_measure(ours.scores[measure], baseline.scores[measure], protocol.resampling, streams)
 
 
 def _comparison(system: str, measure: str, name: str, condition: Condition, comparison: Comparison) -> dict[str, Any]:
@@ -434,7 +440,7 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
     _write_text(path, json.dumps(_strict(report), indent=2, allow_nan=False) + "\n")
 
 
-def _write_text(path: Path, text: str):
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -514,5 +520,4 @@ def _emotion_cells(emotion: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def _arrow(name: str, measure: dict[str, dict | None]) -> str:
-    means = [measure[side] and measure[side]["mean"] for side in ("noisy", "enhanced")]
-    return " → ".join(format_score(name, mean) for mean in means)
+    return " → ".join(format_score(name, mean_of(measure[side])) for side in ("noisy", "enhanced"))

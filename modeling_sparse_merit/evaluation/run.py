@@ -151,7 +151,7 @@ def _fingerprint(
     }
 
 
-def _measure(systems: dict[str, list[System]], measurements: list[Measurement], examiner: Examiner):
+def _measure(systems: dict[str, list[System]], measurements: list[Measurement], examiner: Examiner) -> None:
     """Runs the measurements that are not on disk, releasing each system afterwards to save memory."""
     for name, members in systems.items():
         titles = [f"{name} {member}" for member in range(len(members))] if members[1:] else [name]
@@ -165,7 +165,7 @@ def _measure(systems: dict[str, list[System]], measurements: list[Measurement], 
                         _write_rows(measurement, rows)
 
 
-def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: list[str]):
+def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: list[str]) -> None:
     """Draws the noisy, enhanced and clean example clip at the lowest SNR of each pool."""
     for system in systems:
         triples = []
@@ -180,7 +180,7 @@ def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: l
                 spectrogram_triples(path, triples)
 
 
-def _write_rows(measurement: Measurement, rows: list[dict]):
+def _write_rows(measurement: Measurement, rows: list[dict]) -> None:
     arrow = pa.Table.from_pylist(rows)
     with fingerprinted_writer(measurement.path, arrow.schema, measurement.fingerprint) as writer:
         writer.write_table(arrow.cast(writer.schema))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -247,10 +247,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     significance level (Holm, 1979): the k-th smallest of n is multiplied by n - k + 1, and the order is kept.
     Undefined values (None) stay undefined and are not counted."""
     adjusted: list[float | None] = [None] * len(p_values)
-    order = sorted((index for index, p in enumerate(p_values) if p is not None), key=lambda index: p_values[index])
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+    for rank, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
         adjusted[index] = highest
     return adjusted
 
@@ -290,6 +290,15 @@ class Score:
         intervals = {unit: percentile_interval(draws) for unit, draws in self.draws.items()}
         summary = {"mean": self.mean, "interval": intervals["clip"], "speaker_interval": intervals["speaker"]}
         return summary | {"seeds": _spread(self.members)}
+
+
+class EmotionScores(TypedDict):
+    """Scores of emotion recognition, see `emotion_scores`."""
+
+    macro_f1: Score
+    unweighted_average_recall: Score
+    accuracy: Score
+    per_class_f1: list[Score]
 
 
 @dataclass(frozen=True)
@@ -344,10 +353,10 @@ def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _average_score(scores: Sequence[Score]) -> Score:
-    draws = {
-        unit: None if first is None else np.mean([score.draws[unit] for score in scores], axis=0)
-        for unit, first in scores[0].draws.items()
-    }
+    draws: dict[str, np.ndarray | None] = {}
+    for unit in scores[0].draws:
+        drawn = [values for score in scores if (values := score.draws[unit]) is not None]
+        draws[unit] = np.mean(drawn, axis=0) if len(drawn) == len(scores) else None
     return Score(np.mean([score.members for score in scores], axis=0), draws)
 
 
@@ -365,7 +374,7 @@ def emotion_scores(
     resampling: Resampling,
     stream: int,
     scored: Sequence[int] | None = None,
-) -> dict[str, Score | list[Score]]:
+) -> EmotionScores:
     """Scores of emotion recognition: `macro_f1`, `unweighted_average_recall`, `accuracy` (equal to micro-F1,
     since every clip has one label and one prediction) and a list `per_class_f1`.
 
@@ -377,12 +386,12 @@ def emotion_scores(
         stream: see `Resampling.member_weights`.
         scored: the classes that macro-F1 averages over; None takes all that are labelled or predicted.
     """
-    scored = slice(None) if scored is None else list(scored)
+    averaged = slice(None) if scored is None else list(scored)
     cells = confusion_cells(true, predicted, num_classes)
-    identity = np.ones((1, len(true)))
-    counts = {"observed": identity, **resampling.counts}
-    confusions = {unit: None if drawn is None else resampled_confusion(cells, drawn) for unit, drawn in counts.items()}
-    observed = confusions.pop("observed")[0]  # (members, classes, classes)
+    observed = resampled_confusion(cells, np.ones((1, len(true))))[0]  # (members, classes, classes)
+    confusions = {
+        unit: None if drawn is None else resampled_confusion(cells, drawn) for unit, drawn in resampling.counts.items()
+    }
     weights = resampling.member_weights(stream, len(predicted))
 
     def score(function: Callable[[np.ndarray], np.ndarray]) -> Score:
@@ -392,13 +401,14 @@ def emotion_scores(
         }
         return Score(function(observed), draws)
 
+    def class_f1(label: int) -> Score:
+        return score(lambda counts: f1_from_confusion(counts)[..., label])
+
     return {
-        "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts)[..., scored])),
+        "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts)[..., averaged])),
         "unweighted_average_recall": score(lambda counts: defined_mean(recall_from_confusion(counts))),
         "accuracy": score(lambda counts: np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))),
-        "per_class_f1": [
-            score(lambda counts, label=label: f1_from_confusion(counts)[..., label]) for label in range(num_classes)
-        ],
+        "per_class_f1": [class_f1(label) for label in range(num_classes)],
     }
 
 
@@ -461,12 +471,12 @@ def compare_macro_f1(
         resampling: resamples of these clips.
         streams: streams of both systems, see `Resampling.member_weights`.
     """
-    scores = [
+    own, other = (
         emotion_scores(true, predicted, num_classes, resampling, stream)["macro_f1"]
         for predicted, stream in zip((ours, baseline), streams, strict=True)
-    ]
+    )
     permuted = swapped_macro_f1(true, ours, baseline, num_classes, resampling.swaps)
-    return Comparison(*scores, *permuted, resampling.exhaustive, len(true))
+    return Comparison(own, other, *permuted, resampling.exhaustive, len(true))
 
 
 def compare_measure(
@@ -482,8 +492,8 @@ def compare_measure(
     """
     common = np.isfinite(ours).any(0) & np.isfinite(baseline).any(0)  # (clips,)
     ours, baseline = (np.where(common & np.isfinite(scores), scores, np.nan) for scores in (ours, baseline))
-    scores = [
+    own, other = (
         measure_score(values, resampling, stream) for values, stream in zip((ours, baseline), streams, strict=True)
-    ]
+    )
     permuted = swapped_mean(ours, baseline, resampling.swaps)
-    return Comparison(*scores, *permuted, resampling.exhaustive, int(common.sum()))
+    return Comparison(own, other, *permuted, resampling.exhaustive, int(common.sum()))

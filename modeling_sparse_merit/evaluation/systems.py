@@ -66,7 +66,7 @@ class CheckpointSystem:
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = SparseMeritConfig.from_pretrained(self._source)
         self.sha256 = weights_sha256(self._source)
-        model_labels = TASKS[EMOTION].classes(self.config)
+        model_labels: list[str] = TASKS[EMOTION].describe(self.config)["labels"]
         self.labels = model_labels if labels is None or EMOTION not in self.tasks else list(labels)
         unknown = sorted(set(self.labels) - set(model_labels))
         if unknown:
@@ -93,11 +93,16 @@ class CheckpointSystem:
 
     def describe(self) -> dict[str, Any]:
         """Description of the system for the report."""
-        identity = {"name": self.name, "sha256": self.sha256, "device": torch.device(self._device).type}
-        identity["precision"] = self.precision
         parts = {name: getattr(self.config, name) for name in ("tasks", "integration", "router", "num_experts")}
-        identity["parameters"] = count_parameters(self.config)
-        return {**identity, **parts, "normalization": self.feature_extractor.normalization}
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "device": torch.device(self._device).type,
+            "precision": self.precision,
+            "parameters": count_parameters(self.config),
+            **parts,
+            "normalization": self.feature_extractor.normalization,
+        }
 
     @torch.inference_mode()
     def predict(self, recordings: list[np.ndarray], tasks: tuple[str, ...] | None = None) -> list[Prediction]:
@@ -123,7 +128,7 @@ class CheckpointSystem:
             self._add_expert_use(predictions, outputs.router_logits, inputs["attention_mask"])
         return predictions
 
-    def _enhanced(self, values: torch.Tensor | None, recordings: list[np.ndarray]) -> list[np.ndarray | None]:
+    def _enhanced(self, values: torch.Tensor | None, recordings: list[np.ndarray]) -> Sequence[np.ndarray | None]:
         if values is None:
             return [None] * len(recordings)
         if not torch.isfinite(values).all():
@@ -137,16 +142,17 @@ class CheckpointSystem:
             raise ValueError(f"The emotion scores of {self.name} hold NaN or Inf: its weights may have diverged.")
         return list(logits[:, self._label_ids].float().softmax(-1).cpu().numpy())  # each (labels,)
 
-    def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor):
+    def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor) -> None:
         if not torch.isfinite(values).all():
             raise ValueError(f"The task {task} of {self.name} gives NaN or Inf: its weights may have diverged.")
-        classes = TASKS[task].classes(self.config) if isinstance(TASKS[task], ClassificationTask) else None
+        entry = TASKS[task]
+        classes = entry.classes(self.config) if isinstance(entry, ClassificationTask) else None
         for prediction, value in zip(predictions, values.float().cpu(), strict=True):
             prediction.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
 
     def _add_expert_use(
-        self, predictions: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.Tensor
-    ):
+        self, predictions: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.LongTensor
+    ) -> None:
         for task, logits in router_logits.items():
             frame_mask = self.model._get_feature_vector_attention_mask(logits.shape[1], attention_mask)
             counts = count_routed_frames(logits, frame_mask).cpu().numpy()  # (clips, experts)
@@ -182,7 +188,8 @@ class Cascade:
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Predictions for recordings (samples,) at 16 kHz: enhanced speech, and the emotion recognised in it."""
         cleaned = self.enhancement.predict(recordings, tasks=(ENHANCEMENT,))
-        recognised = self.emotion.predict([prediction.enhanced for prediction in cleaned], tasks=(EMOTION,))
+        enhanced = [prediction.enhanced for prediction in cleaned if prediction.enhanced is not None]  # all of them
+        recognised = self.emotion.predict(enhanced, tasks=(EMOTION,))
         return [
             Prediction(
                 first.enhanced,
@@ -209,7 +216,7 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
         sources = [locate(source) for source in map(_emotion_source, members) if source]
         configs = [SparseMeritConfig.from_pretrained(source) for source in sources]
         configs.sort(key=lambda model: EMOTION not in model.tasks)
-        labels = TASKS[EMOTION].classes(configs[0]) if configs else []
+        labels = TASKS[EMOTION].describe(configs[0])["labels"] if configs else []
     built = {name: [_build(member, labels, config.device) for member in members] for name, members in systems.items()}
     return built, labels
 
@@ -245,7 +252,11 @@ def weights_sha256(model: str) -> str:
     """
     adapters = read_adapter_config(model)
     if adapters is None:
-        return sha256_of_file(cached_file(model, SAFE_WEIGHTS_NAME))
-    return sha256_of_files(
-        [Path(cached_file(model, WEIGHTS)), Path(cached_file(base_of(adapters, model), SAFE_WEIGHTS_NAME))]
-    )
+        return sha256_of_file(_file(model, SAFE_WEIGHTS_NAME))
+    return sha256_of_files([_file(model, WEIGHTS), _file(base_of(adapters, model), SAFE_WEIGHTS_NAME)])
+
+
+def _file(model: str, name: str) -> Path:
+    path = cached_file(model, name)
+    assert path is not None  # where there is none, it raises
+    return Path(path)
