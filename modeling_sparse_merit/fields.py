@@ -52,8 +52,8 @@ def checked_dataclass(cls: type[Settings]) -> type[Settings]:
             problems = [_problem(cls, detail, given) for detail in error.errors(include_url=False)]
             raise ValueError(" ".join(dict.fromkeys(problems))) from None
 
-    checked.__init__ = construct_or_explain
-    return checked
+    checked.__init__ = construct_or_explain  # type: ignore[method-assign]  # pydantic has no hook for its errors
+    return checked  # type: ignore[return-value]  # the same class, which pydantic annotates as one of its own
 
 
 def names_of(cls: type) -> list[str]:

@@ -224,8 +224,9 @@ def _enhance_recordings(
             pass  # the lines are kept in the order of completion
         for record in results.records(left):
             summary.add(record)
-        for record in results.records(recordings) if show is not None else ():
-            show(record)
+        if show is not None:
+            for record in results.records(recordings):
+                show(record)
     return summary
 
 

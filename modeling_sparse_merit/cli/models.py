@@ -168,7 +168,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     from ..models.sparse_merit.modeling_sparse_merit import count_parameters
     from ..models.sparse_merit.tasks import EMOTION, TASKS, further_tasks
 
-    config = SparseMeritConfig.from_pretrained(source, **({"revision": revision} if revision else {}))
+    config = SparseMeritConfig.from_pretrained(source, revision=revision or "main")
     facts = {
         "Model": source,
         "Tasks": ", ".join(config.tasks),

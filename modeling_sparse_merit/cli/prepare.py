@@ -337,9 +337,15 @@ def _add(name: str, help: str, build: Callable[..., "Dataset"], cls: type[TyperC
     prepare.command(name, help=help, cls=cls)(command)
 
 
-OWN = {"ravdess": _ravdess, "msp_podcast": _msp_podcast, "moodist": _moodist, "folder": _folder, "noise": _noise}
+OWN: dict[str, Callable[..., "Dataset"]] = {
+    "ravdess": _ravdess,
+    "msp_podcast": _msp_podcast,
+    "moodist": _moodist,
+    "folder": _folder,
+    "noise": _noise,
+}
 """Corpora with options of their own."""
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, Callable[..., "Dataset"]]] = {
     "noisy": ("A frozen noisy test set of speech datasets and noise datasets.", _noisy),
     "descriptors": ("A speech dataset with acoustic descriptors, at several speeds.", _descriptors),
     "synthetic_noise": ("Synthetic noises, and babble of speech datasets.", _synthetic_noise),

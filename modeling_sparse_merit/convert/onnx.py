@@ -199,15 +199,16 @@ def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) ->
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # it is with dynamo
     products = [node for node in program.model.graph if node.op_type in ("MatMul", "Gemm")]
     modules = {node.name: node.metadata_props.get("pkg.torch.onnx.name_scopes", "") for node in products}
-    for output in program.model.graph.outputs:
-        if TASKS[names[output.name]].kind == "waveform":
+    for output, task in zip(program.model.graph.outputs, names.values(), strict=True):
+        if TASKS[task].kind == "waveform":
             output.shape = program.model.graph.inputs[0].shape  # otherwise it is an expression of `samples`
     ClearMetadataAndDocStringPass()(program.model)  # it contains local paths
     program.save(path)
     onnx.checker.check_model(path, full_check=True)
-    return [name for name, module in modules.items() if COSTLY_PRODUCTS.search(module)]
+    return [name for name, module in modules.items() if name is not None and COSTLY_PRODUCTS.search(module)]
 
 
 def quantize_graph(source: Path, target: Path, products: list[str]) -> None:
@@ -303,8 +304,9 @@ class ExportedModel(nn.Module):
 
 def _replace_parts(head: nn.Module) -> None:
     """Replaces the spectrogram and the LSTM of a head, if any, by operations of ONNX."""
-    if isinstance(getattr(head, "spectrogram", None), Spectrogram):
-        head.spectrogram = RealSpectrogram.like(head.spectrogram)
+    for name, part in list(vars(head).items()):
+        if isinstance(part, Spectrogram):
+            setattr(head, name, RealSpectrogram.like(part))
     for name, part in list(head.named_children()):
         if isinstance(part, BidirectionalLSTM):
             setattr(head, name, OnnxLSTM(part))
@@ -379,7 +381,7 @@ class OnnxLSTM(nn.Module):
         return directions.sum(1).transpose(0, 1)  # (F, B, H) -> (B, F, H)
 
 
-def _lstm_weights(pair: tuple[nn.LSTM, nn.LSTM], kind: str) -> torch.Tensor:
+def _lstm_weights(pair: tuple[nn.Module, nn.Module], kind: str) -> torch.Tensor:
     """Weights (2, 4 * H, in) or biases (2, 8 * H) of both directions, with the gates in the order of ONNX."""
     if kind == "bias":
         return torch.cat([_lstm_weights(pair, "bias_ih"), _lstm_weights(pair, "bias_hh")], dim=-1)
@@ -413,7 +415,7 @@ def _describe(
 
 def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatureExtractor) -> dict[str, Any]:
     waveform = ["batch", "samples"]
-    normalization = {"kind": feature_extractor.normalization}
+    normalization: dict[str, Any] = {"kind": feature_extractor.normalization}
     if feature_extractor.normalization == "corpus":
         normalization |= {"mean": feature_extractor.corpus_mean, "std": feature_extractor.corpus_std}
     return {
@@ -432,7 +434,7 @@ def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatur
         "min_samples": MIN_SAMPLES,
         "window_seconds": config.encoder_window_seconds,
         "normalization": normalization,
-        "labels": TASKS[EMOTION].classes(config),
+        "labels": TASKS[EMOTION].describe(config)["labels"],
     }
 
 

@@ -89,7 +89,9 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it again.") from error
     existing = [path for path in (*(records / name for name in RECORDS), folder / EXAMPLES) if path.exists()]
-    return marked(text, weights_sha256(folder), [path.name for path in existing])
+    weights = weights_sha256(folder)
+    assert weights is not None  # `_facts` has read their size
+    return marked(text, weights, [path.name for path in existing])
 
 
 def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str | os.PathLike]) -> Path:
@@ -158,7 +160,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "dev_scores": DEV_SCORES,
         "evaluation": evaluation,
         "test_set": evaluation and _test_set(evaluation),
-        "has_ece": bool(evaluation) and any(ECE in (each[EMOTION] or {}) for each in evaluation["conditions"]),
+        "has_ece": evaluation is not None and any(ECE in (each[EMOTION] or {}) for each in evaluation["conditions"]),
         "groups": _group_tables(evaluation) if evaluation else [],
         "versions": evaluation and _listed(_versions(evaluation)),
         "measures": _measures(evaluation) if evaluation else {},

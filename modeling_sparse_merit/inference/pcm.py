@@ -86,9 +86,10 @@ class PcmReader:
 
     def __init__(self, read: Callable[[int], bytes], name: str, given: dict[str, Any], channel: Channel = "mix"):
         self._read, self.name = read, name
-        self._channel = checked_channel(channel)
-        if self._channel == "each":
+        chosen = checked_channel(channel)
+        if chosen == "each":
             raise ValueError('channel is "each"; expected one channel, or "mix", since a stream is one signal.')
+        self._channel = chosen if isinstance(chosen, int) else None  # None: the mean of all
         self.samples = 0
         self.notes: list[str] = []  # sentences about anything unusual; complete at the end
         self._left: int | float = math.inf  # bytes of audio left according to the header
@@ -100,7 +101,7 @@ class PcmReader:
             self._check_raw()
             self.format = PcmFormat(**given)
         checked_rate(self.format.sampling_rate, name)
-        if self._channel != "mix":
+        if self._channel is not None:
             check_channel(self._channel, self.format.channels, name)
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -110,7 +111,7 @@ class PcmReader:
             whole = len(waiting) // width * width
             if whole:
                 yield self._block(waiting[:whole])
-            data = self._read(min(most, self._left))
+            data = self._read(int(min(most, self._left)))
             waiting = waiting[whole:] + data
             self._left -= len(data)
             if not data:
@@ -120,7 +121,7 @@ class PcmReader:
     def _block(self, content: bytes) -> np.ndarray:
         """Whole samples as float32 (samples,)."""
         block = decode_pcm(content, self.format.encoding).reshape(-1, self.format.channels)
-        block = mix(block) if self._channel == "mix" else block[:, self._channel - 1]
+        block = mix(block) if self._channel is None else block[:, self._channel - 1]
         if not np.isfinite(block).all():
             seconds = self.samples / self.format.sampling_rate
             raise ValueError(f"{self.name} has NaN or infinite samples after {seconds:.1f} s: check its format.")

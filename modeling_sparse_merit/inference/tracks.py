@@ -19,7 +19,7 @@ from ..models.sparse_merit.decoding import rewindable
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.speech_segments import SpeechSegment
 from ..models.sparse_merit.streaming import Assembler, DetectorFactory, WindowModel, WindowOutput
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, further_tasks
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks
 from .blocks import BlockReader, BlockWriter
 from .files import STDIN, Recording, segments_path
 from .overview import Overview
@@ -211,7 +211,7 @@ class Track:
         if self._treatment.plot:
             self._plot(record)
         if self._treatment.segments is not None and "segments" in record:
-            labels, number = self._pipe.model.config.id2label.values(), self._number or 1
+            labels, number = TASKS[EMOTION].describe(self._pipe.model.config)["labels"], self._number or 1
             path = segments_path(self._target, self._treatment.segments)
             name = self._recording.path.name
             write_segments(path, record["segments"], self._treatment.segments, labels, name, int(number))

@@ -36,9 +36,10 @@ def clip_scores(task: Task, targets: np.ndarray, predictions: np.ndarray, classe
             return {}
         targets, predictions = targets[labelled], predictions[labelled]
         if task.kind == "embedding":
-            return {"eer": equal_error_rate(targets.tolist(), predictions)}
+            return {"eer": float(equal_error_rate(targets.tolist(), predictions))}
         measures = {"macro_f1": macro_f1, "uar": unweighted_average_recall}
-        return {name: measure(targets, predictions, range(len(classes))) for name, measure in measures.items()}
+        pair = targets.tolist(), predictions.tolist()
+        return {name: measure(*pair, range(len(classes))) for name, measure in measures.items()}
 
 
 def _regression_scores(task: RegressionTask, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:

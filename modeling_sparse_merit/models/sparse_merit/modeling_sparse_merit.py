@@ -93,6 +93,7 @@ class SparseMeritOutput(ModelOutput):
 class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
     """Weight initialisation and the frame arithmetic of WavLM, for all Sparse MERIT models."""
 
+    config: SparseMeritConfig
     config_class = SparseMeritConfig
     base_model_prefix = "model"
     accepts_loss_kwargs = False  # `Trainer`: losses are means over a batch, whatever `num_items_in_batch` is
@@ -437,7 +438,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = self.config.loss_weights
-        return sum(weights[name] * loss for name, loss in losses.items())
+        weighted = [weights[name] * loss for name, loss in losses.items()]
+        return sum(weighted[1:], start=weighted[0])
 
 
 @cache

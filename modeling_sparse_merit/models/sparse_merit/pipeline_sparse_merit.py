@@ -77,6 +77,8 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     _load_processor: Any = False
     _load_image_processor: Any = False
     _load_video_processor: Any = False
+    model: SparseMeritForSpeechEnhancementAndEmotion
+    feature_extractor: SparseMeritFeatureExtractor
     _load_feature_extractor: Any = True
     _load_tokenizer: Any = False
     _parameters = f"tasks, top_k, min_score, return_segments, {COMMON_PARAMETERS}"

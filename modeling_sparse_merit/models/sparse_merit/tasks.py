@@ -253,7 +253,7 @@ def columns_of(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(column for name in names for column in TASKS[name].columns))
 
 
-def tasks_of_kind(names: list[str] | tuple[str, ...], *kinds: str) -> list[str]:
+def tasks_of_kind(names: Iterable[str], *kinds: str) -> list[str]:
     """
     The tasks that are of one of some kinds, in their order.
 
