@@ -12,8 +12,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_model
 from torch import nn
 
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritOutput
 from ..models.sparse_merit.tasks import TASKS
 from .checkpoints import BALANCING_FILE
+from .lora import TrainedModel, without_adapters
 from .settings import TrainingSettings
 
 
@@ -26,7 +28,7 @@ class FixedWeights:
         model: The model in training, before it is prepared.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module):
+    def __init__(self, accelerator: Accelerator, model: TrainedModel):
         self.accelerator, self.model = accelerator, model
 
     def parameters(self) -> list[nn.Parameter]:
@@ -46,8 +48,9 @@ class FixedWeights:
         """The callable that takes the batches: the prepared model."""
         return model
 
-    def backward(self, outputs) -> torch.Tensor:
+    def backward(self, outputs: SparseMeritOutput) -> torch.Tensor:
         """Accumulates the gradient of one batch. Returns the loss that is minimised, a scalar."""
+        assert outputs.loss is not None  # batches have targets
         self.accelerator.backward(outputs.loss)
         return outputs.loss
 
@@ -81,7 +84,9 @@ class UncertaintyLoss(nn.Module):
 
     def forward(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """Combines {name: loss}, scalars, into a scalar."""
-        total = sum(self.fixed_weights[name] * loss for name, loss in losses.items() if name not in self.log_variances)
+        zero = next(iter(losses.values())).new_zeros(())
+        fixed = [self.fixed_weights[name] * loss for name, loss in losses.items() if name not in self.log_variances]
+        total = sum(fixed, start=zero)
         for task, log_variance in self.log_variances.items():
             factor = 0.5 if TASKS[task].is_regression else 1.0
             balanced = factor * (-log_variance).exp() * losses[task] + 0.5 * log_variance
@@ -100,7 +105,7 @@ class LearnedWeights(FixedWeights):
         part: The module.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, part: nn.Module):
+    def __init__(self, accelerator: Accelerator, model: TrainedModel, part: nn.Module):
         super().__init__(accelerator, model)
         self.part = self.prepared = part.to(accelerator.device)
 
@@ -124,16 +129,18 @@ class UncertaintyWeighting(LearnedWeights):
         tasks: Tasks that get an uncertainty.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, tasks: list[str]):
-        super().__init__(accelerator, model, UncertaintyLoss(tasks, model.config.loss_weights))
+    def __init__(self, accelerator: Accelerator, model: TrainedModel, tasks: list[str]):
+        self.uncertainties = UncertaintyLoss(tasks, without_adapters(model).config.loss_weights)
+        super().__init__(accelerator, model, self.uncertainties)
 
-    def backward(self, outputs) -> torch.Tensor:
+    def backward(self, outputs: SparseMeritOutput) -> torch.Tensor:
         loss = self.prepared(outputs.losses)
         self.accelerator.backward(loss)
         return loss
 
     def report(self) -> dict[str, torch.Tensor]:
-        return {f"log_variance/{task}": value.detach().clone() for task, value in self.part.log_variances.items()}
+        log_variances = self.uncertainties.log_variances
+        return {f"log_variance/{task}": value.detach().clone() for task, value in log_variances.items()}
 
 
 class ProjectedGradients(FixedWeights):
@@ -151,7 +158,7 @@ class ProjectedGradients(FixedWeights):
         model: The model in training, before it is prepared.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module):
+    def __init__(self, accelerator: Accelerator, model: TrainedModel):
         super().__init__(accelerator, model)
         self.gradients: dict[str, dict[int, torch.Tensor]] = {}  # of each loss, by the place of the parameter
         self.cosine: torch.Tensor | None = None
@@ -160,8 +167,9 @@ class ProjectedGradients(FixedWeights):
         """The model without its distributed wrapper, which would average the summed gradients over processes."""
         return self.accelerator.unwrap_model(model)
 
-    def backward(self, outputs) -> torch.Tensor:
-        weights = self.model.config.loss_weights
+    def backward(self, outputs: SparseMeritOutput) -> torch.Tensor:
+        assert outputs.loss is not None and outputs.losses is not None  # batches have targets
+        weights = without_adapters(self.model).config.loss_weights
         losses = {name: weights[name] * loss for name, loss in outputs.losses.items() if loss.requires_grad}
         for place, (name, loss) in enumerate(losses.items()):
             self._accumulate(name, loss, retain_graph=place < len(losses) - 1)
@@ -189,7 +197,7 @@ class ProjectedGradients(FixedWeights):
                 for name, own in gradients.items()
                 if index in own
             ]
-            parameter.grad = sum(parts) if parts else None
+            parameter.grad = sum(parts[1:], start=parts[0]) if parts else None
         self.gradients = {}
 
     def _weights(
@@ -234,7 +242,7 @@ def projected_weights(products: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return coefficients.sum(0)
 
 
-def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
+def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model: TrainedModel) -> FixedWeights:
     """
     The balancing that `settings.task_balancing` names.
 
@@ -246,7 +254,7 @@ def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model:
     Raises:
         ValueError: There is nothing to balance.
     """
-    tasks = list(settings.tasks or model.config.tasks)
+    tasks = list(settings.tasks or without_adapters(model).config.tasks)
     if settings.task_balancing == "fixed":
         return FixedWeights(accelerator, model)
     if len(tasks) < 2:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from ..models.sparse_merit.adapters import read_adapter_config
@@ -20,7 +21,7 @@ from ..models.sparse_merit.modeling_sparse_merit import (
 )
 from ..models.sparse_merit.sources import locate
 from .label_rows import CLASSIFIER, replace_labels
-from .lora import add_adapters, set_adapters_trainable
+from .lora import TrainedModel, add_adapters, set_adapters_trainable, without_adapters
 from .settings import TrainingSettings
 from .spectral_encoder import initialize_spectral_feature_encoder
 
@@ -55,14 +56,14 @@ def load_feature_extractor(checkpoint: str) -> SparseMeritFeatureExtractor:
 
 def build_feature_extractor(settings: TrainingSettings) -> SparseMeritFeatureExtractor:
     """The feature extractor of the checkpoint to start from, or a new one with the normalization of the settings."""
-    if settings.model or settings.encoder:
-        return load_feature_extractor(settings.model or settings.encoder)
+    if checkpoint := settings.model or settings.encoder:
+        return load_feature_extractor(checkpoint)
     return SparseMeritFeatureExtractor(
         normalization=settings.normalization, corpus_mean=settings.corpus_mean, corpus_std=settings.corpus_std
     )
 
 
-def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion | PeftModel:
+def build_model(settings: TrainingSettings) -> TrainedModel:
     """
     The model to train: a Sparse MERIT checkpoint, a new model with the encoder of one or of a WavLM, or a new model,
     with the labels and the configuration of the settings, and with adapters if they have a `lora_rank`.
@@ -77,7 +78,7 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
         **settings.config,
     }
     if settings.model:
-        model = _from_checkpoint(settings)
+        model = _from_checkpoint(settings.model, settings)
     elif settings.encoder:
         model = _around_encoder(locate(settings.encoder), changes)
     elif settings.wavlm:
@@ -91,10 +92,10 @@ def build_model(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAn
     return add_adapters(model, settings) if settings.lora_rank else model
 
 
-def _from_checkpoint(settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion:
-    """The checkpoint `settings.model`, with the settings' labels and configuration."""
+def _from_checkpoint(checkpoint: str, settings: TrainingSettings) -> SparseMeritForSpeechEnhancementAndEmotion:
+    """A checkpoint, with the settings' labels and configuration."""
     model, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-        _whole(settings.model), ignore_mismatched_sizes=True, output_loading_info=True, **settings.config
+        _whole(checkpoint), ignore_mismatched_sizes=True, output_loading_info=True, **settings.config
     )
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     replace_labels(model, settings, is_loaded=f"{CLASSIFIER}.weight" not in drawn)
@@ -138,9 +139,7 @@ def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForS
     return model
 
 
-def set_trainable(
-    model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, stage: Stage, train_feature_encoder: bool
-) -> None:
+def set_trainable(model: TrainedModel, stage: Stage, train_feature_encoder: bool) -> None:
     """
     Freezes the encoder, or its adapters, in the first stage, and the convolutional feature encoder in both.
 
@@ -157,7 +156,7 @@ def set_trainable(
         model.freeze_feature_encoder()
 
 
-def set_training_mode(model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel, encoder_frozen: bool) -> None:
+def set_training_mode(model: TrainedModel, encoder_frozen: bool) -> None:
     """
     Sets training mode, except in the layers of a frozen encoder: its features then have no dropout, as at inference,
     and it keeps no activations. SpecAugment, which masks the input, still follows the configuration.
@@ -168,8 +167,7 @@ def set_training_mode(model: SparseMeritForSpeechEnhancementAndEmotion | PeftMod
     """
     model.train()
     if encoder_frozen:
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
-        for part in plain.model.encoder.children():
+        for part in without_adapters(model).model.encoder.children():
             part.eval()
 
 
@@ -197,7 +195,7 @@ def build_optimizer(
     return torch.optim.AdamW([{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()])
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int):
+def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler:
     """
     A linear warm-up, then the schedule of the settings.
 

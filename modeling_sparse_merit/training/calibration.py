@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
 
 from ..models.sparse_merit.experts import LayerNorms
-from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from .lora import TrainedModel, without_adapters
 
 SMALLEST_DEVIATION = 1e-3
 
@@ -25,7 +24,7 @@ SMALLEST_DEVIATION = 1e-3
 @torch.no_grad()
 def calibrate_fusion(
     accelerator: Accelerator,
-    model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel,
+    model: TrainedModel,
     loader: Iterable[dict[str, Any]],
     num_batches: int,
 ) -> None:
@@ -39,16 +38,17 @@ def calibrate_fusion(
         loader: Prepared training batches.
         num_batches: How many batches each process uses.
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = without_adapters(model)
     plain.to(accelerator.device).eval()
     sums: list[torch.Tensor] = []
     for batch in islice(loader, num_batches):
         layer_outputs, frame_mask, *_ = plain.model.encoder(batch["input_values"], batch["attention_mask"])
         moments = [_moments(states[frame_mask]) for states in layer_outputs]
-        sums = [sum(pair) for pair in zip(sums, moments, strict=True)] if sums else moments
+        sums = [known + added for known, added in zip(sums, moments, strict=True)] if sums else moments
     sums = accelerator.reduce(sums, "sum")
     for norms in _fusion_norms(plain.model.integration):
         for norm, (count, total, squares) in zip(norms, sums, strict=True):
+            assert isinstance(norm, nn.LayerNorm)
             mean = total / count  # (D,)
             std = (squares / count - mean.square()).clamp(min=SMALLEST_DEVIATION**2).sqrt()
             norm.weight.copy_(1 / std)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, rms
@@ -63,7 +63,7 @@ class Clips(Dataset):
     @property
     def labels(self) -> list[int]:
         """The emotion class of every clip, -100 without one."""
-        return [targets.get(EMOTION, UNLABELLED) for targets in self.targets]
+        return [int(targets.get(EMOTION, UNLABELLED)) for targets in self.targets]
 
     def add_teacher_values(self, feature_extractor: SparseMeritFeatureExtractor) -> None:
         """Adds "teacher_values" to each example: its clean speech, (samples,), as that feature extractor scales it."""
@@ -135,7 +135,8 @@ class MixedClips(Clips):
     ):
         super().__init__(recipe, targets, max_seconds, fixed)
         self.recordings, self.sources = speech.select_columns(["audio", "duration"]), sources
-        self.described, self.descriptor_targets, self.receptive_field = speech, None, 0
+        self.described, self.receptive_field = speech, 0
+        self.descriptor_targets: DescriptorTargets | None = None
 
     def add_descriptors(self, receptive_field: int) -> None:
         """Adds "descriptors" to each example: (T, 23), the targets of [`DescriptorTargets`] for encoder frames whose
@@ -233,7 +234,7 @@ class StreamedRows(Sampler):
         yield from held
 
 
-class EpochLengthGroupedSampler(LengthGroupedSampler):
+class EpochLengthGroupedSampler(Sampler[int]):
     """
     Groups clips of similar length into batches. The choice and the order depend on (seed, epoch) alone, so a resumed
     run repeats them.
@@ -247,7 +248,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
 
     def __init__(self, batch_size: int, lengths: list[float], seed: int, frequencies: np.ndarray | None = None):
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.batch_size, self.lengths, self.generator = batch_size, lengths, torch.Generator()
         self.seed, self.frequencies = seed, frequencies
         self.set_epoch(0)
 
@@ -255,20 +256,23 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         """Sets the epoch, which determines the choice and the order."""
         self.epoch = epoch
 
-    def __iter__(self):
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed * 1_000_003 + self.epoch)
-        clips = list(range(len(self.lengths))) if self.frequencies is None else self._draw()
+        clips = list(range(len(self.lengths))) if self.frequencies is None else self._draw(self.frequencies)
         lengths = [self.lengths[clip % len(self.lengths)] for clip in clips]
         return iter([clips[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=self.generator)])
 
-    def _draw(self) -> list[int]:
+    def _draw(self, frequencies: np.ndarray) -> list[int]:
         """
         The clips of an epoch by systematic sampling: a frequency of 2.3 gives two or three occurrences. Repeats have
         numbers beyond the number of clips, since they are other mixtures.
         """
         generator = np.random.default_rng([self.seed, self.epoch, 0, 3])
         order = generator.permutation(len(self.lengths))
-        ends = np.cumsum(self.frequencies[order])
+        ends = np.cumsum(frequencies[order])
         ends[-1] = len(order)  # despite rounding errors
         counts = np.diff(np.floor(ends + generator.random()), prepend=0).astype(int)
         repeats = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... of each clip
@@ -325,6 +329,7 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
         frequencies[labelled] = labelled.sum() / (len(counts) * counts[places])
         return frequencies
     names = np.asarray([*settings.labels, UNLABELLED_NAME])[np.where(classes == UNLABELLED, -1, classes)]
+    assert clips.sources is not None  # `load_clips` reads them for weighted sampling
     factor = settings.sampling_weights.get
     weights = [factor(name, 1.0) * factor(source, 1.0) for name, source in zip(names, clips.sources, strict=True)]
     if not any(weights):
@@ -352,10 +357,10 @@ def load_clips(
     recipe = MixingRecipe(
         read_datasets(settings.noise, split=split),
         rirs=read_datasets(settings.rirs, split="train") if settings.rirs and train else None,
-        snr_db=tuple(settings.snr_db if train else settings.eval_snr_db),
-        level_db=tuple(settings.level_db),
-        speed=tuple(settings.speed) if train else None,
-        noise_speed=tuple(settings.noise_speed) if train else None,
+        snr_db=_limits(settings.snr_db if train else settings.eval_snr_db),
+        level_db=_limits(settings.level_db),
+        speed=_limits(settings.speed) if train else None,
+        noise_speed=_limits(settings.noise_speed) if train else None,
         augment=pitch_shift(settings) if train else None,
         rir_probability=settings.rir_probability if train else 0.0,
         seed=settings.seed,
@@ -372,16 +377,21 @@ def load_clips(
     described = speech.select_columns(reader.columns or ["duration"])
     targets = [reader.of(row) for row in described]
     sources = _sources(settings.speech, split) if settings.unlabelled or settings.sampling == "weighted" else None
-    if settings.unlabelled and EMOTION in tasks:
+    if sources is not None and settings.unlabelled and EMOTION in tasks:
         for source, target in zip(sources, targets, strict=True):
             target[EMOTION] = UNLABELLED if source in settings.unlabelled else target[EMOTION]
     if not train:
         return MixedClips(speech, recipe, targets, fixed=True)
     if not tasks_of_kind(tasks, "waveform") and not settings.teacher:  # clips without a target are of no use
-        rows = [row for row, target in enumerate(targets) if has_target(target)]
-        speech, sources = speech.select(rows), sources and [sources[row] for row in rows]
-        targets = [targets[row] for row in rows]
+        kept = [row for row, target in enumerate(targets) if has_target(target)]
+        speech, sources = speech.select(kept), sources and [sources[row] for row in kept]
+        targets = [targets[row] for row in kept]
     return MixedClips(speech, recipe, targets, settings.max_seconds, sources=sources)
+
+
+def _limits(values: list[float]) -> tuple[float, float]:
+    low, high = values
+    return low, high
 
 
 def _sources(paths: list[str], split: str) -> list[str]:
@@ -412,6 +422,7 @@ def build_loader(
         shuffle: Whether batches are drawn in each epoch, of clips of similar length; otherwise clips are in the order
             of their length.
     """
+    sampler: Sampler | list[int]
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:

@@ -23,8 +23,9 @@ from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.encoder import SAMPLING_RATE, receptive_field
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate
-from ..models.sparse_merit.tasks import EMOTION
+from ..models.sparse_merit.tasks import EMOTION, TASKS
 from .balancing import LearnedWeights
+from .lora import TrainedModel, without_adapters
 from .settings import TrainingSettings
 
 STATISTICS_BATCHES = 20  # for the mean and the deviation of the teacher's layers
@@ -118,6 +119,8 @@ class LayerImitation(nn.Module):
     def __init__(self, student_width: int, teacher_width: int, num_positions: int):
         super().__init__()
         self.projection = nn.Linear(student_width, teacher_width)
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
         self.register_buffer("mean", torch.zeros(num_positions, teacher_width))
         self.register_buffer("deviation", torch.ones(teacher_width))
 
@@ -240,8 +243,9 @@ class DistillationObjective(LearnedWeights):
         ValueError: Teacher and student do not fit.
     """
 
-    def __init__(self, settings: TrainingSettings, accelerator: Accelerator, model: nn.Module):
-        config, layers = model.config, settings.teacher_layers
+    def __init__(self, settings: TrainingSettings, accelerator: Accelerator, model: TrainedModel):
+        assert settings.teacher is not None  # `build_objective`
+        config, layers = without_adapters(model).config, settings.teacher_layers
         self.weights = {
             "distillation": settings.distillation_weight,
             "distillation_logits": settings.distillation_logits_weight,
@@ -253,16 +257,17 @@ class DistillationObjective(LearnedWeights):
         self.stride, self.reach = math.prod(config.conv_stride), receptive_field(config)
         num_positions = int(settings.max_seconds * SAMPLING_RATE) // self.teacher.stride + 1
         sizes = (config.hidden_size, self.teacher.model.config.hidden_size, num_positions)
-        super().__init__(accelerator, model, LayerImitations(LayerImitation(*sizes) for _ in layers))
+        self.pairs = [LayerImitation(*sizes) for _ in layers]
+        super().__init__(accelerator, model, LayerImitations(self.pairs))
 
     @torch.no_grad()
     def calibrate(self, loader: Iterable[dict[str, Any]]) -> None:
         """Measures the statistics of the teacher's hidden states on the first batches of all processes."""
         if not self.teacher.layers:
             return
-        empty = torch.zeros_like(self.part[0].mean, dtype=torch.float64)  # (P, D')
-        counts, totals = empty[:, :1].clone(), [empty.clone() for _ in self.part]
-        squares = [empty[0].clone() for _ in self.part]
+        empty = torch.zeros_like(self.pairs[0].mean, dtype=torch.float64)  # (P, D')
+        counts, totals = empty[:, :1].clone(), [empty.clone() for _ in self.pairs]
+        squares = [empty[0].clone() for _ in self.pairs]
         for batch in islice(loader, STATISTICS_BATCHES):
             states, frame_mask, _ = self._taught(batch["teacher_values"], batch["attention_mask"])
             positions = frame_mask.nonzero()[:, 1].clamp(max=len(empty) - 1)  # (n,)
@@ -272,7 +277,7 @@ class DistillationObjective(LearnedWeights):
                 total.index_add_(0, positions, frames)
                 square += frames.square().sum(0)
         counts, totals, squares = self.accelerator.reduce((counts, totals, squares), "sum")
-        for pair, total, square in zip(self.part, totals, squares, strict=True):
+        for pair, total, square in zip(self.pairs, totals, squares, strict=True):
             pair.set_statistics(counts, total, square)
 
     def through(self, model: nn.Module) -> Any:
@@ -355,8 +360,8 @@ def _classes(name: str, student: SparseMeritConfig, teacher: SparseMeritConfig) 
     Raises:
         ValueError: The teacher has no emotion task, or lacks a label.
     """
-    labels = [student.id2label[index] for index in range(student.num_labels)]
-    known = [teacher.id2label[index] for index in range(teacher.num_labels)] if EMOTION in teacher.tasks else []
+    labels: list[str] = TASKS[EMOTION].describe(student)["labels"]
+    known: list[str] = TASKS[EMOTION].describe(teacher)["labels"] if EMOTION in teacher.tasks else []
     if EMOTION not in student.tasks or not set(labels) <= set(known):
         raise ValueError(
             f"`distillation_logits_weight` needs the task emotion in both models and a teacher with all labels of the "

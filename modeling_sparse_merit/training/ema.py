@@ -4,6 +4,8 @@
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .lora import TrainedModel
+
 
 class MovingAverage(AveragedModel):
     """
@@ -15,8 +17,11 @@ class MovingAverage(AveragedModel):
         decay: Decay of the average per step.
     """
 
-    def __init__(self, model: torch.nn.Module, decay: float):
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    module: TrainedModel
+
+    def __init__(self, model: TrainedModel, decay: float):
+        self._average = get_ema_multi_avg_fn(decay)
+        super().__init__(model, multi_avg_fn=self._average)
         self.started = False
 
     @torch.no_grad()
@@ -26,7 +31,7 @@ class MovingAverage(AveragedModel):
             super().update_parameters(model)
             self.started = True
             return
-        self.multi_avg_fn(list(self.module.parameters()), list(model.parameters()), None)
+        self._average(list(self.module.parameters()), list(model.parameters()), None)
         for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
             own.copy_(current)
         self.n_averaged += 1

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,6 +22,7 @@ from .. import __version__
 from ..files import replacing, sha256_of_samples
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, encoder_fields
+from .lora import TrainedModel, without_adapters
 
 PRECISION_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -80,14 +80,14 @@ class CachedLoader:
     def __init__(
         self,
         loader: Any,
-        model: SparseMeritForSpeechEnhancementAndEmotion | PeftModel,
+        model: TrainedModel,
         feature_extractor: SparseMeritFeatureExtractor,
         folder: Path,
         accelerator: Accelerator,
         rounds: int = 1,
         dtype: torch.dtype | None = None,
     ):
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        plain = without_adapters(model)
         config = plain.config
         if config.apply_spec_augment and (config.mask_time_prob or config.mask_feature_prob):
             raise ValueError(
@@ -118,14 +118,16 @@ class CachedLoader:
             self.dataset.features = None
 
     def _with_encoder_outputs(self, features: list[tuple[Path, torch.Tensor | None]], **batch: Any) -> dict[str, Any]:
-        known = dict(enumerate(read for _, read in features))
-        missing = [row for row, read in known.items() if read is None]
+        known = [read for _, read in features]
+        missing = [row for row, read in enumerate(known) if read is None]
         if missing:
             computed = self._encode(batch["input_values"][missing], batch["attention_mask"][missing])
             for row, states in zip(missing, computed, strict=True):
                 self.folder.write(features[row][0], states)
                 known[row] = states
-        padded = pad_sequence(list(known.values()), batch_first=True).to(self.computed_in)  # (B, T, L, D)
+        padded = pad_sequence([states for states in known if states is not None], batch_first=True).to(
+            self.computed_in
+        )  # (B, T, L, D)
         frame_mask = self.encoder._get_feature_vector_attention_mask(padded.shape[1], batch["attention_mask"])
         return {**batch, "encoder_outputs": (padded.unbind(2), frame_mask)}
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.tasks import EMOTION, TASKS
 from .settings import TrainingSettings
 
 logger = logging.getLogger("train_accelerate")
@@ -29,7 +30,9 @@ def replace_labels(
     Raises:
         ValueError: A label starts from one that the checkpoint does not have.
     """
-    rows = {label: index for index, label in model.config.id2label.items()}
+    rows: dict[str, int] = {
+        label: index for index, label in enumerate(TASKS[EMOTION].describe(model.config)["labels"])
+    }
     sources = settings.label_sources
     unknown = {own: label for own, label in settings.labels_from.items() if label not in rows}
     if unknown:
@@ -50,7 +53,8 @@ def replace_labels(
 @torch.no_grad()
 def _with_rows(model: SparseMeritForSpeechEnhancementAndEmotion, rows: list[int | None]) -> nn.Linear:
     """A classifier with these rows of the model's classifier; None stands for a row that is initialised."""
-    old = model.heads["emotion"].classifier
+    old = model.get_submodule(CLASSIFIER)
+    assert isinstance(old, nn.Linear)
     new = nn.Linear(old.in_features, len(rows)).to(old.weight)
     model._init_weights(new)
     for place, row in enumerate(rows):

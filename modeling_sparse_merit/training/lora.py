@@ -18,7 +18,7 @@ from ..models.sparse_merit.adapters import base_of
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate, portable_name
-from ..models.sparse_merit.tasks import EMOTION
+from ..models.sparse_merit.tasks import EMOTION, TASKS
 from .settings import TrainingSettings
 
 try:
@@ -35,6 +35,18 @@ ENCODER_LAYERS = (
 )
 
 
+TrainedModel = SparseMeritForSpeechEnhancementAndEmotion | PeftModel
+
+
+def without_adapters(model: TrainedModel) -> SparseMeritForSpeechEnhancementAndEmotion:
+    """The model itself: what adapters are added to, if it has any."""
+    if not isinstance(model, PeftModel):
+        return model
+    plain = model.get_base_model()
+    assert isinstance(plain, SparseMeritForSpeechEnhancementAndEmotion)
+    return plain
+
+
 def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: TrainingSettings) -> PeftModel:
     """
     Freezes the model, and adds trainable adapters to its encoder and copies of `settings.lora_train_modules`.
@@ -46,7 +58,9 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
     Raises:
         ValueError: The labels are not those of the checkpoint, and the emotion head is not among the trained modules.
     """
-    known = list(SparseMeritConfig.from_pretrained(locate(settings.model)).id2label.values())
+    assert settings.model is not None  # adapters need one
+    source = locate(settings.model)
+    known = TASKS[EMOTION].describe(SparseMeritConfig.from_pretrained(source))["labels"]
     if list(settings.label_sources.values()) != known and EMOTION not in settings.lora_train_modules:
         raise ValueError(
             f"`lora_train_modules` is {settings.lora_train_modules}, without 'emotion', but `labels` is "
@@ -62,7 +76,7 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
     )
     model.freeze_feature_encoder()  # otherwise it requires a gradient of its input, and keeps activations
     adapted = get_peft_model(model, adapters)
-    adapters.base_model_name_or_path = portable_name(locate(settings.model))
+    adapters.base_model_name_or_path = portable_name(source)
     return adapted
 
 
@@ -104,8 +118,9 @@ def save_adapters(model: PeftModel, folder: Path) -> None:
         model: A model with adapters.
         folder: Folder to write to.
     """
-    model.save_pretrained(folder, save_embedding_layers=False)  # otherwise peft looks for the checkpoint on the Hub
-    model.get_base_model().config.save_pretrained(folder)
+    # otherwise peft looks for the checkpoint on the Hub
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    without_adapters(model).config.save_pretrained(folder)
 
 
 def describe_adapters(folder: Path, settings: TrainingSettings) -> None:
@@ -126,6 +141,7 @@ def describe_adapters(folder: Path, settings: TrainingSettings) -> None:
 
 def recorded(settings: TrainingSettings) -> dict[str, Any]:
     """The settings of a run that differ from the defaults, without paths of this machine."""
+    assert settings.model is not None  # adapters need one
     defaults = asdict(TrainingSettings(model=settings.model))
     changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
     values = {"model": _plain_name(portable_name(locate(settings.model))), "labels": settings.labels, **changed}
@@ -157,7 +173,7 @@ def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:
     Raises:
         OSError: There are no adapters, or the checkpoint does not exist.
     """
-    base = base or base_of(PeftConfig.from_pretrained(folder).to_dict(), folder)
+    base = base or base_of(PeftConfig.from_pretrained(str(folder)).to_dict(), folder)
     config = SparseMeritConfig.from_pretrained(folder)
     model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
         base, config=config, ignore_mismatched_sizes=True

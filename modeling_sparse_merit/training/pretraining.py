@@ -12,6 +12,7 @@ from ..models.sparse_merit.tasks import EMOTION
 from .balancing import FixedWeights, LearnedWeights, build_balancing
 from .descriptors import DescriptorHead, descriptor_loss
 from .distillation import DistillationObjective
+from .lora import TrainedModel, without_adapters
 from .settings import TrainingSettings
 
 
@@ -28,8 +29,8 @@ class DescriptorObjective(LearnedWeights):
         weight: Weight of the descriptor loss.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, weight: float):
-        super().__init__(accelerator, model, DescriptorHead(model.config.hidden_size))
+    def __init__(self, accelerator: Accelerator, model: TrainedModel, weight: float):
+        super().__init__(accelerator, model, DescriptorHead(without_adapters(model).config.hidden_size))
         self.weight = weight
 
     def through(self, model: nn.Module) -> Any:
@@ -44,7 +45,7 @@ class DescriptorObjective(LearnedWeights):
         return outputs
 
 
-def build_objective(settings: TrainingSettings, accelerator: Accelerator, model: nn.Module) -> FixedWeights:
+def build_objective(settings: TrainingSettings, accelerator: Accelerator, model: TrainedModel) -> FixedWeights:
     """
     The objective of a run: the balanced losses of the tasks, or their fixed sum with the loss of the descriptors or of
     the distillation.

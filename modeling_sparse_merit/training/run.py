@@ -12,26 +12,33 @@ import logging
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Protocol
 
 import datasets
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from peft import PeftModel
+from torch import nn
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..data.labels import class_weights
 from ..files import replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
+from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION
 from . import build, checkpoints, dataset
 from .calibration import calibrate_fusion
 from .cascade import CleanedLoader, EnhancementModel
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
-from .lora import describe_adapters, save_adapters
+from .lora import TrainedModel, describe_adapters, save_adapters
 from .pretraining import build_objective
 from .settings import TrainingSettings, parse_settings
 from .validation import selection, validate
@@ -53,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             train_clips.labels, settings.labels, settings.class_weights, settings.class_weight_beta
         )
     if settings.descriptor_weight:
+        assert isinstance(train_clips, dataset.MixedClips)  # `descriptor_weight` excludes `streaming`
         train_clips.add_descriptors(receptive_field(model.config))
     if settings.teacher:
         train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
@@ -101,6 +109,19 @@ def start(settings: TrainingSettings) -> Accelerator:
     return accelerator
 
 
+class Loader(Protocol):
+    """The prepared batches of an epoch."""
+
+    dataset: dataset.Clips
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch that batches are drawn for."""
+
+
 class Run:
     """
     A training run: its model, its progress, its checkpoints and its logs.
@@ -115,7 +136,13 @@ class Run:
         FileExistsError: The folder has a checkpoint, and `resume` is false.
     """
 
-    def __init__(self, settings: TrainingSettings, accelerator: Accelerator, model, feature_extractor):
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        model: TrainedModel,
+        feature_extractor: SparseMeritFeatureExtractor,
+    ):
         self.settings, self.accelerator = settings, accelerator
         self.model, self.feature_extractor = model, feature_extractor
         self.balancing = build_objective(settings, accelerator, model)
@@ -131,7 +158,7 @@ class Run:
             checkpoints.load_weights(checkpoint, model, self.average)
             self.balancing.load(checkpoint)
 
-    def train_stage(self, stage: build.Stage, train_loader, dev_loader) -> None:
+    def train_stage(self, stage: build.Stage, train_loader: Loader, dev_loader: Loader) -> None:
         """
         Trains the remaining epochs of one stage.
 
@@ -151,8 +178,8 @@ class Run:
         self.balancing.prepare()
         if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
             self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
-        if stage.encoder_frozen and self.settings.feature_cache:
-            train_loader, dev_loader = self.cached(train_loader), self.cached(dev_loader)
+        if stage.encoder_frozen and (cache := self.settings.feature_cache):
+            train_loader, dev_loader = self.cached(train_loader, Path(cache)), self.cached(dev_loader, Path(cache))
         if self.progress.epoch == stage.first_epoch:
             self.progress.waited = 0
         while self.progress.epoch < last_epoch and not self.stopped:
@@ -175,21 +202,29 @@ class Run:
         self.accelerator.free_memory(model, optimizer, schedule)
         self.resume_from = None
 
-    def cached(self, loader) -> CachedLoader:
-        """The loader with cached features of the frozen encoder, which is the same in all processes by now."""
+    def cached(self, loader: Loader, folder: Path) -> CachedLoader:
+        """
+        Adds cached features of the frozen encoder, which is the same in all processes by now.
+
+        Args:
+            loader: The batches.
+            folder: Folder of the features.
+        """
         settings = self.settings
         dtype = settings.feature_cache_dtype and getattr(torch, settings.feature_cache_dtype)
         return CachedLoader(
             loader,
             self.model,
             self.feature_extractor,
-            Path(settings.feature_cache),
+            folder,
             self.accelerator,
             settings.feature_cache_rounds,
             dtype,
         )
 
-    def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
+    def train_epoch(
+        self, model: nn.Module, optimizer: AcceleratedOptimizer, schedule: AcceleratedScheduler, loader: Loader
+    ) -> dict[str, float]:
         """
         Trains one epoch.
 
@@ -230,7 +265,7 @@ class Run:
         means = self.accelerator.reduce({name: torch.stack(each).mean() for name, each in values.items()}, "mean")
         return {f"train/{name}": mean.item() for name, mean in means.items()}
 
-    def validate(self, model, dev_loader) -> None:
+    def validate(self, model: nn.Module, dev_loader: Loader) -> None:
         """
         Scores the model, or the average of its weights, on the whole dev set, and saves it if it is the best so far.
 
@@ -248,7 +283,7 @@ class Run:
             self.progress.best_score, self.progress.waited = score, 0
             self.save_best(model, scores)
 
-    def save_best(self, model, scores: dict[str, float]) -> None:
+    def save_best(self, model: nn.Module, scores: dict[str, float]) -> None:
         """
         Writes a model to `best`, atomically.
 
@@ -261,8 +296,10 @@ class Run:
         plain = self.accelerator.unwrap_model(model)
         plain = plain.module if isinstance(plain, MovingAverage) else plain
         with replacing_folder(self.folder / "best") as folder:
-            save = save_adapters if self.settings.lora_rank else type(plain).save_pretrained
-            save(plain, folder)
+            if isinstance(plain, PeftModel):
+                save_adapters(plain, folder)
+            else:
+                plain.save_pretrained(folder)
             self.feature_extractor.save_pretrained(folder)
             results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
             (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
@@ -273,7 +310,7 @@ class Run:
         """Logs values to the console, TensorBoard and `log.jsonl`."""
         self.accelerator.log(values, step=self.progress.step)
         if self.accelerator.is_main_process:
-            entry = {"epoch": self.progress.epoch, "step": self.progress.step}
+            entry: dict[str, float] = {"epoch": self.progress.epoch, "step": self.progress.step}
             entry |= {name: round(value, 5) for name, value in values.items()}
             logger.info(json.dumps(entry))
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:

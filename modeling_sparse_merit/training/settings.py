@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 from transformers import HfArgumentParser, SchedulerType
+from transformers.hf_argparser import DataClassType
 
 from ..data.transmission import checked_transmissions
 from ..fields import (
@@ -251,7 +252,7 @@ class TrainingSettings:
     encoder_learning_rate_factor: Positive = 0.5
     weight_decay: NonNegative = 0.01
     warmup_ratio: Probability = 0.1
-    lr_scheduler_type: SchedulerType = "cosine"
+    lr_scheduler_type: SchedulerType = "cosine"  # type: ignore[assignment]  # `use_enum_values`
     max_grad_norm: Positive = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
@@ -271,7 +272,7 @@ class TrainingSettings:
     save_total_limit: PositiveCount = 2
     max_steps: Count = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check_start()
         self._check_data()
         self._check_labels()
@@ -403,7 +404,8 @@ def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(
-        TrainingSettings, description="Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it."
+        DataClassType(TrainingSettings),
+        description="Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it.",
     )
     for name, text in documented_fields().items():
         parser._option_string_actions[f"--{name}"].help = text.replace("%", "%%")

@@ -31,7 +31,7 @@ def initialize_spectral_feature_encoder(
         raise ValueError(
             f"The first convolution has the shape {(filters, channels, kernel)}; expected (4 * bands, 1, kernel)."
         )
-    mel = torch.linspace(hertz_to_mel(lowest), hertz_to_mel(highest), filters // 4)
+    mel = torch.linspace(float(hertz_to_mel(lowest)), float(hertz_to_mel(highest)), filters // 4)
     frequency = torch.tensor([mel_to_hertz(float(value)) for value in mel])[:, None]  # (bands, 1)
     time = (torch.arange(kernel) - (kernel - 1) / 2) / SAMPLING_RATE
     angle = 2 * math.pi * frequency * time  # (bands, kernel)

@@ -10,7 +10,16 @@ from datasets import Dataset, IterableDataset
 
 from ..data.datasets import DatasetError
 from ..data.labels import class_numbers
-from ..models.sparse_merit.tasks import EMOTION, TASKS, UNLABELLED, RegressionTask, Task, columns_of
+from ..models.sparse_merit.tasks import (
+    EMOTION,
+    TASKS,
+    UNLABELLED,
+    ClassificationTask,
+    EmbeddingTask,
+    RegressionTask,
+    Task,
+    columns_of,
+)
 
 Target = int | np.ndarray
 """A class, -100 for none; or ratings, float32 (K,), NaN for none."""
@@ -64,10 +73,10 @@ def collate_targets(targets: Sequence[Mapping[str, Target]]) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     for name in targets[0]:
         values = torch.from_numpy(np.stack([target[name] for target in targets]))  # (B,) or (B, K)
-        if TASKS[name].target is None:
+        if (argument := TASKS[name].target) is None:
             batch.setdefault("task_labels", {})[name] = values
         else:
-            batch[TASKS[name].target] = values
+            batch[argument] = values
     return batch
 
 
@@ -91,6 +100,7 @@ def _reader(
 ) -> Callable[[Mapping[str, Any]], Target]:
     if isinstance(task, RegressionTask):
         return lambda row: np.array([np.nan if row[key] is None else row[key] for key in task.columns], np.float32)
+    assert isinstance(task, ClassificationTask | EmbeddingTask)
     (column,) = task.columns
-    classes = class_numbers(speech, list(labels) if name == EMOTION else list(task.labels), column)
+    classes = class_numbers(speech, list(labels if name == EMOTION else task.labels or ()), column)
     return lambda row: classes.get(row[column], UNLABELLED)

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from ..metrics.speech import segmental_snr, si_sdr
 from ..metrics.tasks import clip_scores, selection_score
 from ..models.sparse_merit.experts import count_routed_frames
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.tasks import EMOTION, TASKS, ClassificationTask
 from .targets import batch_targets
 
@@ -74,7 +75,9 @@ def _prefix(name: str) -> str:
     return "" if name == EMOTION else f"{name}/"
 
 
-def _clip_rows(batch: dict[str, Any], outputs: Any, model: torch.nn.Module, tasks: list[str]) -> list[dict[str, Any]]:
+def _clip_rows(
+    batch: dict[str, Any], outputs: Any, model: SparseMeritForSpeechEnhancementAndEmotion, tasks: list[str]
+) -> list[dict[str, Any]]:
     use = _expert_use(batch, outputs, model)
     rows = []
     for i, length in enumerate(batch["attention_mask"].sum(-1).tolist()):
@@ -102,9 +105,11 @@ def _speech_scores(clean: np.ndarray, noisy: np.ndarray, enhanced: np.ndarray) -
     return scores
 
 
-def _expert_use(batch: dict[str, torch.Tensor], outputs: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _expert_use(
+    batch: dict[str, Any], outputs: Any, model: SparseMeritForSpeechEnhancementAndEmotion
+) -> dict[str, torch.Tensor]:
     """Frames of each clip that go to each expert, {"expert_use/TASK/I": (B,)}."""
-    use = {}
+    use: dict[str, torch.Tensor] = {}
     for task, logits in (outputs.router_logits or {}).items():
         frame_mask = model._get_feature_vector_attention_mask(logits.shape[1], batch["attention_mask"])
         counts = count_routed_frames(logits, frame_mask).unbind(-1)
@@ -119,13 +124,14 @@ def _summary(rows: list[dict[str, Any]], tasks: list[str], config: Any) -> dict[
             values[name].append(value)
     pairs = {name: values.pop(name) for name in tasks if name in values}
     scores = {name: float(np.nanmean(values[name])) for name in values}
-    for task in {name.split("/")[1] for name in scores if name.startswith(EXPERT_USE)}:
-        names = [name for name in scores if name.startswith(f"{EXPERT_USE}{task}/")]
+    for routed in {name.split("/")[1] for name in scores if name.startswith(EXPERT_USE)}:
+        names = [name for name in scores if name.startswith(f"{EXPERT_USE}{routed}/")]
         total = sum(scores[name] for name in names)
         scores |= {name: scores[name] / total for name in names}
     for name, clips in pairs.items():
         task = TASKS[name]
         classes = task.classes(config) if isinstance(task, ClassificationTask) else []
-        metrics = clip_scores(task, *(np.stack(side) for side in zip(*clips, strict=True)), classes)
+        targets, predictions = (np.stack(side) for side in zip(*clips, strict=True))
+        metrics = clip_scores(task, targets, predictions, classes)
         scores |= {f"{_prefix(name)}{score}": value for score, value in metrics.items()}
     return scores
