@@ -74,7 +74,7 @@ docs: $(VENV)/.installed-docs
 quality: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/typing_errors.py
+	$(BIN)/mypy
 	$(BIN)/python tests/upstream/lint.py
 
 style: $(VENV)/.installed-test
