@@ -107,6 +107,27 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path):
     assert sparse_merit("prepare", "ravdess").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("prepare no", ["noise", "noisy"]),
+        ("prepare folder --l", ["--license", "--labels"]),
+        ("prepare noisy --transmissions g", ["gsm"]),
+        ("prepare msp_podcast --other d", ["drop"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(words, completions):
+    asked = {"_SPARSE_MERIT_COMPLETE": "complete_bash", "COMP_WORDS": f"sparse-merit {words}"}
+    result = CliRunner().invoke(app, env={**asked, "COMP_CWORD": str(len(words.split()))})
+    assert result.stdout.split() == completions
+
+
+@pytest.mark.parametrize("values", [[], ["loud"], ["-5", "loud"]])
+def test_a_list_needs_values_of_its_type(values):
+    result = sparse_merit("prepare", "noisy", "speech", "noise", "out", "--snr-db", *values, "--seed", "1")
+    assert result.exit_code == 2 and "--snr-db" in result.stderr
+
+
 # Round trip ----------------------------------------------------------------------------------------------------------
 
 ELSEWHERE = """

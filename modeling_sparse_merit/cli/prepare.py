@@ -245,7 +245,7 @@ def _synthetic_noise(
     seconds: Annotated[float, typer.Option(help="Length of each clip in seconds.")] = 6.0,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
     babble: Annotated[
-        list[Path] | None, typer.Option(metavar="SPEECH_DATASET", help="Datasets to mix to babble.")
+        list[str] | None, typer.Option(metavar="SPEECH_DATASET", help="Datasets to mix to babble.")
     ] = None,
 ) -> "Dataset":
     from ..data.synthetic_noise import build

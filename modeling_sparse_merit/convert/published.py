@@ -209,10 +209,9 @@ def find_checkpoint(root: Path, folder: str | None = None, variant: str | None =
         ValueError: a file exists more than once.
     """
     encoder = _only_file(root / folder if folder else root, "final_ssl.pt", "name one with --folder")
-    statistics: Path | None = encoder.with_name(STATISTICS_FILE)
-    if statistics is not None and not statistics.exists():
-        files = list(root.rglob(STATISTICS_FILE))
-        statistics = files[0] if len(files) == 1 else None
+    own = encoder.with_name(STATISTICS_FILE)
+    files = [own] if own.exists() else list(root.rglob(STATISTICS_FILE))
+    statistics = files[0] if len(files) == 1 else None
     wavlm = _only_file(root, "WavLM*.pt", "remove the others")
     return PublishedCheckpoint(encoder.parent, wavlm, statistics, variant)
 

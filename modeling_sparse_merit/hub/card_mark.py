@@ -31,12 +31,12 @@ class CardMark:
     is_edited: bool
 
 
-def marked(text: str, weights: str, records: Iterable[str]) -> str:
+def marked(text: str, weights: str | None, records: Iterable[str]) -> str:
     """Appends the mark to the text of a card.
 
     Args:
         text: the card.
-        weights: SHA-256 of the described weights.
+        weights: SHA-256 of the described weights; None without weights.
         records: names of the files that the card was rendered from.
     """
     names = ", ".join(records) or "nothing else"

@@ -89,9 +89,7 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it again.") from error
     existing = [path for path in (*(records / name for name in RECORDS), folder / EXAMPLES) if path.exists()]
-    weights = weights_sha256(folder)
-    assert weights is not None  # `_facts` has read their size
-    return marked(text, weights, [path.name for path in existing])
+    return marked(text, weights_sha256(folder), [path.name for path in existing])
 
 
 def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str | os.PathLike]) -> Path:

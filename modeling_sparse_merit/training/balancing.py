@@ -197,7 +197,7 @@ class ProjectedGradients(FixedWeights):
                 for name, own in gradients.items()
                 if index in own
             ]
-            parameter.grad = sum(parts[1:], start=parts[0]) if parts else None
+            parameter.grad = sum(parts, start=torch.zeros_like(parameter)) if parts else None
         self.gradients = {}
 
     def _weights(

@@ -20,8 +20,9 @@ class MovingAverage(AveragedModel):
     module: TrainedModel
 
     def __init__(self, model: TrainedModel, decay: float):
-        self._average = get_ema_multi_avg_fn(decay)
-        super().__init__(model, multi_avg_fn=self._average)
+        average = get_ema_multi_avg_fn(decay)
+        super().__init__(model, multi_avg_fn=average)
+        self._average = average
         self.started = False
 
     @torch.no_grad()
