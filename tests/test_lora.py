@@ -27,6 +27,7 @@ from modeling_sparse_merit import (
     SpeechEnhancementAndEmotionPipeline,
 )
 from modeling_sparse_merit.cli import app
+from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.training import build
@@ -35,7 +36,7 @@ from modeling_sparse_merit.training.balancing import build_balancing
 from modeling_sparse_merit.training.lora import load_adapted, recorded
 from modeling_sparse_merit.training.settings import TrainingSettings
 
-folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
+folder_corpus, noise_corpus = corpus_named("folder"), corpus_named("noise")
 
 PARTS = ["experts", "routers", "emotion", "enhancement"]
 LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"}
@@ -304,8 +305,8 @@ def make_private_folder(speech_clip, tmp_path: Path, labels: list[str]) -> Path:
     write_dataset(tmp_path / "calls" / "metadata.csv", ("file_name", "emotion", "speaker", "split"), rows)
     noises = [(f"{split}.wav", split) for split in ("train", "dev")]
     write_dataset(tmp_path / "noises" / "metadata.csv", ("file_name", "split"), noises)
-    folder_script.main([str(tmp_path / "calls"), str(tmp_path / "tables" / "calls"), "--labels", ",".join(labels)])
-    noise_script.main([str(tmp_path / "noises"), str(tmp_path / "tables" / "noise")])
+    prepare.write_dataset(folder_corpus.build(tmp_path / "calls", labels=labels), tmp_path / "tables" / "calls")
+    prepare.write_dataset(noise_corpus.build(tmp_path / "noises"), tmp_path / "tables" / "noise")
     return tmp_path
 
 

@@ -30,7 +30,7 @@ from modeling_sparse_merit import (
     SpeechEnhancementAndEmotionPipeline,
 )
 from modeling_sparse_merit.convert.published import convert
-from modeling_sparse_merit.data import labels
+from modeling_sparse_merit.data import labels, prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
 from modeling_sparse_merit.hub.datasets import push_dataset
@@ -42,7 +42,7 @@ from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementMod
 from modeling_sparse_merit.training.settings import TrainingSettings, documented_fields, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
-folder_script, noise_script = corpus_named("folder"), corpus_named("noise")
+folder_corpus, noise_corpus = corpus_named("folder"), corpus_named("noise")
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["angry", "sad"]
@@ -74,7 +74,7 @@ def small_tables(tmp_path_factory, speech_clip) -> dict[str, str]:
         write_audio(root / f"clip{index}.wav", clip, 16_000)
         rows.append((f"clip{index}.wav", emotion, f"speaker{index % 4}", "dev" if index % 4 == 3 else "train"))
     write_metadata(root / "metadata.csv", ("file_name", "emotion", "speaker", "split"), rows)
-    folder_script.main([str(root), str(root / "speech")])
+    prepare.write_dataset(folder_corpus.build(root), root / "speech")
     (root / "noises").mkdir()
     generator = np.random.default_rng(0)
     for index in range(3):
@@ -82,7 +82,7 @@ def small_tables(tmp_path_factory, speech_clip) -> dict[str, str]:
         write_audio(root / "noises" / f"{index}.wav", (0.1 * hiss).astype(np.float32), 16_000)
     noises = [(f"{index}.wav", split) for index, split in enumerate(("train", "train", "dev"))]
     write_metadata(root / "noises" / "metadata.csv", ("file_name", "split"), noises)
-    noise_script.main([str(root / "noises"), str(root / "noise")])
+    prepare.write_dataset(noise_corpus.build(root / "noises"), root / "noise")
     return {"speech": str(root / "speech"), "noise": str(root / "noise")}
 
 
@@ -321,7 +321,7 @@ def test_a_pause_is_no_training_clip(tables, tmp_path, speech_clip, noise):
     pause = noise * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
     write_audio(tmp_path / "clip.wav", np.concatenate([speech_clip(1.0), pause]), 16_000)
     write_metadata(tmp_path / "metadata.csv", ("file_name", "emotion", "split"), [("clip.wav", "angry", "train")])
-    folder_script.main([str(tmp_path), str(tmp_path / "table")])
+    prepare.write_dataset(folder_corpus.build(tmp_path), tmp_path / "table")
     settings = make_settings(tables, speech=[str(tmp_path / "table")], max_seconds=1.0, level_db=[-20.0, -20.0])
     clips = dataset.load_clips(settings, "train")
     starts = set()
@@ -340,7 +340,7 @@ def test_enhancement_alone_trains_on_speech_without_labels(tables, tmp_path, spe
         write_audio(tmp_path / f"{index}.wav", speech_clip(0.6, seed=index), 16_000)
     rows = [(f"{index}.wav", "dev" if index == 3 else "train") for index in range(4)]
     write_metadata(tmp_path / "metadata.csv", ("file_name", "split"), rows)
-    folder_script.main([str(tmp_path), str(tmp_path / "table")])
+    prepare.write_dataset(folder_corpus.build(tmp_path), tmp_path / "table")
     model = {**SMALL_MODEL, "tasks": ["enhancement"]}
     changes = {"speech": [str(tmp_path / "table")], "config": model, "epochs": 1, "output_dir": str(tmp_path / "run")}
     training_run.main([str(write_config(tmp_path / "config.yaml", tables, **changes))])
