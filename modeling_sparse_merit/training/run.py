@@ -187,6 +187,7 @@ class Run:
             self.accelerator,
             settings.feature_cache_rounds,
             dtype,
+            loader.enhancer.fingerprint if isinstance(loader, CleanedLoader) else None,
         )
 
     def train_epoch(self, model, optimizer, schedule, loader) -> dict[str, float]:
