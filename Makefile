@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny ladder bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-gpu
 
 help:
 	@echo "make demo       enhance a noisy recording and recognise its emotion; results in demo_results/"
@@ -25,7 +25,7 @@ help:
 	@echo "                the embedded checkpoints, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
 	@echo "make bench-quality   enhancement by measures and predicted ratings, compared with GTCRN (hours; needs make tables)"
-	@echo "make ladder     train the systems that the paper compares, and evaluate them (hours; needs make tables)"
+	@echo "make baselines  train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sparse-merit demo -o demo_results
@@ -170,16 +170,16 @@ train-tiny: $(VENV)/.installed-test
 evaluate-tiny: $(VENV)/.installed-test
 	$(call EVALUATE,tiny)
 
-LADDER := benchmarks/results/ladder
+BASELINES := benchmarks/results/baselines
 # The systems that the paper compares, under one protocol. Finished runs are skipped, interrupted ones resume.
-ladder: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.ladder
-	$(BIN)/sparse-merit evaluate --config benchmarks/ladder/evaluation.yaml
-	rm -rf $(LADDER) && mkdir -p $(LADDER)/figures
-	cp runs/ladder/evaluation/results.json $(LADDER)
-	sed '/spectrograms_/d' runs/ladder/evaluation/results.md > $(LADDER)/results.md
-	cp runs/ladder/evaluation/figures/*.png $(LADDER)/figures
-	rm $(LADDER)/figures/spectrograms_*.png  # figures of recordings, which must not be redistributed
+baselines: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.baselines
+	$(BIN)/sparse-merit evaluate --config benchmarks/baselines/evaluation.yaml
+	rm -rf $(BASELINES) && mkdir -p $(BASELINES)/figures
+	cp runs/baselines/evaluation/results.json $(BASELINES)
+	sed '/spectrograms_/d' runs/baselines/evaluation/results.md > $(BASELINES)/results.md
+	cp runs/baselines/evaluation/figures/*.png $(BASELINES)/figures
+	rm $(BASELINES)/figures/spectrograms_*.png  # figures of recordings, which must not be redistributed
 
 # Speed and memory. Run it on an otherwise idle machine.
 bench: $(VENV)/.installed-test

@@ -23,7 +23,7 @@ from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
 from transformers import TrainingArguments, WhisperConfig, WhisperModel
 
-from benchmarks import ladder
+from benchmarks import baselines
 from modeling_sparse_merit import (
     SparseMeritConfig,
     SparseMeritForSpeechEnhancementAndEmotion,
@@ -773,43 +773,46 @@ def test_a_balanced_run_goes_on_from_its_checkpoint_as_if_never_stopped(tables, 
     assert (tmp_path / "whole" / "checkpoint-3" / checkpoints.BALANCING_FILE).exists() is (balancing == "uncertainty")
 
 
-# The ladder ----------------------------------------------------------------------------------------------------------
+# The baselines -------------------------------------------------------------------------------------------------------
 
-LADDER = ROOT / "benchmarks" / "ladder"
+BASELINES = ROOT / "benchmarks" / "baselines"
 
 
-def test_systems_of_the_ladder_share_data_sizes_and_budget():
-    shared = asdict(parse_settings([str(LADDER / "base.yaml")]))
-    may_differ = {"config", "frozen_epochs", "epochs", "task_balancing", "cleaned_by", "snr_db", "eval_snr_db"}
-    for system in ladder.SEEDS:
-        settings = asdict(parse_settings([str(LADDER / f"{system}.yaml")]))
+def test_the_baselines_share_data_sizes_and_budget():
+    shared = asdict(parse_settings([str(BASELINES / "base.yaml")]))
+    cascade = {"tasks", "frozen_epochs", "cleaned_by", "snr_db", "eval_snr_db"}
+    lora = {"model", "encoder", "calibration_batches", "lora_rank", "frozen_epochs", "epochs", "eval_every"}
+    lora |= {"feature_cache", "feature_cache_rounds", "feature_cache_dtype"}
+    for system in baselines.SEEDS:
+        settings = asdict(parse_settings([str(BASELINES / f"{system}.yaml")]))
         differing = {name for name in settings if settings[name] != shared[name]}
-        assert differing <= may_differ, system
-        assert differing <= {"config", "task_balancing"} or system in ("ser_clean", "ser_enhanced")
+        in_cascade = system in ("enhancement", "emotion_clean", "emotion_enhanced")
+        allowed = cascade if in_cascade else lora if system.endswith("_lora") else set()
+        assert differing <= {"config", "task_balancing"} | allowed, system
         changed = {name for name, value in settings["config"].items() if shared["config"].get(name) != value}
-        assert changed <= {"tasks", "integration", "router", "router_gradient"}, system
-    assert {path.stem for path in LADDER.glob("*.yaml")} == {*ladder.SEEDS, "base", "evaluation"}
+        assert changed <= {"tasks", "integration", "router", "router_gradient", "num_experts"}, system
+    assert {path.stem for path in BASELINES.glob("*.yaml")} == {*baselines.SEEDS, "base", "evaluation"}
 
 
 def test_a_run_with_former_names_of_settings_was_trained_with_the_same_settings(tmp_path):
-    arguments = [str(LADDER / "sparse_merit.yaml"), "--seed", "1"]
+    arguments = [str(BASELINES / "sparse_merit.yaml"), "--seed", "1"]
     former = {name: old for old, name in TrainingSettings.RENAMED.items()}
     settings = {former.get(name, name): value for name, value in asdict(parse_settings(arguments)).items()}
     (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    assert "batch_size" in settings and ladder.changed_settings(tmp_path, arguments) == {}
-    changed = ladder.changed_settings(tmp_path, [*arguments, "--per_device_train_batch_size", "3"])
-    assert changed == {"per_device_train_batch_size": (12, 3)}
+    assert "batch_size" in settings and baselines.changed_settings(tmp_path, arguments) == {}
+    changed = baselines.changed_settings(tmp_path, [*arguments, "--per_device_train_batch_size", "3"])
+    assert changed == {"per_device_train_batch_size": (16, 3)}
 
 
-def test_the_evaluation_of_the_ladder_names_every_run_once():
-    systems = yaml.safe_load((LADDER / "evaluation.yaml").read_text(encoding="utf-8"))["systems"]
-    named = set(re.findall(r"runs/ladder/(\w+/\d)/best", json.dumps(systems)))
-    assert named == {f"{system}/{seed}" for system, seeds in ladder.SEEDS.items() for seed in range(seeds)}
+def test_the_evaluation_of_the_baselines_names_every_run_once():
+    systems = yaml.safe_load((BASELINES / "evaluation.yaml").read_text(encoding="utf-8"))["systems"]
+    named = set(re.findall(r"runs/baselines/(\w+/\d)/best", json.dumps(systems)))
+    assert named == {f"{system}/{seed}" for system, seeds in baselines.SEEDS.items() for seed in range(seeds)}
 
 
 @pytest.fixture(scope="module")
 def start(tables, tmp_path_factory) -> str:
-    """A checkpoint with a very small encoder, to start the systems of the ladder from."""
+    """A checkpoint with a very small encoder, to start the systems of the comparison from."""
     folder = str(tmp_path_factory.mktemp("start"))
     settings = make_settings(tables)
     build.build_model(settings).save_pretrained(folder)
@@ -817,16 +820,30 @@ def start(tables, tmp_path_factory) -> str:
     return folder
 
 
-ALIKE = {"ser_clean", "multitask", "sparse_merit_none", "sparse_merit_switch", "weighted_sum_experts"}
-SYSTEMS = [pytest.param(system, marks=[pytest.mark.slow] * (system in ALIKE)) for system in ladder.SEEDS]
+ALIKE = {
+    "emotion_clean",
+    "multitask",
+    "sparse_merit_none",
+    "sparse_merit_switch",
+    "weighted_sum_experts",
+    "experts_1",
+    "experts_2",
+    "experts_5",
+    "experts_8",
+    "dense_merit_lora",
+    "multitask_lora",
+}
+SYSTEMS = [pytest.param(system, marks=[pytest.mark.slow] * (system in ALIKE)) for system in baselines.SEEDS]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
-    arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
+def test_every_system_of_the_baselines_trains(tables, start, tmp_path, system):
+    arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS]
+    if system.endswith("_lora"):
+        arguments += ["--model", start]
+    else:
+        arguments += ["--encoder", start, "--feature_cache", str(tmp_path / "features")]
     quick = [
-        "--epochs",
-        "1",
         "--max_steps",
         "2",
         "--per_device_train_batch_size",
@@ -834,9 +851,9 @@ def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
         "--dataloader_num_workers",
         "0",
     ]
-    feature_encoder = ["--cleaned_by", start] if system == "ser_enhanced" else []
+    feature_encoder = ["--cleaned_by", start] if system == "emotion_enhanced" else []
     run = ["--output_dir", str(tmp_path), "--seed", "1"]
-    training_run.main([str(LADDER / f"{system}.yaml"), *arguments, *quick, *feature_encoder, *run])
+    training_run.main([str(BASELINES / f"{system}.yaml"), *arguments, *quick, *feature_encoder, *run])
     results = json.loads((tmp_path / "best" / "dev_results.json").read_text())["dev"]
     config = SparseMeritConfig.from_pretrained(tmp_path / "best")
     assert ("macro_f1" in results) is ("emotion" in config.tasks)
@@ -845,15 +862,13 @@ def test_every_system_of_the_ladder_trains(tables, start, tmp_path, system):
 
 
 @pytest.mark.slow
-def test_the_ladder_trains_what_is_missing_and_names_what_fails(tables, start, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(ladder, "SEEDS", {"ser_enhanced": 1, "multitask": 2})
+def test_missing_baselines_are_trained_and_failures_are_named(tables, start, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(baselines, "SEEDS", {"emotion_enhanced": 1, "multitask": 2})
     monkeypatch.chdir(tmp_path)  # where there is no enhancement model yet
     for name, value in one_thread().items():
         monkeypatch.setenv(name, value)
     arguments = ["--speech", tables["speech"], "--noise", tables["noise"], "--labels", *LABELS, "--encoder", start]
     arguments += [
-        "--epochs",
-        "1",
         "--max_steps",
         "1",
         "--per_device_train_batch_size",
@@ -861,14 +876,14 @@ def test_the_ladder_trains_what_is_missing_and_names_what_fails(tables, start, t
         "--dataloader_num_workers",
         "0",
     ]
-    assert ladder.main(arguments) == 1
+    assert baselines.main(arguments) == 1
     told = capfd.readouterr()
-    assert "2 of 3 runs are done" in told.out and "FAILED ser_enhanced/0" in told.err, told.err
-    assert ladder.main([*arguments, "--per_device_train_batch_size", "3"]) == 1
+    assert "2 of 3 runs are done" in told.out and "FAILED emotion_enhanced/0" in told.err, told.err
+    assert baselines.main([*arguments, "--per_device_train_batch_size", "3"]) == 1
     told = capfd.readouterr()
     assert "0 of 3 runs are done" in told.out and "'per_device_train_batch_size': (4, 3)" in told.err
-    shutil.copytree(start, "runs/ladder/se_front_end/0/best")
-    assert ladder.main(arguments) == 0
+    shutil.copytree(start, "runs/baselines/enhancement/0/best")
+    assert baselines.main(arguments) == 0
     told = capfd.readouterr()
     assert told.out.count("Training ") == 1 and "3 of 3 runs are done" in told.out
 

@@ -265,15 +265,28 @@ def test_a_run_with_kept_features_goes_on_as_if_never_stopped(tables, tmp_path):
     assert sorted((tmp_path / "features").rglob("*.safetensors")) == features
 
 
-def test_kept_features_teach_what_the_encoder_itself_would(tables, tmp_path):
-    changes = {"frozen_epochs": 1, "epochs": 0, "config": SMALL_MODEL}
+@pytest.mark.parametrize("cascade", [False, True])
+def test_kept_features_teach_what_the_encoder_itself_would(tables, tiny_checkpoint, tmp_path, cascade):
+    changes = {"frozen_epochs": 1, "epochs": 0, "config": SMALL_MODEL, "learning_rate": 0.01}
+    if cascade:
+        changes |= {"cleaned_by": str(tiny_checkpoint), "tasks": ["emotion"]}
     plain = write_config(tmp_path / "plain.yaml", tables, **changes)
     cached = write_config(tmp_path / "cached.yaml", tables, feature_cache=str(tmp_path / "features"), **changes)
-    training_run.main([plain, "--output_dir", str(tmp_path / "plain")])
-    training_run.main([cached, "--output_dir", str(tmp_path / "cached")])
-    expected, actual = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("plain", "cached"))
-    for name, weight in expected.items():
-        torch.testing.assert_close(actual[name], weight, atol=1e-5, rtol=1e-4)
+    other = write_config(tmp_path / "other.yaml", tables, **changes, snr_db=[-20, -20])
+    for name, path in (("plain", plain), ("writing", cached), ("reading", cached), ("other", other)):
+        training_run.main([path, "--output_dir", str(tmp_path / name)])
+        if name == "writing":
+            features = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.safetensors")}
+    assert features == {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.safetensors")}
+    learned = {
+        name: load_file(tmp_path / name / "best" / "model.safetensors")
+        for name in ("plain", "writing", "reading", "other")
+    }
+    for name, weight in learned["plain"].items():
+        torch.testing.assert_close(learned["writing"][name], weight, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(learned["reading"][name], weight, atol=1e-4, rtol=1e-3)
+    changed = [(weight - learned["other"][name]).abs().max() for name, weight in learned["plain"].items()]
+    assert max(changed) > 1e-3  # what other mixtures teach
 
 
 @pytest.mark.parametrize("changes", [{"frozen_epochs": 0}, {"streaming": True}, {"cleaned_by": "a"}])

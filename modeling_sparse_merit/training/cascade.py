@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The enhancement model of a cascade: it is frozen, and enhances each mixture before the model in training."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,9 @@ from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnha
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import ENHANCEMENT
 from .dataset import Collator
+from .feature_cache import sha256_of_weights
+
+NO_FEATURES = (None, None)
 
 
 class EnhancementModel:
@@ -23,6 +27,9 @@ class EnhancementModel:
     Args:
         checkpoint: A name, a folder or a Hub id.
         device: The device that it runs on.
+
+    Attributes:
+        fingerprint: Depends on everything that the enhanced speech depends on, as text.
 
     Raises:
         ValueError: The checkpoint has no enhancement task.
@@ -37,6 +44,8 @@ class EnhancementModel:
                 f"`cleaned_by` is {checkpoint}, which has the tasks {self.model.config.tasks}; expected one with "
                 "enhancement."
             )
+        settings = [self.model.config.to_diff_dict(), self.feature_extractor.to_dict()]
+        self.fingerprint = f"{json.dumps(settings, sort_keys=True, default=str)} {sha256_of_weights(self.model)}"
 
     @torch.inference_mode()
     def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
@@ -48,7 +57,7 @@ class EnhancementModel:
 
 class CleanedLoader:
     """
-    Batches whose noisy speech was enhanced by another model.
+    Batches whose noisy speech was enhanced by another model, except that of examples with cached features.
 
     Args:
         loader: Lists of examples, as `build_loader` makes them with `cleaned_by`; prepared by accelerate.
@@ -65,8 +74,13 @@ class CleanedLoader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for examples in self.loader:
-            cleaned = self.enhancer([example["noisy"] for example in examples])
-            batch = self.collate(
-                [example | {"noisy": noisy} for example, noisy in zip(examples, cleaned, strict=True)]
-            )
+            batch = self.collate(self._cleaned(examples))
             yield send_to_device(batch, self.enhancer.model.device)
+
+    def _cleaned(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        rows = [row for row, example in enumerate(examples) if example.get("features", NO_FEATURES)[1] is None]
+        enhanced = self.enhancer([examples[row]["noisy"] for row in rows]) if rows else []
+        cleaned = list(examples)
+        for row, noisy in zip(rows, enhanced, strict=True):
+            cleaned[row] = examples[row] | {"noisy": noisy}
+        return cleaned

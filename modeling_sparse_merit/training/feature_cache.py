@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import __version__
@@ -72,6 +73,7 @@ class CachedLoader:
         accelerator: Has the device and the precision.
         rounds: Epochs after which the mixtures repeat: those of epoch `rounds` are those of epoch 0.
         dtype: Type of the features on disk; by default that of the accelerator's precision.
+        preprocessing: Fingerprint of what the mixtures pass through before the encoder, if anything.
 
     Raises:
         ValueError: The encoder masks its input (SpecAugment), or its output exceeds the range of `dtype`.
@@ -86,6 +88,7 @@ class CachedLoader:
         accelerator: Accelerator,
         rounds: int = 1,
         dtype: torch.dtype | None = None,
+        preprocessing: str | None = None,
     ):
         plain = without_adapters(model)
         config = plain.config
@@ -97,7 +100,7 @@ class CachedLoader:
         self.loader, self.encoder, self.accelerator = loader, plain.model.encoder, accelerator
         self.computed_in = PRECISION_DTYPES[accelerator.mixed_precision]
         self.dtype = dtype or self.computed_in
-        self.folder = FeatureFolder(folder / self._fingerprint(plain, feature_extractor), rounds)
+        self.folder = FeatureFolder(folder / self._fingerprint(plain, feature_extractor, preprocessing), rounds)
         self.dataset, self.epoch = loader.dataset, 0
 
     def __len__(self) -> int:
@@ -146,7 +149,10 @@ class CachedLoader:
         return [clip[:length] for clip, length in zip(stacked, frame_mask.sum(-1).tolist(), strict=True)]
 
     def _fingerprint(
-        self, model: SparseMeritForSpeechEnhancementAndEmotion, feature_extractor: SparseMeritFeatureExtractor
+        self,
+        model: SparseMeritForSpeechEnhancementAndEmotion,
+        feature_extractor: SparseMeritFeatureExtractor,
+        preprocessing: str | None,
     ) -> str:
         """A hash of everything that the features of a mixture depend on: 16 hexadecimal digits."""
         precision = "" if self.computed_in == torch.float32 else f" of {self.computed_in}"
@@ -155,9 +161,21 @@ class CachedLoader:
             f"{self.dtype}{precision}",
             encoder_fields(model.config),
             feature_extractor.to_dict(),
+            *([preprocessing] if preprocessing else []),
         ]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        for name, weight in sorted(model.model.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
+        _update(digest, model.model.encoder)
         return digest.hexdigest()[:16]
+
+
+def sha256_of_weights(module: nn.Module) -> str:
+    """SHA-256 of the names and values of parameters and buffers."""
+    digest = hashlib.sha256()
+    _update(digest, module)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, module: nn.Module) -> None:
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())

@@ -220,6 +220,7 @@ class Run:
             self.accelerator,
             settings.feature_cache_rounds,
             dtype,
+            loader.enhancer.fingerprint if isinstance(loader, CleanedLoader) else None,
         )
 
     def train_epoch(

@@ -345,11 +345,12 @@ class TrainingSettings:
             )
 
     def _check_feature_cache(self) -> None:
-        given = {name: getattr(self, name) for name in ("streaming", "cleaned_by", "frozen_epochs")}
-        if self.feature_cache and (self.streaming or self.cleaned_by or not self.frozen_epochs):
+        needs_speech = bool(self.cleaned_by) and self.tasks != [EMOTION]
+        given = {name: getattr(self, name) for name in ("streaming", "frozen_epochs", "cleaned_by", "tasks")}
+        if self.feature_cache and (self.streaming or not self.frozen_epochs or needs_speech):
             raise ValueError(
                 f"`feature_cache` is {self.feature_cache}, for mixtures that repeat under a frozen encoder; expected "
-                f"frozen_epochs above 0, no streaming and no cleaned_by with it, not {given}."
+                f"frozen_epochs above 0, no streaming and, with cleaned_by, tasks [{EMOTION}], not {given}."
             )
 
     def _check_descriptors(self) -> None:

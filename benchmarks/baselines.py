@@ -1,8 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-Trains the systems that the paper compares, at equal budgets: `python -m benchmarks.ladder [--field value ...]`.
+Trains the systems that the paper compares, at equal budgets: `python -m benchmarks.baselines [--field value ...]`.
 
-Each system is a file of `benchmarks/ladder`; command-line options apply to every run. Runs are sequential, starting
+Each system is a file of `benchmarks/baselines`; command-line options apply to every run. Runs are sequential, starting
 with the first seed. Finished runs are skipped, and interrupted ones resume. If a run fails, the others continue;
 failures are listed at the end, and the exit status is 1.
 """
@@ -16,30 +16,37 @@ from pathlib import Path
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 
 ROOT = Path(__file__).parents[1]
-RUNS = Path("runs/ladder")
+RUNS = Path("runs/baselines")
 SEEDS = {  # of each system; the enhancement model precedes the system trained on its output
-    "se_front_end": 1,
-    "ser_clean": 1,
-    "ser_enhanced": 1,
-    "multitask": 3,
-    "dense_merit": 3,
-    "sparse_merit": 3,
-    "multitask_uncertainty": 1,
-    "multitask_pcgrad": 1,
-    "sparse_merit_none": 1,
-    "sparse_merit_switch": 1,
-    "weighted_sum_experts": 1,
-    "expert_weighted_sums": 1,
+    "enhancement": 1,
+    "emotion_clean": 3,
+    "emotion_enhanced": 3,
+    "multitask": 5,
+    "dense_merit": 5,
+    "sparse_merit": 5,
+    "multitask_uncertainty": 3,
+    "multitask_pcgrad": 3,
+    "sparse_merit_none": 3,
+    "sparse_merit_switch": 3,
+    "weighted_sum_experts": 3,
+    "expert_weighted_sums": 3,
+    "experts_1": 3,
+    "experts_2": 3,
+    "experts_5": 3,
+    "experts_8": 3,
+    "multitask_lora": 1,
+    "dense_merit_lora": 1,
+    "sparse_merit_lora": 1,
 }
 FINISHED = "finished"  # an empty file in the folder of a finished run
 NO_MATTER = ("dataloader_num_workers",)  # settings that change no result
 
 
 def main(overrides: list[str] | None = None) -> int:
-    """Trains all missing runs in runs/ladder/SYSTEM/SEED. Returns the exit status."""
+    """Trains all missing runs in runs/baselines/SYSTEM/SEED. Returns the exit status."""
     overrides = sys.argv[1:] if overrides is None else overrides
     planned = {
-        f"{system}/{seed}": [str(ROOT / f"benchmarks/ladder/{system}.yaml"), "--seed", str(seed)]
+        f"{system}/{seed}": [str(ROOT / f"benchmarks/baselines/{system}.yaml"), "--seed", str(seed)]
         for seed in range(max(SEEDS.values()))
         for system in SEEDS
         if seed < SEEDS[system]
