@@ -120,7 +120,7 @@ def test_digital_silence_has_no_level():
         (encoded("WAV", None, np.zeros(900, np.float32), 900), "mix", "sampling rate of 900; .* from 1000"),
         (encoded("WAV"), "right", "has 1 channel; there is no channel 2"),
         (encoded("WAV"), "both", "expected one of mix"),
-        (encoded("WAV"), "each", "reads one track"),
+        (encoded("WAV"), "each", "reads one channel"),
     ],
 )
 def test_what_shows_at_once_is_an_error_of_opening(content, channel, message):

@@ -265,7 +265,10 @@ class _DecodedRows:
 
     def _load(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
-            raise ValueError(f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}: is it the same dataset?")
+            raise ValueError(
+                f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}. Use the dataset that the parameters "
+                "were drawn for."
+            )
         try:
             waveform = load_audio(self.dataset[index]["audio"], target_sampling_rate=SAMPLING_RATE)
         except (ValueError, OSError) as error:

@@ -106,8 +106,8 @@ def round_to_half(file: Path, names: Iterable[str]) -> None:
         weights[name] = exact.half()
         if not weights[name].isfinite().all():
             raise ValueError(
-                f"{name} reaches {exact.abs().max():.6g}, but fp16 ends at {torch.finfo(torch.float16).max:g}: leave "
-                "these weights in fp32."
+                f"{name} has values up to {exact.abs().max():.6g}, but the largest value of fp16 is "
+                f"{torch.finfo(torch.float16).max:g}: store these weights in fp32."
             )
     save_file(weights, file, {"format": "pt"})
 

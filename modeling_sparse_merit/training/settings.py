@@ -340,15 +340,15 @@ class TrainingSettings:
         if bool(self.sampling_weights) != (self.sampling == "weighted"):
             raise ValueError(
                 f"`sampling` is {self.sampling} and `sampling_weights` is {dict(self.sampling_weights)}; expected "
-                "weights with sampling weighted, and with no other."
+                "weights if `sampling` is weighted, and none otherwise."
             )
 
     def _check_feature_cache(self) -> None:
         given = {name: getattr(self, name) for name in ("streaming", "cleaned_by", "frozen_epochs")}
         if self.feature_cache and (self.streaming or self.cleaned_by or not self.frozen_epochs):
             raise ValueError(
-                f"`feature_cache` is {self.feature_cache}, for mixtures that repeat under a frozen encoder; expected "
-                f"frozen_epochs above 0, no streaming and no cleaned_by with it, not {given}."
+                f"`feature_cache` is {self.feature_cache}, which needs a frozen encoder and mixtures that repeat; "
+                f"expected frozen_epochs above 0, no streaming and no cleaned_by, not {given}."
             )
 
     def _check_descriptors(self) -> None:
@@ -356,8 +356,8 @@ class TrainingSettings:
         given = {name: getattr(self, name) for name in needed}
         if self.descriptor_weight and (given != needed or EMOTION not in (self.tasks or TASKS)):
             raise ValueError(
-                f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of unchanged speech "
-                f"and are predicted from the features of the task emotion; expected that task and {needed}, not "
+                f"`descriptor_weight` is {self.descriptor_weight}, but descriptors exist for unchanged speech only, "
+                f"and are predicted from the features of the task emotion; expected this task and {needed}, not "
                 f"{self.tasks or 'all'} tasks and {given}."
             )
 
@@ -448,7 +448,7 @@ def _read_fields(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]
         ValueError: A field is unknown, or the file extends itself.
     """
     if path.resolve() in extending:
-        raise ValueError(f"{path} extends itself, by way of {[str(other) for other in extending]}.")
+        raise ValueError(f"{path} extends itself, through {[str(other) for other in extending]}.")
     values = read_yaml(path)
     base = values.pop("extends", None)
     if unknown := unknown_names(values, names_of(TrainingSettings), TrainingSettings.RENAMED):

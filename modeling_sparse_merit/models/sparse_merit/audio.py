@@ -164,7 +164,10 @@ def decode_audio(recording: Any, sampling_rate: int | None = None) -> Audio:
     audio = _audio_of(recording, sampling_rate, name_of(recording))
     name, rate = audio.name, audio.sampling_rate
     if sampling_rate is not None and rate != sampling_rate:
-        raise ValueError(f"{name} is at {rate} Hz, but `sampling_rate={sampling_rate}` was given. Leave it out.")
+        raise ValueError(
+            f"{name} is at {rate} Hz, but `sampling_rate` is {sampling_rate}. Leave out `sampling_rate`, which is for "
+            "bare arrays."
+        )
     check_samples(audio.samples, name)
     return Audio(audio.samples, checked_rate(rate, name), name, audio.warnings)
 
@@ -378,7 +381,10 @@ def encoding_of(path: Path, peak: float) -> tuple[str, str]:
     if peak <= 1:
         return file_format, "PCM_16"
     if file_format == "FLAC":
-        raise ValueError(f"{path} would be clipped: FLAC ends at full scale (+-1). Write a .wav, or scale it down.")
+        raise ValueError(
+            f"Cannot write {path}: the samples exceed full scale (+-1), and FLAC would clip them. Write a .wav file, "
+            "or scale the samples down."
+        )
     return file_format, "FLOAT"
 
 

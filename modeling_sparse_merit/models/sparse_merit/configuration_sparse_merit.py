@@ -269,22 +269,24 @@ def _check_sizes(config: SparseMeritConfig) -> None:
             "expected at least 1 bin, and an odd number of taps."
         )
     if not 0 <= config.label_smoothing < 1:
-        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected a share from 0 up to, but not, 1.")
+        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected at least 0 and less than 1.")
     if config.problem_type not in (None, "single_label_classification"):
         raise ValueError(
             f"`problem_type` is {config.problem_type!r}; expected 'single_label_classification': the emotion head "
-            "learns one class a clip by cross entropy. Leave the field out."
+            "predicts one class per clip. Leave the field out."
         )
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
-            "expected win_length <= n_fft, hop_length <= win_length / 2, or the inverse transform is undefined."
+            "expected win_length <= n_fft and hop_length <= win_length / 2, so that the transform can be inverted."
         )
     weights = config.class_weights
     if weights is not None and (
         len(weights) != config.num_labels or not all(0 < weight < math.inf for weight in weights)
     ):
-        raise ValueError(f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one a label.")
+        raise ValueError(
+            f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one per label."
+        )
 
 
 def _check_encoder(config: SparseMeritConfig) -> None:

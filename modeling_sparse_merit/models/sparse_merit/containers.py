@@ -73,11 +73,12 @@ def _add_parts(layout: Layout, stream: BinaryIO, start: int, end: int, name: str
 def _check_content(stream: BinaryIO, start: int, end: int, name: str) -> None:
     """Refuses a file that ends behind its tags, or within its first MPEG frame."""
     if start == end:
-        raise ValueError(f"{name} holds a tag and no audio.")
+        raise ValueError(f"{name} contains a tag, but no audio.")
     frame = Frame.parse(bytes_at(stream, start, 4))
     if frame is not None and frame.size > end - start:
         raise ValueError(
-            f"{name} holds no complete frame of audio: {end - start} of the {frame.size} bytes of its first one."
+            f"{name} has no complete frame of audio: it ends after {end - start} of the {frame.size} bytes of the "
+            "first frame."
         )
 
 

@@ -278,7 +278,7 @@ def _blocks_of(layout: Layout, name: str) -> Blocks:
     for head in heads:
         if head.channels not in (1, channels):
             raise ValueError(
-                f"{name} changes from {head.channels} to {channels} channels. Cut it into files of one kind first."
+                f"{name} has parts with {head.channels} and with {channels} channels. Split it into one file per part."
             )
     start = partial(_joined, list(zip(layout.parts, heads, strict=True)), rate, channels, name)
     return Blocks(rate, channels, start, layout.warnings)
@@ -443,7 +443,8 @@ def _open_ffmpeg(stream: BinaryIO, name: str, complaint: str) -> Iterator[Blocks
     program = shutil.which("ffmpeg")
     if program is None:
         raise ValueError(
-            f"{what.rstrip('.')}. Install ffmpeg, or convert the file where it plays: `ffmpeg -i INPUT output.wav`."
+            f"{what.rstrip('.')}. Install ffmpeg, or convert the file to WAV on another machine: "
+            "`ffmpeg -i INPUT output.wav`."
         )
     _check_asf(head, stream, name)
     with _file_of(stream) as path, closing(_Ffmpeg(program, path, name, what.rstrip("."))) as ffmpeg:

@@ -238,7 +238,9 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         tasks = tuple(self.config.tasks if tasks is None else tasks)
         unknown = [task for task in tasks if task not in self.config.tasks]
         if unknown or not tasks:
-            raise ValueError(f"`tasks` is {tasks}; this model has {self.config.tasks}: ask for at least one of these.")
+            raise ValueError(
+                f"`tasks` is {tasks}; expected one or more of the tasks of this model, {self.config.tasks}."
+            )
         return tasks
 
 
@@ -487,7 +489,7 @@ def _check_unused(arguments: dict[str, Any]) -> None:
     """Refuses arguments that would be ignored."""
     given = [name for name, value in arguments.items() if value is not None and value is not False]
     if given:
-        raise TypeError(f"Unknown arguments {given} of `forward`.")
+        raise TypeError(f"`forward` got the unknown arguments {given}. Leave them out.")
 
 
 def _selected(

@@ -433,8 +433,8 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         if EMOTION not in self.model.config.tasks:
             name = repr(str(self.model.name_or_path)) if self.model.name_or_path else "The model"
             raise ValueError(
-                f"{name} has the tasks {self.model.config.tasks}; expected one with {EMOTION!r}. "
-                "`SpeechEnhancementAndEmotionPipeline` takes any."
+                f"{name} has the tasks {self.model.config.tasks}; expected a model with the task {EMOTION!r}. Use "
+                "`SpeechEnhancementAndEmotionPipeline` for other models."
             )
 
     # What an "audio-classification" pipeline takes and returns differs from the class above.
@@ -504,6 +504,7 @@ def _is_column(inputs: Any) -> bool:
 
 def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:
     if missing:
-        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {', '.join(sorted(missing)[:5])}.")
+        names = ", ".join(sorted(missing)[:5])
+        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {names}: download or save it again.")
     if damaged := damaged_weights((*model.named_parameters(), *model.named_buffers())):
-        raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")
+        raise ValueError(f"{source!r} has NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")
