@@ -203,7 +203,7 @@ def _origin(speech: Sequence[DatasetInfo], seed: int) -> DatasetInfo:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
-    """Builds and writes a dataset of synthetic noises, as the command line says.
+    """Builds and writes a dataset of synthetic noises, with the options of the command line.
 
     Args:
         arguments: command line to parse; that of the process by default.

@@ -132,7 +132,7 @@ def _join(texts: Sequence[str], sign: str) -> str:
 def main(
     arguments: Sequence[str] | None = None, prog: str | None = None, publish: prepare.Publish | None = None
 ) -> None:
-    """Builds and writes a frozen noisy test set, as the command line says.
+    """Builds and writes a frozen noisy test set, with the options of the command line.
 
     Args:
         arguments: command line to parse; that of the process by default.

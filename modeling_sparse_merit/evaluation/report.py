@@ -75,7 +75,7 @@ class Group:
 
 
 class Protocol:
-    """Common to all systems and conditions: the clips, their labels, and their resamples.
+    """What all systems and conditions have in common: the clips, their labels, and their resamples.
 
     Args:
         clips: the rows of any system in any condition.

@@ -40,7 +40,7 @@ logger = logging.getLogger("train_accelerate")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains as the arguments say, those of the command line by default; see [`parse_settings`]."""
+    """Trains a model. The arguments, by default those of the command line, are described at [`parse_settings`]."""
     settings = parse_settings(arguments)
     accelerator = start(settings)
 

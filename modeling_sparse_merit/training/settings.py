@@ -66,7 +66,7 @@ Entries = Annotated[YamlMapping, BeforeValidator(YamlMapping), "a mapping"]
 @checked_dataclass
 class TrainingSettings:
     """
-    One training run. Every field can be set in the YAML file and on the command line, which wins.
+    Settings of a training run. Every field can be set in the YAML file and on the command line, which has precedence.
 
     A field has the name of its counterpart in [`~transformers.TrainingArguments`] if its meaning and its form are the
     same. These have names of their own: `frozen_epochs` and `epochs` are two stages, not one number of epochs;

@@ -112,7 +112,7 @@ class Corpus(ABC):
         prog: str | None = None,
         publish: prepare.Publish | None = None,
     ) -> None:
-        """Builds and writes the dataset, as the command line says; see `prepare.run`.
+        """Builds and writes the dataset, with the options of the command line; see `prepare.run`.
 
         Args:
             arguments: command line to parse; that of the process by default.

@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Structure of audio files: position and length of their audio, without relying on the header alone.
 
-libsndfile trusts headers. It reads a truncated WAV short without an error, only the first of several chained OGG
-streams, and an MP3 without a length field up to a guess. `layout_of` walks the container instead and returns parts
-that libsndfile decodes completely, each with its expected duration.
+libsndfile trusts headers. It reads a truncated WAV without an error, reads only the first of several chained OGG
+streams, and guesses the length of an MP3 that does not state it. `layout_of` walks the container instead and returns
+parts that libsndfile decodes completely, each with its expected duration.
 
 Formats: RIFF, RIFX, RF64 and BW64 WAV (Multimedia Programming Interface and Data Specifications 1.0; EBU Tech 3306),
 AIFF and AIFC, W64, CAF, AU, NIST SPHERE, FLAC (RFC 9639), OGG (RFC 3533), MPEG audio (`mpeg.py`).
@@ -34,7 +34,7 @@ def layout_of(stream: BinaryIO, name: str) -> Layout:
 
     Args:
         stream: a seekable binary file.
-        name: what messages call the file.
+        name: name of the file in messages.
 
     Raises:
         ValueError: the file is empty, holds a tag and no audio, or is cut short; the message says by how much.
@@ -325,7 +325,7 @@ class Link:
     is_closed: bool = False
 
     def add(self, page: bytes) -> None:
-        """Counts a page (its header of 27 bytes) in."""
+        """Adds a page, given its header of 27 bytes."""
         self.has_content = self.has_content or not page[5] & 2
         if page[14:18] != self.serial:
             return
@@ -337,7 +337,7 @@ class Link:
 
     @property
     def seconds(self) -> float | None:
-        """Fewest seconds that it has to yield: those behind its first page of audio."""
+        """Minimum duration of its audio in seconds: that after its first page of audio."""
         return (self.last - self.first) / self.rate if self.rate and self.first is not None else None
 
 

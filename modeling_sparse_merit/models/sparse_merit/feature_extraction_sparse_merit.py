@@ -20,14 +20,14 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
     """Scales mono 16 kHz recordings for `SparseMeritModel` and pads them, with a mask, into a batch.
 
     Args:
-        normalization: `"recording"`: each recording to zero mean and unit variance over its own length,
-            (x - mean) / sqrt(variance + 1e-7). `"corpus"`: (x - corpus_mean) / corpus_std, as published.
-        corpus_mean: mean of the training corpus' samples; for `"corpus"` only.
-        corpus_std: their standard deviation, above 0; for `"corpus"` only.
+        normalization: `"recording"` scales each recording to zero mean and unit variance over its own length,
+            (x - mean) / sqrt(variance + 1e-7). `"corpus"` computes (x - corpus_mean) / corpus_std, as published.
+        corpus_mean: mean of the samples of the training corpus; for `"corpus"` only.
+        corpus_std: standard deviation of the samples of the training corpus, above 0; for `"corpus"` only.
         feature_size, sampling_rate, padding_value, return_attention_mask, kwargs: as in `Wav2Vec2FeatureExtractor`.
 
     Raises:
-        ValueError: unknown `normalization`, corpus statistics that do not go with it, or padding on the left.
+        ValueError: `normalization` is unknown, the corpus statistics do not match it, or padding is on the left.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
 
         Args:
             enhanced_values: the model's output (B, S'), or (S',) of one recording, S' at least the recording's length.
-            raw_speech, scale_like: as they were given to the feature extractor.
+            raw_speech, scale_like: the arguments that were passed to the feature extractor.
 
         Returns:
             One float32 array (samples,) for each recording.

@@ -66,7 +66,7 @@ class SparseMeritOutput(ModelOutput):
         logits: (B, classes).
         enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding; None in training with the mask
             "log1p", whose loss does not need it.
-        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
+        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), only with the mask "log1p".
         task_outputs: {task: output} of the other tasks: logits (B, classes), ratings (B, K), embeddings (B, size).
         features: {task: (B, T, D)}, the input of the heads, when requested.
         router_logits: {task: (B, T, N)}, when requested.
@@ -275,7 +275,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         cls, name_or_path: str | os.PathLike, num_layers: int | None = None, **config_overrides: Any
     ) -> "SparseMeritForSpeechEnhancementAndEmotion":
         """
-        A model whose encoder has the weights of a pretrained one; experts, routers and heads are initialised.
+        A model with the weights of a pretrained encoder. Experts, routers and heads are randomly initialised.
 
         Args:
             name_or_path: Hub id (such as `microsoft/wavlm-large` or `openai/whisper-base`) or local folder of a WavLM,
@@ -284,7 +284,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             config_overrides: Fields of [`SparseMeritConfig`] that differ from the checkpoint and the defaults.
 
         Raises:
-            ValueError: The architecture does not map onto WavLM's layout.
+            ValueError: The architecture is not supported.
         """
         encoder_config, weights = read_encoder(name_or_path, num_layers)
         model = cls(SparseMeritConfig(**{**encoder_config, **config_overrides}))
@@ -456,7 +456,7 @@ def count_parameters(config: SparseMeritConfig) -> int:
 
 
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Names of the weights that hold NaN or Inf, which loading does not check."""
+    """Names of the weights that have NaN or Inf, which is not checked when they are loaded."""
     return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
 
 

@@ -91,7 +91,7 @@ def add_mpeg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
         layout: where the parts are added.
         stream: a seekable binary file.
         start, end: bytes of the file to search.
-        name: what messages call the file.
+        name: name of the file in messages.
 
     Returns:
         whether the file is an MPEG stream.

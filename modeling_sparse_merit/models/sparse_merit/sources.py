@@ -26,7 +26,7 @@ def locate(model: str | os.PathLike) -> str:
             or a Hub id.
 
     Raises:
-        FileNotFoundError: it is none of these, or the folder holds no configuration.
+        FileNotFoundError: it is none of these, or the folder has no configuration.
     """
     name = os.path.expanduser(model)
     embedded, folder = embedded_folder(name), Path(name)
