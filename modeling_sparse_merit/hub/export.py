@@ -239,7 +239,7 @@ def _remove(stale: list[Path], report: Callable[[str], None]) -> None:
         path.unlink()
     if stale:
         names = ", ".join(path.name for path in stale)
-        report(f"Removed from {stale[0].parent}, since they belong to the previous weights: {names}.")
+        report(f"Removed from {stale[0].parent}, because they belong to the previous weights: {names}.")
 
 
 def _move_files(source: Path, target: Path) -> None:

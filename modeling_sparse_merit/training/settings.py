@@ -295,12 +295,14 @@ class TrainingSettings:
         require(self, "tasks", self.tasks is None or set(self.tasks) <= set(TASKS), f"some of {list(TASKS)}, or null")
 
     def _check_data(self) -> None:
-        require(self, "rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
+        require(self, "rir_probability", self.rirs or not self.rir_probability, "0, because there are no `rirs`")
         checked_transmissions(self.transmissions)
         is_possible = self.transmissions or not self.transmission_probability
-        require(self, "transmission_probability", is_possible, "0, as there are no `transmissions`")
+        require(self, "transmission_probability", is_possible, "0, because there are no `transmissions`")
         require(self, "unlabelled", set(self.unlabelled) <= set(self.speech), f"some of `speech`, {self.speech}")
-        require(self, "unlabelled", not (self.unlabelled and self.streaming), "an empty list, as speech is streamed")
+        require(
+            self, "unlabelled", not (self.unlabelled and self.streaming), "an empty list, because speech is streamed"
+        )
 
     def _check_labels(self) -> None:
         """Checks the labels, and splits OWN=LABEL: `labels` has OWN, `labels_from` {OWN: LABEL}."""
@@ -311,7 +313,7 @@ class TrainingSettings:
         names = [part[0] for part in parts]
         require(self, "labels", len(set(names)) == len(names), "distinct names")
         conflicts = [own for own in mapped if self.labels_from.get(own, mapped[own]) != mapped[own]]
-        require(self, "labels_from", not conflicts, f"no other source of {conflicts} than in `labels`")
+        require(self, "labels_from", not conflicts, f"the same source of {conflicts} as in `labels`")
         require(self, "labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
         self.labels, self.labels_from = names, YamlMapping({**self.labels_from, **mapped})
         if self.labels_from and self.model is None:
@@ -331,7 +333,9 @@ class TrainingSettings:
                 f"`sampling` is class_balanced and `class_weights` is {self.class_weights}, which would balance the "
                 "classes twice; expected class_weights none."
             )
-        require(self, "sampling", self.sampling == "natural" or not self.streaming, "natural, as speech is streamed")
+        require(
+            self, "sampling", self.sampling == "natural" or not self.streaming, "natural, because speech is streamed"
+        )
         known = {*self.speech, *self.labels, UNLABELLED_NAME}
         valid_weights = set(self.sampling_weights) <= known and all(
             isinstance(weight, int | float) and 0 <= weight < math.inf for weight in self.sampling_weights.values()

@@ -189,8 +189,8 @@ def instead_of_mix(powers: np.ndarray, mixed: float, name: str) -> tuple[int | N
         return None, ""
     loudest = int(powers.argmax()) + 1
     return loudest, (
-        f"The channels of {name} cancel each other when they are mixed; channel {loudest}, the loudest, was taken. "
-        'Choose with `channel` ("left", "right", a number, "each").'
+        f"The channels of {name} cancel each other when they are mixed, so channel {loudest}, the loudest, was used. "
+        'Choose others with `channel` ("left", "right", a number, "each").'
     )
 
 

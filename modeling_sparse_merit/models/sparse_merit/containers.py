@@ -229,8 +229,8 @@ def _add_data(
     unaccounted = end - max(following, data.start + size)
     if follows is None and 0 < byte_rate <= 10 * unaccounted and not _is_padding(stream, end - unaccounted, end):
         layout.warnings.append(
-            f"{name} holds {unaccounted} bytes after the audio that its header declares "
-            f"({unaccounted / byte_rate:.1f} s if they are audio); they are not read."
+            f"{name} has {unaccounted} bytes after the audio that its header declares "
+            f"({unaccounted / byte_rate:.1f} s if they are audio). They are not read."
         )
     return follows
 
@@ -239,10 +239,10 @@ def _check_slip(layout: Layout, missing: int, header: int, sizes: tuple[int, int
     """A header that promises a little too much was written wrong; one that promises more is of a longer file."""
     seconds = missing / byte_rate if byte_rate else 0
     amount = f" ({seconds:.2f} s are missing)" if seconds >= 0.005 else ""
-    promise = f"its header promises {sizes[0]} bytes of audio, it holds {sizes[1]}{amount}"
+    promise = f"its header promises {sizes[0]} bytes of audio, but it has {sizes[1]}{amount}"
     if missing > HEADER_SLIP and missing not in (header, header - 8):
         raise ValueError(f"{name} is cut short: {promise}. Get the whole file.")
-    layout.warnings.append(f"{name}: {promise}; what is there was read.")
+    layout.warnings.append(f"{name}: {promise}. The audio that exists was read.")
 
 
 def _next_file(stream: BinaryIO, dialect: Dialect, position: int, end: int) -> int | None:
@@ -370,7 +370,7 @@ def _add_ogg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
     for link, link_end in zip(links, ends, strict=True):
         layout.parts.append(Part(View(stream, (link.start, link_end)), link.seconds))
     if links and not links[-1].is_closed:
-        layout.warnings.append(f"{name} has no mark of its end: it is a recording of a stream, or cut short.")
+        layout.warnings.append(f"{name} does not mark its end: it was recorded from a stream, or is cut short.")
 
 
 def _granule_rate(packet: bytes) -> int:
