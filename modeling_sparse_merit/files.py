@@ -93,7 +93,7 @@ def check_replaceable(folder: Path, overwrite: bool, why_not: Callable[[Path], s
         raise FileExistsError(f"{folder} exists already: give a new folder, or --overwrite.")
     reason = why_not(folder) if folder.is_dir() else "it is a file"
     if reason is not None:
-        raise FileExistsError(f"{folder} is not replaced: {reason}. Give another folder.")
+        raise FileExistsError(f"{folder} cannot be overwritten: {reason}. Give another folder.")
 
 
 def remove_unfinished(folder: Path) -> None:

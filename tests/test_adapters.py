@@ -235,7 +235,7 @@ def test_the_embedded_checkpoint_has_a_name_and_other_folders_an_absolute_path(t
 def test_a_name_that_is_nowhere_is_refused_at_once_with_the_names_that_are(name, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     start = time.monotonic()
-    with pytest.raises(FileNotFoundError, match=r"is no folder: .*inside the package \(.*tiny"):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder: .*inside the package \(.*tiny"):
         TrainingSettings(model=name) and build.build_feature_extractor(TrainingSettings(model=name))
     assert time.monotonic() - start < 2
 

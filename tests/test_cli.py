@@ -306,8 +306,8 @@ def test_a_recording_of_silence_is_no_reason_to_fail(run, tmp_path):
         (["nowhere.wav"], "No recording found in nowhere.wav"),
         (["*.wav"], "No recording found in"),
         (["empty"], "No recording found in empty"),
-        (["a.flac", "--model", "./nowhere"], "'./nowhere' is no folder"),
-        (["a.flac", "--model", "empty"], "holds no config.json"),
+        (["a.flac", "--model", "./nowhere"], "'./nowhere' is not a folder"),
+        (["a.flac", "--model", "empty"], "has no config.json"),
         (["a.flac", "--device", "toaster"], "Device 'toaster' is not usable here"),
     ],
 )

@@ -337,7 +337,7 @@ def test_no_pickle_runs_code(release, tmp_path):
 
     for call in (os.system, eval, exec):
         path.write_bytes(pickle.dumps((Malicious(harm, call), 1.0)))
-        with pytest.raises(ValueError, match="the name"):
+        with pytest.raises(ValueError, match="it refers to"):
             read_statistics(path)
     weights = release / "model/wavlm_adamw/7/final_pool.pt"
     torch.save({"model": {"attention": Malicious(harm)}}, weights)

@@ -189,4 +189,6 @@ def test_what_needs_the_emotion_refuses_an_enhancement_clearly(enhancement_alone
     recording = PACKAGE / "demo" / "noisy_speech.flac"
     command = ["enhance", str(recording), "-o", str(tmp_path / "out"), "--model", str(enhancement_alone)]
     result = CliRunner().invoke(app, [*command, "--segments", "csv"])
-    assert result.exit_code == 2 and "--segments needs the emotion" in " ".join(result.stderr.split())
+    assert result.exit_code == 2 and "--segments needs a model with the task emotion" in " ".join(
+        result.stderr.split()
+    )

@@ -570,15 +570,15 @@ def test_samples_that_are_not_those_that_were_frozen_are_refused(measure, frozen
     rows[1]["audio"] = as_bytes(load_audio(rows[1]["audio"]) * 0.999)
     forged = pa.Table.from_pylist(rows, read_dataset(frozen).features.arrow_schema)
     pq.write_table(forged, tmp_path / "forged.parquet")
-    with pytest.raises(ValueError, match="Clip 1 .*in clean of .*is not what was frozen"):
+    with pytest.raises(ValueError, match="Clip 1 .*in the condition clean of .*has changed"):
         measure(test_set=str(tmp_path / "forged.parquet"), speech=None, noise=None, snr_db=None)
     pq.write_table(forged.slice(1), tmp_path / "short.parquet")
-    with pytest.raises(ValueError, match=r"lacks the clips \[0\] in clean"):
+    with pytest.raises(ValueError, match=r"lacks the clips \[0\] in the condition clean"):
         measure(test_set=str(tmp_path / "short.parquet"), speech=None, noise=None, snr_db=None)
 
 
 def test_a_table_that_is_no_frozen_test_set_says_so(measure, corpus):
-    with pytest.raises(ValueError, match="is no frozen test set: it lacks.*'clean'.*prepare noisy"):
+    with pytest.raises(ValueError, match="is not a frozen test set: it lacks.*'clean'.*prepare noisy"):
         measure(test_set=corpus["speech"][0], speech=None, noise=None, snr_db=None)
 
 
@@ -648,7 +648,7 @@ def test_an_invalid_system_is_named_among_others():
 
 
 def test_fields_that_contradict_each_other_are_named():
-    with pytest.raises(ValueError, match=r"`model` is 'a'; expected null, as `systems`"):
+    with pytest.raises(ValueError, match=r"`model` is 'a'; expected null, because `systems`"):
         EvaluationConfig(speech=["table"], model="a", systems={"b": "c"})
     with pytest.raises(ValueError, match=r"`snr_db` is \[3.0\]; expected nothing, as the `test_set`"):
         EvaluationConfig(test_set="frozen", snr_db=[3])

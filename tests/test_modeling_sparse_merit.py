@@ -103,7 +103,7 @@ def test_a_model_of_one_task_has_only_its_parts(tiny_config, batch):
 @pytest.mark.parametrize("tasks", [(), ("transcription",), ("emotion", "transcription")])
 def test_tasks_that_the_model_lacks_are_an_error_with_heads_and_without(model, batch, tasks):
     for network in (model, model.model):
-        with pytest.raises(ValueError, match=r"this model has \['enhancement', 'emotion'\]"):
+        with pytest.raises(ValueError, match=r"the tasks of this model, \['enhancement', 'emotion'\]"):
             network(batch["input_values"], tasks=tasks)
 
 

@@ -56,7 +56,7 @@ def test_a_folder_of_that_name_is_given_as_a_path(embedded, tiny_checkpoint, nam
 def test_a_folder_without_a_checkpoint_is_no_reason_for_a_warning(embedded, caplog):
     Path("base").mkdir()
     assert locate("base") == str(embedded / "base") and not caplog.text
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         locate("./base")
 
 

@@ -680,7 +680,7 @@ def test_an_encoder_is_taken_over_and_nothing_else(tables, tiny_checkpoint):
     for name in ("model.integration.routers.emotion.weight", "heads.emotion.dense.weight"):
         assert known[name].shape != fresh[name].shape or not torch.equal(known[name], fresh[name])
     assert build.build_feature_extractor(settings).normalization == "recording"
-    with pytest.raises(ValueError, match="leave out of `config`"):
+    with pytest.raises(ValueError, match="Remove the fields that describe the encoder"):
         build.build_model(make_settings(tables, encoder=str(tiny_checkpoint), config={"hidden_size": 64}))
 
 

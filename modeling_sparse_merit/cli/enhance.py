@@ -203,7 +203,9 @@ def _enhance_recordings(
     pipe = load(device or (None if state is None else str(state.device)))
     if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
         tasks = ", ".join(pipe.model.config.tasks)
-        raise ValueError(f"--segments needs the emotion task, but the tasks of the model are {tasks}: leave it out.")
+        raise ValueError(
+            f"--segments needs a model with the task emotion; this one has {tasks}. Leave the option out."
+        )
     from ..inference.results import Results, settings_of
     from ..inference.tracks import Treatment
 

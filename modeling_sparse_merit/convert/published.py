@@ -296,7 +296,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     contents = _read(path)
     weights = contents.get("model")
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise ValueError(f"{path} holds {sorted(map(str, contents))}; expected 'model', a dictionary of tensors.")
+        raise ValueError(
+            f"{path} has the keys {sorted(map(str, contents))}; expected the key 'model' with a dictionary of tensors."
+        )
     return {name: tensor.float() for name, tensor in weights.items()}
 
 
@@ -335,7 +337,7 @@ class _FloatType:
 
     def __init__(self, name: str, *_: bool):
         if name not in ("f4", "f8"):
-            raise pickle.UnpicklingError(f"a number of type {name!r}")
+            raise pickle.UnpicklingError(f"it contains a number of type {name!r}")
         self.format = {"f4": "f", "f8": "d"}[name]
 
     def __setstate__(self, state: tuple) -> None:
@@ -358,7 +360,7 @@ class _TwoFloatsUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.NAMES:
-            raise pickle.UnpicklingError(f"the name {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return self.NAMES[module, name]
 
 
@@ -375,13 +377,13 @@ def read_statistics(path: Path) -> tuple[float, float]:
         with open(path, "rb") as file:
             mean, std = _TwoFloatsUnpickler(file).load()
         if not (isinstance(mean, float) and isinstance(std, float) and math.isfinite(mean) and 0 < std < math.inf):
-            raise ValueError(f"{mean!r} and {std!r}")
+            raise ValueError(f"it contains {mean!r} and {std!r}")
     except OSError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
             f"{path} is not a pickled mean and standard deviation: {error}. "
-            "Give both numbers, or recordings to measure them from."
+            "Give both numbers (--mean, --std), or recordings to measure them from (--measure)."
         ) from error
     return mean, std
 

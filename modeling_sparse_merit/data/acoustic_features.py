@@ -56,9 +56,9 @@ def build(
 
     Args:
         speech: the speech dataset.
-        scratch: a folder that holds the clips for as long as the dataset is used; they may not fit into memory.
+        scratch: a folder for the clips, which may not fit into memory; keep it as long as the dataset is used.
         speeds: speed factors of the train clips: 1.1 is faster, and higher in pitch.
-        processes: how many processes work on clips; the dataset is the same for any number.
+        processes: number of processes; the dataset does not depend on it.
 
     Raises:
         DatasetError: Praat's library is not installed, a speed is out of range, or there is no clip of train or dev.

@@ -74,7 +74,7 @@ def read_dataset(path: str | Path, split: str | None = None) -> Dataset:
 
     Args:
         path: the dataset; `owner/name` on the Hub.
-        split: keep only the rows whose `split` column says so, such as `"train"`; None keeps them all.
+        split: keep only the rows of this split, such as `"train"`; None keeps all rows.
 
     Returns:
         The dataset with undecoded audio. `Dataset.info` holds licence, citation and description, except for datasets
@@ -121,8 +121,8 @@ def stream_datasets(paths: Iterable[str | Path], split: str, columns: Sequence[s
         One stream with undecoded audio for each dataset that has the split.
 
     Raises:
-        DatasetError: a path is no dataset on the Hub that can be streamed, a column is missing, or no dataset has the
-            split.
+        DatasetError: a path is not a dataset on the Hub that can be streamed, a column is missing, or no dataset has
+            the split.
     """
     names = [Path(path) for path in paths]
     streams = [_stream(name, split, list(columns)) for name in names]

@@ -32,20 +32,21 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class MixingParameters:
-    """Everything drawn for one example. `dataclasses.asdict` gives plain JSON, and `MixingParameters(**values)` reads
-    it.
+    """The random parameters of one example.
+
+    `dataclasses.asdict` converts them to plain JSON values, and `MixingParameters(**values)` reads these.
 
     Attributes:
-        noise_index: row of the noise dataset; None is no noise.
+        noise_index: row of the noise dataset; None for no noise.
         noise_offset: where the noise starts, as a fraction in [0, 1) of the places where it may start.
         snr_db: signal-to-noise ratio over the whole clip, dB.
         level_db: RMS level of the speech in the mixture, dBFS; None keeps the recording's level.
-        rir_index: row of the RIR dataset; None is no RIR.
+        rir_index: row of the RIR dataset; None for no RIR.
         speed: speed of the speech (1.1 is 10 % faster, and higher in pitch).
         augment_seed: seed of the transform given as `augment`.
         noise_speed: speed of the noise, like that of the speech.
-        transmission: name in `transmission.TRANSMISSIONS`; None is none.
-        clipping_db: the mixture is clipped so far below its peak, dB; 0 is not at all.
+        transmission: name in `transmission.TRANSMISSIONS`; None for no transmission.
+        clipping_db: how far below its peak the mixture is clipped, in dB; 0 for no clipping.
     """
 
     noise_index: int | None
@@ -62,13 +63,13 @@ class MixingParameters:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One mixed example: float32 arrays (samples,) at 16 kHz, aligned in time and of one length.
+    """A mixed example: float32 arrays (samples,) at 16 kHz, which have the same length and are aligned in time.
 
     Attributes:
-        noisy: speech at the microphone plus noise, clipped and transmitted where that was drawn.
+        noisy: speech at the microphone plus noise, possibly clipped and transmitted.
         clean: the target of the enhancement.
-        noise: the noise in `noisy`, with the distortion by clipping and codec, so `noisy - noise` is the speech at the
-            microphone, in the band of the transmission. Without an RIR that is `clean`.
+        noise: the noise in `noisy`, including the distortion by clipping and codec. Hence `noisy - noise` is the
+            speech at the microphone, in the band of the transmission; without an RIR, this equals `clean`.
     """
 
     noisy: np.ndarray
@@ -86,11 +87,11 @@ class MixingRecipe:
         level_db: RMS level of the speech in dBFS: a range, one value, or None to keep each recording's level.
         speed: range of speed factors of the speech, or None.
         rir_probability: share of the examples that are convolved with an RIR.
-        seed: 0 or more; another seed is another set of examples.
+        seed: 0 or more; another seed gives other examples.
         augment: transform of the clean speech, `augment(samples, sample_rate=16000)`: any of `audiomentations`, one or
             a `Compose`. The global generators it uses are seeded for its call and reset afterwards, which is safe in
             worker processes but not among threads.
-        cache_seconds: how much decoded noise (and RIRs) is kept in memory, in each process; 64 kB a second.
+        cache_seconds: seconds of decoded noise (and RIRs) that each process keeps in memory; a second needs 64 kB.
         noise_speed: range of speed factors of the noise, or None; (0.75, 1.3) diversifies a small noise dataset.
         transmissions: names in `transmission.TRANSMISSIONS`, from which one is drawn.
         transmission_probability: share of the examples that are transmitted.
@@ -265,7 +266,10 @@ class _DecodedRows:
 
     def _load(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
-            raise ValueError(f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}: is it the same dataset?")
+            raise ValueError(
+                f"`{self.role}` has no row {index}, only 0 to {len(self) - 1}. Use the dataset that the parameters "
+                "were drawn for."
+            )
         try:
             waveform = load_audio(self.dataset[index]["audio"], target_sampling_rate=SAMPLING_RATE)
         except (ValueError, OSError) as error:

@@ -33,7 +33,7 @@ EXAMPLES_SHOWN = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """Part of a corpus that cannot become a row: its `kind` is counted, `example` says where it is."""
+    """Part of a corpus that cannot become a row. Problems of a `kind` are counted; `example` says where one is."""
 
     kind: str
     example: str
@@ -111,7 +111,7 @@ class _RowChecker:
         self.seen: set[str | Path] = set()
 
     def check(self, row: dict[str, Any] | Problem) -> dict[str, Any] | None:
-        """The row in the schema, or None where it is bad."""
+        """The row in the schema; None if it is invalid."""
         problems: list[Problem] = []
         values = None
         if isinstance(row, Problem):

@@ -174,12 +174,12 @@ class EvaluationConfig:
         for entry in fields(self) if self.test_set else ():
             default = entry.default if entry.default_factory is MISSING else entry.default_factory()
             unset = entry.name not in TEST_SET_FIELDS or getattr(self, entry.name) == default
-            require(self, entry.name, unset, "nothing, as the `test_set` has its own")
+            require(self, entry.name, unset, "nothing, because the `test_set` has its own")
         require(
             self, "speech", self.speech or self.test_set, "the paths of one or more datasets, or else a `test_set`"
         )
-        require(self, "clean", self.clean or (self.noise and self.snr_db), "true, as no noise or no SNR is given")
-        require(self, "model", self.model is None or self.systems is None, "null, as `systems` are given")
+        require(self, "clean", self.clean or (self.noise and self.snr_db), "true, because no noise or no SNR is given")
+        require(self, "model", self.model is None or self.systems is None, "null, because `systems` are given")
         members = self.members()
         named = all((name == NOISY) == (some == [NOISY]) for name, some in members.items())
         require(self, "systems", named, f"the name {NOISY} for the system {NOISY}, and for no other")

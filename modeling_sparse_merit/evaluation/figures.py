@@ -39,7 +39,7 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
         The paths, in the order of the report.
 
     Raises:
-        ImportError: matplotlib is not installed; the error names the extra that has it.
+        ImportError: matplotlib is not installed; the error names the extra that contains it.
     """
     require_matplotlib()
     folder = Path(folder)
@@ -303,7 +303,7 @@ def spectrogram_triples(
         sampling_rate: sampling rate of all waveforms in Hz.
 
     Raises:
-        ImportError: matplotlib is not installed; the error names the extra that has it.
+        ImportError: matplotlib is not installed; the error names the extra that contains it.
     """
     require_matplotlib()
     from matplotlib.figure import Figure

@@ -79,7 +79,7 @@ class FrozenTestSet:
         missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", CORPUS, *dataset.column_names})
         if missing:
             raise ValueError(
-                f"{name} is no frozen test set: it lacks the columns {missing}. "
+                f"{name} is not a frozen test set: it lacks the columns {missing}. "
                 "Make one with `sparse-merit prepare noisy SPEECH NOISE OUT`."
             )
         self.dataset, self.name = dataset, name
@@ -91,7 +91,10 @@ class FrozenTestSet:
         self.rows = choose_clips(emotions, labels, config, name)
         for condition, places in self._places.items():
             if absent := sorted(set(self.rows) - set(places)):
-                raise ValueError(f"{name} lacks the clips {absent} in {condition.name}: every condition needs all.")
+                raise ValueError(
+                    f"{name} lacks the clips {absent} in the condition {condition.name}; expected all clips in every "
+                    "condition. Download or create the test set again."
+                )
 
     def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
         """The columns of each row except its audio."""
@@ -106,7 +109,9 @@ class FrozenTestSet:
         for index, fact in enumerate(self._facts):
             clips = places.setdefault(Condition(fact["pool"], fact["snr_db"], fact["transmission"]), {})
             if clips.setdefault(fact["row"], index) != index:
-                raise ValueError(f"{self.name} holds clip {fact['row']} twice in {fact['condition']}: leave one out.")
+                raise ValueError(
+                    f"{self.name} has clip {fact['row']} twice in the condition {fact['condition']}. Remove one row."
+                )
         return places
 
     def _sorted_conditions(self) -> list[Condition]:
@@ -163,8 +168,8 @@ class FrozenTestSet:
         noisy, clean = load_audio(entry["audio"]), load_audio(entry["clean"])
         if (sha256_of_samples(noisy), sha256_of_samples(clean)) != (fact["sha256"], fact["clean_sha256"]):
             raise ValueError(
-                f"Clip {row} ({fact['source_file']}) in {condition.name} of {self.name} is not what was frozen: its "
-                "samples have another SHA-256. Download or create the test set again."
+                f"Clip {row} ({fact['source_file']}) in the condition {condition.name} of {self.name} has changed: "
+                "its samples have another SHA-256. Download or create the test set again."
             )
         return Example(row, noisy, clean, fact)
 

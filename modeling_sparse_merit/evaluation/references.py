@@ -239,7 +239,8 @@ class ProcessedFiles:
         path = self.files.get(sha256_of_samples(recording))
         if path is None:
             raise ValueError(
-                f"A recording is not in the test set of {self.folder}. Give the test set that was processed."
+                f"The files in {self.folder} belong to another test set, without a recording of this one. Evaluate "
+                "the test set that was processed."
             )
         processed = load_audio(path)
         if processed.shape != recording.shape:
@@ -277,7 +278,8 @@ def build_reference(
     missing = [key for key, option in known.items() if option.default is option.empty and key not in options]
     if unknown or missing:
         raise ValueError(
-            f"The reference {name!r} got the unknown options {unknown} and lacks {missing}; it takes {list(known)}."
+            f"The options of the reference {name!r} are {list(known)}; got the unknown options {unknown}, and the "
+            f"options {missing} are missing."
         )
     return REFERENCES[name](labels=labels, **options)
 

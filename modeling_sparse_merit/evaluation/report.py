@@ -75,7 +75,7 @@ class Group:
 
 
 class Protocol:
-    """Common to all systems and conditions: the clips, their labels, and their resamples.
+    """What all systems and conditions have in common: the clips, their labels, and their resamples.
 
     Args:
         clips: the rows of any system in any condition.
@@ -129,7 +129,7 @@ class Protocol:
         for member, clips in enumerate(members):
             if [clip["row"] for clip in clips] != self.rows:
                 raise ValueError(
-                    f"{system}, member {member}, {condition.name}: {len(clips)} rows that do not match the "
+                    f"The {len(clips)} stored rows of {system}, member {member}, {condition.name} do not match the "
                     f"{len(self.rows)} clips of the evaluation. Delete the file of this condition and evaluate again."
                 )
         predicted, confidences = self._predicted(members), self._confidences(members)

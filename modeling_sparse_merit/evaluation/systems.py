@@ -70,7 +70,7 @@ class CheckpointSystem:
         self.labels = model_labels if labels is None or EMOTION not in self.tasks else list(labels)
         unknown = sorted(set(self.labels) - set(model_labels))
         if unknown:
-            raise ValueError(f"labels: {unknown} are not among the classes of {self.name}, {model_labels}.")
+            raise ValueError(f"`labels` has {unknown}; expected some of the classes of {self.name}, {model_labels}.")
         self._label_ids = [model_labels.index(label) for label in self.labels]
 
     @cached_property

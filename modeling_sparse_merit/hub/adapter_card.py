@@ -125,7 +125,7 @@ def render_adapter_card(folder: str | os.PathLike) -> str:
     try:
         text = environment.from_string(TEMPLATE).render(_facts(folder))
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}).") from error
+        raise ValueError(f"A file in {folder} lacks a field that the card needs ({error}). Train again.") from error
     return marked(text, weights_sha256(folder) or "", [name for name in RECORDS if (folder / name).exists()])
 
 

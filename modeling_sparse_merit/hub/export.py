@@ -106,8 +106,8 @@ def round_to_half(file: Path, names: Iterable[str]) -> None:
         weights[name] = exact.half()
         if not weights[name].isfinite().all():
             raise ValueError(
-                f"{name} reaches {exact.abs().max():.6g}, but fp16 ends at {torch.finfo(torch.float16).max:g}: leave "
-                "these weights in fp32."
+                f"{name} has values up to {exact.abs().max():.6g}, but the largest value of fp16 is "
+                f"{torch.finfo(torch.float16).max:g}: store these weights in fp32."
             )
     save_file(weights, file, {"format": "pt"})
 
@@ -239,7 +239,7 @@ def _remove(stale: list[Path], report: Callable[[str], None]) -> None:
         path.unlink()
     if stale:
         names = ", ".join(path.name for path in stale)
-        report(f"Removed from {stale[0].parent}, since they belong to the previous weights: {names}.")
+        report(f"Removed from {stale[0].parent}, because they belong to the previous weights: {names}.")
 
 
 def _move_files(source: Path, target: Path) -> None:

@@ -87,7 +87,9 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
         )
         text = environment.from_string(_template().read_text(encoding="utf-8")).render(facts)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise ValueError(f"A file in {folder} lacks a field that the card shows ({error}). Write it again.") from error
+        raise ValueError(
+            f"A file in {folder} lacks a field that the card needs ({error}). Write the file again."
+        ) from error
     existing = [path for path in (*(records / name for name in RECORDS), folder / EXAMPLES) if path.exists()]
     return marked(text, weights_sha256(folder), [path.name for path in existing])
 

@@ -70,7 +70,7 @@ class BlockReader:
 
     def __init__(self, source: Path | BinaryIO, rate: int, channel: Channel = "mix"):
         if channel == "each":
-            raise ValueError('A `BlockReader` reads one track; give the number of a channel instead of "each".')
+            raise ValueError('A `BlockReader` reads one channel: give its number instead of "each".')
         self.number = None if channel == "mix" else channel_number(channel)
         self._rate = checked_rate(rate, "The target")
         self.name = name_of(source)

@@ -291,7 +291,7 @@ class Results:
         return self._relative(free_target(target, is_free))
 
 
-_WAIT = "wait until it is done, or give another folder by --output."
+_WAIT = "wait until this run has finished, or give another folder with --output."
 
 
 def _replaces(line: Line, other: Line) -> bool:

@@ -35,7 +35,7 @@ def equal_error_rate(
             f"Every clip needs a label and an embedding: got {len(labels)} labels and the shape {embeddings.shape}."
         )
     if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise ValueError("An embedding is 0 or not finite, so it has no direction.")
+        raise ValueError("An embedding is 0 or not finite, so it has no direction. Leave its clip out.")
     first, second = np.triu_indices(len(labels), k=1)
     unit, ids = embeddings / lengths[:, None], np.unique([str(label) for label in labels], return_inverse=True)[1]
     similarity = (unit @ unit.T)[first, second]  # (pairs,)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""How the losses of several tasks become one gradient: by fixed weights, learned uncertainties, or projection."""
+"""Combines the losses of several tasks into one gradient: by fixed weights, learned uncertainties, or projection."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -133,8 +133,8 @@ def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForS
         load_encoder(model.model.encoder, source.encoder.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"`encoder` is {checkpoint}, and `config` contradicts its architecture; leave out of `config` what "
-            f"describes the encoder. {error}"
+            f"`encoder` is {checkpoint}, and `config` contradicts its architecture. Remove the fields that describe "
+            f"the encoder from `config`. {error}"
         ) from error
     return model
 

@@ -364,8 +364,9 @@ def _classes(name: str, student: SparseMeritConfig, teacher: SparseMeritConfig) 
     known: list[str] = TASKS[EMOTION].describe(teacher)["labels"] if EMOTION in teacher.tasks else []
     if EMOTION not in student.tasks or not set(labels) <= set(known):
         raise ValueError(
-            f"`distillation_logits_weight` needs the task emotion in both models and a teacher with all labels of the "
-            f"student, {labels}, whose tasks are {student.tasks}; the teacher {name} has {known}, and the tasks "
-            f"{teacher.tasks}. Choose another teacher or other `labels`, or set the weight to 0."
+            "`distillation_logits_weight` needs the task emotion in both models, and a teacher with all labels of the "
+            f"student. The student has the tasks {student.tasks} and the labels {labels}; the teacher {name} has the "
+            f"tasks {teacher.tasks} and the labels {known}. Choose another teacher or other `labels`, or set the "
+            "weight to 0."
         )
     return [known.index(label) for label in labels]

@@ -94,8 +94,8 @@ class CachedLoader:
         config = plain.config
         if config.apply_spec_augment and (config.mask_time_prob or config.mask_feature_prob):
             raise ValueError(
-                f"`feature_cache` is {folder}, but the encoder masks its input, differently in each epoch; expected "
-                "`config: {apply_spec_augment: false}`, or no `feature_cache`."
+                f"`feature_cache` is {folder}, but SpecAugment masks the input of the encoder differently in each "
+                "epoch; expected `config: {apply_spec_augment: false}`, or no `feature_cache`."
             )
         self.loader, self.encoder, self.accelerator = loader, plain.model.encoder, accelerator
         self.computed_in = PRECISION_DTYPES[accelerator.mixed_precision]

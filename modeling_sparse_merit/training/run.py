@@ -47,7 +47,7 @@ logger = logging.getLogger("train_accelerate")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains as the arguments say, those of the command line by default; see [`parse_settings`]."""
+    """Trains a model. The arguments, by default those of the command line, are described at [`parse_settings`]."""
     settings = parse_settings(arguments)
     accelerator = start(settings)
 
@@ -149,7 +149,9 @@ class Run:
         self.folder = Path(settings.output_dir)
         self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint and not settings.resume:
-            raise FileExistsError(f"{checkpoint} is of an earlier run: give another output_dir, or --resume true.")
+            raise FileExistsError(
+                f"{checkpoint} belongs to an earlier run: give another output_dir, or resume it with --resume true."
+            )
         self.average = None
         if settings.average_decay:
             self.average = MovingAverage(model, settings.average_decay).eval().to(accelerator.device)

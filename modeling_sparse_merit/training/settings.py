@@ -67,7 +67,7 @@ Entries = Annotated[YamlMapping, BeforeValidator(YamlMapping), "a mapping"]
 @checked_dataclass
 class TrainingSettings:
     """
-    One training run. Every field can be set in the YAML file and on the command line, which wins.
+    Settings of a training run. Every field can be set in the YAML file and on the command line, which has precedence.
 
     A field has the name of its counterpart in [`~transformers.TrainingArguments`] if its meaning and its form are the
     same. These have names of their own: `frozen_epochs` and `epochs` are two stages, not one number of epochs;
@@ -296,12 +296,14 @@ class TrainingSettings:
         require(self, "tasks", self.tasks is None or set(self.tasks) <= set(TASKS), f"some of {list(TASKS)}, or null")
 
     def _check_data(self) -> None:
-        require(self, "rir_probability", self.rirs or not self.rir_probability, "0, as there are no `rirs`")
+        require(self, "rir_probability", self.rirs or not self.rir_probability, "0, because there are no `rirs`")
         checked_transmissions(self.transmissions)
         is_possible = self.transmissions or not self.transmission_probability
-        require(self, "transmission_probability", is_possible, "0, as there are no `transmissions`")
+        require(self, "transmission_probability", is_possible, "0, because there are no `transmissions`")
         require(self, "unlabelled", set(self.unlabelled) <= set(self.speech), f"some of `speech`, {self.speech}")
-        require(self, "unlabelled", not (self.unlabelled and self.streaming), "an empty list, as speech is streamed")
+        require(
+            self, "unlabelled", not (self.unlabelled and self.streaming), "an empty list, because speech is streamed"
+        )
 
     def _check_labels(self) -> None:
         """Checks the labels, and splits OWN=LABEL: `labels` has OWN, `labels_from` {OWN: LABEL}."""
@@ -312,7 +314,7 @@ class TrainingSettings:
         names = [part[0] for part in parts]
         require(self, "labels", len(set(names)) == len(names), "distinct names")
         conflicts = [own for own in mapped if self.labels_from.get(own, mapped[own]) != mapped[own]]
-        require(self, "labels_from", not conflicts, f"no other source of {conflicts} than in `labels`")
+        require(self, "labels_from", not conflicts, f"the same source of {conflicts} as in `labels`")
         require(self, "labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
         self.labels, self.labels_from = names, YamlMapping({**self.labels_from, **mapped})
         if self.labels_from and self.model is None:
@@ -332,7 +334,9 @@ class TrainingSettings:
                 f"`sampling` is class_balanced and `class_weights` is {self.class_weights}, which would balance the "
                 "classes twice; expected class_weights none."
             )
-        require(self, "sampling", self.sampling == "natural" or not self.streaming, "natural, as speech is streamed")
+        require(
+            self, "sampling", self.sampling == "natural" or not self.streaming, "natural, because speech is streamed"
+        )
         known = {*self.speech, *self.labels, UNLABELLED_NAME}
         valid_weights = set(self.sampling_weights) <= known and all(
             isinstance(weight, int | float) and 0 <= weight < math.inf for weight in self.sampling_weights.values()
@@ -341,7 +345,7 @@ class TrainingSettings:
         if bool(self.sampling_weights) != (self.sampling == "weighted"):
             raise ValueError(
                 f"`sampling` is {self.sampling} and `sampling_weights` is {dict(self.sampling_weights)}; expected "
-                "weights with sampling weighted, and with no other."
+                "weights if `sampling` is weighted, and none otherwise."
             )
 
     def _check_feature_cache(self) -> None:
@@ -349,8 +353,8 @@ class TrainingSettings:
         given = {name: getattr(self, name) for name in ("streaming", "frozen_epochs", "cleaned_by", "tasks")}
         if self.feature_cache and (self.streaming or not self.frozen_epochs or needs_speech):
             raise ValueError(
-                f"`feature_cache` is {self.feature_cache}, for mixtures that repeat under a frozen encoder; expected "
-                f"frozen_epochs above 0, no streaming and, with cleaned_by, tasks [{EMOTION}], not {given}."
+                f"`feature_cache` is {self.feature_cache}, which needs a frozen encoder and mixtures that repeat; "
+                f"expected frozen_epochs above 0, no streaming and, with cleaned_by, tasks [{EMOTION}], not {given}."
             )
 
     def _check_descriptors(self) -> None:
@@ -358,8 +362,8 @@ class TrainingSettings:
         given = {name: getattr(self, name) for name in needed}
         if self.descriptor_weight and (given != needed or EMOTION not in (self.tasks or TASKS)):
             raise ValueError(
-                f"`descriptor_weight` is {self.descriptor_weight}, but the descriptors are those of unchanged speech "
-                f"and are predicted from the features of the task emotion; expected that task and {needed}, not "
+                f"`descriptor_weight` is {self.descriptor_weight}, but descriptors exist for unchanged speech only, "
+                f"and are predicted from the features of the task emotion; expected this task and {needed}, not "
                 f"{self.tasks or 'all'} tasks and {given}."
             )
 
@@ -451,7 +455,7 @@ def _read_fields(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]
         ValueError: A field is unknown, or the file extends itself.
     """
     if path.resolve() in extending:
-        raise ValueError(f"{path} extends itself, by way of {[str(other) for other in extending]}.")
+        raise ValueError(f"{path} extends itself, through {[str(other) for other in extending]}.")
     values = read_yaml(path)
     base = values.pop("extends", None)
     if unknown := unknown_names(values, names_of(TrainingSettings), TrainingSettings.RENAMED):

@@ -21,11 +21,11 @@ _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 def read_adapter_config(source: str | os.PathLike, **where: Any) -> dict[str, Any] | None:
-    """The contents of `adapter_config.json`; None where there are no adapters.
+    """The contents of `adapter_config.json`; None if there are no adapters.
 
     Args:
         source: the folder or the Hub id.
-        where: `revision`, `token`, `cache_dir` and `local_files_only`, of the Hub.
+        where: arguments for the Hub: `revision`, `token`, `cache_dir` and `local_files_only`.
     """
     file = find_adapter_config_file(str(source), **where)
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
@@ -35,11 +35,11 @@ def base_of(config: dict[str, Any], source: str | os.PathLike) -> str:
     """The folder or the Hub id of the checkpoint that adapters were trained on.
 
     Args:
-        config: of the adapters, see `read_adapter_config`.
-        source: where they are, for the message.
+        config: configuration of the adapters, see `read_adapter_config`.
+        source: folder or Hub id of the adapters, for the error message.
 
     Raises:
-        FileNotFoundError: there is no checkpoint at the recorded place.
+        FileNotFoundError: the stored path of the checkpoint does not exist.
     """
     name = str(config.get("base_model_name_or_path"))
     try:
@@ -58,12 +58,12 @@ def load_merged(
 
     Args:
         source: folder or Hub id of the adapters.
-        config: of the adapters, see `read_adapter_config`.
+        config: configuration of the adapters, see `read_adapter_config`.
         dtype: as for `from_pretrained`; the weights are merged in fp32.
-        where: as for `read_adapter_config`; the revision is of the adapters.
+        where: as for `read_adapter_config`; `revision` is that of the adapters.
 
     Returns:
-        the model, and the loading info of `output_loading_info`.
+        The model, and the loading info of `output_loading_info`.
 
     Raises:
         OSError: the adapters or their checkpoint do not exist.
@@ -94,11 +94,12 @@ def load_merged(
 
 @torch.no_grad()
 def merge(base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
-    """Merges adapters into weights: W + scale * B . A for low-rank pairs (LoRA, section 4.1); whole modules replace W.
+    """Merges adapters into weights: low-rank pairs give W + scale * B . A (LoRA, section 4.1), and modules that were
+    trained as a whole replace W.
 
     Args:
-        base: state dict of the checkpoint, in fp32. It is changed.
-        adapters: tensors by the names that peft gives them.
+        base: state dict of the checkpoint, in fp32, which is changed in place.
+        adapters: tensors by their names in peft.
         scale: alpha / rank.
 
     Raises:

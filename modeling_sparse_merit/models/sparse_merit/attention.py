@@ -58,7 +58,7 @@ class SparseMeritAttention(WavLMAttention):
         Args:
             hidden_states: (B, T, D).
             attention_mask: (B, 1, 1, T), added to the scores of each key, flipped in time.
-            position_bias: (H, 2 * T - 1), what the previous layer returned; the first layer computes it.
+            position_bias: (H, 2 * T - 1), returned by the previous layer; the first layer computes it.
             index: Unused, as in WavLM.
             output_attentions: Whether to return the attention weights. They are then computed explicitly, whatever
                 `attn_implementation` is.

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Loading of recordings: every form of input becomes mono float32 at the requested rate, or an error says what is
-wrong and how to fix it.
+"""Loads recordings: every form of input is converted to mono float32 at the requested rate. If this is impossible, an
+error says what is wrong and how to fix it.
 """
 
 import io
@@ -52,13 +52,13 @@ class Track:
 
 @dataclass(frozen=True)
 class Audio:
-    """A recording as it was decoded.
+    """A decoded recording.
 
     Args:
         samples: float32 (samples,) or (samples, channels), full scale +-1, finite, not empty.
         sampling_rate: in Hz.
-        name: what messages call it.
-        warnings: sentences about what is unusual in it.
+        name: name of the recording in messages.
+        warnings: sentences about anything unusual in the recording.
     """
 
     samples: np.ndarray
@@ -72,7 +72,7 @@ class Audio:
         return 1 if self.samples.ndim == 1 else self.samples.shape[1]
 
     def tracks(self, channel: Channel = "mix") -> list[Track]:
-        """The tracks that a choice of channels names: one, or for "each" one a channel.
+        """The tracks for a choice of channels: a single track, or one track per channel for "each".
 
         Channels that cancel each other when mixed (opposite polarity, as from a wrongly wired line) are not mixed:
         the loudest one is used, and `warnings` says so.
@@ -115,7 +115,7 @@ def load_audio(
         recording: a path; the bytes of a file; an open binary file; an array or tensor, (samples,) or with channels on
             either axis; {"array", "sampling_rate"} or {"raw", "sampling_rate"}; {"bytes", "path"} (bytes first); or a
             torchcodec decoder as `datasets` returns it. Integers are scaled by the range of their type.
-        sampling_rate: rate of a bare array in Hz. Anything else brings its own.
+        sampling_rate: rate of a bare array in Hz. All other forms contain their rate.
         target_sampling_rate: rate of the result in Hz.
         channel: "mix" (mean of the channels), "left", "right", a number from 1, or "each", which gives an array
             (channels, samples).
@@ -164,7 +164,10 @@ def decode_audio(recording: Any, sampling_rate: int | None = None) -> Audio:
     audio = _audio_of(recording, sampling_rate, name_of(recording))
     name, rate = audio.name, audio.sampling_rate
     if sampling_rate is not None and rate != sampling_rate:
-        raise ValueError(f"{name} is at {rate} Hz, but `sampling_rate={sampling_rate}` was given. Leave it out.")
+        raise ValueError(
+            f"{name} is at {rate} Hz, but `sampling_rate` is {sampling_rate}. Leave out `sampling_rate`, which is for "
+            "bare arrays."
+        )
     check_samples(audio.samples, name)
     return Audio(audio.samples, checked_rate(rate, name), name, audio.warnings)
 
@@ -175,19 +178,19 @@ def mix(samples: np.ndarray) -> np.ndarray:
 
 
 def instead_of_mix(powers: np.ndarray, mixed: float, name: str) -> tuple[int | None, str]:
-    """The loudest channel, from 1, and a warning where channels cancel each other when they are mixed; else None.
+    """The loudest channel, from 1, and a warning, if channels cancel each other when they are mixed; otherwise None.
 
     Args:
-        powers: of the channels (channels,): mean squares, or sums of squares.
-        mixed: the same of their mean.
-        name: what the warning calls the recording.
+        powers: mean squares, or sums of squares, of the channels (channels,).
+        mixed: the same for the mean of the channels.
+        name: name of the recording in the warning.
     """
     if not mixed < CANCELLATION * powers.mean() / len(powers):
         return None, ""
     loudest = int(powers.argmax()) + 1
     return loudest, (
-        f"The channels of {name} cancel each other when they are mixed; channel {loudest}, the loudest, was taken. "
-        'Choose with `channel` ("left", "right", a number, "each").'
+        f"The channels of {name} cancel each other when they are mixed, so channel {loudest}, the loudest, was used. "
+        'Choose others with `channel` ("left", "right", a number, "each").'
     )
 
 
@@ -202,11 +205,11 @@ def clipped_samples(samples: np.ndarray) -> int:
 
 
 def check_samples(samples: np.ndarray, name: str) -> None:
-    """Refuses recordings without samples and samples that are not finite.
+    """Checks that a recording has samples, and that all of them are finite.
 
     Args:
         samples: of any shape.
-        name: what messages call the recording.
+        name: name of the recording in messages.
 
     Raises:
         ValueError: there are no samples, or some are NaN or infinite.
@@ -218,12 +221,12 @@ def check_samples(samples: np.ndarray, name: str) -> None:
 
 
 def check_channel(number: int, channels: int, name: str) -> None:
-    """Refuses a channel that a recording does not have.
+    """Checks that a recording has a channel.
 
     Args:
         number: of the channel, from 1.
         channels: how many the recording has.
-        name: what messages call the recording.
+        name: name of the recording in messages.
 
     Raises:
         ValueError: `number` exceeds `channels`.
@@ -234,10 +237,10 @@ def check_channel(number: int, channels: int, name: str) -> None:
 
 
 def channel_number(channel: Channel) -> int:
-    """Number, from 1, of the channel that "left", "right" or a number (also as text) names.
+    """The number of a channel, from 1, for "left", "right" or a number, which may be text.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it is none of these.
     """
     text = str(channel)
     number = {"left": 1, "right": 2}.get(text, int(text) if text.isdecimal() else 0)
@@ -256,12 +259,12 @@ def checked_channel(channel: Channel) -> Channel:
 
 
 def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
-    """Refuses a waveform that is shorter than one frame of the model, 25 ms.
+    """Checks that a waveform is not shorter than one frame of the model, 25 ms.
 
     Args:
         waveform: (samples,).
         sampling_rate: in Hz.
-        name: what messages call the recording.
+        name: name of the recording in messages.
 
     Raises:
         ValueError: the waveform is too short.
@@ -270,12 +273,12 @@ def check_duration(waveform: np.ndarray, sampling_rate: int, name: str) -> None:
 
 
 def check_length(samples: int, sampling_rate: int, name: str) -> None:
-    """Refuses a recording that is shorter than one frame of the model, 25 ms.
+    """Checks that a recording is not shorter than one frame of the model, 25 ms.
 
     Args:
-        samples: their number, per channel.
+        samples: number of samples per channel.
         sampling_rate: in Hz.
-        name: what messages call the recording.
+        name: name of the recording in messages.
 
     Raises:
         ValueError: the recording is too short.
@@ -293,7 +296,7 @@ def checked_rate(rate: Any, name: str) -> int:
 
     Args:
         rate: any value.
-        name: what messages call the recording.
+        name: name of the recording in messages.
 
     Raises:
         ValueError: the rate is not a whole number from 1 kHz to 1 MHz.
@@ -332,7 +335,8 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
 def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int) -> None:
     """Writes a mono waveform to a file.
 
-    WAV and FLAC hold 16 bits. A WAV that exceeds full scale (+-1) is written in 32-bit float, so nothing is clipped.
+    WAV and FLAC files have 16 bits per sample. A WAV file whose samples exceed full scale (+-1) is written in 32-bit
+    float instead, so nothing is clipped.
     The write is atomic: the file is written under another name in the same folder, then renamed.
 
     Args:
@@ -342,7 +346,8 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: in
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: unknown suffix; empty or not finite; beyond full scale in a format that would clip it (FLAC).
+        ValueError: the suffix is unknown, the waveform is empty or not finite, or it exceeds full scale in a format
+            that would clip it (FLAC).
     """
     require_codecs()
     path = Path(path)
@@ -367,7 +372,7 @@ def encoding_of(path: Path, peak: float) -> tuple[str, str]:
         peak: largest absolute value of the samples, full scale 1.
 
     Raises:
-        ValueError: unknown suffix; beyond full scale in a format that would clip it (FLAC).
+        ValueError: the suffix is unknown, or the samples exceed full scale in a format that would clip them (FLAC).
     """
     require_codecs()
     file_format = path.suffix[1:].upper()
@@ -378,21 +383,25 @@ def encoding_of(path: Path, peak: float) -> tuple[str, str]:
     if peak <= 1:
         return file_format, "PCM_16"
     if file_format == "FLAC":
-        raise ValueError(f"{path} would be clipped: FLAC ends at full scale (+-1). Write a .wav, or scale it down.")
+        raise ValueError(
+            f"Cannot write {path}: the samples exceed full scale (+-1), and FLAC would clip them. Write a .wav file, "
+            "or scale the samples down."
+        )
     return file_format, "FLOAT"
 
 
 def write_blocks(path: Path, blocks: Iterable[np.ndarray], sampling_rate: int, encoding: tuple[str, str]) -> None:
-    """Writes a file block by block; what was written of it stays where an error is raised.
+    """Writes a file block by block. If an error is raised, the incomplete file remains.
 
     Args:
         path: of the file, which is created or replaced; its suffix does not matter.
         blocks: float32 (samples,), mono, of at most `WRITE_BLOCK` samples.
         sampling_rate: in Hz.
-        encoding: as `encoding_of` gives it. Samples are rounded to 16 bits here, so that reading gives them back.
+        encoding: format and subtype, from `encoding_of`. Samples are rounded to 16 bits here, so that reading the file
+            returns the same values.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full.
+        OSError: the file cannot be written, for instance because the disk is full.
     """
     file_format, subtype = encoding
     with path.open("wb", WRITE_BLOCK) as raw, _Sink(raw) as sink:
@@ -439,10 +448,11 @@ def as_float32(samples: Any, name: str = "The recording") -> np.ndarray:
 
     Args:
         samples: array, tensor or list of numbers. Integers are scaled to [-1, 1) by the range of their type.
-        name: what messages call the recording.
+        name: name of the recording in messages.
 
     Raises:
-        ValueError: booleans, text, complex numbers or ragged lists; 64-bit integers, whose full scale is ambiguous.
+        ValueError: the samples are booleans, text, complex numbers, ragged lists, or 64-bit integers, whose full scale
+            is ambiguous.
     """
     if hasattr(samples, "detach"):  # a tensor; numpy knows no bfloat16
         samples = samples.detach().cpu()
@@ -469,7 +479,7 @@ def as_pcm16(waveform: np.ndarray) -> np.ndarray:
 
 
 def name_of(recording: Any) -> str:
-    """What messages call a recording: its path where it has one."""
+    """The name of a recording in messages: its path, if it has one."""
     if isinstance(recording, str | os.PathLike):
         return str(recording)
     if isinstance(recording, dict):

@@ -34,27 +34,29 @@ PIPELINES = {
 class SparseMeritConfig(WavLMConfig):
     r"""
     Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
-    (WavLM-Large, three experts; arXiv 2509.08470, section III). All fields of `WavLMConfig` hold for the encoder.
+    (WavLM-Large, three experts; arXiv 2509.08470, section III). The fields of `WavLMConfig` describe the encoder.
 
-    Outputs do not depend on batching or padding where `feat_extract_norm` is `"layer"`, the default. With `"group"`
-    (WavLM-Base) the first convolution is normalised over time, padding included, so they do.
+    Outputs do not depend on batching or padding if `feat_extract_norm` is `"layer"`, the default. With `"group"`
+    (WavLM-Base), the first convolution is normalised over time, including the padding, so outputs depend on both.
 
     Args:
-        feature_encoder: WavLM's `"convolution"`; or `"log_mel"` bands, for which `conv_kernel`, `conv_stride` and
-            `conv_dim` hold one number each (half the window, hop; bands); or `"whisper"`, the log-mel bands,
-            convolutions and positions of Whisper, for which they are `(160,)`, `(320,)` and the number of bands.
+        feature_encoder: How the waveform becomes frames. `"convolution"` is that of WavLM. `"log_mel"` computes
+            log-mel bands; `conv_kernel`, `conv_stride` and `conv_dim` then have one number each: half the window, the
+            hop and the number of bands. `"whisper"` has the log-mel bands, convolutions and positions of Whisper; the
+            three fields are then `(160,)`, `(320,)` and the number of bands.
         relative_attention_bias: Whether attention has WavLM's gated relative position bias. Whisper, HuBERT and
             wav2vec 2.0 have none.
-        encoder_window_seconds: Longest piece that the encoder processes at once; a longer recording is encoded in
-            overlapping windows of that length. `None` encodes it whole.
-        encoder_context_seconds: Context of a window on either side of the frames that are kept of it.
+        encoder_window_seconds: Longest segment that the encoder processes at once. A longer recording is encoded in
+            overlapping windows of this length; `None` encodes it as a whole.
+        encoder_context_seconds: Context on either side of the frames of a window.
         tasks: The heads of the model, at least one: names of the registry `TASKS`, by default `("enhancement",
             "emotion")`.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
             `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
             `"weighted_sum_experts"` (experts on one shared weighted sum) or `"expert_weighted_sums"` (each expert is a
             learned sum of layers); the last two are the ablations of the paper.
-        router: `"sparse"` gives every frame of a task to its top-1 expert, `"dense"` to all, weighted by probability.
+        router: `"sparse"` sends every frame of a task to its top-1 expert. `"dense"` sends it to all experts, and sums
+            their outputs, weighted by probability.
         router_gradient: How the gradient reaches a sparse router. `"straight_through"` keeps the published
             forward pass, `"switch"` multiplies the expert's output by its probability, `"none"` is the published
             behaviour, in which the router does not learn from the tasks.
@@ -69,16 +71,18 @@ class SparseMeritConfig(WavLMConfig):
             and the loss is that of compressed spectra and of the SNR, see `spectral_loss`. With `"deep_filter"` a
             complex filter over time follows, and the loss compares spectra of three resolutions, see
             [`DeepFilterHead`].
-        deep_filter_bins: Number of spectrogram bins, from 0 Hz on, that the complex filter is for.
+        deep_filter_bins: Number of spectrogram bins, from 0 Hz on, to which the complex filter is applied.
         deep_filter_taps: Frames that the complex filter spans, an odd number.
-        enhancement_weight: Weight of the enhancement loss against the emotion loss.
+        enhancement_weight: Weight of the enhancement loss relative to the emotion loss.
         load_balancing_weight: Weight (alpha) of the Switch load-balancing loss of each router.
-        class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`; `None` for none.
-        focal_gamma: Exponent of the focal loss of the emotion (arXiv 1708.02002), 2 by its authors; 0 for none.
+        class_weights: Weight of each emotion class in the cross entropy, in the order of `id2label`. `None` weighs
+            all classes equally.
+        focal_gamma: Exponent of the focal loss of the emotion (arXiv 1708.02002), whose authors use 2; 0 gives the
+            cross entropy.
         label_smoothing: Share of the emotion's target that is spread over all classes.
         n_fft, hop_length, win_length: Short-time Fourier transform of the enhancement head, in samples at 16 kHz.
-        mask_feature_min_masks: Least number of feature masks of SpecAugment, which `WavLMConfig` lacks.
-        final_dropout: Dropout in front of both layers of the emotion classifier.
+        mask_feature_min_masks: Minimum number of feature masks of SpecAugment. `WavLMConfig` does not have this field.
+        final_dropout: Dropout before both layers of the emotion classifier.
 
     Raises:
         ValueError: A field is outside its range; the message names the field, its value and what would be valid.
@@ -205,12 +209,12 @@ class SparseMeritConfig(WavLMConfig):
         super().__setattr__(name, value)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As in `PreTrainedConfig`, and always with the labels, whose default differs."""
+        """As in `PreTrainedConfig`, but always with the labels, whose default is another one."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     @property
     def output_attentions(self) -> bool:
-        """Whether the models return attention weights by default. Every `attn_implementation` can."""
+        """Whether the models return attention weights by default. Every `attn_implementation` can return them."""
         return bool(self._output_attentions)
 
     @output_attentions.setter
@@ -228,7 +232,7 @@ class SparseMeritConfig(WavLMConfig):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """What each of the model's `losses` counts in its `loss`."""
+        """The weight of each of the model's `losses` in its `loss`."""
         weights = {name: TASKS[name].loss_weight(self) for name in self.tasks}
         return {**weights, "balance": self.load_balancing_weight}
 
@@ -269,22 +273,24 @@ def _check_sizes(config: SparseMeritConfig) -> None:
             "expected at least 1 bin, and an odd number of taps."
         )
     if not 0 <= config.label_smoothing < 1:
-        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected a share from 0 up to, but not, 1.")
+        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected at least 0 and less than 1.")
     if config.problem_type not in (None, "single_label_classification"):
         raise ValueError(
             f"`problem_type` is {config.problem_type!r}; expected 'single_label_classification': the emotion head "
-            "learns one class a clip by cross entropy. Leave the field out."
+            "predicts one class per clip. Leave the field out."
         )
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
-            "expected win_length <= n_fft, hop_length <= win_length / 2, or the inverse transform is undefined."
+            "expected win_length <= n_fft and hop_length <= win_length / 2, so that the transform can be inverted."
         )
     weights = config.class_weights
     if weights is not None and (
         len(weights) != config.num_labels or not all(0 < weight < math.inf for weight in weights)
     ):
-        raise ValueError(f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one a label.")
+        raise ValueError(
+            f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one per label."
+        )
 
 
 def _check_encoder(config: SparseMeritConfig) -> None:

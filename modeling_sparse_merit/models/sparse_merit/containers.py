@@ -1,9 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Structure of audio files: position and length of their audio, without relying on the header alone.
 
-libsndfile trusts headers. It reads a truncated WAV short without an error, only the first of several chained OGG
-streams, and an MP3 without a length field up to a guess. `layout_of` walks the container instead and returns parts
-that libsndfile decodes completely, each with its expected duration.
+libsndfile trusts headers. It reads a truncated WAV without an error, reads only the first of several chained OGG
+streams, and guesses the length of an MP3 that does not state it. `layout_of` walks the container instead and returns
+parts that libsndfile decodes completely, each with its expected duration.
 
 Formats: RIFF, RIFX, RF64 and BW64 WAV (Multimedia Programming Interface and Data Specifications 1.0; EBU Tech 3306),
 AIFF and AIFC, W64, CAF, AU, NIST SPHERE, FLAC (RFC 9639), OGG (RFC 3533), MPEG audio (`mpeg.py`).
@@ -34,7 +34,7 @@ def layout_of(stream: BinaryIO, name: str) -> Layout:
 
     Args:
         stream: a seekable binary file.
-        name: what messages call the file.
+        name: name of the file in messages.
 
     Raises:
         ValueError: the file is empty, holds a tag and no audio, or is cut short; the message says by how much.
@@ -73,11 +73,12 @@ def _add_parts(layout: Layout, stream: BinaryIO, start: int, end: int, name: str
 def _check_content(stream: BinaryIO, start: int, end: int, name: str) -> None:
     """Refuses a file that ends behind its tags, or within its first MPEG frame."""
     if start == end:
-        raise ValueError(f"{name} holds a tag and no audio.")
+        raise ValueError(f"{name} contains a tag, but no audio.")
     frame = Frame.parse(bytes_at(stream, start, 4))
     if frame is not None and frame.size > end - start:
         raise ValueError(
-            f"{name} holds no complete frame of audio: {end - start} of the {frame.size} bytes of its first one."
+            f"{name} has no complete frame of audio: it ends after {end - start} of the {frame.size} bytes of the "
+            "first frame."
         )
 
 
@@ -228,8 +229,8 @@ def _add_data(
     unaccounted = end - max(following, data.start + size)
     if follows is None and 0 < byte_rate <= 10 * unaccounted and not _is_padding(stream, end - unaccounted, end):
         layout.warnings.append(
-            f"{name} holds {unaccounted} bytes after the audio that its header declares "
-            f"({unaccounted / byte_rate:.1f} s if they are audio); they are not read."
+            f"{name} has {unaccounted} bytes after the audio that its header declares "
+            f"({unaccounted / byte_rate:.1f} s if they are audio). They are not read."
         )
     return follows
 
@@ -238,10 +239,10 @@ def _check_slip(layout: Layout, missing: int, header: int, sizes: tuple[int, int
     """A header that promises a little too much was written wrong; one that promises more is of a longer file."""
     seconds = missing / byte_rate if byte_rate else 0
     amount = f" ({seconds:.2f} s are missing)" if seconds >= 0.005 else ""
-    promise = f"its header promises {sizes[0]} bytes of audio, it holds {sizes[1]}{amount}"
+    promise = f"its header promises {sizes[0]} bytes of audio, but it has {sizes[1]}{amount}"
     if missing > HEADER_SLIP and missing not in (header, header - 8):
         raise ValueError(f"{name} is cut short: {promise}. Get the whole file.")
-    layout.warnings.append(f"{name}: {promise}; what is there was read.")
+    layout.warnings.append(f"{name}: {promise}. The audio that exists was read.")
 
 
 def _next_file(stream: BinaryIO, dialect: Dialect, position: int, end: int) -> int | None:
@@ -324,7 +325,7 @@ class Link:
     is_closed: bool = False
 
     def add(self, page: bytes) -> None:
-        """Counts a page (its header of 27 bytes) in."""
+        """Adds a page, given its header of 27 bytes."""
         self.has_content = self.has_content or not page[5] & 2
         if page[14:18] != self.serial:
             return
@@ -336,7 +337,7 @@ class Link:
 
     @property
     def seconds(self) -> float | None:
-        """Fewest seconds that it has to yield: those behind its first page of audio."""
+        """Minimum duration of its audio in seconds: that after its first page of audio."""
         return (self.last - self.first) / self.rate if self.rate and self.first is not None else None
 
 
@@ -369,7 +370,7 @@ def _add_ogg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
     for link, link_end in zip(links, ends, strict=True):
         layout.parts.append(Part(View(stream, (link.start, link_end)), link.seconds))
     if links and not links[-1].is_closed:
-        layout.warnings.append(f"{name} has no mark of its end: it is a recording of a stream, or cut short.")
+        layout.warnings.append(f"{name} does not mark its end: it was recorded from a stream, or is cut short.")
 
 
 def _granule_rate(packet: bytes) -> int:

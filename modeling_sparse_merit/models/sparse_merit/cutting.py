@@ -30,7 +30,7 @@ class Window:
 
     Args:
         start, end: the piece, in samples of the recording; `start` is a multiple of 320.
-        waveform: float32 (left + end - start + right,), the piece and what surrounds it.
+        waveform: float32 (left + end - start + right,), the piece and its context.
         left: samples of context before the piece, a multiple of 320.
         is_fixed: whether pieces have a fixed length; then the level is measured with the context.
         is_last: whether the recording ends with it.
@@ -66,12 +66,12 @@ class Window:
         return self.waveform if self.is_fixed else self.piece
 
     def of_piece(self, waveform: np.ndarray) -> np.ndarray:
-        """What belongs to the piece of a signal as long as `waveform`."""
+        """The part of a signal, which is as long as `waveform`, that belongs to the piece."""
         return waveform[self.left : self.left + self.end - self.start]
 
 
 class WindowCutter:
-    """Cuts a recording that comes in blocks into windows, whose pieces join to the recording.
+    """Cuts a recording, which is given in blocks, into windows. Their pieces, one after another, are the recording.
 
     Each frame has a cost: its level over 0.1 s, minus three times the change between the mean levels of the second
     before and the second after. A cut is a frame with the minimum cost within 1 s. Pieces therefore begin and end in
@@ -110,7 +110,7 @@ class WindowCutter:
         self._is_finished = False
 
     def add(self, block: np.ndarray) -> list[Window]:
-        """Takes the next samples, float32 (samples,) at 16 kHz; returns the windows that are known by now."""
+        """Adds the next samples, float32 (samples,) at 16 kHz; returns the windows that are complete."""
         frames = self._samples.end // FRAME
         self._samples.append(block)
         if not self.is_fixed:
@@ -291,12 +291,12 @@ class _Buffer:
         self.end += len(values)
 
     def read(self, start: int, end: int) -> np.ndarray:
-        """The numbers from `start` up to `end`, or to where they end."""
+        """The numbers from `start` up to `end`, or up to the last one."""
         self._join()
         return self._values[start - self.start : end - self.start].copy()
 
     def drop(self, before: int) -> None:
-        """Forgets what is before a place."""
+        """Drops the numbers before a position."""
         before = min(before, self.end) // self._unit * self._unit
         if before > self.start:
             self._join()

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Encoded audio to samples: libsndfile through soundfile, and ffmpeg for what libsndfile does not read.
+"""Decodes audio files with libsndfile (through soundfile), and with ffmpeg if libsndfile does not read the format.
 
 Files are decoded block by block (`open_blocks`), so that memory does not grow with their length. `decode` joins the
 blocks: memory is that of the samples, once more while they are joined. No size that a header promises is allocated.
@@ -85,7 +85,7 @@ class Decoded:
     Args:
         samples: float32 (samples, channels), full scale +-1.
         sampling_rate: in Hz.
-        warnings: sentences about what is unusual in the file.
+        warnings: sentences about anything unusual in the file.
     """
 
     samples: np.ndarray
@@ -103,7 +103,7 @@ class Blocks:
         sampling_rate: in Hz.
         channels: their number.
         start: begins a pass.
-        warnings: sentences about what is unusual in the file; complete once all blocks were read.
+        warnings: sentences about anything unusual in the file; complete once all blocks were read.
     """
 
     def __init__(
@@ -123,21 +123,21 @@ class Blocks:
         return self._pass
 
     def close(self) -> None:
-        """Ends the pass that is going on."""
+        """Ends the current pass."""
         if self._pass is not None:
             self._pass.close()
 
 
 @cache
 def audio_suffixes() -> tuple[str, ...]:
-    """Endings of the files that the installed libsndfile reads."""
+    """Suffixes of the files that the installed libsndfile reads."""
     require_codecs()
     formats = soundfile.available_formats()
     return tuple(suffix for name, suffixes in SUFFIXES.items() if name in formats for suffix in suffixes)
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a file is audio by its ending; hidden files (macOS leaves `._x.wav` next to each `x.wav`) are not."""
+    """Whether a file has the suffix of audio. Hidden files do not count: macOS writes `._x.wav` next to `x.wav`."""
     known = path.suffix.lower() in (*audio_suffixes(), *FFMPEG_SUFFIXES)
     return known and not path.name.startswith(".") and path.is_file()
 
@@ -146,12 +146,12 @@ def decode(stream: BinaryIO, name: str) -> Decoded:
     """Decodes a file completely.
 
     Args:
-        stream: a binary file; what cannot be rewound, such as a pipe, is copied to a temporary file.
-        name: what messages call it.
+        stream: a binary file; one that cannot be rewound, such as a pipe, is copied to a temporary file.
+        name: name of the recording in messages.
 
     Raises:
-        ValueError: it is no audio, cut short or damaged, or needs ffmpeg, which is not installed.
-        OSError: it cannot be read.
+        ValueError: the file is not audio, is cut short or damaged, or needs ffmpeg, which is not installed.
+        OSError: the file cannot be read.
     """
     with open_blocks(stream, name) as blocks:
         samples = list(blocks) or [np.empty((0, blocks.channels), np.float32)]
@@ -162,7 +162,8 @@ def decode(stream: BinaryIO, name: str) -> Decoded:
 def open_blocks(stream: BinaryIO, name: str) -> Iterator[Blocks]:
     """Opens a file that is decoded block by block, for the duration of the context.
 
-    Files that were put together are one: at the highest of their rates, mono ones on all channels.
+    A concatenation of several files is decoded as one file: at the highest of their rates, with mono parts copied to
+    all channels.
 
     Args:
         stream, name: as `decode` takes them.
@@ -278,7 +279,7 @@ def _blocks_of(layout: Layout, name: str) -> Blocks:
     for head in heads:
         if head.channels not in (1, channels):
             raise ValueError(
-                f"{name} changes from {head.channels} to {channels} channels. Cut it into files of one kind first."
+                f"{name} has parts with {head.channels} and with {channels} channels. Split it into one file per part."
             )
     start = partial(_joined, list(zip(layout.parts, heads, strict=True)), rate, channels, name)
     return Blocks(rate, channels, start, layout.warnings)
@@ -443,7 +444,8 @@ def _open_ffmpeg(stream: BinaryIO, name: str, complaint: str) -> Iterator[Blocks
     program = shutil.which("ffmpeg")
     if program is None:
         raise ValueError(
-            f"{what.rstrip('.')}. Install ffmpeg, or convert the file where it plays: `ffmpeg -i INPUT output.wav`."
+            f"{what.rstrip('.')}. Install ffmpeg, or convert the file to WAV on another machine: "
+            "`ffmpeg -i INPUT output.wav`."
         )
     _check_asf(head, stream, name)
     with _file_of(stream) as path, closing(_Ffmpeg(program, path, name, what.rstrip("."))) as ffmpeg:

@@ -98,12 +98,12 @@ def emotion_loss(
     Args:
         logits: (B, classes).
         labels: (B,) or (B, 1) class indices, -100 for a clip without a label.
-        class_weights: One weight a class, n / (classes * n_class) in the paper; None for equal weights.
+        class_weights: One weight per class, n / (classes * n_class) in the paper; None for equal weights.
         focal_gamma: Exponent that reduces the weight of clips that are already recognised; 0 for cross entropy.
         label_smoothing: Share of the target that is spread over all classes.
 
     Returns:
-        A scalar in fp32; 0 where no clip has a label, with a gradient of 0.
+        A scalar in fp32; 0, with a gradient of 0, if no clip has a label.
 
     Raises:
         ValueError: The labels are not class indices, or the model has only one class.

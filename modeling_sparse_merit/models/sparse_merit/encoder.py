@@ -249,8 +249,8 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
         if output_attentions:
             raise ValueError(
                 f"`output_attentions` supports recordings of at most {self.config.encoder_window_seconds:g} s, one "
-                f"window of the encoder; got {input_values.shape[1] / SAMPLING_RATE:.1f} s. Cut it, or set "
-                "`encoder_window_seconds` to None."
+                f"window of the encoder; got {input_values.shape[1] / SAMPLING_RATE:.1f} s. Cut the recording, or "
+                "set `encoder_window_seconds` to None."
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values, dtype=torch.long)

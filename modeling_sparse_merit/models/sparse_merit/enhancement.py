@@ -13,8 +13,8 @@ class Spectrogram:
     """
     The transform of BSSE-SE: periodic Hamming window, centred frames, reflected edges, log1p of the magnitude.
 
-    Every clip of a padded batch is transformed as if it were alone: its own right edge is reflected, and frames that
-    lie wholly in the padding do not exist. All arithmetic is fp32, also under autocast.
+    Every clip of a padded batch is transformed as if it were alone: its own right edge is reflected, and it has no
+    frames that lie entirely in the padding. All arithmetic is in fp32, also under autocast.
 
     Args:
         n_fft, hop_length, win_length: In samples.

@@ -20,14 +20,14 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
     """Scales mono 16 kHz recordings for `SparseMeritModel` and pads them, with a mask, into a batch.
 
     Args:
-        normalization: `"recording"`: each recording to zero mean and unit variance over its own length,
-            (x - mean) / sqrt(variance + 1e-7). `"corpus"`: (x - corpus_mean) / corpus_std, as published.
-        corpus_mean: mean of the training corpus' samples; for `"corpus"` only.
-        corpus_std: their standard deviation, above 0; for `"corpus"` only.
+        normalization: `"recording"` scales each recording to zero mean and unit variance over its own length,
+            (x - mean) / sqrt(variance + 1e-7). `"corpus"` computes (x - corpus_mean) / corpus_std, as published.
+        corpus_mean: mean of the samples of the training corpus; for `"corpus"` only.
+        corpus_std: standard deviation of the samples of the training corpus, above 0; for `"corpus"` only.
         feature_size, sampling_rate, padding_value, return_attention_mask, kwargs: as in `Wav2Vec2FeatureExtractor`.
 
     Raises:
-        ValueError: unknown `normalization`, corpus statistics that do not go with it, or padding on the left.
+        ValueError: `normalization` is unknown, the corpus statistics do not match it, or padding is on the left.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
                 '`do_normalize=False` is not supported; use normalization="corpus" with mean 0 and std 1.'
             )
         if kwargs.get("padding_side", "right") != "right":
-            raise ValueError(f"`padding_side` is {kwargs['padding_side']!r}; expected 'right': clips start together.")
+            raise ValueError(f"`padding_side` is {kwargs['padding_side']!r}; expected 'right'. Leave it out.")
         super().__init__(
             feature_size=feature_size,
             sampling_rate=sampling_rate,
@@ -120,7 +120,7 @@ class SparseMeritFeatureExtractor(Wav2Vec2FeatureExtractor):
 
         Args:
             enhanced_values: the model's output (B, S'), or (S',) of one recording, S' at least the recording's length.
-            raw_speech, scale_like: as they were given to the feature extractor.
+            raw_speech, scale_like: the arguments that were passed to the feature extractor.
 
         Returns:
             One float32 array (samples,) for each recording.
@@ -185,14 +185,16 @@ def _check_normalization(normalization: str, corpus_mean: float | None, corpus_s
     elif normalization != "recording":
         raise ValueError(f'`normalization` must be "recording" or "corpus"; got {normalization!r}.')
     elif corpus_mean is not None or corpus_std is not None:
-        raise ValueError('`corpus_mean` and `corpus_std` are for normalization="corpus"; leave them out or set it.')
+        raise ValueError(
+            '`corpus_mean` and `corpus_std` need normalization="corpus": set it, or leave both numbers out.'
+        )
 
 
 def _clips(speech: Any, role: str) -> list[np.ndarray]:
     """One recording or several as a list of float32 (samples,), each checked."""
     is_list = isinstance(speech, list | tuple)
     if is_list and len(speech) == 0:
-        raise ValueError(f"`{role}` is empty: it holds no recording.")
+        raise ValueError(f"`{role}` is an empty list; expected at least one recording.")
     clips: Sequence[Any] = speech if is_list and np.ndim(speech[0]) > 0 else [speech]
     return [_clip(clip, f"Recording {index} of `{role}`") for index, clip in enumerate(clips)]
 
@@ -203,12 +205,13 @@ def _clip(clip: Any, name: str) -> np.ndarray:
         clip = clip[0]  # one channel, or a batch of one: the same samples (samples,)
     if clip.ndim != 1:
         raise ValueError(
-            f"{name} has shape {clip.shape}: (channels, samples) cannot be told from a batch. Average the channels of "
-            "one recording, `array.mean(axis=0)`; give several recordings as a list, `list(array)`."
+            f"{name} has the shape {clip.shape}; expected (samples,). If the rows are channels, average them: "
+            "`array.mean(axis=0)`. If they are recordings, pass a list: `list(array)`."
         )
     if len(clip) < MIN_SAMPLES:
         raise ValueError(
-            f"{name} has {len(clip)} samples; the model needs at least {MIN_SAMPLES}, one frame. Leave it out."
+            f"{name} has {len(clip)} samples; the model needs at least {MIN_SAMPLES}, one frame. Leave this recording "
+            "out."
         )
     if not np.isfinite(clip).all():
         raise ValueError(f"{name} holds NaN or infinite samples. Repair it, for example with `numpy.nan_to_num`.")

@@ -66,7 +66,7 @@ class SparseMeritOutput(ModelOutput):
         logits: (B, classes).
         enhanced_values: (B, S) in the scale of `input_values`, 0 in the padding; None in training with the mask
             "log1p", whose loss does not need it.
-        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), with the mask "log1p" alone.
+        enhanced_log_magnitude: (B, F, n_fft // 2 + 1), only with the mask "log1p".
         task_outputs: {task: output} of the other tasks: logits (B, classes), ratings (B, K), embeddings (B, size).
         features: {task: (B, T, D)}, the input of the heads, when requested.
         router_logits: {task: (B, T, N)}, when requested.
@@ -239,7 +239,9 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         tasks = tuple(self.config.tasks if tasks is None else tasks)
         unknown = [task for task in tasks if task not in self.config.tasks]
         if unknown or not tasks:
-            raise ValueError(f"`tasks` is {tasks}; this model has {self.config.tasks}: ask for at least one of these.")
+            raise ValueError(
+                f"`tasks` is {tasks}; expected one or more of the tasks of this model, {self.config.tasks}."
+            )
         return tasks
 
 
@@ -274,7 +276,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         cls, name_or_path: str | os.PathLike, num_layers: int | None = None, **config_overrides: Any
     ) -> "SparseMeritForSpeechEnhancementAndEmotion":
         """
-        A model whose encoder has the weights of a pretrained one; experts, routers and heads are initialised.
+        A model with the weights of a pretrained encoder. Experts, routers and heads are randomly initialised.
 
         Args:
             name_or_path: Hub id (such as `microsoft/wavlm-large` or `openai/whisper-base`) or local folder of a WavLM,
@@ -283,7 +285,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             config_overrides: Fields of [`SparseMeritConfig`] that differ from the checkpoint and the defaults.
 
         Raises:
-            ValueError: The architecture does not map onto WavLM's layout.
+            ValueError: The architecture is not supported.
         """
         encoder_config, weights = read_encoder(name_or_path, num_layers)
         model = cls(SparseMeritConfig(**{**encoder_config, **config_overrides}))
@@ -456,7 +458,7 @@ def count_parameters(config: SparseMeritConfig) -> int:
 
 
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Names of the weights that hold NaN or Inf, which loading does not check."""
+    """Names of the weights that have NaN or Inf, which is not checked when they are loaded."""
     return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
 
 
@@ -489,7 +491,7 @@ def _check_unused(arguments: dict[str, Any]) -> None:
     """Refuses arguments that would be ignored."""
     given = [name for name, value in arguments.items() if value is not None and value is not False]
     if given:
-        raise TypeError(f"Unknown arguments {given} of `forward`.")
+        raise TypeError(f"`forward` got the unknown arguments {given}. Leave them out.")
 
 
 def _selected(

@@ -91,7 +91,7 @@ def add_mpeg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
         layout: where the parts are added.
         stream: a seekable binary file.
         start, end: bytes of the file to search.
-        name: what messages call the file.
+        name: name of the file in messages.
 
     Returns:
         whether the file is an MPEG stream.
@@ -112,14 +112,14 @@ def add_mpeg(layout: Layout, stream: BinaryIO, start: int, end: int, name: str) 
             position = following
             continue
         if position + frame.size > end:
-            layout.warnings.append(f"{name} ends within a frame: a part of its last {_ms(frame)} ms is missing.")
+            layout.warnings.append(f"{name} ends within a frame: part of its last {_ms(frame)} ms is missing.")
             break
         if not is_known:
             runs.append(Run(frame, position))
         runs[-1].add(position, frame.size)
         position += frame.size
     if junk and runs:
-        layout.warnings.append(f"{name} holds {junk} bytes between or behind its frames that are no audio.")
+        layout.warnings.append(f"{name} has {junk} bytes between or after its frames that are not audio.")
     if len(runs) > 1:
         note_several(layout, name)
     layout.parts += [_mpeg_part(stream, run, name, run is runs[0], len(runs) == 1) for run in runs]

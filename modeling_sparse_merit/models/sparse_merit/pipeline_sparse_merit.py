@@ -53,7 +53,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     A recording of any length is cut at pauses into windows (see `WindowCutter`). Each window is scaled by its own mean
     and variance, so windows do not affect each other, and the run time is linear in the length. Emotion is averaged
-    over the segments of speech, weighted by their durations; without speech there is none.
+    over the segments of speech, weighted by their durations. A recording without speech has no emotion.
 
     Parameters, at construction or at each call:
         tasks: what to compute, any of the model's tasks; all of them by default.
@@ -67,9 +67,9 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             than 2 s between both contexts, windows have a fixed length.
         detector: factory of a speech detector for each recording (see `streaming.Detector`); by default
             `activity.LevelDetector`, which uses levels.
-        sampling_rate: the rate in Hz of bare arrays, which do not carry their own.
-        channel: "mix" (mean of the channels, the default), "left", "right", a number from 1, or "each": a list with a
-            result for each channel, its number as `channel`.
+        sampling_rate: sampling rate of bare arrays in Hz.
+        channel: "mix" (mean of the channels, the default), "left", "right", a number from 1, or "each", which returns
+            a list with a result for each channel, whose number is in `channel`.
         batch_size: number of windows in a batch. Results do not depend on it, except with an encoder that has
             `feat_extract_norm="group"` (WavLM-Base).
     """
@@ -100,7 +100,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         Raises:
             OSError: there is no checkpoint.
-            ValueError: the checkpoint holds another kind of model, weights are missing, or are not finite.
+            ValueError: the checkpoint contains another kind of model, or weights are missing or not finite.
         """
         model, dtype = locate(model), kwargs.pop("dtype", "fp32")
         where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
@@ -192,7 +192,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         """Creates a [`StreamingEnhancer`], which enhances a live stream and tracks its emotion.
 
         Args:
-            sampling_rate: of the stream, in Hz.
+            sampling_rate: sampling rate of the stream in Hz.
             chunk_length_s, stride_length_s: window and context in seconds; they determine latency and load.
             tasks, min_score, detector: as for a call.
         """
@@ -311,7 +311,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         Joins the outputs of the windows of a recording.
 
         Args:
-            model_outputs: of each window.
+            model_outputs: the outputs of each window.
             top_k, min_score, return_segments, tasks, detector: as for a call.
 
         Returns:
@@ -411,7 +411,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     """Recognises the emotion only; results are those of an "audio-classification" pipeline of `transformers`.
 
-    Where there is no speech, the only label is "no speech", with the score 1.
+    If there is no speech, the only label is "no speech", with the score 1.
 
     Usage:
         >>> import transformers
@@ -435,8 +435,8 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         if EMOTION not in self.model.config.tasks:
             name = repr(str(self.model.name_or_path)) if self.model.name_or_path else "The model"
             raise ValueError(
-                f"{name} has the tasks {self.model.config.tasks}; expected one with {EMOTION!r}. "
-                "`SpeechEnhancementAndEmotionPipeline` takes any."
+                f"{name} has the tasks {self.model.config.tasks}; expected a model with the task {EMOTION!r}. Use "
+                "`SpeechEnhancementAndEmotionPipeline` for other models."
             )
 
     # What an "audio-classification" pipeline takes and returns differs from the class above.
@@ -474,7 +474,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         Joins the outputs of the windows of a recording.
 
         Args:
-            model_outputs: of each window.
+            model_outputs: the outputs of each window.
             top_k, function_to_apply, tasks, detector: as for a call.
 
         Returns:
@@ -506,6 +506,7 @@ def _is_column(inputs: Any) -> bool:
 
 def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:
     if missing:
-        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {', '.join(sorted(missing)[:5])}.")
+        names = ", ".join(sorted(missing)[:5])
+        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {names}: download or save it again.")
     if damaged := damaged_weights((*model.named_parameters(), *model.named_buffers())):
-        raise ValueError(f"{source!r} holds NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")
+        raise ValueError(f"{source!r} has NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")

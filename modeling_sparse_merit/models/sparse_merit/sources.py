@@ -26,7 +26,7 @@ def locate(model: str | os.PathLike) -> str:
             or a Hub id.
 
     Raises:
-        FileNotFoundError: it is none of these, or the folder holds no configuration.
+        FileNotFoundError: it is none of these, or the folder has no configuration.
     """
     name = os.path.expanduser(model)
     embedded, folder = embedded_folder(name), Path(name)
@@ -38,13 +38,13 @@ def locate(model: str | os.PathLike) -> str:
         return str(embedded)
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"{name!r} holds no config.json: give a folder written by save_pretrained.")
+            raise FileNotFoundError(f"{name!r} has no config.json: give a folder written by save_pretrained.")
         return name if embedded is None else os.path.join(os.curdir, name)
     if folder.exists() or not HUB_ID.fullmatch(name):
         known = ", ".join(path.name for path in _embedded())
         inside = f", or the name of a checkpoint inside the package ({known})" if known else ""
         raise FileNotFoundError(
-            f"{name!r} is no folder: give a checkpoint's folder, a Hub id such as name/model{inside}."
+            f"{name!r} is not a folder: give the folder of a checkpoint, a Hub id such as name/model{inside}."
         )
     return name
 

@@ -87,7 +87,7 @@ class SpeechSegments:
         self._last_end = 0  # of the last segment
 
     def add(self, is_speech: np.ndarray, features: Features, is_other_level: bool = False) -> list[SpeechSegment]:
-        """Takes the next piece.
+        """Adds the next piece.
 
         Args:
             is_speech: boolean (frames,), one for each 20 ms.
@@ -119,7 +119,7 @@ class SpeechSegments:
         return ended
 
     def finish(self) -> list[SpeechSegment]:
-        """Returns the segment that the end of the recording ends, if any."""
+        """Returns the last segment, which ends with the recording, if there is one."""
         return [] if self._open is None else self._close(self._end)
 
     def current(self) -> Outputs | None:

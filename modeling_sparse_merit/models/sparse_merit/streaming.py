@@ -210,9 +210,10 @@ class StreamingEnhancer:
 
     Args:
         model: a `WindowModel`.
-        describe: two functions: of segments and the seconds so far, to the segments of the pipeline; and of outputs
-            {task: (1, K)}, to the ranked emotions.
-        sampling_rate: of the stream, in Hz. Other rates than 16 kHz need soxr, whose delay each way is up to 0.1 s.
+        describe: two functions. The first converts segments, with the seconds so far, to the segments of the pipeline.
+            The second converts outputs {task: (1, K)} to ranked emotions.
+        sampling_rate: sampling rate of the stream in Hz. Other rates than 16 kHz need soxr, which adds a delay of up
+            to 0.1 s before the model and after it.
         chunk_length_s, stride_length_s: the window and its context on either side, or (left, right), in seconds.
         detector: factory of the speech detector; `detect_by_level` by default.
 

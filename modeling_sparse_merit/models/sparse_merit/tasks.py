@@ -219,7 +219,7 @@ class EmbeddingTask(Task):
     targets are (B,) as for a classification.
 
     Attributes:
-        labels: The classes of the training; others may come later.
+        labels: The classes of the training data. Embeddings of other classes can be compared as well.
     """
 
     labels: tuple[str, ...] = ()
@@ -244,7 +244,7 @@ TASKS: dict[str, Task] = {
 
 
 def further_tasks(names: Iterable[str]) -> list[str]:
-    """Those of some names that are tasks of clips and have no field of their own in outputs, results and reports."""
+    """The clip tasks among some names that have no field of their own in outputs, results and reports."""
     return [name for name in names if name in TASKS and TASKS[name].kind != "waveform" and name != EMOTION]
 
 

@@ -183,6 +183,6 @@ def note_several(layout: Layout, name: str) -> None:
 
     Args:
         layout: whose `warnings` are extended.
-        name: what messages call the file.
+        name: name of the file in messages.
     """
-    layout.warnings.append(f"{name} consists of several files, one behind the other; all of them were read.")
+    layout.warnings.append(f"{name} is a concatenation of several files; all of them were read.")
