@@ -195,7 +195,7 @@ KINDS: dict[str, Kind] = {
     "two FLACs put together": Kind(".flac", lambda: encoded("FLAC") * 2, 2 * SECONDS, "several files"),
     "two MP3s put together": Kind(".mp3", lambda: mp3() * 2, 4.14),
     "MP3s of two rates put together": Kind(
-        ".mp3", lambda: mp3() + mp3(rate=22_050), 4.12, "consists of several files"
+        ".mp3", lambda: mp3() + mp3(rate=22_050), 4.12, "concatenation of several files"
     ),
     "two OGG Vorbis files chained": Kind(".ogg", lambda: encoded("OGG", "VORBIS") * 2, 2 * SECONDS),
     "two OGG Opus files chained": Kind(".opus", lambda: encoded("OGG", "OPUS") * 2, 2 * SECONDS),
@@ -224,7 +224,7 @@ KINDS: dict[str, Kind] = {
         None,
         "two chunks of audio",
     ),
-    "MP3 tag without audio": Kind(".mp3", id3, None, "a tag and no audio"),
+    "MP3 tag without audio": Kind(".mp3", id3, None, "a tag, but no audio"),
     "nothing": Kind(".wav", lambda: b"", None, "empty"),
     "text": Kind(".wav", lambda: b"this is a text\n" * 99, None, "Cannot decode"),
 }
