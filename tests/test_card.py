@@ -304,7 +304,7 @@ def test_calibration_and_parts_of_the_test_set_are_shown_where_they_were_measure
     results = section(render_card(checkpoint), "Results")
     assert "| accuracy | ECE | clips |" in results and results.count("| 0.123 | 5 |") == 3
     table = re.search(
-        r"### Emotion by gender\n\nBrackets hold intervals over speakers.\n\n(.*?)\n\n", results, re.DOTALL
+        r"### Emotion by gender\n\nBrackets show 95 % intervals over speakers.\n\n(.*?)\n\n", results, re.DOTALL
     )
     rows = table[1].splitlines()
     assert rows[0] == "| gender | noise | SNR (dB) | macro-F1 | UAR | ECE | clips | speakers |"

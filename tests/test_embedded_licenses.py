@@ -184,7 +184,7 @@ def test_a_quiet_stream_prints_errors_alone(site):
 
 
 def test_what_needs_the_emotion_refuses_an_enhancement_clearly(enhancement_alone, tmp_path):
-    with pytest.raises(ValueError, match=r"has the tasks \['enhancement'\]; expected one with 'emotion'"):
+    with pytest.raises(ValueError, match=r"has the tasks \['enhancement'\]; expected a model with the task 'emotion'"):
         EmotionPipeline.from_pretrained(enhancement_alone)
     recording = PACKAGE / "demo" / "noisy_speech.flac"
     command = ["enhance", str(recording), "-o", str(tmp_path / "out"), "--model", str(enhancement_alone)]
