@@ -180,7 +180,11 @@ def test_what_has_no_full_scale_is_an_error(data):
         ({"array": np.zeros(100, np.float32), "sampling_rate": np.nan}, None, "whole number of Hz"),
         (np.zeros(100, np.float32), 2_000_000, "from 1000 to 1000000"),
         (encoded(np.zeros(100, np.float32), rate=1), None, "sampling rate of 1; .* from 1000"),
-        ({"array": np.zeros(100, np.float32), "sampling_rate": 8000}, 16000, "8000 Hz, but `sampling_rate=16000`"),
+        (
+            {"array": np.zeros(100, np.float32), "sampling_rate": 8000},
+            16000,
+            "at 8000 Hz, but `sampling_rate` is 16000",
+        ),
         (np.zeros(0, np.float32), RATE, "empty"),
         (np.array([0.0, np.nan]), RATE, "NaN"),
         (np.array([0.0, np.inf]), RATE, "infinite"),

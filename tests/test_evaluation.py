@@ -650,7 +650,7 @@ def test_an_invalid_system_is_named_among_others():
 def test_fields_that_contradict_each_other_are_named():
     with pytest.raises(ValueError, match=r"`model` is 'a'; expected null, because `systems`"):
         EvaluationConfig(speech=["table"], model="a", systems={"b": "c"})
-    with pytest.raises(ValueError, match=r"`snr_db` is \[3.0\]; expected nothing, as the `test_set`"):
+    with pytest.raises(ValueError, match=r"`snr_db` is \[3.0\]; expected nothing, because the `test_set`"):
         EvaluationConfig(test_set="frozen", snr_db=[3])
 
 

@@ -165,7 +165,7 @@ def test_use_of_experts_counts_frames_of_the_first_seed(full_report):
 
 def test_systems_with_other_clips_are_refused():
     fewer = [row for row in make_rows(0.5, 1.0, seed=8) if (row["row"], row["pool"]) != (3, "roar")]
-    with pytest.raises(ValueError, match="merit, member 0, roar_-5dB: 39 rows.*evaluate again"):
+    with pytest.raises(ValueError, match="The 39 stored rows of merit, member 0, roar_-5dB.*evaluate again"):
         make_report({"noisy": [make_noisy()], "merit": [fewer]}, systems={"merit": "a"}, baseline=None)
 
 

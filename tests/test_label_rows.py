@@ -128,7 +128,7 @@ def test_own_words_are_settings_of_the_command_line_and_of_a_file(tmp_path):
         ({"model": "x", "labels": [1, 2]}, "`labels` is .1, 2.; expected a list of names"),
         (
             {"model": "x", "labels": ["upset=angry"], "labels_from": {"upset": "sad"}},
-            "no other source of .'upset'",
+            "expected the same source of .'upset'",
         ),
         ({"model": "x", "labels": ["calm"], "labels_from": {"upset": "sad"}}, "names in `labels`"),
     ],

@@ -211,7 +211,9 @@ def test_audio_classification_keeps_the_likeliest_and_takes_defaults(tiny_checkp
 def test_audio_classification_needs_a_model_with_emotion(tiny_config):
     config = SparseMeritConfig.from_dict(tiny_config.to_dict(), tasks=["enhancement"])
     model = SparseMeritForSpeechEnhancementAndEmotion(config).eval()
-    with pytest.raises(ValueError, match=r"The model has the tasks \['enhancement'\]; expected one with 'emotion'"):
+    with pytest.raises(
+        ValueError, match=r"The model has the tasks \['enhancement'\]; expected a model with the task 'emotion'"
+    ):
         EmotionPipeline(model=model, feature_extractor=SparseMeritFeatureExtractor())
 
 
