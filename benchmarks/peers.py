@@ -162,8 +162,8 @@ def render(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, commit {result['commit']}, {result['cpu']}, load {result['load_before']:.1f} before.",
         "",
-        f"- Scores: means over the conditions in noise ({', '.join(result['conditions'])}) of {result['clips']} clips. "
-        "Macro-F1: of the emotion model that gets the enhanced speech; of the system itself if it is no cascade.",
+        f"- Scores: means over {', '.join(result['conditions'])}, of {result['clips']} clips each. Macro-F1: of the "
+        "emotion model that gets the enhanced speech; of the system itself if it is no cascade.",
         f"- Speed: {SECONDS} s of speech, one thread, in turn, median of {ROUNDS} rounds; in brackets, the lowest and "
         "highest ratio of a round. Checkpoints do all of their tasks in one pass.",
         "- Memory: peak of a process above what it needs to import this package. Size: networks and native libraries, "

@@ -36,7 +36,7 @@ LAYERS = (
     {"models"},
     {"files", "fields", "extras", ""},
 )
-"""Packages from the top down; the last one holds `files.py`, `fields.py`, `extras.py` and constants of `__init__.py`."""
+"""Packages from the top down; the last one holds `files.py`, `fields.py`, `extras.py` constants of `__init__`."""
 
 
 def modules() -> dict[str, Path]:
