@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ from modeling_sparse_merit.files import replacing
 from modeling_sparse_merit.metrics import SCORE_TITLES
 from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE
 from modeling_sparse_merit.models.sparse_merit.sources import locate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS, ROUNDS = 10, 5  # of the recording that is timed
 SHOWN = "pesq_wb"
@@ -173,7 +176,7 @@ def render(result: dict[str, Any]) -> str:
         "|---" * (len(header) + 1) + "|",
     ]
     lines += [f"| {name} | {' | '.join(_cells(row, measures))} |" for name, row in systems.items()]
-    return "\n".join([*lines, "", "![quality against real-time factor](peers.png)"])
+    return "\n".join([*lines, "", f"![quality against real-time factor]({result['name']}.png)"])
 
 
 def _cells(row: dict[str, Any], measures: list[str]) -> list[str]:
@@ -186,13 +189,8 @@ def _cells(row: dict[str, Any], measures: list[str]) -> list[str]:
     return [*scores, *cells, str(row.get("sampling_rate", SAMPLING_RATE)), row["licence"]]
 
 
-def draw(path: Path, result: dict[str, Any]) -> None:
-    """Quality against real-time factor, 80 mm wide.
-
-    Args:
-        path: the PNG file.
-        result: all numbers.
-    """
+def draw(result: dict[str, Any]) -> "Figure":
+    """Quality against real-time factor, 80 mm wide."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -212,8 +210,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     _label(axes, {name: (row["real_time_factor"], row["scores"][SHOWN]) for name, row in systems.items()})
     place = (0.98, result["systems"][NOISY]["scores"][SHOWN])
     axes.annotate("noisy", place, (0, 2), ("axes fraction", "data"), "offset points", **_text("right", GREY))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+    return figure
 
 
 def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
@@ -248,6 +245,7 @@ def main(
     timings = in_turn({key: partial(system.predict, [recording()]) for key, system in systems.items()}, ROUNDS)
     measured = {key: measure_system(str(config), key, system) for key, system in systems.items()}
     result = {
+        "name": name,
         "command": shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
         "commit": measured_commit,
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -259,7 +257,8 @@ def main(
         "systems": summarize(report, measured, timings, baseline),
     }
     write_results(RESULTS / "peers" / name, result, render(result))
-    draw(RESULTS / "peers" / f"{name}.png", result)
+    with replacing(RESULTS / "peers" / f"{name}.png") as temporary:
+        draw(result).savefig(temporary, dpi=DPI, format="png")
     print(render(result))
 
 

@@ -18,7 +18,7 @@ def package():
     return pytest.importorskip("speechmos.dnsmos", reason="speechmos is not installed: extra `mos`")
 
 
-@pytest.mark.parametrize("seconds", [0.5, 9.0, 10.5, 12.2])
+@pytest.mark.parametrize("seconds", [4.6, 9.0, 10.5, 12.2])
 def test_ratings_equal_those_of_the_package(package, speech_clip, seconds):
     clip = 4 * speech_clip(seconds)  # beyond full scale
     expected = package.run(np.clip(clip, -1, 1), 16_000)

@@ -15,7 +15,7 @@ from .clips import checked_clip, undefined
 
 DNSMOS_MEASURES = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
 DNSMOS_RATE = 16_000  # Hz
-DNSMOS_SAMPLES = 144_160  # 9.01 s, the input of the network
+DNSMOS_SECONDS, DNSMOS_SAMPLES = 9.01, 144_160  # the input of the network
 # Quadratic calibrations of the network's outputs to the ratings of P.835, as published with it: signal, background,
 # overall; coefficients of x^2, x and 1
 CALIBRATION = {
@@ -29,8 +29,8 @@ def dnsmos(waveform: np.ndarray, sampling_rate: int = DNSMOS_RATE) -> dict[str, 
     """DNSMOS P.835 (Reddy et al., ICASSP 2022): predicted ratings from 1 to 5 of the overall quality, the signal and
     the background (package `speechmos`).
 
-    A clip is repeated until it has 9.01 s. A longer one has the mean over windows of that length, which start at whole
-    seconds; as in the package, there are as many as its whole seconds exceed 9. Samples beyond full scale are clipped.
+    A clip is repeated until it has 9.01 s. A longer one has the mean over windows of that length that start at whole
+    seconds: at those of the published script. Samples beyond full scale are clipped.
 
     Args:
         waveform: the clip to be rated, shape (samples,), full scale 1.
@@ -53,14 +53,21 @@ def dnsmos(waveform: np.ndarray, sampling_rate: int = DNSMOS_RATE) -> dict[str, 
         return dict.fromkeys(DNSMOS_MEASURES, undefined("DNSMOS", "the clip is silent"))
     while len(clip) < DNSMOS_SAMPLES:
         clip = np.concatenate([clip, clip])
-    count = max(1, len(clip) // DNSMOS_RATE - 9)
-    windows = sliding_window_view(clip, DNSMOS_SAMPLES)[::DNSMOS_RATE][:count]  # (windows, 144160)
+    windows = sliding_window_view(clip, DNSMOS_SAMPLES)[_window_starts(len(clip))]  # (windows, 144160)
     outputs = np.concatenate([session.run(None, {"input_1": window[None]})[0] for window in windows])  # (windows, 3)
     ratings = {
         name: float(np.polyval(coefficients, output).mean())
         for (name, coefficients), output in zip(CALIBRATION.items(), outputs.T.astype(np.float64), strict=True)
     }
     return {name: ratings[name] for name in DNSMOS_MEASURES}
+
+
+def _window_starts(samples: int) -> list[int]:
+    """First samples of the windows of the published script, which leaves out the last one of some lengths, and those
+    that lack a sample after rounding."""
+    seconds = range(max(1, samples // DNSMOS_RATE - 9))
+    ends = {second: int((second + DNSMOS_SECONDS) * DNSMOS_RATE) for second in seconds}
+    return [second * DNSMOS_RATE for second, end in ends.items() if end - second * DNSMOS_RATE == DNSMOS_SAMPLES]
 
 
 @cache

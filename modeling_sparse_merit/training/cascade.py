@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The enhancement model of a cascade: it is frozen, and enhances each mixture before the model in training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,33 @@ import torch
 from accelerate.utils import send_to_device
 
 from ..data.mixing import SAMPLING_RATE
+from ..evaluation.enhancers import ENHANCERS
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import ENHANCEMENT
 from .dataset import Collator
+
+Enhance = Callable[[list[np.ndarray]], list[np.ndarray]]
+"""Enhances recordings, each (samples,) at 16 kHz."""
+
+
+def build_enhancement(cleaned_by: str, device: torch.device) -> Enhance:
+    """
+    The enhancement of a cascade, by another package or by a checkpoint.
+
+    Args:
+        cleaned_by: A name in `evaluation.enhancers.ENHANCERS`, or a checkpoint as in [`EnhancementModel`].
+        device: The device that a checkpoint runs on.
+
+    Raises:
+        ValueError: The checkpoint has no enhancement task.
+        ImportError: The other package is not installed; the message says how to install it.
+    """
+    if cleaned_by not in ENHANCERS:
+        return EnhancementModel(cleaned_by, device)
+    enhancer = ENHANCERS[cleaned_by]()
+    return lambda recordings: [enhancer.enhance(recording) for recording in recordings]
 
 
 class EnhancementModel:
@@ -52,12 +74,15 @@ class CleanedLoader:
 
     Args:
         loader: Lists of examples, as `build_loader` makes them with `cleaned_by`; prepared by accelerate.
-        enhancer: The enhancement model.
+        enhance: The enhancement, from `build_enhancement`.
         feature_extractor: The feature extractor of the model in training.
+        device: The device of the batches.
     """
 
-    def __init__(self, loader: Any, enhancer: EnhancementModel, feature_extractor: SparseMeritFeatureExtractor):
-        self.loader, self.enhancer, self.collate = loader, enhancer, Collator(feature_extractor)
+    def __init__(
+        self, loader: Any, enhance: Enhance, feature_extractor: SparseMeritFeatureExtractor, device: torch.device
+    ):
+        self.loader, self.enhance, self.collate, self.device = loader, enhance, Collator(feature_extractor), device
         self.dataset, self.set_epoch = loader.dataset, loader.set_epoch
 
     def __len__(self) -> int:
@@ -65,8 +90,8 @@ class CleanedLoader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for examples in self.loader:
-            cleaned = self.enhancer([example["noisy"] for example in examples])
+            cleaned = self.enhance([example["noisy"] for example in examples])
             batch = self.collate(
                 [example | {"noisy": noisy} for example, noisy in zip(examples, cleaned, strict=True)]
             )
-            yield send_to_device(batch, self.enhancer.model.device)
+            yield send_to_device(batch, self.device)

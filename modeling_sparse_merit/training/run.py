@@ -28,7 +28,7 @@ from ..models.sparse_merit.encoder import receptive_field
 from ..models.sparse_merit.tasks import EMOTION
 from . import build, checkpoints, dataset
 from .calibration import calibrate_fusion
-from .cascade import CleanedLoader, EnhancementModel
+from .cascade import CleanedLoader, build_enhancement
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
 from .lora import describe_adapters, save_adapters
@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator.even_batches = False  # for the dev loader: a clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
     if settings.cleaned_by:
-        enhancer = EnhancementModel(settings.cleaned_by, accelerator.device)
-        train_loader = CleanedLoader(train_loader, enhancer, feature_extractor)
-        dev_loader = CleanedLoader(dev_loader, enhancer, feature_extractor)
+        enhance = build_enhancement(settings.cleaned_by, accelerator.device)
+        train_loader = CleanedLoader(train_loader, enhance, feature_extractor, accelerator.device)
+        dev_loader = CleanedLoader(dev_loader, enhance, feature_extractor, accelerator.device)
 
     run = Run(settings, accelerator, model, feature_extractor)
     if run.resume_from is None:
