@@ -50,7 +50,8 @@ SECONDS, ROUNDS = 10, 5  # of the recording that is timed
 SHOWN = "pesq_wb"
 """The measure of the picture."""
 WIDTH, HEIGHT, DPI = 80 / 25.4, 66 / 25.4, 300  # inches
-POINT = 7  # size of the text, in points
+POINT, GAP = 7, 6  # size of the text and its distance from a point, in points
+TEXT = {"fontsize": POINT, "va": "bottom"}
 
 
 def recording() -> np.ndarray:
@@ -206,28 +207,31 @@ def draw(result: dict[str, Any]) -> "Figure":
     axes.set_ylabel(f"{SCORE_TITLES[SHOWN]}, mean in noise", fontsize=POINT)
     axes.tick_params(labelsize=POINT, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.draw_without_rendering()  # places of the points are then known
-    _label(axes, {name: (row["real_time_factor"], row["scores"][SHOWN]) for name, row in systems.items()})
     place = (0.98, result["systems"][NOISY]["scores"][SHOWN])
-    axes.annotate("noisy", place, (0, 2), ("axes fraction", "data"), "offset points", **_text("right", GREY))
+    axes.annotate("noisy", place, (0, 2), ("axes fraction", "data"), "offset points", ha="right", color=GREY, **TEXT)
+    figure.draw_without_rendering()  # the layout is then known
+    _label(axes, {name: (row["real_time_factor"], row["scores"][SHOWN]) for name, row in systems.items()})
     return figure
 
 
 def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
-    """Writes names next to points, towards the middle of the figure, and moves those up that would overlap."""
-    scale = 72 / axes.figure.dpi  # points of text in a pixel
-    places = {name: axes.transData.transform(point) * scale for name, point in points.items()}
-    middle, taken = axes.bbox.x0 * scale + axes.bbox.width * scale / 2, {"left": -np.inf, "right": -np.inf}
-    for name, (x, y) in sorted(places.items(), key=lambda item: item[1][1]):
-        side = "left" if x < middle else "right"
-        height = max(y, taken[side] + 1.1 * POINT)
-        taken[side] = height
-        offset = (5 if side == "left" else -5, height - y)
-        axes.annotate(name, points[name], offset, textcoords="offset points", **_text(side, "black"))
+    """Writes names next to points, at the first place where they cover nothing: towards the middle of the figure, on
+    the other side, above, below; else further up."""
+    from matplotlib.transforms import Bbox
 
-
-def _text(side: str, colour: str) -> dict[str, Any]:
-    return {"ha": side, "va": "bottom" if colour == GREY else "center", "fontsize": POINT, "color": colour}
+    places = axes.transData.transform(list(points.values()))  # (points, 2), pixels
+    radius, middle = GAP * axes.figure.dpi / 72 / 2, axes.bbox.x0 + axes.bbox.width / 2
+    taken = [Bbox([place - radius, place + radius]) for place in places] + [axes.texts[0].get_window_extent()]
+    for (name, point), (x, _) in zip(points.items(), places, strict=True):
+        sides = [("left", GAP, -GAP / 2), ("right", -GAP, -GAP / 2)][:: 1 if x < middle else -1]
+        around = [*sides, ("center", 0, GAP / 2), ("center", 0, -2 * GAP)]
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", **TEXT)
+        for side, right, up in (*around, *(("center", 0, GAP / 2 + step) for step in range(1, 100))):
+            text.set(ha=side, position=(right, up))
+            box = text.get_window_extent()
+            if axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and not any(map(box.overlaps, taken)):
+                break
+        taken.append(box)
 
 
 def main(

@@ -37,12 +37,12 @@ class System(Protocol):
 
 
 class Reference(System, Protocol):
-    """A system outside this package, which has one task.
+    """A system outside this package, which has one task."""
 
-    Attributes:
-        name: its name in configurations.
-        tasks: "enhancement" or "emotion".
-    """
+    @property
+    def name(self) -> str:
+        """Its name in configurations."""
 
-    name: str
-    tasks: tuple[str, ...]
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """`("enhancement",)` or `("emotion",)`."""
