@@ -238,8 +238,10 @@ class EncoderProbe(EmotionProbe):
         cache: str | None = None,
     ):
         source = locate(encoder)
+        weights = cached_file(source, SAFE_WEIGHTS_NAME)
+        assert weights is not None  # where there is none, it raises
         self.title = f"logistic regression on the hidden states of {encoder}"
-        self.sha256 = sha256_of_file(cached_file(source, SAFE_WEIGHTS_NAME))
+        self.sha256 = sha256_of_file(weights)
         self.feature_extractor = SparseMeritFeatureExtractor.from_pretrained(source)
         self.encoder = SparseMeritModel.from_pretrained(source).encoder.eval()
         folder = cache or cached_assets_path("modeling-sparse-merit", "hidden_states", self.sha256)

@@ -96,7 +96,9 @@ class ProcessedFiles:
 
 
 REFERENCES: dict[str, Callable[..., Reference]] = {
-    **{kind.name: kind for kind in (EgemapsSvm, EncoderProbe, ProcessedFiles)},
+    EgemapsSvm.name: EgemapsSvm,
+    EncoderProbe.name: EncoderProbe,
+    ProcessedFiles.name: ProcessedFiles,
     **ENHANCERS,
 }
 

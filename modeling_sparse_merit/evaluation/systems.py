@@ -182,7 +182,8 @@ class Cascade:
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Predictions for recordings (samples,) at 16 kHz: enhanced speech, and the emotion recognised in it."""
         cleaned = _predict_task(self.enhancement, recordings, ENHANCEMENT)
-        recognised = _predict_task(self.emotion, [prediction.enhanced for prediction in cleaned], EMOTION)
+        enhanced = [prediction.enhanced for prediction in cleaned if prediction.enhanced is not None]  # all of them
+        recognised = _predict_task(self.emotion, enhanced, EMOTION)
         return [
             Prediction(
                 first.enhanced,
