@@ -119,6 +119,22 @@ def test_silence_stays_silent_and_scraps_keep_their_length(name):
     assert enhancer.enhance(scrap).shape == (3,)
 
 
+def test_recordings_are_scaled_to_a_level_and_back():
+    class Halved(Enhancer):
+        name, module, distribution, patterns = "halved", "numpy", "numpy", ()
+        powers: list[float] = []
+
+        def _process(self, waveform: np.ndarray) -> np.ndarray:
+            self.powers.append(np.mean(waveform**2))
+            return waveform / 2
+
+    recording = np.random.default_rng(0).normal(0, 0.001, 1_000).astype(np.float32)
+    np.testing.assert_allclose(Halved(level_db=-26).enhance(recording), recording / 2, rtol=1e-5)
+    np.testing.assert_array_equal(Halved().enhance(recording), recording / 2)
+    assert 10 * np.log10(Halved.powers) == pytest.approx([-26, -60], abs=0.5)
+    assert not Halved(level_db=-26).enhance(np.zeros(10, np.float32)).any()
+
+
 @pytest.mark.parametrize("name", ENHANCERS)
 def test_the_description_identifies_version_and_weights(name):
     enhancer = installed(name)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ..data.mixing import rms
 from ..extras import import_extra, one_thread_session
 from ..files import sha256_of_files
 from ..models.sparse_merit.audio import SAMPLING_RATE, resample
@@ -29,6 +30,10 @@ INT16_SCALE = 32_768.0  # full scale of 16-bit samples, which RNNoise expects as
 
 class Enhancer(ABC):
     """An enhancer of another package, as a reference of an evaluation.
+
+    Args:
+        level_db: RMS level in dBFS that recordings are scaled to before the enhancement, and back after it; None
+            leaves them as they are. Some models take quiet speech for noise.
 
     Attributes:
         name: name of the reference.
@@ -59,7 +64,8 @@ class Enhancer(ABC):
     source: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]] = (ENHANCEMENT,)
 
-    def __init__(self) -> None:
+    def __init__(self, level_db: float | None = None):
+        self.level_db = level_db
         spec = find_spec(self.module)
         folder = Path(spec.origin).parent if spec and spec.origin else None
         files = [next(iter(folder.glob(pattern)), None) for pattern in self.patterns] if folder else [None]
@@ -80,6 +86,7 @@ class Enhancer(ABC):
             "source": self.source,
             "sampling_rate": self.sampling_rate,
             "parameters": self.parameters,
+            "level_db": self.level_db,
             **({"sha256": sha256_of_files(self.files)} if self.files else {}),
         }
 
@@ -97,11 +104,18 @@ class Enhancer(ABC):
         Raises:
             ValueError: the output is not finite.
         """
-        processed = self._process(resample(recording, SAMPLING_RATE, self.sampling_rate))
+        gain = self._gain(recording)
+        processed = self._process(resample(gain * recording, SAMPLING_RATE, self.sampling_rate)) / gain
         enhanced = resample(processed.astype(np.float32), self.sampling_rate, SAMPLING_RATE)[: len(recording)]
         if not np.isfinite(enhanced).all():
             raise ValueError(f"The output of {self.title} holds NaN or Inf. Leave this reference out.")
         return np.pad(enhanced, (0, len(recording) - len(enhanced)))
+
+    def _gain(self, recording: np.ndarray) -> np.float32:
+        """The factor that brings a recording to `level_db`; 1 for silence."""
+        if self.level_db is None or not np.any(recording):
+            return np.float32(1)
+        return np.float32(10 ** (self.level_db / 20) / rms(recording))
 
     @abstractmethod
     def _process(self, waveform: np.ndarray) -> np.ndarray:
@@ -114,6 +128,7 @@ class NoiseReduce(Enhancer):
 
     Args:
         stationary: use one threshold for the whole recording; False adapts it to the noise.
+        level_db: as in `Enhancer`.
 
     Raises:
         ImportError: noisereduce is not installed.
@@ -127,8 +142,8 @@ class NoiseReduce(Enhancer):
     source = "Sainburg, doi 10.5281/zenodo.3243139"
     window_samples = 1024
 
-    def __init__(self, stationary: bool = False):
-        super().__init__()
+    def __init__(self, stationary: bool = False, level_db: float | None = None):
+        super().__init__(level_db)
         self.library, self.stationary = import_extra("noisereduce", "benchmark"), stationary
 
     def describe(self) -> dict[str, Any]:
@@ -158,8 +173,8 @@ class RnNoise(Enhancer):
     source = "Valin, MMSP 2018"
     frame, delay = 480, 959  # samples at 48 kHz
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, level_db: float | None = None):
+        super().__init__(level_db)
         self._library = ctypes.CDLL(str(self.files[0]))
         self._library.rnnoise_create.restype = ctypes.c_void_p
         self._library.rnnoise_create.argtypes = [ctypes.c_void_p]
@@ -192,8 +207,8 @@ class DeepFilterNet3(Enhancer):
     delay = 1_440  # samples at 48 kHz
     attenuation_limit = 100.0  # dB, the library's default: none
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, level_db: float | None = None):
+        super().__init__(level_db)
         self._library = ctypes.CDLL(str(self.files[0]))
         self._library.df_create.restype = ctypes.c_void_p
         self._library.df_create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
@@ -229,8 +244,8 @@ class NsNet2(Enhancer):
     floor = 1e-12  # smallest power, of features
     least_gain = 10 ** (-80 / 20)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, level_db: float | None = None):
+        super().__init__(level_db)
         self._session = one_thread_session(self.files[0], "peers")
 
     def _process(self, waveform: np.ndarray) -> np.ndarray:
@@ -253,8 +268,8 @@ class Dtln(Enhancer):
     source = "Westhausen and Meyer, Interspeech 2020"
     frame, hop = 512, 128
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, level_db: float | None = None):
+        super().__init__(level_db)
         self._sessions = [one_thread_session(path, "peers") for path in self.files]
 
     def _process(self, waveform: np.ndarray) -> np.ndarray:
@@ -280,8 +295,8 @@ class Gtcrn(Enhancer):
     window = np.sqrt(np.hanning(513)[:-1])  # periodic
     hop = 256
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, level_db: float | None = None):
+        super().__init__(level_db)
         self._session = one_thread_session(self.files[0], "peers")
 
     def _process(self, waveform: np.ndarray) -> np.ndarray:
