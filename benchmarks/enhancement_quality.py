@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Quality of enhanced speech next to the noisy input and to GTCRN, with ratings that no training loss contains.
+"""Quality of enhanced speech next to the noisy input and to other packages, with ratings that are in no training loss.
 
 Clips are recorded pairs, aligned in time and of one length (`NAME.clean.flac`, `NAME.noisy.flac`, and
 `NAME.SYSTEM.flac` of each other system), and clips of a split, mixed with pools of noise. PESQ-WB, STOI, SI-SDR,
@@ -8,7 +8,8 @@ without. All is measured again on telephone speech: clips that went down to 8 kH
 at 8 kHz. Writes `NAME.json` and `.md` to `benchmarks/results/enhancement_quality`.
 
     make runs/mos runs/peers
-    OMP_NUM_THREADS=1 python -m benchmarks.enhancement_quality --name tiny_dev --mos runs/mos --peers runs/peers \
+    OMP_NUM_THREADS=1 PYTHONPATH=runs/peers \
+        python -m benchmarks.enhancement_quality --name tiny_dev --mos runs/mos --peer gtcrn --peer deepfilternet3 \
         --speech tables/ravdess --speech tables/emodb --speech tables/nemo \
         --noise tables/urbansound8k --noise tables/nonspeech_noisex --split dev
 
@@ -35,7 +36,6 @@ from tqdm import tqdm
 
 from benchmarks.intervals import estimate, shown
 from benchmarks.mos import MOS, Rater, load_raters
-from benchmarks.peers import load_gtcrn
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, load_audio
 from modeling_sparse_merit.data.transmission import Transmission
@@ -49,6 +49,7 @@ from modeling_sparse_merit.evaluation.conditions import (
     load_noise,
 )
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig
+from modeling_sparse_merit.evaluation.enhancers import ENHANCERS
 from modeling_sparse_merit.evaluation.prepare_noisy import name_pools
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
 from modeling_sparse_merit.files import replacing, sha256_of_files
@@ -169,17 +170,20 @@ def mixed_sets(config: EvaluationConfig, max_clips: int) -> list[ClipSet]:
 # Systems -------------------------------------------------------------------------------------------------------------
 
 
-def load_systems(models: Sequence[str], peers: Path | None) -> dict[str, System]:
-    """GTCRN, where `peers` is the folder that it was installed to, and checkpoints.
+def load_systems(models: Sequence[str], peers: Sequence[str]) -> dict[str, System]:
+    """Enhancers of other packages, and checkpoints.
 
     Raises:
-        ValueError: a checkpoint has no enhancement. FileNotFoundError: there is no such checkpoint.
+        ValueError: a checkpoint has no enhancement, or there is no such enhancer.
+        ImportError: a package is not installed; the message says how to install it.
+        FileNotFoundError: there is no such checkpoint.
     """
     systems = {}
-    if peers is not None:
-        gtcrn = load_gtcrn(peers)
-        identity = {"sha256": sha256_of_files(sorted(peers.rglob("gtcrn_simple.onnx")))}
-        systems["GTCRN"] = System(identity, lambda clip: gtcrn(clip[NOISY]).astype(np.float32))
+    if unknown := sorted(set(peers) - set(ENHANCERS)):
+        raise ValueError(f"There are no enhancers {unknown}; expected some of {list(ENHANCERS)}.")
+    for name in peers:
+        peer = ENHANCERS[name]()
+        systems[peer.title] = System(peer.describe(), lambda clip, peer=peer: peer.enhance(clip[NOISY]))
     code = sha256_of_files(sorted(Path(tasks.__file__).parent.glob("*.py")))
     for model in models:
         checkpoint = CheckpointSystem(model, device="cpu")
@@ -286,7 +290,9 @@ def render(results: dict[str, Any]) -> str:
         "",
     ]
     for system, identity in results["systems"].items():
-        lines.append(f"- {system}: SHA-256 `{identity['sha256']}`")
+        lines.append(
+            f"- {system}: " + (f"SHA-256 `{identity['sha256']}`" if "sha256" in identity else identity["name"])
+        )
     for rate, conditions in results["rates"].items():
         shown_measures = [name for name in SHOWN if name in next(iter(conditions.values()))[NOISY]]
         judged = [name for name in JUDGED if name in shown_measures]
@@ -313,8 +319,12 @@ def main(
         list[str] | None,
         typer.Option(help="Checkpoints: folders, embedded ones, Hub ids. [default: the embedded one]"),
     ] = None,
-    mos: Annotated[Path | None, typer.Option(help="Folder of DNSMOS and DistillMOS; without it, neither.")] = None,
-    peers: Annotated[Path | None, typer.Option(help="Folder that GTCRN was installed to.")] = None,
+    mos: Annotated[
+        Path | None, typer.Option(help="Folder of DistillMOS; without it, neither DNSMOS nor DistillMOS.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help=f"Enhancers of other packages: {', '.join(ENHANCERS)}.")
+    ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Recorded pairs.")] = None,
     speech: Annotated[list[str] | None, typer.Option(help="Speech datasets.")] = None,
     noise: Annotated[list[str] | None, typer.Option(help="Noise datasets, pools named after their folders.")] = None,
@@ -343,7 +353,7 @@ def main(
         sets += mixed_sets(config, max_clips)
     if not sets:
         raise typer.BadParameter("there is nothing to measure: give --pairs, --speech or both.")
-    systems = load_systems(model or [portable_name(DEFAULT_CHECKPOINT)], peers)
+    systems = load_systems(model or [portable_name(DEFAULT_CHECKPOINT)], peer or [])
     rates, counts = {}, {}
     for rate in RATES:
         scores = {clips.name: measure(clips, rate, systems, mos, work) for clips in sets}

@@ -1,15 +1,15 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Speech quality as listeners would rate it, predicted without the clean speech: DNSMOS P.835 and DistillMOS.
 
-Both come from PyPI with their weights, in a folder of their own; `make runs/mos` installs them:
+DNSMOS is a metric of this package (extra `mos`). DistillMOS comes from PyPI with its weights, in a folder of its own;
+`make runs/mos` installs it:
 
-    pip install --no-deps --target runs/mos speechmos==0.0.1.1 distillmos==0.9.1 xls-r-sqa==0.1.0 torchaudio==2.11.0
+    pip install --no-deps --target runs/mos distillmos==0.9.1 xls-r-sqa==0.1.0 torchaudio==2.11.0
     rm runs/mos/torchaudio/lib/*.so
     python -m benchmarks.mos runs/mos FOLDER > scores.csv
 
 distillmos imports torchaudio, but calls it only to read files, which is done here. The compiled part of torchaudio
 needs the CUDA libraries and the torch release that it was built for; without it, torchaudio loads as Python alone.
-speechmos needs `librosa` and `onnxruntime` (extras `benchmark` and `onnx`).
 """
 
 import contextlib
@@ -21,18 +21,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnxruntime
 import torch
 import typer
 
+from modeling_sparse_merit.metrics import SCORE_TITLES, dnsmos
+from modeling_sparse_merit.metrics.ratings import DNSMOS_MEASURES
 from modeling_sparse_merit.models.sparse_merit.audio import load_audio
 
-MOS = {
-    "dnsmos_ovrl": "DNSMOS OVRL",
-    "dnsmos_sig": "DNSMOS SIG",
-    "dnsmos_bak": "DNSMOS BAK",
-    "distillmos": "DistillMOS",
-}
+MOS = {name: SCORE_TITLES[name] for name in DNSMOS_MEASURES} | {"distillmos": "DistillMOS"}
 Rater = Callable[[np.ndarray], dict[str, float]]
 """A waveform (samples,) at 16 kHz to its scores from 1 to 5, by the names in `MOS`."""
 
@@ -43,37 +39,31 @@ def load_raters(site: Path) -> Rater:
     beyond full scale are clipped, as in a file.
 
     Args:
-        site: Folder that pip installed them to.
+        site: Folder that pip installed DistillMOS to.
 
     Raises:
-        FileNotFoundError: they are not there.
+        FileNotFoundError: it is not there.
     """
     if not (site / "distillmos").is_dir():
         raise FileNotFoundError(f"{site} holds no distillmos: see the pip command in benchmarks/mos.py.")
     sys.path.append(str(site))
     from distillmos import ConvTransformerSQAModel
-    from speechmos import dnsmos
 
-    models = Path(dnsmos.__file__).parent / "dnsmos_models"
-    rate_noise = dnsmos.DNSMOS(str(models / "sig_bak_ovr.onnx"), str(models / "model_v8.onnx"))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    rate_noise.onnx_sess = onnxruntime.InferenceSession(models / "sig_bak_ovr.onnx", options)
     with contextlib.redirect_stdout(sys.stderr):
         rate_overall = ConvTransformerSQAModel().eval()
 
     def rate(waveform: np.ndarray) -> dict[str, float]:
         clipped = np.clip(waveform, -1, 1).astype(np.float32)
-        results = rate_noise(clipped, dnsmos.SR, False)
-        scores = {f"dnsmos_{name}": float(results[f"{name}_mos"]) for name in ("ovrl", "sig", "bak")}
         with torch.inference_mode():
-            return scores | {"distillmos": rate_overall(torch.from_numpy(clipped)[None]).item()}  # (1, samples)
+            return dnsmos(clipped) | {
+                "distillmos": rate_overall(torch.from_numpy(clipped)[None]).item()
+            }  # (1, samples)
 
     return rate
 
 
 def main(
-    site: Annotated[Path, typer.Argument(help="Folder that pip installed the raters to.")],
+    site: Annotated[Path, typer.Argument(help="Folder that pip installed DistillMOS to.")],
     folder: Annotated[Path, typer.Argument(help="WAV and FLAC files.")],
 ) -> None:
     """Prints a line of CSV for each file."""

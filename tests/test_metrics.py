@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, recall_score
 from modeling_sparse_merit import metrics
 
 CLASSES = ["angry", "sad", "happy"]
-ALL_BUT_NARROW_BAND = [name for name in metrics.SPEECH_MEASURES if name != "pesq_nb"]
+WITH_REFERENCE = [name for name in metrics.SPEECH_MEASURES if not name.startswith("dnsmos")]
+ALL_BUT_NARROW_BAND = [name for name in WITH_REFERENCE if name != "pesq_nb"]
 
 
 def synthetic_speech(seconds: float = 1.5, seed: int = 0) -> np.ndarray:
@@ -85,8 +86,8 @@ def test_si_sdr_by_hand_ignores_scale_and_offset():
 
 def test_a_perfect_enhancer_gets_the_best_of_every_measure():
     clean = synthetic_speech() + 1e-3
-    scores = metrics.speech_scores(clean, clean, list(metrics.SPEECH_MEASURES))
-    assert list(scores) == list(metrics.SPEECH_MEASURES)
+    scores = metrics.speech_scores(clean, clean, WITH_REFERENCE)
+    assert list(scores) == WITH_REFERENCE
     assert scores["pesq_wb"] == pytest.approx(4.644, abs=1e-3)
     assert scores["pesq_nb"] == pytest.approx(4.549, abs=1e-3)
     assert scores["stoi"] == pytest.approx(1, abs=1e-6)
@@ -109,13 +110,12 @@ def test_a_measure_that_does_not_exist_is_refused():
 
 def test_every_measure_falls_as_noise_rises():
     clean = synthetic_speech()
-    names = list(metrics.SPEECH_MEASURES)
-    by_snr = [metrics.speech_scores(clean, with_noise(clean, snr_db), names) for snr_db in (20, 10, 0)]
-    for name in names:
+    by_snr = [metrics.speech_scores(clean, with_noise(clean, snr_db), WITH_REFERENCE) for snr_db in (20, 10, 0)]
+    for name in WITH_REFERENCE:
         assert by_snr[0][name] > by_snr[1][name] > by_snr[2][name], name
 
 
-@pytest.mark.parametrize("name", list(metrics.SPEECH_MEASURES))
+@pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_a_silent_reference_has_no_score(name):
     with pytest.warns(metrics.UndefinedScoreWarning, match="silent"):
         score = metrics.SPEECH_MEASURES[name](np.zeros(16_000), synthetic_speech(1.0))
@@ -159,7 +159,7 @@ def test_pesq_without_an_utterance_is_undefined():
 def test_scores_of_many_clips_leave_the_counting_to_the_caller():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = metrics.speech_scores(np.zeros(16_000), np.zeros(16_000), list(metrics.SPEECH_MEASURES))
+        scores = metrics.speech_scores(np.zeros(16_000), np.zeros(16_000), WITH_REFERENCE)
     assert len(scores) == 9
     assert all(math.isnan(score) for score in scores.values())
 

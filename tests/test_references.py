@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Outside references: an SVM on eGeMAPS, spectral gating, and files of other systems."""
+"""External references: probes of emotions, and files of other systems."""
 
 import io
 import json
@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from conftest import TINY
 from datasets import Audio, ClassLabel, Dataset
 
+from modeling_sparse_merit import SparseMeritFeatureExtractor, SparseMeritModel
 from modeling_sparse_merit.data.datasets import DatasetError
-from modeling_sparse_merit.evaluation import references
+from modeling_sparse_merit.evaluation import probes
 from modeling_sparse_merit.evaluation.references import build_reference
 
 NAMES = ["angry", "sad", "happy", "neutral"]
@@ -42,19 +45,20 @@ def write_dataset(path: Path, recordings: list[np.ndarray], names: list[str] | N
 
 
 def test_an_error_names_the_references_and_their_options():
-    with pytest.raises(ValueError, match="no reference 'cmgan'; .* are egemaps_svm, noisereduce, processed"):
+    with pytest.raises(
+        ValueError, match="no reference 'cmgan'; .* are egemaps_svm, encoder_probe, processed, noisereduce, rnnoise, "
+    ):
         build_reference("cmgan", {}, NAMES)
     with pytest.raises(ValueError, match=r"unknown options \['path'\], and the options \['folder', 'test_set'\] are"):
         build_reference("processed", {"path": "x"}, NAMES)
 
 
-@pytest.mark.parametrize("name, package", [("egemaps_svm", "opensmile"), ("noisereduce", "noisereduce")])
-def test_a_missing_package_is_named_with_its_extra(monkeypatch, name, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    options = {"speech": "none", "noise": "none"} if name == "egemaps_svm" else {}
-    with pytest.raises(ImportError, match=rf'`{package}`: pip install "modeling-sparse-merit\[benchmark\]"') as raised:
-        build_reference(name, options, NAMES)
-    assert ("Research License" in str(raised.value)) == (package == "opensmile")
+def test_without_opensmile_the_error_names_extra_and_licence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(
+        ImportError, match=r'`opensmile`: pip install "modeling-sparse-merit\[benchmark\]".*Research Lic'
+    ):
+        build_reference("egemaps_svm", {"speech": "none", "noise": "none"}, NAMES)
 
 
 # eGeMAPS and SVM -----------------------------------------------------------------------------------------------------
@@ -104,14 +108,14 @@ def test_it_learns_labelled_clips_alone_clean_and_in_noise(egemaps_svm, corpus):
     described = json.loads(json.dumps(egemaps_svm.describe(), allow_nan=False))
     assert described["training"]["clips"] == 12 * 3 and described["training"]["dev_clips"] == 6 * 3
     assert described["versions"]["opensmile"] and "non-commercial" in described["licence"]
-    assert described["C"] in references.COSTS and described["gamma"] in references.WIDTHS
+    assert described["C"] in probes.COSTS and described["gamma"] in probes.WIDTHS
     other = build_reference("egemaps_svm", {**corpus, "seed": 1}, egemaps_svm.labels).describe()
     assert other["training"]["sha256"] != described["training"]["sha256"]
 
 
 def test_the_same_again_computes_no_features(egemaps_svm, corpus, monkeypatch):
     before = egemaps_svm.predict(TEST_CLIPS)
-    monkeypatch.setattr(references, "egemaps", lambda recording: pytest.fail("computed again"))
+    monkeypatch.setattr(probes, "egemaps", lambda recording: pytest.fail("computed again"))
     again = build_reference("egemaps_svm", corpus, egemaps_svm.labels)
     assert again.describe() == egemaps_svm.describe()
     for first, second in zip(before, again.predict(TEST_CLIPS), strict=True):
@@ -140,36 +144,47 @@ def test_a_class_without_training_clips_is_named(egemaps_svm, corpus):
 def test_egemaps_has_the_pitch_and_full_scale_does_not_wrap():
     pytest.importorskip("opensmile", reason="opensmile is not installed: extra `benchmark`")
     recording = voice(220, 0.1, seconds=1)
-    functionals = references.egemaps(recording)
+    functionals = probes.egemaps(recording)
     assert functionals.shape == (88,)
     assert functionals[0] == pytest.approx(36, abs=0.1)  # mean pitch in semitones from 27.5 Hz: three octaves
     loud = recording / np.abs(recording).max()
-    np.testing.assert_allclose(references.egemaps(loud), references.egemaps(0.9999 * loud), rtol=0.02, atol=0.05)
+    np.testing.assert_allclose(probes.egemaps(loud), probes.egemaps(0.9999 * loud), rtol=0.02, atol=0.05)
 
 
-# Spectral gating -----------------------------------------------------------------------------------------------------
+# Probe of an encoder ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stationary", [True, False])
-def test_spectral_gating_takes_steady_noise_away(stationary):
-    library = pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
-    gate = build_reference("noisereduce", {"stationary": stationary}, NAMES)
-    noise = 0.02 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
-    noisy = noise + np.pad(voice(200, 0.3, seconds=1), 8_000)
-    (output,) = gate.predict([noisy])
-    assert output.probabilities is None and output.enhanced.dtype == np.float32
-    assert np.std(output.enhanced[:6_000]) < 0.5 * np.std(noisy[:6_000])  # before the voice
-    np.testing.assert_array_equal(output.enhanced, library.reduce_noise(noisy, 16_000, stationary))
-    assert gate.describe()["stationary"] == stationary and gate.describe()["versions"]["noisereduce"]
+@pytest.fixture(scope="module")
+def encoder_probe(corpus, tmp_path_factory):
+    options = {name: corpus[name] for name in ("speech", "noise", "snr_db")}
+    options |= {"encoder": str(TINY), "cache": str(tmp_path_factory.mktemp("hidden_states"))}
+    return build_reference("encoder_probe", options, ["sad", "angry", "neutral"]), options
 
 
-@pytest.mark.parametrize("stationary", [True, False])
-def test_silence_and_scraps_come_back_as_they_are(stationary):
-    pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
-    recordings = [np.zeros(8_000, np.float32), voice(200, 0.1)[:200]]
-    outputs = build_reference("noisereduce", {"stationary": stationary}, NAMES).predict(recordings)
-    for recording, output in zip(recordings, outputs, strict=True):
-        np.testing.assert_array_equal(output.enhanced, recording)
+def test_the_probe_of_an_encoder_knows_new_clips_and_computes_no_features_again(encoder_probe, monkeypatch):
+    probe, options = encoder_probe
+    outputs = probe.predict(TEST_CLIPS)
+    assert [int(output.probabilities.argmax()) for output in outputs] == [1, 0, 2]
+    assert all(output.enhanced is None for output in outputs)
+    np.testing.assert_allclose([output.probabilities.sum() for output in outputs], 1)
+    described = json.loads(json.dumps(probe.describe(), allow_nan=False))
+    assert described["training"]["clips"] == 12 * 3 and described["C"] in probes.PROBE_COSTS
+    monkeypatch.setattr(probes.EncoderProbe, "_statistics", lambda self, recording: pytest.fail("computed again"))
+    again = build_reference("encoder_probe", options, probe.labels)
+    assert again.describe() == probe.describe()
+    np.testing.assert_array_equal(again.predict(TEST_CLIPS)[0].probabilities, outputs[0].probabilities)
+
+
+def test_features_of_an_encoder_are_mean_and_deviation_of_its_hidden_states(encoder_probe):
+    ((_, features),) = encoder_probe[0].features(TEST_CLIPS[:1])
+    extractor = SparseMeritFeatureExtractor.from_pretrained(TINY)
+    model = SparseMeritModel.from_pretrained(TINY).eval()
+    with torch.inference_mode():
+        inputs = extractor(TEST_CLIPS[0], sampling_rate=16_000, return_tensors="pt")
+        states = np.concatenate(
+            [state[0] for state in model(**inputs, output_hidden_states=True).hidden_states], axis=1
+        )
+    np.testing.assert_allclose(features, np.concatenate([states.mean(0), states.std(0)]), rtol=1e-4, atol=1e-5)
 
 
 # Files of another system ---------------------------------------------------------------------------------------------

@@ -34,9 +34,9 @@ LAYERS = (
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
     {"data", "metrics"},
     {"models"},
-    {"files", "fields", ""},
+    {"files", "fields", "extras", ""},
 )
-"""Packages from the top down; the last one holds `files.py`, `fields.py` and the constants of `__init__.py`."""
+"""Packages from the top down; the last one holds `files.py`, `fields.py`, `extras.py` constants of `__init__`."""
 
 
 def modules() -> dict[str, Path]:

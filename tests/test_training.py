@@ -33,12 +33,13 @@ from modeling_sparse_merit.convert.published import convert
 from modeling_sparse_merit.data import labels, prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
+from modeling_sparse_merit.evaluation.enhancers import ENHANCERS
 from modeling_sparse_merit.hub.datasets import push_dataset
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
-from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel
+from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel, build_enhancement
 from modeling_sparse_merit.training.settings import TrainingSettings, documented_fields, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
@@ -729,7 +730,8 @@ def test_an_enhancement_model_cleans_the_input_as_the_pipeline_does(tables, tiny
     settings = make_settings(tables, cleaned_by=str(tiny_checkpoint))
     clips, feature_extractor = dataset.load_clips(settings, "dev"), build.build_feature_extractor(settings)
     loader = Accelerator(cpu=True).prepare(dataset.build_loader(clips, feature_extractor, settings, shuffle=False))
-    cleaned = CleanedLoader(loader, EnhancementModel(settings.cleaned_by, torch.device("cpu")), feature_extractor)
+    device = torch.device("cpu")
+    cleaned = CleanedLoader(loader, build_enhancement(settings.cleaned_by, device), feature_extractor, device)
     [batch] = cleaned
     pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(tiny_checkpoint)
     for row, index in enumerate(loader.batch_sampler.sampler):
@@ -740,6 +742,14 @@ def test_an_enhancement_model_cleans_the_input_as_the_pipeline_does(tables, tiny
         assert not np.allclose(received, feature_extractor(example["noisy"], sampling_rate=16_000)["input_values"][0])
         assert batch["labels"][row] == example["targets"]["emotion"]
     assert not batch["input_values"].requires_grad and len(cleaned) == 1
+
+
+def test_another_package_cleans_the_input():
+    pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
+    recordings = [np.random.default_rng(seed).normal(0, 0.1, 8_000 + seed).astype(np.float32) for seed in (0, 1)]
+    cleaned = build_enhancement("noisereduce", torch.device("cpu"))(recordings)
+    for recording, enhanced in zip(recordings, cleaned, strict=True):
+        np.testing.assert_array_equal(enhanced, ENHANCERS["noisereduce"]().enhance(recording))
 
 
 def test_the_model_in_front_of_a_cascade_has_to_enhance(tables, tiny_checkpoint, tmp_path):

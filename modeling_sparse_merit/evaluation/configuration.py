@@ -65,8 +65,17 @@ def _members(system: Any) -> list[Any]:
         return [{"model": member, "precision": system["precision"]} for member in _checkpoints(system["model"])]
     if set(system) != {ENHANCEMENT, EMOTION}:
         raise ValueError(system)
-    first, second = _checkpoints(system[ENHANCEMENT]), _checkpoints(system[EMOTION])
+    parts = [_parts(system[task]) for task in (ENHANCEMENT, EMOTION)]
+    seeds = max(map(len, parts))
+    first, second = (part * seeds if isinstance(part[0], dict) else part for part in parts)
     return [{ENHANCEMENT: one, EMOTION: other} for one, other in zip(first, second, strict=True)]
+
+
+def _parts(given: Any) -> list[Any]:
+    """One half of a cascade: a reference, which is the same for every seed, or checkpoints."""
+    if isinstance(given, Mapping) and isinstance(given.get("reference"), str):
+        return [dict(given)]
+    return _checkpoints(given)
 
 
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # pools and systems name files
@@ -77,8 +86,8 @@ Systems = Annotated[
     dict[FileName, Annotated[list[Any], BeforeValidator(_members)]],
     Field(min_length=1),
     f"a checkpoint or a list of some, {{model: ..., precision: {'|'.join(PRECISIONS)}}}, {{reference: ...}}, or "
-    "{enhancement: ..., emotion: ...} with one checkpoint or lists of equal length, for each name of letters, digits, "
-    "'_', '-' and '.'",
+    "{enhancement: ..., emotion: ...} with checkpoints, lists of equal length or {reference: ...}, for each name of "
+    "letters, digits, '_', '-' and '.'",
 ]
 
 
@@ -103,8 +112,8 @@ class EvaluationConfig:
             trainings of one configuration with different seeds; or
             `{model: checkpoint, precision: fp32, bf16 or int8}`; or `{enhancement: checkpoint, emotion: checkpoint}`,
             a cascade whose emotion model gets the enhanced speech (lists of equal length for several seeds); or
-            `{reference: name, option: value, ...}`, see `references.build_reference`. `noisy: noisy`, the unchanged
-            input, is always evaluated.
+            `{reference: name, option: value, ...}`, see `references.build_reference`, which can also be a part of a
+            cascade. `noisy: noisy`, the unchanged input, is always evaluated.
         baseline: the system that all others are compared with; None makes no comparisons.
         measures: speech measures to compute, names of `metrics.SPEECH_MEASURES`.
         labels: emotion classes to evaluate; None takes those of the first model with the emotion task.

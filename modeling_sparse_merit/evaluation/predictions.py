@@ -34,3 +34,15 @@ class System(Protocol):
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Predictions for recordings (samples,) at 16 kHz."""
+
+
+class Reference(System, Protocol):
+    """A system outside this package, which has one task."""
+
+    @property
+    def name(self) -> str:
+        """Its name in configurations."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """`("enhancement",)` or `("emotion",)`."""

@@ -21,7 +21,7 @@ from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmot
 from ..models.sparse_merit.sources import embedded_name, locate
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, further_tasks
 from .configuration import NOISY, EvaluationConfig
-from .predictions import Prediction, System
+from .predictions import Prediction, Reference, System
 from .references import build_reference
 
 
@@ -169,10 +169,10 @@ class Cascade:
         emotion: the second model, with the emotion task.
 
     Raises:
-        ValueError: a checkpoint lacks its task.
+        ValueError: a model lacks its task.
     """
 
-    def __init__(self, enhancement: CheckpointSystem, emotion: CheckpointSystem):
+    def __init__(self, enhancement: CheckpointSystem | Reference, emotion: CheckpointSystem | Reference):
         for task, system in ((ENHANCEMENT, enhancement), (EMOTION, emotion)):
             if task not in system.tasks:
                 raise ValueError(
@@ -187,9 +187,9 @@ class Cascade:
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Predictions for recordings (samples,) at 16 kHz: enhanced speech, and the emotion recognised in it."""
-        cleaned = self.enhancement.predict(recordings, tasks=(ENHANCEMENT,))
+        cleaned = _predict_task(self.enhancement, recordings, ENHANCEMENT)
         enhanced = [prediction.enhanced for prediction in cleaned if prediction.enhanced is not None]  # all of them
-        recognised = self.emotion.predict(enhanced, tasks=(EMOTION,))
+        recognised = _predict_task(self.emotion, enhanced, EMOTION)
         return [
             Prediction(
                 first.enhanced,
@@ -199,6 +199,13 @@ class Cascade:
             )
             for first, second in zip(cleaned, recognised, strict=True)
         ]
+
+
+def _predict_task(system: CheckpointSystem | Reference, recordings: list[np.ndarray], task: str) -> list[Prediction]:
+    """Predictions of one task; references have no other."""
+    if isinstance(system, CheckpointSystem):
+        return system.predict(recordings, tasks=(task,))
+    return system.predict(recordings)
 
 
 def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], list[str]]:
@@ -224,20 +231,28 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
 def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: str | None) -> System:
     if member == NOISY:
         return NoisyInput()
+    if isinstance(member, Mapping) and set(member) == {ENHANCEMENT, EMOTION}:
+        return Cascade(*(_build_part(member[task], labels, device) for task in (ENHANCEMENT, EMOTION)))
+    return _build_part(member, labels, device)
+
+
+def _build_part(
+    member: str | Mapping[str, Any] | None, labels: list[str], device: str | None
+) -> CheckpointSystem | Reference:
+    """A system that can be a part of a cascade."""
     if not isinstance(member, Mapping):
         return CheckpointSystem(member, labels, device)
     if "precision" in member:
         return CheckpointSystem(member["model"], labels, device, member["precision"])
-    if "reference" in member:
-        options = {name: value for name, value in member.items() if name != "reference"}
-        return build_reference(member["reference"], options, labels)
-    return Cascade(*(CheckpointSystem(member[task], labels, device) for task in (ENHANCEMENT, EMOTION)))
+    options = {name: value for name, value in member.items() if name != "reference"}
+    return build_reference(member["reference"], options, labels)
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
     """The checkpoint that provides the emotion classes of a member; None without one."""
     if isinstance(member, Mapping):
-        return member.get(EMOTION) or member.get("model")
+        source = member.get(EMOTION) or member.get("model")
+        return source if isinstance(source, str) else None
     return None if member == NOISY else member or str(DEFAULT_CHECKPOINT)
 
 

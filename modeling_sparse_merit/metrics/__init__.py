@@ -8,6 +8,7 @@ from .diarization import emotion_diarization_error_rate
 from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unweighted_average_recall
 from .loading import load
 from .quality import composite, log_likelihood_ratio, weighted_spectral_slope
+from .ratings import dnsmos
 from .regression import concordance_correlation
 from .scores import DEFAULT_SPEECH_MEASURES, SCORE_TITLES, SPEECH_MEASURES, score_clips, speech_scores
 from .speech import pesq, segmental_snr, si_sdr, snr, stoi
@@ -22,6 +23,7 @@ __all__ = [
     "composite",
     "concordance_correlation",
     "confusion",
+    "dnsmos",
     "emotion_diarization_error_rate",
     "equal_error_rate",
     "expected_calibration_error",

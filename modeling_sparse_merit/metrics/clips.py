@@ -1,10 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Common parts of speech measures: checks of the two clips, and undefined scores."""
 
-import importlib
 import math
 import warnings
-from types import ModuleType
 
 import numpy as np
 
@@ -29,10 +27,25 @@ def checked_pair(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, n
             f"A clip is scored against a reference of the same length: got clean {clean.shape} and enhanced "
             f"{enhanced.shape}, expected two arrays of shape (samples,). Cut or pad one of them first."
         )
-    for name, waveform in (("clean", clean), ("enhanced", enhanced)):
-        if not np.isfinite(waveform).all():
-            raise ValueError(f"The {name} clip has NaN or infinite samples, so it cannot be scored.")
-    return clean, enhanced
+    return checked_clip(clean, "clean"), checked_clip(enhanced, "enhanced")
+
+
+def checked_clip(waveform: np.ndarray, name: str) -> np.ndarray:
+    """Checks a clip, and converts it to float64 (samples,).
+
+    Args:
+        waveform: the clip, shape (samples,).
+        name: what the clip is, in error messages.
+
+    Raises:
+        ValueError: the clip is not one-dimensional, or a sample is not finite.
+    """
+    waveform = np.asarray(waveform, dtype=np.float64)
+    if waveform.ndim != 1:
+        raise ValueError(f"The {name} clip has the shape {waveform.shape}; expected (samples,).")
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"The {name} clip has NaN or infinite samples, so it cannot be scored.")
+    return waveform
 
 
 def undefined(measure: str, reason: str) -> float:
@@ -44,17 +57,3 @@ def undefined(measure: str, reason: str) -> float:
     """
     warnings.warn(f"{measure} is undefined: {reason}.", UndefinedScoreWarning, stacklevel=3)
     return math.nan
-
-
-def import_extra(name: str) -> ModuleType:
-    """Imports a package of the `metrics` extra.
-
-    Raises:
-        ImportError: the package is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'This measure needs the package `{name}`: pip install "modeling-sparse-merit[metrics]"'
-        ) from error

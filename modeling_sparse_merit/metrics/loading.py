@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .clips import import_extra
+from ..extras import import_extra
 
 if TYPE_CHECKING:
     import evaluate
@@ -22,7 +22,7 @@ def load(name: str, **options: Any) -> "evaluate.Metric":
     ```
 
     Args:
-        name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `emotion_recognition`,
+        name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `dnsmos`, `emotion_recognition`,
             `emotion_diarization_error_rate` or `concordance_correlation`.
         options: options of the metric and of `evaluate.load`.
 
@@ -33,4 +33,4 @@ def load(name: str, **options: Any) -> "evaluate.Metric":
     names = sorted(path.stem for path in FOLDER.glob("*/*.py") if path.stem == path.parent.name)
     if name not in names:
         raise ValueError(f"{name!r} is not a metric of this package; expected one of {names}.")
-    return import_extra("evaluate").load(str(FOLDER / name), **options)
+    return import_extra("evaluate", "metrics").load(str(FOLDER / name), **options)

@@ -59,7 +59,8 @@ class Measure(evaluate.Metric, ABC):
 
 
 class ClipsMeasure(Measure):
-    """A metric of enhanced clips against clean ones; lengths may differ between pairs."""
+    """A metric of enhanced clips, against clean ones if its features have references; lengths may differ between
+    pairs."""
 
     options = {"sampling_rate": 16_000, "num_processes": 1}
     usage = """
@@ -95,29 +96,31 @@ Returns, for each score:
         info.format = "numpy"  # read clips as arrays; lists of Python numbers are 8 times as large
         return info
 
-    def add_batch(self, *, predictions: Sequence, references: Sequence, **others: Any) -> None:
+    def add_batch(self, *, predictions: Sequence, references: Sequence | None = None, **others: Any) -> None:
         """Adds clips, as `evaluate.Metric.add_batch` does.
 
         Args:
             predictions: enhanced clips, each (samples,).
-            references: clean clips, each (samples,).
+            references: clean clips, each (samples,); None for a metric without references.
             others: passed on to `evaluate.Metric.add_batch`.
 
         Raises:
             ValueError: the numbers of clips and references differ.
         """
-        if len(predictions) != len(references):
+        if references is not None and len(predictions) != len(references):
             raise ValueError(
                 f"Every clip needs a reference: got {len(predictions)} clips and {len(references)} references."
             )
         for start in range(0, len(predictions), CLIPS_AT_ONCE):
             part = slice(start, start + CLIPS_AT_ONCE)
-            super().add_batch(predictions=predictions[part], references=references[part], **others)
+            clean = None if references is None else references[part]
+            super().add_batch(predictions=predictions[part], references=clean, **others)
 
-    def _compute(self, predictions: Sequence, references: Sequence, **chosen: Any) -> dict[str, Any]:
+    def _compute(self, predictions: Sequence, references: Sequence | None = None, **chosen: Any) -> dict[str, Any]:
         options = self._override(self.defaults, chosen)
         num_processes = options.pop("num_processes")
-        scores, reasons = score_clips(self.clip_measure(**options), references, predictions, num_processes)
+        clean = predictions if references is None else references  # not used without references
+        scores, reasons = score_clips(self.clip_measure(**options), clean, predictions, num_processes)
         if reasons:
             _warn_of_undefined(reasons, len(scores))
         named = [score if isinstance(score, dict) else {self.name: score} for score in scores]

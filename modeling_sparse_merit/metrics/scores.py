@@ -7,8 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from .clips import UndefinedScoreWarning, import_extra
+from ..extras import import_extra
+from .clips import UndefinedScoreWarning
 from .quality import COMPOSITE_MEASURES, composite
+from .ratings import DNSMOS_MEASURES, dnsmos
 from .speech import pesq, segmental_snr, si_sdr, stoi
 
 ClipMeasure = Callable[[np.ndarray, np.ndarray], "float | dict[str, float]"]
@@ -16,6 +18,10 @@ ClipMeasure = Callable[[np.ndarray, np.ndarray], "float | dict[str, float]"]
 
 def _composite_measure(clean: np.ndarray, enhanced: np.ndarray, name: str) -> float:
     return composite(clean, enhanced)[name]
+
+
+def _dnsmos_measure(clean: np.ndarray, enhanced: np.ndarray, name: str) -> float:
+    return dnsmos(enhanced)[name]
 
 
 # functions of a clean and an enhanced clip, each (samples,) at 16 kHz
@@ -27,6 +33,7 @@ SPEECH_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "segmental_snr": segmental_snr,
     "si_sdr": si_sdr,
     **{name: partial(_composite_measure, name=name) for name in COMPOSITE_MEASURES},
+    **{name: partial(_dnsmos_measure, name=name) for name in DNSMOS_MEASURES},
 }
 SCORE_TITLES = {
     "macro_f1": "macro-F1",
@@ -39,13 +46,17 @@ SCORE_TITLES = {
     "csig": "CSIG",
     "cbak": "CBAK",
     "covl": "COVL",
+    "dnsmos_ovrl": "DNSMOS OVRL",
+    "dnsmos_sig": "DNSMOS SIG",
+    "dnsmos_bak": "DNSMOS BAK",
 }
 """Title of each score in reports, in the order of reports; the first two are those of the paper."""
 DEFAULT_SPEECH_MEASURES = ("pesq_wb", "stoi", "segmental_snr", "si_sdr")
 
 
 def speech_scores(clean: np.ndarray, enhanced: np.ndarray, measures: Sequence[str] | None = None) -> dict[str, float]:
-    """Computes several measures of one clip. PESQ takes most of the time; the composite measures reuse `pesq_wb`.
+    """Computes several measures of one clip. PESQ takes most of the time; the composite measures reuse `pesq_wb`,
+    and DNSMOS is computed once.
 
     Args:
         clean: the reference at 16 kHz, shape (samples,).
@@ -57,7 +68,7 @@ def speech_scores(clean: np.ndarray, enhanced: np.ndarray, measures: Sequence[st
         can count them over clips.
 
     Raises:
-        ImportError: a package of the `metrics` extra is not installed.
+        ImportError: a package of the extras `metrics` or `mos` is not installed.
         ValueError: a measure is unknown, shapes differ, are not one-dimensional, or a sample is not finite.
     """
     measures = DEFAULT_SPEECH_MEASURES if measures is None else measures
@@ -66,9 +77,12 @@ def speech_scores(clean: np.ndarray, enhanced: np.ndarray, measures: Sequence[st
         raise ValueError(f"Unknown speech measures {unknown}; expected names among {list(SPEECH_MEASURES)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedScoreWarning)
-        scores = {name: SPEECH_MEASURES[name](clean, enhanced) for name in measures if name not in COMPOSITE_MEASURES}
-        if not scores.keys() >= set(measures):
+        alone = [name for name in measures if name not in (*COMPOSITE_MEASURES, *DNSMOS_MEASURES)]
+        scores = {name: SPEECH_MEASURES[name](clean, enhanced) for name in alone}
+        if not set(COMPOSITE_MEASURES).isdisjoint(measures):
             scores |= composite(clean, enhanced, known=scores)
+        if not set(DNSMOS_MEASURES).isdisjoint(measures):
+            scores |= dnsmos(enhanced)
     return {name: scores[name] for name in measures}
 
 
@@ -93,7 +107,7 @@ def score_clips(
         ImportError: a package of the `metrics` extra is not installed.
         ValueError: a pair of clips cannot be scored; the message says which.
     """
-    joblib = import_extra("joblib")
+    joblib = import_extra("joblib", "metrics")
     pairs = enumerate(zip(clean, enhanced, strict=True))
     tasks = (joblib.delayed(_score_clip)(measure, index, *pair) for index, pair in pairs)
     results = joblib.Parallel(n_jobs=num_processes)(tasks)

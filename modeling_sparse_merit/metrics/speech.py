@@ -10,7 +10,8 @@ from types import ModuleType
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .clips import checked_pair, import_extra, undefined
+from ..extras import import_extra
+from .clips import checked_pair, undefined
 
 STOI_RATE = 10_000  # Hz
 STOI_SECONDS = (256 + 29 * 128) / STOI_RATE  # 30 frames of 256 samples, hop 128, at 10 kHz: below it STOI is undefined
@@ -114,7 +115,7 @@ def pesq(clean: np.ndarray, enhanced: np.ndarray, sampling_rate: int = 16_000, m
             f"PESQ got sampling_rate={sampling_rate} and mode={mode!r}; it is defined at 16000 Hz ('wb' or 'nb') and "
             "8000 Hz ('nb'): resample both clips first."
         )
-    library = import_extra("pesq")
+    library = import_extra("pesq", "metrics")
     if not np.any(clean) or not np.any(enhanced):
         return undefined("PESQ", "a clip is silent")
     if len(clean) > PESQ_SECONDS * sampling_rate:
@@ -157,13 +158,13 @@ def stoi(
     resampler = resampler or ("pystoi" if extended else "scipy")
     if resampler not in ("scipy", "pystoi"):
         raise ValueError(f"STOI got resampler={resampler!r}; expected 'scipy', 'pystoi' or None.")
-    library = import_extra("pystoi")
+    library = import_extra("pystoi", "metrics")
     if not np.any(clean) or not np.any(enhanced):
         return undefined("STOI", "a clip is silent")
     if len(clean) < STOI_SECONDS * sampling_rate:
         return undefined("STOI", "the clip is shorter than 0.4 s")
     if resampler == "scipy" and sampling_rate != STOI_RATE:
-        signal = import_extra("scipy.signal")
+        signal = import_extra("scipy.signal", "metrics")
         clean, enhanced = (signal.resample_poly(waveform, STOI_RATE, sampling_rate) for waveform in (clean, enhanced))
         sampling_rate = STOI_RATE
     score = _quiet_stoi(library, clean, enhanced, sampling_rate, extended)

@@ -3,13 +3,14 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
 from ..data.mixing import SAMPLING_RATE
+from ..evaluation.enhancers import ENHANCERS
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate
@@ -18,6 +19,58 @@ from .dataset import Collator
 from .feature_cache import sha256_of_weights
 
 NO_FEATURES = (None, None)
+
+
+class Enhancement(Protocol):
+    """
+    The enhancement of a cascade.
+
+    Attributes:
+        fingerprint: Depends on everything that the enhanced speech depends on, as text.
+    """
+
+    fingerprint: str
+
+    def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
+        """Enhances noisy recordings, each (samples,) at 16 kHz."""
+
+
+def build_enhancement(cleaned_by: str, device: torch.device) -> Enhancement:
+    """
+    The enhancement of a cascade, by another package or by a checkpoint.
+
+    Args:
+        cleaned_by: A name in `evaluation.enhancers.ENHANCERS`, or a checkpoint as in [`EnhancementModel`].
+        device: The device that a checkpoint runs on.
+
+    Raises:
+        ValueError: The checkpoint has no enhancement task.
+        ImportError: The other package is not installed; the message says how to install it.
+    """
+    return EnhancementPackage(cleaned_by) if cleaned_by in ENHANCERS else EnhancementModel(cleaned_by, device)
+
+
+class EnhancementPackage:
+    """
+    An enhancer of another package.
+
+    Args:
+        name: A name in `evaluation.enhancers.ENHANCERS`.
+
+    Attributes:
+        fingerprint: Depends on everything that the enhanced speech depends on, as text.
+
+    Raises:
+        ImportError: The package is not installed; the message says how to install it.
+    """
+
+    def __init__(self, name: str):
+        self.enhancer = ENHANCERS[name]()
+        self.fingerprint = json.dumps(self.enhancer.describe(), sort_keys=True)
+
+    def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
+        """Enhances noisy recordings, each (samples,) at 16 kHz, one by one. Their lengths are kept."""
+        return [self.enhancer.enhance(recording) for recording in recordings]
 
 
 class EnhancementModel:
@@ -61,12 +114,15 @@ class CleanedLoader:
 
     Args:
         loader: Lists of examples, as `build_loader` makes them with `cleaned_by`; prepared by accelerate.
-        enhancer: The enhancement model.
+        enhance: The enhancement, from `build_enhancement`.
         feature_extractor: The feature extractor of the model in training.
+        device: The device of the batches.
     """
 
-    def __init__(self, loader: Any, enhancer: EnhancementModel, feature_extractor: SparseMeritFeatureExtractor):
-        self.loader, self.enhancer, self.collate = loader, enhancer, Collator(feature_extractor)
+    def __init__(
+        self, loader: Any, enhance: Enhancement, feature_extractor: SparseMeritFeatureExtractor, device: torch.device
+    ):
+        self.loader, self.enhance, self.collate, self.device = loader, enhance, Collator(feature_extractor), device
         self.dataset, self.set_epoch = loader.dataset, loader.set_epoch
 
     def __len__(self) -> int:
@@ -75,11 +131,11 @@ class CleanedLoader:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for examples in self.loader:
             batch = self.collate(self._cleaned(examples))
-            yield send_to_device(batch, self.enhancer.model.device)
+            yield send_to_device(batch, self.device)
 
     def _cleaned(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows = [row for row, example in enumerate(examples) if example.get("features", NO_FEATURES)[1] is None]
-        enhanced = self.enhancer([examples[row]["noisy"] for row in rows]) if rows else []
+        enhanced = self.enhance([examples[row]["noisy"] for row in rows]) if rows else []
         cleaned = list(examples)
         for row, noisy in zip(rows, enhanced, strict=True):
             cleaned[row] = examples[row] | {"noisy": noisy}

@@ -35,7 +35,7 @@ from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFea
 from ..models.sparse_merit.tasks import EMOTION
 from . import build, checkpoints, dataset
 from .calibration import calibrate_fusion
-from .cascade import CleanedLoader, EnhancementModel
+from .cascade import CleanedLoader, build_enhancement
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
 from .lora import TrainedModel, describe_adapters, save_adapters
@@ -68,9 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator.even_batches = False  # for the dev loader: a clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
     if settings.cleaned_by:
-        enhancer = EnhancementModel(settings.cleaned_by, accelerator.device)
-        train_loader = CleanedLoader(train_loader, enhancer, feature_extractor)
-        dev_loader = CleanedLoader(dev_loader, enhancer, feature_extractor)
+        enhance = build_enhancement(settings.cleaned_by, accelerator.device)
+        train_loader = CleanedLoader(train_loader, enhance, feature_extractor, accelerator.device)
+        dev_loader = CleanedLoader(dev_loader, enhance, feature_extractor, accelerator.device)
 
     run = Run(settings, accelerator, model, feature_extractor)
     if run.resume_from is None:
@@ -222,7 +222,7 @@ class Run:
             self.accelerator,
             settings.feature_cache_rounds,
             dtype,
-            loader.enhancer.fingerprint if isinstance(loader, CleanedLoader) else None,
+            loader.enhance.fingerprint if isinstance(loader, CleanedLoader) else None,
         )
 
     def train_epoch(

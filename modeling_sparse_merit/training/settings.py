@@ -83,8 +83,9 @@ class TrainingSettings:
         wavlm: WavLM checkpoint to take the encoder from; everything else is initialised.
         encoder: Sparse MERIT checkpoint to take the encoder and the input scale from; everything else is initialised.
             Without `model`, `wavlm` and `encoder` the whole model is initialised.
-        cleaned_by: Sparse MERIT checkpoint that enhances every mixture before the model receives it: the enhancement
-            model of a cascade, which stays frozen.
+        cleaned_by: Sparse MERIT checkpoint, or enhancer of another package (a name in
+            `evaluation.enhancers.ENHANCERS`), that enhances every mixture before the model receives it: the
+            enhancement model of a cascade, which stays frozen.
         config: Fields of SparseMeritConfig that differ from `model`, `encoder`, `wavlm` or the defaults.
         tasks: Tasks to train, all of the model's by default. The heads of the others do not change.
         task_balancing: How the losses of the tasks are combined: by the fixed weights of the config, by learned
