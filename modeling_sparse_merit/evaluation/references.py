@@ -124,7 +124,7 @@ def build_reference(name: str, options: Mapping[str, Any], labels: Sequence[str]
     missing = [key for key, option in parameters.items() if option.default is option.empty and key not in options]
     if unknown or missing:
         raise ValueError(
-            f"The options of the reference {name!r} are {list(parameters)}; got the unknown options {unknown}, and the "
-            f"options {missing} are missing."
+            f"The options of the reference {name!r} are {list(parameters)}; got the unknown options {unknown}, and "
+            f"the options {missing} are missing."
         )
     return REFERENCES[name](**given, **options)
