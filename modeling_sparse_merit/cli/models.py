@@ -187,7 +187,8 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
 
 
 def _describe_encoder(config: "SparseMeritConfig") -> str:
-    layers = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    count = config.num_hidden_layers
+    layers = f"{count} {'layer' if count == 1 else 'layers'} of width {config.hidden_size}"
     windows = config.encoder_window_seconds
     end = "" if windows is None else f", in windows of {windows:g} s"
     return f"{layers}, feature encoder {config.feature_encoder}{end}"
