@@ -57,7 +57,7 @@ $(OLDEST)/.installed: pyproject.toml | $(BIN)/python
 	$(OLDEST)/bin/python -m pip install --disable-pip-version-check uv
 	echo "$(OLDEST_TORCH:%=torch==%)" > $(OLDEST)/override.txt
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --resolution lowest-direct \
-	  --override $(OLDEST)/override.txt -e ".[demo,train]" pytest
+	  --override $(OLDEST)/override.txt -e ".[demo,train]" "pytest>=8"
 	@touch $@
 
 coverage: $(VENV)/.installed-test
