@@ -16,7 +16,7 @@ Writes `NAME.json`, `NAME.md` and figures `NAME_*.png` to `benchmarks/results/ro
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -203,17 +203,33 @@ def without_expert(model: SparseMeritForSpeechEnhancementAndEmotion, expert: int
 
 
 @torch.inference_mode()
-def observe(system: CheckpointSystem, noisy: np.ndarray, clean: np.ndarray) -> Observation:
-    """Runs a model on a noisy clip (samples,), and compares the enhanced speech with the clean clip."""
+def observe(
+    system: CheckpointSystem, noisy: np.ndarray, clean: np.ndarray, removals: Sequence[int | None] = (None,)
+) -> list[Observation]:
+    """
+    Runs a model on a noisy clip once for each removal; the encoder, which does not depend on it, runs once.
+
+    Args:
+        system: a model with routers.
+        noisy: (samples,) at 16 kHz.
+        clean: (samples,), with which the enhanced speech is compared.
+        removals: the expert that is removed in each run, None for none.
+    """
     extractor = system.feature_extractor
     inputs = extractor([noisy], sampling_rate=SAMPLING_RATE, return_tensors="pt").to(system.model.device)
-    outputs = system.model(**inputs, output_router_logits=True)
-    experts = {task: logits[0].argmax(-1).cpu().numpy() for task, logits in outputs.router_logits.items()}
-    emotion = None if outputs.logits is None else int(outputs.logits[0].argmax())
-    if outputs.enhanced_values is None:
-        return Observation(experts, emotion, None)
-    enhanced = extractor.denormalize(outputs.enhanced_values.float().cpu(), [noisy])[0]
-    return Observation(experts, emotion, float(si_sdr(clean, enhanced)))
+    encoded = system.model.model.encoder(**inputs)
+    observations = []
+    for expert in removals:
+        with nullcontext() if expert is None else without_expert(system.model, expert):
+            outputs = system.model(**inputs, encoder_outputs=encoded, output_router_logits=True)
+        experts = {task: logits[0].argmax(-1).cpu().numpy() for task, logits in outputs.router_logits.items()}
+        emotion = None if outputs.logits is None else int(outputs.logits[0].argmax())
+        score = None
+        if outputs.enhanced_values is not None:
+            enhanced = extractor.denormalize(outputs.enhanced_values.float().cpu(), [noisy])[0]
+            score = float(si_sdr(clean, enhanced))
+        observations.append(Observation(experts, emotion, score))
+    return observations
 
 
 def read_clips(speech: list[str], split: str, count: int, seed: int, classes: list[str]) -> Clips:
@@ -264,10 +280,9 @@ def run(
     removals = [None, *(range(system.config.num_experts) if system.config.num_experts > 1 else ())]
     runs: dict[int | None, list[list[Observation]]] = {expert: [] for expert in removals}
     for conditions in tqdm(mixtures(clips, noise, snr_db, seed), total=len(clips.waveforms), unit="clip"):
-        runs[None].append([observe(system, *pair) for pair in conditions.values()])
-        for expert in removals[1:]:
-            with without_expert(system.model, expert):
-                runs[expert].append([observe(system, *pair) for pair in conditions.values()])
+        observations = [observe(system, *pair, removals) for pair in conditions.values()]
+        for expert, those in zip(removals, zip(*observations, strict=True), strict=True):
+            runs[expert].append(list(those))
     return runs
 
 
