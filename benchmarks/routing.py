@@ -434,22 +434,27 @@ def render(result: dict[str, Any]) -> str:
 
 
 def _use(result: dict[str, Any]) -> list[str]:
-    experts = range(result["model"]["num_experts"])
+    relations = result["relations"]
+    tasks = list(relations["all"]["task"]["frames"])
+    experts = " / ".join(map(str, range(result["model"]["num_experts"])))
     lines = [
         "",
         "## Use",
         "",
-        "Of the frames with each value, the share (%) that each expert gets: a router follows a variable when the "
-        "rows of the variable differ. Speakers are in the JSON file.",
+        f"Of the frames with each value, the share (%) that experts {experts} get: a router follows a variable when "
+        "the rows of the variable differ. Speakers are in the JSON file.",
         "",
-        f"| task | variable | value | frames | {' | '.join(f'expert {expert}' for expert in experts)} |",
-        "|---|---|---|--:|" + "--:|" * len(experts),
+        f"| variable | value | frames | {' | '.join(tasks)} |",
+        "|---|---|--:|" + "---|" * len(tasks),
     ]
-    for task, variables in result["relations"].items():
-        for variable, relation in variables.items():
-            for value, counts in relation["frames"].items() if variable != "speaker" else ():
-                shares = " | ".join(f"{100 * count / max(sum(counts), 1):.1f}" for count in counts)
-                lines.append(f"| {task} | {variable} | {value} | {sum(counts)} | {shares} |")
+    rows = {
+        (variable, value): [relations[task][variable]["frames"][value] for task in tasks]
+        for variable in ("SNR", "emotion", "corpus", "phone class")
+        for value in relations[tasks[0]][variable]["frames"]
+    } | {("all", ""): list(relations["all"]["task"]["frames"].values())}
+    for (variable, value), counts in rows.items():
+        shares = (" / ".join(f"{100 * count / max(sum(each), 1):.0f}" for count in each) for each in counts)
+        lines.append(f"| {variable} | {value} | {sum(counts[0])} | {' | '.join(shares)} |")
     return lines
 
 
