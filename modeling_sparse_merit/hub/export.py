@@ -24,7 +24,7 @@ from .model_card import EXAMPLES, RECORDS, WEIGHTS, render_card
 logger = logging.getLogger(__name__)
 
 HANDLER = Path(__file__).parents[1] / "models" / "sparse_merit" / "handler.py"
-REQUIREMENTS = ("torch>=2.7", "transformers>=5.10.1,<6", "numpy>=1.26", "soundfile>=0.12.1", "soxr>=0.5")
+REQUIREMENTS = ("torch>=2.7", "transformers>=5.16.1,<6", "numpy>=1.26", "soundfile>=0.12.1", "soxr>=0.5")
 """Requirements of a checkpoint without this package."""
 
 COMPANIONS = ("LICENSE", WEIGHTS_LICENSE, *RECORDS, EXAMPLES)
