@@ -20,6 +20,7 @@ import typer
 from datasets import Dataset
 
 from benchmarks.intervals import estimate, shown
+from benchmarks.options import ModelOption, NameOption, NoiseOption, SpeechOption, SplitOption
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
@@ -141,11 +142,11 @@ def measure(pipe: SpeechEnhancementAndEmotionPipeline, calls: list[Call]) -> dic
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
-    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
-    noise: Annotated[str, typer.Option(help="A noise dataset.")],
-    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
-    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
+    name: NameOption,
+    speech: SpeechOption,
+    noise: NoiseOption,
+    model: ModelOption = None,
+    split: SplitOption = "test",
     count: Annotated[int, typer.Option("--calls", help="Of each condition.")] = 60,
     seed: int = 0,
 ) -> None:

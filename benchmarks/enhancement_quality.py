@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from benchmarks.intervals import estimate, shown
 from benchmarks.mos import MOS, Rater, load_raters
+from benchmarks.options import NameOption, SplitOption
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, load_audio
 from modeling_sparse_merit.data.transmission import Transmission
@@ -314,7 +315,7 @@ def _cell(compared: dict[str, Any], digits: int, with_difference: bool) -> str:
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
+    name: NameOption,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Checkpoints: folders, embedded ones, Hub ids. [default: the embedded one]"),
@@ -328,7 +329,7 @@ def main(
     pairs: Annotated[Path | None, typer.Option(help="Recorded pairs.")] = None,
     speech: Annotated[list[str] | None, typer.Option(help="Speech datasets.")] = None,
     noise: Annotated[list[str] | None, typer.Option(help="Noise datasets, pools named after their folders.")] = None,
-    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "dev",
+    split: SplitOption = "dev",
     snr_db: Annotated[list[float] | None, typer.Option(help="Ratios. [default: -5 to 20 in steps of 5]")] = None,
     max_clips: Annotated[int, typer.Option(help="Of the speech datasets, spread over their speakers.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the clips and the mixtures.")] = 0,

@@ -20,6 +20,7 @@ import torch
 import typer
 
 from benchmarks.calls import speech_of
+from benchmarks.options import ModelOption, NameOption, SpeechOption
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.data.datasets import read_datasets
@@ -127,9 +128,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
-    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
-    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
+    name: NameOption,
+    speech: SpeechOption,
+    model: ModelOption = None,
     split: Annotated[str, typer.Option(help="Of the speech datasets.")] = "dev",
     clips: int = 20,
     seed: int = 0,

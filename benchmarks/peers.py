@@ -27,6 +27,7 @@ import typer
 from huggingface_hub import ModelCard
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
+from benchmarks.options import NameOption
 from benchmarks.timing import Timing, in_turn, peak_memory
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import load_audio
@@ -236,7 +237,7 @@ def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
 
 def main(
     config: Annotated[Path, typer.Argument(help="Evaluation of the systems; its baseline is the unit of speed.")],
-    name: Annotated[str, typer.Option(help="Of the files that are written.")] = "peers",
+    name: NameOption = "peers",
 ) -> None:
     """Evaluates, times and measures all systems, and writes the results."""
     torch.set_num_threads(1)

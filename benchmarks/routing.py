@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.enhancement_quality import spread
 from benchmarks.intervals import RESAMPLES, estimate, shown
+from benchmarks.options import ModelOption, NameOption, NoiseOption, SpeechOption, SplitOption
 from benchmarks.routing_figures import draw_figures
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
@@ -389,13 +390,13 @@ def _changes(
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
-    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
-    noise: Annotated[str, typer.Option(help="A noise dataset.")],
-    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
-    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
+    name: NameOption,
+    speech: SpeechOption,
+    noise: NoiseOption,
+    model: ModelOption = None,
+    split: SplitOption = "test",
     clips: Annotated[int, typer.Option(help="Number of clips, spread over the speakers.")] = 120,
-    snr_db: Annotated[list[float], typer.Option(help="Noisy conditions, besides clean speech.")] = [-5.0, 5.0],  # noqa: B006
+    snr_db: Annotated[list[float], typer.Option(help="Noisy conditions, in addition to clean speech.")] = [-5.0, 5.0],  # noqa: B006
     seed: int = 0,
 ) -> None:
     torch.set_num_threads(1)
@@ -463,9 +464,10 @@ def _information(result: dict[str, Any]) -> list[str]:
         "",
         "## Mutual information",
         "",
-        "Bits that the expert of a frame tells of the variable, the mean of permutations, and the excess relative to "
-        "the entropy of the expert: only the excess is evidence, and an excess of 100 % means that the variable "
-        "determines the expert. A speaker belongs to one corpus, so these two are not independent.",
+        "Mutual information of the expert of a frame and the variable in bits, its mean over permutations of the "
+        "variable, and the excess over this mean relative to the entropy of the expert. Only the excess is evidence, "
+        "and an excess of 100 % means that the variable determines the expert. "
+        "A speaker belongs to one corpus, so these two are not independent.",
         "",
         "| task | variable | bits | permuted | excess (%) | p |",
         "|---|---|--:|--:|--:|--:|",
@@ -488,7 +490,7 @@ def _removal(result: dict[str, Any]) -> list[str]:
         "## Removal",
         "",
         "Change of the scores when an expert is removed and its frames go to the next best, with 95 % bootstrap "
-        "intervals over clips: an expert whose interval holds 0 is not shown to matter.",
+        "intervals over clips: an expert whose interval contains 0 is not shown to matter.",
         "",
         f"| removed | condition | {' | '.join(measures[measure][0] for measure in present)} |",
         "|---|---|" + "---|" * len(present),

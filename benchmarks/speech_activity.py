@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.options import ModelOption, NameOption, SpeechOption, SplitOption
 from benchmarks.windows import mixtures
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
@@ -145,12 +146,12 @@ def summary(judgements: list[dict]) -> dict[str, dict]:
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
-    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
+    name: NameOption,
+    speech: SpeechOption,
     noise: Annotated[list[str], typer.Option(help="Noise datasets.")],
     mixed: Annotated[str, typer.Option(help="The noise dataset that speech is mixed with.")],
-    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
-    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
+    model: ModelOption = None,
+    split: SplitOption = "test",
     count: Annotated[int, typer.Option("--clips", help="Of each speech dataset.")] = 60,
     seed: int = 0,
 ) -> None:

@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import typer
 
 from benchmarks.intervals import estimate, shown
+from benchmarks.options import ModelOption, NameOption, NoiseOption, SpeechOption, SplitOption
 from benchmarks.timing import in_turn
 from benchmarks.windows import enhance, mixtures
 from benchmarks.writing import RESULTS, commit, write_results
@@ -93,11 +94,11 @@ def measure_time(
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
-    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
-    noise: Annotated[str, typer.Option(help="A noise dataset.")],
-    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
-    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "dev",
+    name: NameOption,
+    speech: SpeechOption,
+    noise: NoiseOption,
+    model: ModelOption = None,
+    split: SplitOption = "dev",
     clips: int = 60,
     snr_db: float = 0.0,
     seed: int = 0,

@@ -10,13 +10,13 @@ same recording without its first 5 s, half of a window, is compared with the sam
 """
 
 import sys
-from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 
 from benchmarks.intervals import estimate, shown
+from benchmarks.options import ModelOption, NameOption, NoiseOption, SpeechOption, SplitOption
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
@@ -79,11 +79,11 @@ def compare(pipe: SpeechEnhancementAndEmotionPipeline, noisy: list[np.ndarray], 
 
 
 def main(
-    name: Annotated[str, typer.Option(help="Of the files that are written.")],
-    speech: Annotated[list[str], typer.Option(help="Speech datasets.")],
-    noise: Annotated[str, typer.Option(help="A noise dataset.")],
-    model: Annotated[str | None, typer.Option(help="A checkpoint; the embedded one by default.")] = None,
-    split: Annotated[str, typer.Option(help="Of the speech and noise datasets.")] = "test",
+    name: NameOption,
+    speech: SpeechOption,
+    noise: NoiseOption,
+    model: ModelOption = None,
+    split: SplitOption = "test",
     clips: int = 60,
     snr_db: float = 0.0,
     seed: int = 0,
