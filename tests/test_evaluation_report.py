@@ -332,6 +332,20 @@ def test_a_permutation_test_of_three_clips_by_hand():
     assert actual["relative_gain_percent"] == pytest.approx(50)
 
 
+def test_a_permutation_test_over_speakers_swaps_all_clips_of_a_speaker():
+    # differences 2 and 1 of the speaker a, 1 of b: of the four choices of signs, |sum| is 4, 4, 2 and 2
+    ours, baseline = np.array([[3.0, 2.0, 3.0]]), np.array([[1.0, 1.0, 2.0]])
+    resampling = statistics.Resampling(["a", "a", "b"], 10, seed=0)
+    actual = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
+    assert actual["speaker_p"] == 2 / 4 and actual["p"] == 2 / 8
+    labels = np.array([0, 1, 1])
+    predicted = np.array([[0, 1, 1]]), np.array([[1, 1, 1]])
+    actual = statistics.compare_macro_f1(labels, *predicted, 2, resampling, (0, 1)).describe()
+    assert actual["speaker_p"] == 1.0  # only one speaker has a difference, whose sign turns
+    unknown = statistics.compare_measure(ours, baseline, statistics.Resampling([None] * 3, 10, 0), (0, 1)).describe()
+    assert unknown["speaker_p"] is None
+
+
 def test_a_permutation_test_of_macro_f1_by_hand():
     # truth a a b b; we are right everywhere (macro-F1 1), the baseline says a for the first b (F1 0.8 and 2 / 3)
     true, ours, baseline = np.array([0, 0, 1, 1]), np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 1]])
@@ -387,13 +401,13 @@ def test_many_clips_are_swapped_at_random_and_p_is_never_0():
 def test_without_a_difference_p_is_small_as_rarely_as_it_says():
     generator, p_values = np.random.default_rng(9), []
     resampling = statistics.Resampling([None] * 60, 1, seed=0)
-    resampling.swaps = resampling.swaps[:499]
+    swaps = resampling.swaps["clip"].clips[:499]
     for _ in range(200):
         true = generator.integers(3, size=60)
         ours, baseline = (
             np.where(generator.random(60) < 0.5, true, generator.integers(3, size=60))[None] for _ in "ab"
         )
-        observed, permuted = statistics.swapped_macro_f1(true, ours, baseline, 3, resampling.swaps)
+        observed, permuted = statistics.swapped_macro_f1(true, ours, baseline, 3, swaps)
         p_values.append(statistics.permutation_p_value(observed, permuted, exhaustive=False))
     assert stats.binomtest(sum(p < 0.1 for p in p_values), 200, 0.1).pvalue > 0.01
 
@@ -453,7 +467,8 @@ def test_a_family_is_all_systems_and_conditions_of_one_measure(full_report):
     entries = full_report["comparisons"]["by_condition"]
     family = [entry for entry in entries if entry["measure"] == "stoi"]
     assert len(family) == 4 + 5  # noisy in four conditions, merit in five
-    assert [entry["p_holm"] for entry in family] == statistics.holm([entry["p"] for entry in family])
+    for name in ("p", "speaker_p"):
+        assert [entry[f"{name}_holm"] for entry in family] == statistics.holm([entry[name] for entry in family])
     assert len([entry for entry in entries if entry["measure"] == "macro_f1"]) == 5 + 5
     assert all(entry["system"] != "cascade" for entry in entries)
     better = [entry for entry in entries if (entry["system"], entry["measure"]) == ("merit", "macro_f1")]
@@ -537,7 +552,8 @@ def test_the_markdown_states_gains_with_their_intervals_and_p_values(written, fu
     assert table_below(text, "### macro-F1")[2][:2] == ["merit", shown]
     low, high = actual["difference_interval"]
     assert f"| {actual['difference']:+.3f} [{low:+.3f}, {high:+.3f}] |" in text
-    assert f"| {actual['p']:.4f} | {actual['p_holm']:.4f} |" in text
+    p_values = [actual[name] for name in ("p", "p_holm", "speaker_p", "speaker_p_holm")]
+    assert f"| {' | '.join(f'{p_value:.4f}' for p_value in p_values)} |" in text
     for row in table_below(text, "### segmental SNR (dB)")[2:]:  # below 0 dB a percentage says nothing
         baseline = [entry for entry in full_report["comparisons"]["pooled"] if entry["measure"] == "segmental_snr"]
         assert ("%" in row[2]) == (baseline[-1]["baseline"] > 0)

@@ -106,7 +106,9 @@ def _legend(report: dict[str, Any]) -> str:
         lines.append(
             f"- ↑ ↓: better or worse than the baseline `{comparisons['baseline']}` with p < 0.05; ↑↑ ↓↓: p < 0.01. By "
             "a paired permutation test that swaps the two systems' predictions clip by clip, two-sided, with Holm's "
-            "correction over all cells of a table. It holds for these trained models: seeds are not drawn."
+            "correction over all cells of a table. It holds for these trained models: seeds are not drawn. p over "
+            "speakers, in the full tables: the test swaps all clips of a speaker at once, so it also holds for other "
+            "speakers."
         )
     return "\n".join([lines[0] + ":\n", *lines[1:]])
 
@@ -284,6 +286,8 @@ def _comparison_table(comparisons: list[dict]) -> str:
         "relative",
         "p",
         "p (Holm)",
+        "p over speakers",
+        "(Holm)",
     ]
     order, rows = list(SCORE_TITLES), []
     for comparison in sorted(comparisons, key=lambda one: (order.index(one["measure"]), one["snr_db"])):
@@ -299,7 +303,7 @@ def _comparison_table(comparisons: list[dict]) -> str:
                 form(comparison["difference"], comparison["difference_interval"], "+"),
                 _bounds(measure, comparison["difference_speaker_interval"], "+"),
                 "–" if relative is None else f"{relative:+.1f} %",
-                *(_p_value(comparison[name]) for name in ("p", "p_holm")),
+                *(_p_value(comparison[name]) for name in ("p", "p_holm", "speaker_p", "speaker_p_holm")),
             ]
         )
     return _table(header, rows, text_columns=3)

@@ -399,11 +399,12 @@ def _comparison(system: str, measure: str, name: str, condition: Condition, comp
 
 
 def _corrected(comparisons: list[dict]) -> list[dict]:
-    """Adds `p_holm`, corrected over all comparisons of one measure."""
+    """Adds `p_holm` and `speaker_p_holm`, corrected over all comparisons of one measure."""
     for measure in {comparison["measure"] for comparison in comparisons}:
         family = [comparison for comparison in comparisons if comparison["measure"] == measure]
-        for comparison, adjusted in zip(family, holm([member["p"] for member in family]), strict=True):
-            comparison["p_holm"] = adjusted
+        for name in ("p", "speaker_p"):
+            for comparison, adjusted in zip(family, holm([member[name] for member in family]), strict=True):
+                comparison[f"{name}_holm"] = adjusted
     return comparisons
 
 
