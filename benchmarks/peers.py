@@ -109,6 +109,17 @@ def mean_scores(report: dict[str, Any], name: str) -> dict[str, float | None]:
     return means
 
 
+def scores_by_condition(report: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{condition: {system: {measure: mean}}}; None for a system without the task, and for unchanged clean speech."""
+    by_condition: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name, results in report["results"].items():
+        for summary in results["conditions"]:
+            scores = {measure: condition_score(summary, measure) for measure in list_measures(report)}
+            means = {measure: score and score["mean"] for measure, score in scores.items()}
+            by_condition.setdefault(summary["condition"], {})[name] = means
+    return by_condition
+
+
 def _has(summary: dict[str, Any], measure: str) -> bool:
     return measure in summary["enhancement"] or bool(summary["emotion"])
 
@@ -178,7 +189,19 @@ def render(result: dict[str, Any]) -> str:
         "|---" * (len(header) + 1) + "|",
     ]
     lines += [f"| {name} | {' | '.join(_cells(row, measures))} |" for name, row in systems.items()]
-    return "\n".join([*lines, "", f"![quality against real-time factor]({result['name']}.png)"])
+    lines += ["", f"![quality against real-time factor]({result['name']}.png)", "", "## By condition"]
+    for measure in measures:
+        lines += [
+            "",
+            f"### {SCORE_TITLES[measure]}",
+            "",
+            f"| | {' | '.join(systems)} |",
+            "|---" * (len(systems) + 1) + "|",
+        ]
+        for condition, scores in result["by_condition"].items():
+            cells = (format_score(measure, scores[name][measure]) for name in systems)
+            lines.append(f"| {condition} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _cells(row: dict[str, Any], measures: list[str]) -> list[str]:
@@ -260,6 +283,7 @@ def main(
         "measures": list_measures(report),
         "baseline": baseline,
         "systems": summarize(report, measured, timings, baseline),
+        "by_condition": scores_by_condition(report),
     }
     write_results(RESULTS / "peers" / name, result, render(result))
     with replacing(RESULTS / "peers" / f"{name}.png") as temporary:
