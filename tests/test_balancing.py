@@ -67,6 +67,7 @@ class Toy(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.config = SimpleNamespace(loss_weights=WEIGHTS, tasks=["emotion", "enhancement"])
+        self.tasks = {name: TASKS[name] for name in self.config.tasks}
         self.shared = nn.Linear(3, 4)
         self.heads = nn.ModuleDict({task: nn.Linear(4, 1) for task in self.config.tasks})
         for parameter in self.parameters():
