@@ -117,6 +117,8 @@ class EvaluationConfig:
         baseline: the system that all others are compared with; None makes no comparisons.
         measures: speech measures to compute, names of `metrics.SPEECH_MEASURES`.
         labels: emotion classes to evaluate; None takes those of the first model with the emotion task.
+        task_columns: columns of the speech datasets that further tasks are scored with, {task: column or columns}. By
+            default they have the names of the ratings, or that of the task.
         clips: `"labelled"` evaluates rows whose emotion is one of the labels; `"all"` measures enhancement on every
             row (emotion still on the labelled ones).
         subsets: `{name: {column: [values]}}`, subsets of the labelled clips for which emotion recognition is also
@@ -166,6 +168,7 @@ class EvaluationConfig:
         f"some of {list(SPEECH_MEASURES)}, each once",
     ] = field(default_factory=lambda: list(DEFAULT_SPEECH_MEASURES))
     labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct), "distinct class names"] | None = None
+    task_columns: Annotated[dict[str, str | list[str]], "{task: column or columns}"] = field(default_factory=dict)
     clips: Literal["labelled", "all"] = "labelled"
     subsets: Annotated[dict[str, Subset], "{name: {column: [values]}}, such as {women: {gender: [female]}}"] = field(
         default_factory=dict

@@ -18,6 +18,7 @@ from .. import __version__
 from ..files import remove_unfinished
 from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.tasks import columns_of
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
@@ -25,7 +26,7 @@ from .figures import spectrogram_triples
 from .fingerprint import check_same_run, fingerprinted_writer
 from .noisy_set import FrozenTestSet, load_test_set
 from .report import build_report, print_report, write_report
-from .systems import System, build_systems
+from .systems import System, build_systems, list_further_tasks
 
 PACKAGES = (
     *("torch", "transformers", "datasets", "numpy", "scipy", "soundfile", "soxr", "audiomentations"),
@@ -62,7 +63,8 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
     with _pinned_threads(config.threads):
         with state.main_process_first():  # its test set and caches are then available to the others
             systems, labels = build_systems(config)
-            test_set = load_test_set(config, labels)
+            tasks = list_further_tasks(systems, config.task_columns)
+            test_set = load_test_set(config, labels, columns_of(tasks))
         described = {name: [member.describe() for member in members] for name, members in systems.items()}
         record = _record(config, described, labels, test_set)
         measurements = _list_measurements(config, record, test_set)
@@ -70,7 +72,7 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
             _measure(systems, measurements, Examiner(config, labels, test_set, state, executor))
         if state.is_main_process:
             rows = _read_rows(measurements)
-            report = build_report(record, rows, config, test_set.group_clips(config.subsets))
+            report = build_report(record, rows, config, test_set.group_clips(config.subsets), tasks)
             _draw_examples(config, test_set, list(record["systems"]))
             write_report(Path(config.output), report, rows)
             print_report(report)

@@ -511,6 +511,68 @@ def compare_macro_f1(
     return Comparison(own, other, *_permuted(swap, resampling), len(true))
 
 
+def swapped_ccc(
+    true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Difference in CCC, and its values when the two systems swap their predictions for some clips. Systems of several
+    members are compared as in `swapped_macro_f1`.
+
+    Args:
+        true: rating of each clip: (clips,).
+        ours: predicted ratings (members, clips).
+        baseline: predicted ratings (its members, clips).
+        swaps: bool (permutations, clips), the clips to swap.
+
+    Returns:
+        The difference, and the swapped differences (permutations,).
+    """
+    centre, count = true.mean(), len(true)
+    centred = true - centre
+    swaps = np.concatenate([np.zeros((1, count), dtype=bool), swaps]).astype(np.float64)
+
+    def moments(predicted: np.ndarray) -> np.ndarray:
+        """Terms whose means determine the CCC: (members, clips) -> (members, 3, clips)."""
+        return np.stack([predicted - centre, (predicted - centre) ** 2, (predicted - centre) * centred], axis=1)
+
+    def concordance(sums: np.ndarray) -> np.ndarray:
+        """(permutations, 3) -> (permutations,), with the mean of `centred`, 0."""
+        mean, square, product = (sums / count).T
+        return 2 * product / (square + (centred**2).mean())
+
+    differences = np.zeros(len(swaps))
+    for own in moments(ours):
+        for other in moments(baseline):
+            # not `@`: the order of summation in BLAS depends on the number of threads
+            change = np.einsum("pc,kc->pk", swaps, other - own)
+            differences += concordance(own.sum(1) + change) - concordance(other.sum(1) - change)
+    differences /= len(ours) * len(baseline)
+    return float(differences[0]), differences[1:]
+
+
+def compare_ccc(
+    true: np.ndarray,
+    ours: np.ndarray,
+    baseline: np.ndarray,
+    scores: tuple[Score, Score],
+    resampling: Resampling,
+) -> Comparison:
+    """Compares the CCC of two systems on the same clips.
+
+    Args:
+        true: rating of each clip, NaN for none: (clips,).
+        ours: predicted ratings (members, clips).
+        baseline: predicted ratings (its members, clips).
+        scores: the CCC of both.
+        resampling: resamples of these clips.
+    """
+    rated = np.isfinite(true)
+
+    def swap(swaps: np.ndarray) -> tuple[float, np.ndarray]:
+        return swapped_ccc(true[rated], ours[:, rated], baseline[:, rated], swaps[:, rated])
+
+    return Comparison(*scores, *_permuted(swap, resampling), int(rated.sum()))
+
+
 def compare_measure(
     ours: np.ndarray, baseline: np.ndarray, resampling: Resampling, streams: tuple[int, int]
 ) -> Comparison:

@@ -189,7 +189,7 @@ class Track:
     def _record(self, outputs: dict[str, Any]) -> dict[str, Any]:
         scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
         has_emotion = scores and "reason" not in outputs
-        further = {name: _plain(outputs[name]) for name in further_tasks(outputs)}
+        further = {name: _plain(outputs[name]) for name in further_tasks(self._pipe.model.tasks) if name in outputs}
         speech = (
             {"segments": outputs["segments"], "speech_seconds": _speech_seconds(outputs)} if EMOTION in outputs else {}
         )

@@ -363,8 +363,29 @@ class WeightedSums(nn.Module):
         return features, {}
 
 
+class LastLayer(nn.Module):
+    """No integration: the features of every task are the last of the layer outputs, without any parameters."""
+
+    def forward(
+        self, layer_outputs: tuple[torch.Tensor, ...], frame_mask: torch.Tensor, tasks: tuple[str, ...]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """
+        Args:
+            layer_outputs: Tensors (B, T, D).
+            frame_mask: (B, T), true for the frames that belong to the recording.
+            tasks: The tasks to compute.
+
+        Returns:
+            Features {task: (B, T, D)}, 0 in the padding, and no router logits.
+        """
+        features = layer_outputs[-1].masked_fill(~frame_mask[..., None], 0.0)
+        return dict.fromkeys(tasks, features), {}
+
+
 def build_integration(config: SparseMeritConfig) -> nn.Module:
     """The module that `config.integration` selects."""
+    if config.integration == "last_layer":
+        return LastLayer()
     return WeightedSums(config) if config.integration == "weighted_sum" else MixtureOfExperts(config)
 
 

@@ -24,7 +24,7 @@ from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, da
 from .sources import locate
 from .speech_segments import SpeechSegment, average
 from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
-from .tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, RegressionTask
+from .tasks import EMOTION, ENHANCEMENT
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """Values of `function_to_apply`: logits (classes,) to scores (classes,)."""
@@ -363,15 +363,15 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         result: dict[str, Any] = {}
         means = average(segments, self._scored) if segments else {}
         for task in tasks:
-            entry = TASKS[task]
+            entry = self.model.tasks[task]
             if task not in means:
                 result[task] = [] if entry.kind == "classification" else None
             elif entry.kind == "classification":
                 result[task] = self._ranked(task, means[task])
-            elif isinstance(entry, RegressionTask):
+            elif entry.kind == "regression":
                 result[task] = _ratings(entry, means[task])
             else:
-                result[task] = means[task].numpy()
+                result[task] = torch.nn.functional.normalize(means[task], dim=-1).numpy()
         if EMOTION in tasks:
             seconds = samples / SAMPLING_RATE
             result["segments"] = [self._described(segment, seconds, min_score) for segment in segments]
@@ -381,7 +381,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     def _scored(self, task: str, output: torch.Tensor) -> torch.Tensor:
         """The values to average over segments: scores of classes, or the output (K,) of other tasks."""
-        return output.softmax(-1) if TASKS[task].kind == "classification" else output
+        return output.softmax(-1) if self.model.tasks[task].kind == "classification" else output
 
     def _described(self, segment: SpeechSegment, seconds: float, min_score: float) -> dict[str, Any]:
         ranked = self._ranked_emotion(segment.outputs)
@@ -400,9 +400,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
         """Scores (classes,) of one recording with their labels, the highest first."""
-        entry = TASKS[task]
-        assert isinstance(entry, ClassificationTask)
-        labels = entry.classes(self.model.config)
+        labels = self.model.tasks[task].describe(self.model.config)["labels"]
         ranked = scores.sort(descending=True)
         pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
         return [{"label": labels[index], "score": score} for index, score in pairs]
@@ -487,7 +485,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         return self._ranked(EMOTION, scores)[:top_k]
 
 
-def _ratings(task: RegressionTask, predicted: torch.Tensor) -> dict[str, float]:
+def _ratings(task: Any, predicted: torch.Tensor) -> dict[str, float]:
     """Ratings (K,) of one recording by their names, within their scale."""
     values = predicted.float().clamp(task.minimum, task.maximum).tolist()
     return dict(zip(task.outputs, values, strict=True))

@@ -13,7 +13,7 @@ from .audio import as_float32, checked_rate
 from .cutting import FRAME, LEVEL_CHANGE, MIN_SAMPLES, SAMPLING_RATE, Stride, Window, WindowCutter
 from .decoding import soxr
 from .speech_segments import SpeechSegment, SpeechSegments
-from .tasks import ENHANCEMENT, TASKS
+from .tasks import ENHANCEMENT
 
 HALF_FADE = 640  # samples, 40 ms, on either side of a cut
 LATENCY_CHUNK_S, LATENCY_STRIDE_S = 2.0, (1.6, 0.08)
@@ -53,7 +53,8 @@ class WindowModel:
     def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, uses_enhancement: bool = True):
         self.model, self.feature_extractor = model, feature_extractor
         self.asked = list(model.config.tasks if tasks is None else tasks)
-        self.clip_tasks = [task for task in self.asked if task in TASKS and TASKS[task].kind != "waveform"]
+        tasks = model.tasks
+        self.clip_tasks = [task for task in self.asked if task in tasks and tasks[task].kind != "waveform"]
         is_needed = uses_enhancement and self.clip_tasks and ENHANCEMENT in model.config.tasks
         self.feature_samples = model.config.inputs_to_logits_ratio
         self.tasks = tuple(dict.fromkeys([*self.asked, *([ENHANCEMENT] if is_needed else [])]))
