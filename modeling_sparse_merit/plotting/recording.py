@@ -85,7 +85,7 @@ def plot_recording(
     """
     sides = {"recording": noisy} | ({} if enhanced is None else {"enhanced": enhanced})
     lanes = expert_use or {}
-    heights = [1.0] * len(sides) + [0.5] * (segments is not None) + lane_heights(lanes) + [1.6] * len(sides)
+    heights = [1.0] * len(sides) + [0.65] * (segments is not None) + lane_heights(lanes) + [1.6] * len(sides)
     figure = new_figure(11, 1.0 + 0.95 * sum(heights), title)
     grid = figure.add_gridspec(
         len(heights), 1 + bool(scores), width_ratios=[9] + [2] * bool(scores), height_ratios=heights
@@ -102,7 +102,7 @@ def plot_recording(
         axes.label_outer()
     draw_colour_bar(figure, bottom, image)
     if scores:
-        _draw_scores(figure.add_subplot(grid[: len(rows) - len(sides), 1]), scores)
+        _draw_scores(figure.add_subplot(grid[: len(sides) + (segments is not None), 1]), scores)
     figure.align_ylabels(rows)
     if segments is not None:
         rows[len(sides)].set(ylim=(0, 1), yticks=[], ylabel="emotion")
