@@ -41,8 +41,8 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
         curves = score_curves(report, measure)
         if any(curves.values()):
             figures[measure] = plot_robustness(curves, SCORE_TITLES[measure])
-    for system, result in report["results"].items():
-        if matrices := confusions(of_transmission(result, None)):
+    for system in report["results"]:
+        if matrices := confusions(report, system):
             figures[f"confusion_{system}"] = plot_confusion(matrices, report["labels"], system)
     for system, members in rows.items():
         shown = [row for row in members[0] if row.get("transmission") is None]
@@ -78,15 +78,17 @@ def score_curves(report: dict[str, Any], measure: str) -> dict[str, dict[str | N
     return curves
 
 
-def confusions(conditions: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[int]]]]:
-    """Confusion matrices as `plot_confusion` draws them: a row per pool, by SNR, with clean speech last in the first.
+def confusions(report: dict[str, Any], system: str) -> dict[str, dict[str, list[list[int]]]]:
+    """Confusion matrices of a system, as `plot_confusion` draws them: a row per pool, by SNR, with clean speech at the
+    end of the first. Conditions with transmission are left out.
 
     Args:
-        conditions: entries of `report["results"][system]["conditions"]`.
+        report: from `build_report`, or read from `results.json`.
+        system: name of the system.
     """
     counts = {
         (summary["pool"], summary["snr_db"]): summary["emotion"]["confusion"]
-        for summary in conditions
+        for summary in of_transmission(report["results"][system], None)
         if summary["emotion"]
     }
     clean = counts.pop((None, None), None)
