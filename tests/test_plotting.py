@@ -312,10 +312,8 @@ def test_curves_have_a_panel_for_each_pool_and_a_legend_entry_for_each_system():
     assert len({line.get_xdata()[0] for line in lines}) == 10  # side by side, closer to their SNR than to another
     assert all(abs(line.get_xdata() - [0, 1]).max() < 0.5 for line in lines)
     bars = [bar.get_segments() for bar in first.collections]
-    assert [[segment[:, 1].tolist() for segment in each] for each in bars[:2]] == [
-        [[0.3, 0.5], [0.5, 0.7]],
-        [[0.3, 0.5], [0.5, 0.7]],
-    ]
+    bounds = [[segment[:, 1].tolist() for segment in each] for each in bars]
+    assert bounds == [[[0.3, 0.5], [0.5, 0.7]]] + [[[0.3, 0.5], [0.5, 0.7]], [[0.7, 0.9]]] * 9
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 10
 
 

@@ -58,7 +58,9 @@ def plot_robustness(
         axes.grid(axis="y", alpha=0.25)
         open_frame(axes)
     panels[0].set_ylabel(ylabel)
-    lines = panels[0].get_lines()[:: len(panels[0].get_lines()) // len(shown)]
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], linewidth=1.4, markersize=6, **looks[system]) for system in shown]
     figure.legend(lines, list(shown), loc="outside lower center", ncols=columns, frameon=False, handlelength=3.5)
     return figure
 
@@ -73,7 +75,7 @@ def _places(levels: Sequence[float | None]) -> dict[float | None, float]:
 def _draw_curve(axes: "Axes", points: Points, places: Mapping[float | None, float], look: Mapping[str, Any]) -> None:
     """Draws one system in one pool: a line with error bars, and a point apart for clean speech."""
     known = sorted(level for level in points if level is not None)
-    for levels in (known, [None] if None in points else []):
+    for levels in filter(None, (known, [None] if None in points else [])):
         mean, low, high = np.array([points[level] for level in levels], float).reshape(-1, 3).T  # each (levels,)
         where = [places[level] for level in levels]
         axes.errorbar(where, mean, [mean - low, high - mean], linewidth=1.4, elinewidth=0.9, markersize=6, **look)
