@@ -45,7 +45,7 @@ def plot_robustness(
     places = _places([level for curve in shown.values() for points in curve.values() for level in points])
     columns = min(3, len(shown))
     height = 3.6 + 0.25 * -(-len(shown) // columns)
-    figure = new_figure(max(4.2 * len(pools) + 0.6, 2.4 * columns), height, title)
+    figure = new_figure(max((5.0 if len(pools) < 3 else 4.0) * len(pools) + 0.6, 2.4 * columns), height, title)
     panels = figure.subplots(1, len(pools), sharey=True, squeeze=False)[0]
     for axes, pool in zip(panels, pools, strict=True):
         for index, (system, curve) in enumerate(shown.items()):

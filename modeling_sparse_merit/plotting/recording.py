@@ -125,6 +125,7 @@ def _draw_scores(axes: "Axes", scores: Mapping[str, float]) -> None:
     colours = emotion_colours(scores)
     bars = axes.barh(*zip(*ranked, strict=True), color=[colours[name] for name, _ in ranked], height=0.6)
     axes.bar_label(bars, labels=[f"{value:.0%}" for _, value in ranked], padding=4)
-    axes.set(title="Whole recording", xlim=(0, 1.3), xticks=[])
+    axes.set_title("Whole recording", fontsize=10)
+    axes.set(xlim=(0, 1.45), xticks=[])
     axes.spines["bottom"].set_visible(False)
     open_frame(axes)
