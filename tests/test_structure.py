@@ -33,7 +33,7 @@ TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "sa
 LAYERS = (
     {"cli"},
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
-    {"data", "metrics"},
+    {"data", "metrics", "plotting"},
     {"models"},
     {"files", "fields", "extras", ""},
 )
