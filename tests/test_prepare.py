@@ -22,8 +22,9 @@ from modeling_sparse_merit.cli.prepare import COMMANDS
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import CORPORA
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
-from modeling_sparse_merit.data.dataset_card import licence_names, render_dataset_card
+from modeling_sparse_merit.data.dataset_card import render_dataset_card
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets
+from modeling_sparse_merit.data.licences import licence_names
 from modeling_sparse_merit.evaluation import prepare_noisy
 from modeling_sparse_merit.evaluation.conditions import Clips, Condition, Listener
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig

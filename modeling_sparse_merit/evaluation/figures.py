@@ -55,7 +55,7 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
     for system, result in results.items():
         if any(summary["emotion"] for summary in result["conditions"]):
             paths.append(folder / f"confusion_{system}.png")
-            confusion_matrices(paths[-1], system, result["conditions"], report["labels"])
+            confusion_matrices(paths[-1], system, result["conditions"], result.get("labels") or report["labels"])
     for system, members in rows.items():
         shown = [row for row in members[0] if row.get("transmission") is None]
         if shown and expert_columns(shown):

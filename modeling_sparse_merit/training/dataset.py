@@ -423,18 +423,17 @@ def build_loader(
             of their length.
     """
     sampler: Sampler | list[int]
+    batch_size = settings.batch_size(len(clips))
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:
         frequencies = clip_frequencies(clips, settings)
-        sampler = EpochLengthGroupedSampler(
-            settings.per_device_train_batch_size, clips.lengths(), settings.seed, frequencies
-        )
+        sampler = EpochLengthGroupedSampler(batch_size, clips.lengths(), settings.seed, frequencies)
     else:
         sampler = np.argsort(clips.lengths(), kind="stable").tolist()
     return DataLoader(
         clips,
-        settings.per_device_train_batch_size,
+        batch_size,
         sampler=sampler,
         collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
         num_workers=settings.dataloader_num_workers,

@@ -5,20 +5,27 @@
 `gender`, `language`, `text`, `sentence`, `source_file`, `arousal`, `valence` and `dominance`. Other columns are left
 out unless `--column emotion=label` maps them. An empty cell is None, and so is a speaker called `unknown`.
 
+Emotions are those of the file: the shared vocabulary, or, if the file has labels of its own, exactly the labels that
+occur. `--labels` states which ones are expected, and refuses others. Without a column `split`, `--dev` and `--test`
+name the speakers of these splits.
+
 Clean targets of speech enhancement need a quiet background: `--min-dynamic-range 41` leaves noisier recordings out.
 """
 
 import csv
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Features
+from datasets import Dataset, DatasetInfo, Features
 
 from ...models.sparse_merit.audio import SAMPLING_RATE, load_audio
+from ..dataset_card import values
 from ..datasets import EMOTIONS, DatasetError, speech_features
+from ..prepare import SpeakerSplits, corpus_folder
 from .base import Corpus
 
 FRAME = SAMPLING_RATE // 50
@@ -29,12 +36,21 @@ class MetadataFolder(Corpus):
     """A folder with `metadata.csv`.
 
     Options:
-        labels: the emotion vocabulary, in the order of the class numbers.
+        labels: the emotion vocabulary, in the order of the class numbers; that of the file by default.
         columns: maps columns of the dataset to those of the file, such as `{"emotion": "label"}`.
         min_dynamic_range: leave out recordings with a smaller `dynamic_range`, in dB.
+        dev, test: speakers of these splits, for a file without a column `split`; all others are in the train split.
     """
 
     independent = "speaker"
+
+    def build(
+        self, folder: str | Path, *, skip_bad: bool = False, info: DatasetInfo | None = None, **options: Any
+    ) -> Dataset:
+        """The dataset of a folder; see `Corpus.build`."""
+        if options.get("labels") is None:
+            options["labels"] = vocabulary(corpus_folder(folder), dict(options.get("columns") or {}))
+        return super().build(folder, skip_bad=skip_bad, info=info, **options)
 
     def rows(  # type: ignore[override]  # its own options
         self,
@@ -43,6 +59,8 @@ class MetadataFolder(Corpus):
         labels: Sequence[str] = EMOTIONS,
         columns: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         min_dynamic_range: float | None = None,
+        dev: Sequence[str] = (),
+        test: Sequence[str] = (),
     ) -> Iterator[dict[str, str]]:
         """Yields one row for each line of `metadata.csv`.
 
@@ -52,9 +70,12 @@ class MetadataFolder(Corpus):
             labels: the emotion vocabulary; used by `features`.
             columns: maps columns of the dataset to those of the file, such as `{"emotion": "label"}`.
             min_dynamic_range: leave out recordings with a smaller `dynamic_range`, in dB; None keeps all.
+            dev: speakers of the dev split, where the file has no column `split`.
+            test: speakers of the test split, where the file has no column `split`.
 
         Raises:
-            DatasetError: `metadata.csv` is missing or lacks a column, or `columns` has an unknown one.
+            DatasetError: `metadata.csv` is missing or lacks a column, `columns` has an unknown one, or the splits are
+                stated by the file as well as by speakers, or by neither.
         """
         columns = dict(columns or {})
         unknown = sorted(set(columns) - {"file_name", *self.features(labels)})
@@ -63,7 +84,9 @@ class MetadataFolder(Corpus):
             raise DatasetError(
                 f"--column {unknown[0]}=... is not a column of a speech dataset; expected one of {known}"
             )
+        splits = SpeakerSplits(dev, test) if dev or test else None
         for row in metadata_rows(folder, columns):
+            _add_split(row, splits, folder)
             if min_dynamic_range is not None and _is_noisy(folder / row["file"], min_dynamic_range):
                 notes[f"recordings with a dynamic range below {min_dynamic_range:g} dB were left out"] += 1
             else:
@@ -71,6 +94,47 @@ class MetadataFolder(Corpus):
 
     def features(self, labels: Sequence[str] = EMOTIONS, **options: Any) -> Features:
         return speech_features(labels)
+
+    def check(self, dataset: Dataset, **options: Any) -> None:
+        SpeakerSplits(options.get("dev", ()), options.get("test", ())).warn_of_absent(dataset, "")
+        if not any(values(dataset, "split")):
+            warnings.warn(
+                "no recording has a split, which training needs: add a column 'split' (train, dev or test) to "
+                "metadata.csv, or name the speakers of two splits with --dev and --test",
+                stacklevel=2,
+            )
+
+
+def vocabulary(folder: Path, columns: Mapping[str, str]) -> list[str]:
+    """The emotion vocabulary of a folder: the shared one if it has all labels of the file, else the labels that
+    occur, those of the shared one first.
+
+    Args:
+        folder: the folder of `metadata.csv`.
+        columns: maps columns of the dataset to those of the file, where their names differ.
+
+    Raises:
+        DatasetError: `metadata.csv` is missing or lacks a column.
+    """
+    labels = {(row.get("emotion") or "").strip() for row in metadata_rows(folder, columns)} - {""}
+    own = sorted(labels - set(EMOTIONS))
+    return [*(label for label in EMOTIONS if label in labels), *own] if own else list(EMOTIONS)
+
+
+def _add_split(row: dict[str, str], splits: SpeakerSplits | None, folder: Path) -> None:
+    """Sets the split of a row by its speaker.
+
+    Raises:
+        DatasetError: the file has splits of its own, or no speaker.
+    """
+    if splits is None:
+        return
+    if row.get("split"):
+        raise DatasetError(
+            f"{folder / 'metadata.csv'} has a column 'split', so --dev and --test do not apply; leave them out, or "
+            "remove the column"
+        )
+    row["split"] = splits.split_of((row.get("speaker") or "").strip())
 
 
 def dynamic_range(waveform: np.ndarray) -> float:
