@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from docs.notebooks import notebook
+from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from tests.conftest import REFERENCE_DATA, ROOT, make_speech
 from tests.documentation import SECONDS_FOR_A_BLOCK, write_recordings
 
@@ -70,5 +71,7 @@ def write_encoder(folder: Path) -> None:
     sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2}
     sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 100}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
-    WhisperModel(WhisperConfig(**sizes, **tokens)).save_pretrained(folder)
+    whisper = WhisperModel(WhisperConfig(**sizes, **tokens))
+    whisper.encoder.embed_positions.weight.data = whisper_positions(sizes["d_model"])
+    whisper.save_pretrained(folder)
     WhisperFeatureExtractor().save_pretrained(folder)

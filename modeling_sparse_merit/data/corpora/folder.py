@@ -49,7 +49,7 @@ class MetadataFolder(Corpus):
     ) -> Dataset:
         """The dataset of a folder; see `Corpus.build`."""
         if options.get("labels") is None:
-            options["labels"] = vocabulary(corpus_folder(folder), dict(options.get("columns") or {}))
+            options["labels"] = vocabulary(corpus_folder(folder), self._checked_columns(options.get("columns")))
         return super().build(folder, skip_bad=skip_bad, info=info, **options)
 
     def rows(  # type: ignore[override]  # its own options
@@ -77,13 +77,7 @@ class MetadataFolder(Corpus):
             DatasetError: `metadata.csv` is missing or lacks a column, `columns` has an unknown one, or the splits are
                 stated by the file as well as by speakers, or by neither.
         """
-        columns = dict(columns or {})
-        unknown = sorted(set(columns) - {"file_name", *self.features(labels)})
-        if unknown:
-            known = ", ".join(self.features(labels))
-            raise DatasetError(
-                f"--column {unknown[0]}=... is not a column of a speech dataset; expected one of {known}"
-            )
+        columns = self._checked_columns(columns)
         splits = SpeakerSplits(dev, test) if dev or test else None
         for row in metadata_rows(folder, columns):
             _add_split(row, splits, folder)
@@ -91,6 +85,21 @@ class MetadataFolder(Corpus):
                 notes[f"recordings with a dynamic range below {min_dynamic_range:g} dB were left out"] += 1
             else:
                 yield row
+
+    def _checked_columns(self, columns: Mapping[str, str] | Sequence[tuple[str, str]] | None) -> dict[str, str]:
+        """The columns as a mapping.
+
+        Raises:
+            DatasetError: a speech dataset has no such column.
+        """
+        columns = dict(columns or {})
+        unknown = sorted(set(columns) - {"file_name", *self.features()})
+        if unknown:
+            known = ", ".join(self.features())
+            raise DatasetError(
+                f"--column {unknown[0]}=... is not a column of a speech dataset; expected one of {known}"
+            )
+        return columns
 
     def features(self, labels: Sequence[str] = EMOTIONS, **options: Any) -> Features:
         return speech_features(labels)
