@@ -235,7 +235,7 @@ def test_a_label_can_stand_for_that_of_a_model(measure, tmp_path):
     actual = {row["row"]: row["probability_upset"] for row in rows_of(tmp_path / "own", "clean")}
     assert plain["labels"] == ["sad", "angry"]
     assert {row: actual[row] for row in expected} == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(ValueError, match="takes .'bored'. for .'upset'., which no model knows"):
+    with pytest.raises(ValueError, match="`labels` has .'upset'., which no model knows"):
         measure("unknown", labels=["sad", "angry", "upset=bored"], noise={})
 
 

@@ -227,29 +227,24 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
     systems = config.members()
     members = [member for some in systems.values() for member in some]
     configs = [SparseMeritConfig.from_pretrained(locate(source)) for source in map(_emotion_source, members) if source]
-    known = [TASKS[EMOTION].describe(model)["labels"] for model in configs if EMOTION in model.tasks] or [
-        TASKS[EMOTION].describe(model)["labels"] for model in configs[:1]
-    ]
+    recognising = [model for model in configs if EMOTION in model.tasks]
+    known = [TASKS[EMOTION].describe(model)["labels"] for model in recognising or configs[:1]]
     labels = config.labels or list(dict.fromkeys(label for some in known for label in some))
-    _check_known(config, known, labels)
     built = {name: [_build(member, labels, config) for member in some] for name, some in systems.items()}
+    if len(recognising) == len(members) - 1:  # all but the noisy input; references learn any labels
+        _check_known(config, {label for some in known for label in some}, labels)
     return built, labels
 
 
-def _check_known(config: EvaluationConfig, known: list[list[str]], labels: list[str]) -> None:
-    """Refuses labels that no checkpoint knows; with references alone, any labels can be trained."""
-    existing = {label for some in known for label in some}
+def _check_known(config: EvaluationConfig, known: set[str], labels: list[str]) -> None:
+    """Refuses labels that no checkpoint knows."""
     sources = {label: {label, config.labels_from.get(label, label)} for label in labels}
-    if existing and (unknown := [label for label in labels if not sources[label] & existing]):
+    unknown = [label for label, names in sources.items() if not names & known]
+    unused = [label for label in config.labels_from.values() if label not in known]
+    if unknown or unused:
         raise ValueError(
-            f"`labels` has {unknown}, which no model knows; expected some of {sorted(existing)}, or OWN=LABEL to take "
-            "LABEL of a model for OWN."
-        )
-    unused = {own: label for own, label in config.labels_from.items() if label not in existing}
-    if unused:
-        raise ValueError(
-            f"`labels` takes {list(unused.values())} for {list(unused)}, which no model knows; expected some of "
-            f"{sorted(existing)}."
+            f"`labels` has {unknown or unused}, which no model knows; expected some of {sorted(known)}, or OWN=LABEL "
+            "to take the LABEL of a model for OWN."
         )
 
 
