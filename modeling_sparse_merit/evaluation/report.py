@@ -87,7 +87,7 @@ class Protocol:
 
     Args:
         clips: the rows of any system in any condition.
-        labels: the emotion classes.
+        labels: the emotion classes; clips with another emotion, or none, count as unlabelled.
         config: provides measures, number of resamples and seed.
         groups: `{kind: {name: rows}}`, clips that are also scored separately.
     """
@@ -101,7 +101,7 @@ class Protocol:
     ):
         self.labels, self.measures = labels, list(config.measures)
         self.rows = [clip["row"] for clip in clips]
-        self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] is not None]
+        self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] in labels]
         self.true = np.array([labels.index(clips[index]["emotion"]) for index in self.labelled], dtype=np.int64)
         speakers = [clip["speaker"] for clip in clips]
         self.resampling = Resampling(speakers, config.bootstrap_resamples, config.seed)
