@@ -139,7 +139,7 @@ def test_results_of_other_weights_are_not_pushed(first):
 
 
 def test_a_report_on_several_systems_gives_the_card_the_figures_of_its_model(tiny_checkpoint, other, tmp_path):
-    report = make_comparison({"mine": tiny_checkpoint, "other": other})
+    report = make_comparison({"first": tiny_checkpoint, "other": other})
     (tmp_path / "results.json").write_text(json.dumps(report))
     export("exported", other, tmp_path, "--results", str(tmp_path))
     card = (tmp_path / "exported" / "README.md").read_text()
@@ -150,13 +150,13 @@ def test_a_report_on_several_systems_gives_the_card_the_figures_of_its_model(tin
 
     with pytest.raises(ValueError, match="export with --half, then evaluate that folder"):
         export_checkpoint(other, tmp_path / "half", half=True, results=tmp_path)
-    with pytest.raises(ValueError, match=f"belongs to other weights.*mine: {sha256(tiny_checkpoint)}"):
+    with pytest.raises(ValueError, match=f"belongs to other weights.*first: {sha256(tiny_checkpoint)}"):
         export_checkpoint(TINY, tmp_path / "third", results=tmp_path / "results.json")
 
 
 def make_comparison(systems: dict[str, Path]) -> dict:
     """A report on several systems, with a macro-F1 of 0.111 for the first, 0.222 for the second."""
-    labels = {"mine": ["angry", "sad"], "other": ["calm", "tense"]}
+    labels = {"first": ["angry", "sad"], "other": ["calm", "tense"]}
     results = {}
     for number, name in enumerate(systems, start=1):
         score = {"macro_f1": number * 0.111, "macro_f1_interval": [0, 1], "unweighted_average_recall": 0.5}

@@ -263,8 +263,8 @@ def _build_part(
     if isinstance(member, Mapping) and "reference" in member:
         options = {name: value for name, value in member.items() if name != "reference"}
         return build_reference(member["reference"], options, labels)
-    given = member if isinstance(member, Mapping) else {"model": member}
-    return CheckpointSystem(given["model"], labels, config.device, given.get("precision", "fp32"), config.labels_from)
+    given: Mapping[str, Any] = member if isinstance(member, Mapping) else {"model": member, "precision": "fp32"}
+    return CheckpointSystem(given["model"], labels, config.device, given["precision"], config.labels_from)
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:

@@ -58,7 +58,7 @@ def calibrate_fusion(
 def _trained(norm: nn.Module) -> nn.LayerNorm:
     """The layer norm itself or, next to adapters, the copy of it that is trained."""
     if isinstance(norm, ModulesToSaveWrapper):
-        norm = norm.modules_to_save[norm.active_adapter]
+        norm = norm.modules_to_save[norm.active_adapters[0]]
     assert isinstance(norm, nn.LayerNorm)
     return norm
 

@@ -19,12 +19,24 @@ STARTS = ("model", "encoder", "wavlm")
 
 
 def write_settings(folder: Path, settings: TrainingSettings) -> None:
-    """Writes `training.yaml`, the settings that differ from the defaults."""
+    """
+    Writes `training.yaml`, the settings that differ from the defaults.
+
+    Args:
+        folder: Folder of the model.
+        settings: Settings of the run.
+    """
     _write(folder / "training.yaml", recorded(settings))
 
 
 def write_training_data(folder: Path, data: dict[str, Any]) -> None:
-    """Writes `training_data.yaml`, see [`training_data`]."""
+    """
+    Writes `training_data.yaml`.
+
+    Args:
+        folder: Folder of the model.
+        data: As [`training_data`] returns it.
+    """
     _write(folder / "training_data.yaml", data)
 
 
