@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features
 
 from ...models.sparse_merit.audio import SAMPLING_RATE, load_audio
 from ..dataset_card import values
 from ..datasets import EMOTIONS, DatasetError, speech_features
-from ..prepare import SpeakerSplits, corpus_folder
+from ..prepare import SpeakerSplits, clean_value, corpus_folder
 from .base import Corpus
 
 FRAME = SAMPLING_RATE // 50
@@ -198,6 +199,27 @@ def metadata_rows(folder: Path, columns: Mapping[str, str]) -> Iterator[dict[str
             row = {name: value for name, value in line.items() if name and name not in columns.values()}
             row |= {name: line[own] for name, own in columns.items()}
             yield row | {"file": row["file_name"]}
+
+
+def unchecked_dataset(folder: Path) -> Dataset:
+    """The lines of `metadata.csv` as a dataset, whether or not their recordings exist and can be read. Its labels are
+    those of the file.
+
+    Raises:
+        DatasetError: `metadata.csv` lacks the column `file_name`, or has no line.
+    """
+    rows = list(metadata_rows(folder, {}))
+    if not rows:
+        raise DatasetError(f"{folder / 'metadata.csv'} lists no recording; expected one per line in 'file_name'")
+    cells = [{name: clean_value(name, value) for name, value in row.items()} for row in rows]
+    labels = sorted({cell["emotion"] for cell in cells if cell.get("emotion")})
+    features = speech_features(labels)
+    for row, cell in zip(rows, cells, strict=True):
+        cell["audio"] = {"bytes": None, "path": str(folder / row["file"])}
+        cell["emotion"] = labels.index(cell["emotion"]) if cell.get("emotion") else None
+        cell["source_file"] = row["file"]
+    schema = Features({name: features[name] for name in ("audio", "source_file", "emotion", "speaker", "split")})
+    return Dataset(pa.Table.from_pylist(cells, schema=schema.arrow_schema))
 
 
 CORPUS = MetadataFolder()
