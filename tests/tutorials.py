@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import soundfile
 from nbclient import NotebookClient
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from docs.notebooks import notebook
-from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from tests.conftest import REFERENCE_DATA, ROOT, make_speech
 from tests.documentation import SECONDS_FOR_A_BLOCK, write_recordings
 
@@ -68,6 +66,11 @@ def real_recordings() -> dict[str, dict[str, list[Path]]]:
 
 def write_encoder(folder: Path) -> None:
     """A small Whisper with random weights, in place of one from the Hub."""
+    # imported only now, when `user_hub` has pointed the client of the Hub to its server
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
+
     sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2}
     sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 100}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
