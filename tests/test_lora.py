@@ -33,7 +33,8 @@ from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.training import build
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.balancing import build_balancing
-from modeling_sparse_merit.training.lora import load_adapted, recorded
+from modeling_sparse_merit.training.lora import load_adapted
+from modeling_sparse_merit.training.records import recorded
 from modeling_sparse_merit.training.settings import TrainingSettings
 
 folder_corpus, noise_corpus = corpus_named("folder"), corpus_named("noise")

@@ -47,11 +47,18 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Store weights in fp16 to halve the size; they are loaded in fp32.")
     ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Report of `sparse-merit evaluate`; the card shows this model's results in it."
+        ),
+    ] = None,
 ) -> None:
     """Write a checkpoint with its code and card, so that it runs without this package."""
     with errors_in_one_line():
-        if onnx and half:
-            raise ValueError("--half applies to checkpoints only: leave out --half or --onnx.")
+        if onnx and (half or results):
+            option = "--half" if half else "--results"
+            raise ValueError(f"{option} applies to checkpoints only: leave out {option} or --onnx.")
         elif onnx:
             difference = _export_onnx(model, folder, overwrite, revision, precision.value)
             what_next = f"see its README.md; largest difference from torch: {difference:.1g}"
@@ -65,7 +72,7 @@ def export(
             from ..hub.export import export_checkpoint
 
             logging.disable_progress_bar()
-            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half)
+            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half, results)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
 

@@ -127,7 +127,8 @@ def _folder(
     citation: CitationOption = "",
     description: DescriptionOption = "",
     labels: Annotated[
-        str | None, typer.Option(help="The emotion vocabulary, separated by commas; the shared one by default.")
+        str | None,
+        typer.Option(help="The emotions that are expected, separated by commas; those of metadata.csv by default."),
     ] = None,
     column: Annotated[list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Such as emotion=label.")] = None,
     min_dynamic_range: Annotated[
@@ -136,6 +137,13 @@ def _folder(
             metavar="DB", help="Leave out recordings with a smaller difference between loud and quiet parts, in dB."
         ),
     ] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="Speakers of the dev split, separated by commas, if metadata.csv has no splits.")
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(help="Speakers of the test split, separated by commas, if metadata.csv has no splits."),
+    ] = None,
 ) -> "Dataset":
     return corpus("folder").build(
         folder,
@@ -143,7 +151,7 @@ def _folder(
         info=_info(license, citation, description),
         columns=dict(map(_column, column or ())),
         min_dynamic_range=min_dynamic_range,
-        **_lists(labels=labels),
+        **_lists(labels=labels, dev=dev, test=test),
     )
 
 

@@ -149,6 +149,7 @@ def _fingerprint(
         "condition": condition.name,
         "system": system,
         "labels": record["labels"],
+        **({"labels_from": sources} if (sources := record["config"]["labels_from"]) else {}),
         "clips": test_set.sha256(condition),
         "settings": {name: record["config"][name] for name in ("measures", "batch_seconds", "threads")},
         "package versions": record["versions"],

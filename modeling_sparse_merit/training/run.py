@@ -40,6 +40,7 @@ from .ema import MovingAverage
 from .feature_cache import CachedLoader
 from .lora import TrainedModel, describe_adapters, save_adapters, without_adapters
 from .pretraining import build_objective
+from .records import training_data, write_settings, write_training_data
 from .settings import TrainingSettings, parse_settings
 from .targets import add_classes, compares_clips, configured_tasks
 from .validation import selection, validate
@@ -66,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         train_clips.add_descriptors(receptive_field(model.config))
     if settings.teacher:
         train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
-    compares = compares_clips(settings, tasks, accelerator.num_processes)
+    batch_size = settings.batch_size(len(train_clips))
+    compares = compares_clips(settings, tasks, batch_size * accelerator.num_processes)
     train_loader = accelerator.prepare(
         dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True, compares_clips=compares)
     )
@@ -84,12 +86,14 @@ def main(arguments: list[str] | None = None) -> None:
         run.balancing.calibrate(train_loader)
     for stage in build.stages(settings):
         run.train_stage(stage, train_loader, dev_loader)
+    run.announce_best()
     accelerator.end_training()
 
 
 def start(settings: TrainingSettings) -> Accelerator:
     """Prepares the process: logging, seeds, and an accelerator that logs to `output_dir`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it logs every file of a checkpoint
     # Gradients of an LSTM become denormal numbers, which slow a CPU down several times. Threads that torch starts from
     # now on also treat them as 0.
     torch.set_flush_denormal(True)
@@ -152,6 +156,7 @@ class Run:
         self.model, self.feature_extractor = model, feature_extractor
         self.balancing = build_objective(settings, accelerator, model)
         self.folder = Path(settings.output_dir)
+        self.data = training_data(settings)
         self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint and not settings.resume:
             raise FileExistsError(
@@ -312,8 +317,23 @@ class Run:
             self.feature_extractor.save_pretrained(folder)
             results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
             (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+            write_training_data(folder, self.data)
             if self.settings.lora_rank:
                 describe_adapters(folder, self.settings)
+            else:
+                write_settings(folder, self.settings)
+
+    def announce_best(self) -> None:
+        """Logs which epoch was the best, its scores on the dev set, and the folder of its model."""
+        best = self.folder / "best"
+        if not self.accelerator.is_main_process or not (best / "dev_results.json").exists():
+            return
+        results = json.loads((best / "dev_results.json").read_text(encoding="utf-8"))
+        named = {"score": self.progress.best_score, **results["dev"]}
+        scores = ", ".join(
+            f"{name} {named[name]:.3f}" for name in ("score", "macro_f1", "si_sdr_gain") if name in named
+        )
+        logger.info("Best epoch: %d of %d (dev: %s). Model: %s", results["epoch"], self.progress.epoch, scores, best)
 
     def log(self, values: dict[str, float]) -> None:
         """Logs values to the console, TensorBoard and `log.jsonl`."""

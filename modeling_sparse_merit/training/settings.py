@@ -27,6 +27,7 @@ from ..fields import (
     names_of,
     read_yaml,
     require,
+    split_labels,
     unknown_names,
 )
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
@@ -130,7 +131,7 @@ class TrainingSettings:
         streaming: Read the training speech from the Hub during training, without downloading it first. Batches then
             mix clips of all lengths.
         shuffle_buffer: Clips of each streamed dataset that are kept in memory to draw the next one from.
-        snr_db: Range of the signal-to-noise ratio in dB.
+        snr_db: Range of the signal-to-noise ratio in dB. The paper also trains at exactly 5 dB, [5, 5].
         level_db: Range of the speech level, RMS in dB relative to full scale.
         speed: Range of the speed factor of the speech.
         pitch_semitones: Range of the pitch shift of the speech in semitones, at unchanged speed.
@@ -153,11 +154,13 @@ class TrainingSettings:
         feature_cache_dtype: Type of the numbers in `feature_cache`; that of `mixed_precision` by default.
         epochs: Epochs of the second stage, in which everything is trained except the feature encoder.
         train_feature_encoder: Train the convolutional feature encoder as well.
-        per_device_train_batch_size: Clips in a batch of each process, in training and in validation.
+        per_device_train_batch_size: Clips in a batch of each process, in training and in validation. By default 32 (as
+            in the paper) or, for fewer than 512 clips, a sixteenth of their number, but at least 4.
         train_sampling_strategy: Batches have clips of similar length, or random ones; the latter is the default for a
             CCC loss, which is biased if the clips of a batch are alike.
         gradient_accumulation_steps: Batches per optimizer step.
-        learning_rate: Peak learning rate of AdamW.
+        learning_rate: Peak learning rate of AdamW; by default 5e-5 (as in the paper), and 5e-4 with adapters, which
+            are small and start at zero.
         encoder_learning_rate_factor: Learning rate of the encoder relative to `learning_rate`.
         weight_decay: Weight decay of matrices and convolutions; biases and norms have none.
         warmup_ratio: Share of the steps of each stage with a linear warm-up.
@@ -236,7 +239,7 @@ class TrainingSettings:
     rirs: Names = field(default_factory=list)
     streaming: bool = False
     shuffle_buffer: PositiveCount = 1000
-    snr_db: Range = field(default_factory=lambda: [5.0, 5.0])
+    snr_db: Range = field(default_factory=lambda: [-5.0, 15.0])
     level_db: Range = field(default_factory=lambda: [-35.0, -15.0])
     speed: Range = field(default_factory=lambda: [1.0, 1.0])
     pitch_semitones: Range = field(default_factory=lambda: [0.0, 0.0])
@@ -258,10 +261,10 @@ class TrainingSettings:
     feature_cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     epochs: Count = 20
     train_feature_encoder: bool = False
-    per_device_train_batch_size: PositiveCount = 32
+    per_device_train_batch_size: PositiveCount | None = None
     train_sampling_strategy: Literal["group_by_length", "random"] | None = None
     gradient_accumulation_steps: PositiveCount = 1
-    learning_rate: Positive = 5e-5
+    learning_rate: Positive | None = None
     encoder_learning_rate_factor: Positive = 0.5
     weight_decay: NonNegative = 0.01
     warmup_ratio: Probability = 0.1
@@ -296,6 +299,15 @@ class TrainingSettings:
         self._check_adapters()
 
     @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or its default."""
+        return self.learning_rate or (5e-4 if self.lora_rank else 5e-5)
+
+    def batch_size(self, clips: int) -> int:
+        """`per_device_train_batch_size`, or its default for a number of clips."""
+        return self.per_device_train_batch_size or min(32, max(4, clips // 16))
+
+    @property
     def label_sources(self) -> dict[str, str]:
         """{label: the label of `model` whose classifier row it starts from, if there is one}, in order."""
         return {label: self.labels_from.get(label, label) for label in self.labels}
@@ -327,12 +339,7 @@ class TrainingSettings:
 
     def _check_labels(self) -> None:
         """Checks the labels, and splits OWN=LABEL: `labels` has OWN, `labels_from` {OWN: LABEL}."""
-        parts = [[part.strip() for part in label.split("=")] for label in self.labels]
-        named = all(len(part) <= 2 and all(part) for part in parts)
-        require(self, "labels", named, "names, or OWN=LABEL to start OWN from a LABEL of the `model`")
-        mapped = {part[0]: part[1] for part in parts if len(part) == 2}
-        names = [part[0] for part in parts]
-        require(self, "labels", len(set(names)) == len(names), "distinct names")
+        names, mapped = split_labels(self.labels)
         conflicts = [own for own in mapped if self.labels_from.get(own, mapped[own]) != mapped[own]]
         require(self, "labels_from", not conflicts, f"the same source of {conflicts} as in `labels`")
         require(self, "labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
@@ -415,6 +422,8 @@ class TrainingSettings:
                 f"`lora_train_modules` is {self.lora_train_modules}, without the `clip_tasks` {new}, whose heads "
                 "would not be trained; add them."
             )
+        calibrated = not (self.lora_rank and self.calibration_batches) or "experts" in self.lora_train_modules
+        require(self, "lora_train_modules", calibrated, "experts among them, because of `calibration_batches`")
         if self.lora_rank and (self.model is None or self.train_feature_encoder):
             raise ValueError(
                 f"`lora_rank` is {self.lora_rank}, but adapters need a `model` and leave its feature encoder frozen; "
