@@ -47,10 +47,16 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Store weights in fp16 to halve the size; they are loaded in fp32.")
     ] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Write a Hugging Face Space with the page of `sparse-merit app`.")
+    ] = False,
 ) -> None:
     """Write a checkpoint with its code and card, so that it runs without this package."""
     with errors_in_one_line():
-        if onnx and half:
+        if space:
+            _export_space(model, folder, overwrite, revision, onnx or half or precision != Precision.FP32)
+            what_next = f"python {folder / 'app.py'}, or hf upload USER/NAME {folder} --repo-type space"
+        elif onnx and half:
             raise ValueError("--half applies to checkpoints only: leave out --half or --onnx.")
         elif onnx:
             difference = _export_onnx(model, folder, overwrite, revision, precision.value)
@@ -68,6 +74,18 @@ def export(
             export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
+
+
+def _export_space(model: str | None, folder: Path, overwrite: bool, revision: str | None, has_others: bool) -> None:
+    """Writes a Space; raises ValueError for options that do not apply to it."""
+    from transformers.utils import logging
+
+    from ..app.space import export_space
+
+    if has_others:
+        raise ValueError("--space writes the checkpoint as it is: leave out --onnx, --half and --precision.")
+    logging.disable_progress_bar()
+    export_space(resolve_model(model, revision), folder, overwrite, revision)
 
 
 def _note(text: str) -> None:
