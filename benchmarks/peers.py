@@ -34,7 +34,6 @@ from modeling_sparse_merit import load_audio
 from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
 from modeling_sparse_merit.evaluation.configuration import NOISY, EvaluationConfig
 from modeling_sparse_merit.evaluation.enhancers import Enhancer
-from modeling_sparse_merit.evaluation.figures import COLOURS, GREY
 from modeling_sparse_merit.evaluation.markdown import condition_score, format_score, list_measures
 from modeling_sparse_merit.evaluation.predictions import System
 from modeling_sparse_merit.evaluation.run import evaluate
@@ -43,6 +42,7 @@ from modeling_sparse_merit.files import replacing
 from modeling_sparse_merit.metrics import SCORE_TITLES
 from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE
 from modeling_sparse_merit.models.sparse_merit.sources import locate
+from modeling_sparse_merit.plotting.style import COLOURS, GREY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,6 +18,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 from modeling_sparse_merit.evaluation import EvaluationConfig, figures, report, statistics
 from modeling_sparse_merit.evaluation.markdown import format_score, render_markdown
 from modeling_sparse_merit.metrics import UndefinedScoreWarning
+from modeling_sparse_merit.plotting.spectrograms import plot_spectrogram_rows
+from modeling_sparse_merit.plotting.style import GREY, line_looks, save_figure
 
 LABELS = ["angry", "sad", "happy", "neutral"]
 MEASURES = ["segmental_snr", "stoi"]
@@ -482,7 +484,8 @@ def test_everything_follows_from_the_seed(full_report):
 def written(full_report, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "figures").mkdir()
-    figures.spectrogram_triples(folder / "figures/spectrograms_merit.png", [("hiss", *np.ones((3, 800)))])
+    example = {side: np.ones(800) for side in ("noisy", "enhanced", "clean")}
+    save_figure(plot_spectrogram_rows({"hiss": example}), folder / "figures/spectrograms_merit.png")
     report.write_report(folder, full_report, SYSTEMS)
     return folder
 
@@ -583,17 +586,17 @@ def test_clean_speech_alone_has_no_figure_against_snr(tmp_path):
 
 def test_systems_look_the_same_in_every_figure_and_unlike_each_other():
     systems = [f"system {index}" for index in range(12)]
-    looks = figures.system_looks(["noisy", *systems])
-    assert looks["noisy"]["linestyle"] == ":" and looks["noisy"]["color"] == figures.GREY
+    looks = line_looks(["noisy", *systems])
+    assert looks["noisy"]["linestyle"] == ":" and looks["noisy"]["color"] == GREY
     assert len({tuple(sorted(looks[system].items())) for system in systems}) == 12
-    assert figures.system_looks(systems) == looks  # with or without the noisy input
+    assert line_looks(systems) == looks  # with or without the noisy input
 
 
 def test_without_matplotlib_the_numbers_are_written_and_a_warning_says_what_is_missing(
     full_report, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.warns(UserWarning, match=r"no figures.*pip install 'modeling-sparse-merit\[demo\]'"):
+    with pytest.warns(UserWarning, match=r'no figures.*pip install "modeling-sparse-merit\[demo\]"'):
         report.write_report(tmp_path, full_report, SYSTEMS)
     assert (tmp_path / "results.json").exists() and "figures/" not in (tmp_path / "results.md").read_text()
     with pytest.raises(ImportError, match=r"modeling-sparse-merit\[demo\]"):

@@ -33,7 +33,7 @@ LAYERS = (
     {"cli"},
     {"app"},
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
-    {"data", "metrics"},
+    {"data", "metrics", "plotting"},
     {"models"},
     {"files", "fields", "extras", ""},
 )
