@@ -68,12 +68,13 @@ class Actions:
         if analysis.enhanced is not None:
             signals["After"] = analysis.enhanced
         band = analysis.record["sampling_rate"] / 2
+        players = write_players(signals, folder, band)
         return (
             summary_html(analysis)
             + downloads_html(analysis, folder)
-            + players_html(write_players(signals, folder, band), band)
+            + players_html(players, band)
             + scores_html({"Score": analysis})
-            + timeline_html(analysis, len(signals) - 1)
+            + timeline_html(analysis, players[0].overview, len(players) - 1)
             + experts_html(analysis)
         )
 
@@ -102,12 +103,13 @@ class Actions:
         if after.enhanced is not None:
             signals["Enhanced"] = after.enhanced
         band = before.record["sampling_rate"] / 2
+        players = write_players(signals, folder, band)
         return (
             verdict_html(before, after)
             + downloads_html(after, folder)
-            + players_html(write_players(signals, folder, band), band)
+            + players_html(players, band)
             + scores_html({"Clean": before, "With noise": after})
-            + timeline_html(after, len(signals) - 1)
+            + timeline_html(after, players[1].overview, len(players) - 1)
             + experts_html(after)
         )
 

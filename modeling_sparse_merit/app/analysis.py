@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Analysis of one recording for the page: enhanced speech, emotions over time, and use of the experts."""
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..inference.results import SCHEMA_VERSION
 from ..inference.tracks import Track, Treatment, open_tracks
 from ..models.sparse_merit.audio import SAMPLING_RATE, Channel, load_audio
 from ..models.sparse_merit.cutting import Window
+from ..models.sparse_merit.decoding import audio_seconds
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.sources import portable_name
 from .limits import Limits
@@ -106,7 +108,7 @@ def read_recording(source: Source, channel: Channel = "mix", limits: Limits | No
     limits = limits or Limits()
     blocks, samples = [], 0
     try:
-        limits.check_file(source.path, source.name)
+        _check_header(source, limits)
         with BlockReader(source.path, SAMPLING_RATE, channel) as reader:
             for block in reader:
                 blocks.append(block)
@@ -120,7 +122,7 @@ def read_recording(source: Source, channel: Channel = "mix", limits: Limits | No
 def _analyse(
     pipe: SpeechEnhancementAndEmotionPipeline, source: Source, folder: Path, channel: Channel, limits: Limits
 ) -> Generator[Progress, None, Analysis]:
-    total = limits.check_file(source.path, source.name)
+    total = _check_header(source, limits)
     recording = Recording(source.path, target_for(folder, Path(source.name).stem))
     model = pipe.window_model(returns_expert_use=True)
     windows: list[Window] = []
@@ -143,6 +145,15 @@ def _analyse(
         written,
         {task: np.concatenate([use[task] for use in uses]) for task in uses[0]},
     )
+
+
+def _check_header(source: Source, limits: Limits) -> float:
+    """The duration in seconds that the header states, infinite if unknown; raises ValueError beyond the limits."""
+    limits.check_size(source.path.stat().st_size, source.name)
+    seconds = audio_seconds(source.path)
+    if math.isfinite(seconds):
+        limits.check_seconds(seconds, source.name)
+    return seconds
 
 
 def _described(record: dict[str, Any], source: Source, pipe: SpeechEnhancementAndEmotionPipeline) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inference.overview import Overview
-from ..inference.plotting import ceiling_of, draw_spectrogram
+from ..plotting.experts import columns_of
+from ..plotting.overview import Overview
+from ..plotting.spectrograms import draw_spectrograms
 
-COLUMNS = 500  # of a waveform or a use of experts, more than a page shows
+COLUMNS = 500  # of a waveform, more than a page shows
 HEIGHT = 100  # units of an SVG
 SPECTROGRAM = (7.0, 1.9)  # inches
 DPI = 110
@@ -40,9 +41,9 @@ def experts_svg(use: np.ndarray, colours: Sequence[str]) -> str:
         use: (T, N), the share of each expert in each frame.
         colours: N colours.
     """
-    edges = np.unique(np.linspace(0, len(use), COLUMNS + 1).astype(int))
-    counts = np.diff(edges)[:, None]
-    tops = np.cumsum(np.add.reduceat(use, edges[:-1], axis=0) / counts, axis=1)  # (columns, N)
+    columns = columns_of(use)
+    edges = np.minimum(np.arange(len(columns.values) + 1) * columns.step, columns.items)
+    tops = np.cumsum(columns.values / columns.counts[:, None], axis=1)  # (columns, N)
     bottom, layers = np.zeros(len(tops)), []
     for top, colour in zip(tops.T, colours, strict=True):
         path = "".join(
@@ -68,24 +69,14 @@ def write_spectrograms(overviews: Mapping[str, Overview], band: float, folder: P
     """
     from matplotlib.figure import Figure
 
-    ceiling = ceiling_of(list(overviews.values()))
-    files = {}
-    for number, (name, overview) in enumerate(overviews.items()):
-        figure = Figure(figsize=SPECTROGRAM, dpi=DPI)
-        axes = figure.add_axes((0, 0, 1, 1))
-        draw_spectrogram(axes, overview, ceiling, band)
+    figures = [Figure(figsize=SPECTROGRAM, dpi=DPI) for _ in overviews]
+    panels = [figure.add_axes((0, 0, 1, 1)) for figure in figures]
+    draw_spectrograms(panels, list(overviews.values()), band)
+    files = {name: folder / f"spectrogram-{number}.png" for number, name in enumerate(overviews)}
+    for figure, axes, file in zip(figures, panels, files.values(), strict=True):
         axes.set_axis_off()
-        files[name] = folder / f"spectrogram-{number}.png"
-        figure.savefig(files[name])
+        figure.savefig(file)
     return files
-
-
-def shades(number: int) -> list[str]:
-    """Colours from dark to light, which can be distinguished without seeing colours, as "#rrggbb"."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis"](position)) for position in np.linspace(0.1, 0.92, number)]
 
 
 def _svg(content: str, width: int) -> str:

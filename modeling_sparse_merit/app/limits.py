@@ -1,11 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Limits of the page on the size and duration of a recording."""
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
-
-from ..models.sparse_merit.decoding import audio_seconds
 
 
 @dataclass(frozen=True)
@@ -25,30 +21,21 @@ class Limits:
         """The limits in words."""
         return f"up to {self.minutes:g} minutes and {self.megabytes} MB"
 
-    def check_file(self, path: Path, name: str) -> float:
-        """Checks size and header of a file before it is decoded.
+    def check_size(self, size: int, name: str) -> None:
+        """Checks the size of a file in bytes.
 
         Args:
-            path: the file.
+            size: its size in bytes.
             name: name of the recording in messages.
 
-        Returns:
-            The duration in seconds that the header states; infinite if unknown.
-
         Raises:
-            ValueError: the file is too large or too long, or is no audio.
-            OSError: the file cannot be read.
+            ValueError: the file is too large.
         """
-        megabytes = path.stat().st_size / 1e6
-        if megabytes > self.megabytes:
+        if size > 1e6 * self.megabytes:
             raise ValueError(
-                f"{name} has {megabytes:.0f} MB; this page takes files of {self.text}. "
+                f"{name} has {size / 1e6:.0f} MB; this page takes files of {self.text}. "
                 "Cut it, or use `sparse-merit enhance`, which has no limit."
             )
-        seconds = audio_seconds(path)
-        if math.isfinite(seconds):
-            self.check_seconds(seconds, name)
-        return seconds
 
     def check_seconds(self, seconds: float, name: str) -> None:
         """Checks a duration.

@@ -77,7 +77,5 @@
     const results = document.getElementById("sm-results");
     if (results.getBoundingClientRect().top > window.innerHeight - 100) results.scrollIntoView(); // on phones
   });
-  document.addEventListener("DOMContentLoaded", () => {
-    announce.observe(document.body, { childList: true, subtree: true });
-  });
+  announce.observe(document, { childList: true, subtree: true });
 })();

@@ -143,7 +143,7 @@ def build(actions: Actions, is_local: bool = True) -> Any:
         for button, example in zip(examples, EXAMPLES, strict=True):
             choice = button.click(_chooser(example), None, [source, chosen], api_visibility="private")
             events.append(choice.then(_handler(gr, actions, actions.enhance), run, **common))
-        stop.click(lambda: (NOTHING_YET, None, gr.update(visible=False)), None, outputs, cancels=events)
+        stop.click(lambda: (NOTHING_YET, gr.update(visible=False)), None, [results, stop], cancels=events)
     return page.queue(max_size=WAITING)
 
 

@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..inference.overview import Overview
 from ..inference.segments import UNSURE, Segment
-from ..inference.timeline import clock, emotion_colours
 from ..models.sparse_merit.audio import SAMPLING_RATE, write_audio
+from ..plotting.overview import Overview
+from ..plotting.style import plain_shades
+from ..plotting.timeline import clock, emotion_colours
 from .analysis import Analysis
-from .charts import experts_svg, shades, waveform_svg, write_spectrograms
+from .charts import experts_svg, waveform_svg, write_spectrograms
 from .loudness import at_equal_loudness
 
 SHORT = 12  # seconds; the only segment of a shorter recording has no timeline
@@ -126,18 +127,18 @@ def _bar(score: float | None, colour: str) -> str:
     return f'<td><span class="sm-bars" aria-hidden="true">{bar}</span><span class="sm-score">{score:.0%}</span></td>'
 
 
-def timeline_html(analysis: Analysis, player: int) -> str:
+def timeline_html(analysis: Analysis, overview: Overview, player: int) -> str:
     """The segments of speech over the waveform, as buttons that play them; empty for a short single segment.
 
     Args:
         analysis: the analysis.
+        overview: the recording.
         player: number of the player that plays the segments at first.
     """
     segments: list[Segment] = analysis.record.get("segments", [])
-    seconds = len(analysis.recording) / SAMPLING_RATE
+    seconds = overview.seconds
     if not segments or (len(segments) == 1 and seconds <= SHORT):
         return ""
-    overview = Overview.of(analysis.recording, SAMPLING_RATE)
     emotions = [segment["emotion"] or UNSURE for segment in segments]
     colours = emotion_colours({*analysis.record["scores"], *emotions})
     buttons = "".join(_segment_button(segment, seconds, colours) for segment in segments)
@@ -185,9 +186,11 @@ def experts_html(analysis: Analysis) -> str:
     """Which expert each task used over time; empty for a model without experts."""
     if not analysis.expert_use:
         return ""
+    from matplotlib.colors import to_hex
+
     parts = ""
     for task, use in analysis.expert_use.items():
-        colours, shares = shades(use.shape[1]), use.mean(axis=0)
+        colours, shares = [to_hex(shade) for shade in plain_shades(use.shape[1])], use.mean(axis=0)
         legend = "".join(
             f'<li><i style="background:{colour}"></i>expert {number}: {share:.0%}</li>'
             for number, (colour, share) in enumerate(zip(colours, shares, strict=True))
@@ -258,8 +261,8 @@ def progress_html(done: float, total: float) -> str:
     known = np.isfinite(total)
     of = f" of {_time(total)}" if known else ""
     value = f'value="{min(done, total):.1f}" max="{total:.1f}"' if known else ""
-    text = f"{_time(done)}{of} done"
-    return f'<p class="sm-progress"><label>Analysing: {text} <progress {value}>{text}</progress></label></p>'
+    text = "Drawing the results" if done >= total else f"Analysing: {_time(done)}{of} done"
+    return f'<p class="sm-progress"><label>{text} <progress {value}>{text}</progress></label></p>'
 
 
 def url_of(path: Path) -> str:

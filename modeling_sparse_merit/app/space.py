@@ -2,21 +2,25 @@
 """Writes the folder of a Hugging Face Space that shows the page."""
 
 import os
-import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
 
 from ..files import check_replaceable, replacing_folder
 from ..hub.adapter_card import licence_of
-from ..hub.export import export_checkpoint
+from ..hub.export import REQUIREMENTS, export_checkpoint
 from ..models.sparse_merit.sources import embedded_name, locate
 
-DISTRIBUTION, PACKAGE = "modeling-sparse-merit", Path(__file__).parents[1]
-EXTRAS = ("app", "demo")
+PACKAGE = Path(__file__).parents[1]
+PAGE_REQUIREMENTS = (
+    *REQUIREMENTS,
+    *("huggingface-hub>=1.5", "safetensors>=0.5", "filelock>=3.14", "jinja2>=3.1", "pyyaml>=6"),
+    *("matplotlib>=3.9", "gradio>=6,<7", "scipy>=1.13"),
+)
+"""What the page needs, without the command: as in `pyproject.toml`."""
 CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"
 APP = '''"""The page of Sparse MERIT as a Space: `python app.py` shows it on this computer too."""
 
@@ -71,19 +75,8 @@ def export_space(
         header = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
         (partial / "README.md").write_text(f"---\n{header}---\n\n{TEXT.format(notice=NOTICE)}", encoding="utf-8")
         (partial / "app.py").write_text(APP.format(model=name), encoding="utf-8")
-        (partial / "requirements.txt").write_text("\n".join([CPU_WHEELS, *requirements()]) + "\n", encoding="utf-8")
+        (partial / "requirements.txt").write_text("\n".join([CPU_WHEELS, *PAGE_REQUIREMENTS, ""]), encoding="utf-8")
     return folder
-
-
-def requirements() -> list[str]:
-    """What this package needs for the page, as lines of `requirements.txt`."""
-    lines = []
-    for line in requires(DISTRIBUTION) or []:
-        requirement, _, marker = (part.strip() for part in line.partition(";"))
-        extra = re.fullmatch(r"extra == ['\"](\w+)['\"]", marker)
-        if not requirement.startswith(DISTRIBUTION) and (not marker or (extra and extra[1] in EXTRAS)):
-            lines.append(requirement)
-    return lines
 
 
 def _front_matter() -> dict[str, object]:
