@@ -208,14 +208,14 @@ def test_results_show_all_parts_and_escape_names(actions, call):
 
 def sources(html):
     """Values of `src` and `href`."""
-    found = []
+    values = []
 
     class Reader(HTMLParser):
         def handle_starttag(self, tag, attributes):
-            found.extend(value for name, value in attributes if name in ("src", "href"))
+            values.extend(value for name, value in attributes if name in ("src", "href"))
 
     Reader().feed(html)
-    return found
+    return values
 
 
 def test_the_noise_test_shows_three_players_and_both_scores(actions, call):
@@ -374,7 +374,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def fetched(url, server, seconds=240):
+def fetched(url, server, seconds=500):
     """The content of an address, as soon as the server is up."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:

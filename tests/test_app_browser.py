@@ -247,5 +247,5 @@ def test_axe_finds_nothing(visit, scheme):
         results(page)
         page.evaluate(f"{Path(AXE).read_text(encoding='utf-8')};0")
         report = page.evaluate("axe.run({resultTypes: ['violations']})")
-        found = {each["id"]: [node["html"][:200] for node in each["nodes"]] for each in report["violations"]}
-        assert found == {}
+        violations = {each["id"]: [node["html"][:200] for node in each["nodes"]] for each in report["violations"]}
+        assert violations == {}
