@@ -73,7 +73,7 @@ def information(result: dict[str, Any]) -> "Figure":
     ):
         values = [relation[key] for relation in bars.values()]
         axes.bar(places + 0.4 * side - 0.2, values, width=0.38, color=colour, label=label)
-    axes.set_xticks(places, list(bars), rotation=45, ha="right", fontsize=8)
+    axes.set_xticks(places, list(bars), rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_ylabel("mutual information (bits)")
     figure.legend(loc="outside right center", frameon=False)
     open_frame(axes)

@@ -35,6 +35,7 @@ def _draw_length(results: dict[str, Any]) -> "Figure":
             _finish(axes)
         grid[0, column].set_title(title)
         grid[1, column].set_xlabel("seconds of audio")
+    _add_legend(figure)
     return figure
 
 
@@ -47,6 +48,7 @@ def _draw_batch(results: dict[str, Any]) -> "Figure":
         _line(axes, side, [each["batch"] for each in points], [each["time"] / each["batch"] for each in points])
     axes.set(xlabel="clips of 4 s in a batch", ylabel="seconds a clip", title=SMALL, ylim=(0, None))
     _finish(axes)
+    _add_legend(figure)
     return figure
 
 
@@ -58,6 +60,7 @@ def _draw_experts(results: dict[str, Any]) -> "Figure":
         _line(axes, side, [row["experts"] for row in rows], [row[side] for row in rows])
     axes.set(xlabel="experts", ylabel="seconds, expert part of 10 s", title=LARGE, ylim=(0, None))
     _finish(axes)
+    _add_legend(figure)
     return figure
 
 
@@ -66,6 +69,11 @@ def _line(axes: "Axes", side: str, places: list[float], values: list[float]) -> 
 
 
 def _finish(axes: "Axes") -> None:
-    axes.legend(frameon=False, handlelength=3.5)
     axes.grid(alpha=0.3, which="both")
     open_frame(axes)
+
+
+def _add_legend(figure: "Figure") -> None:
+    """Explains the lines of the first panel, which are those of all, below the figure."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, handlelength=3.5)

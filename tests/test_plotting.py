@@ -124,7 +124,7 @@ FIGURES = {
     "expert use": lambda: plot_expert_use({"emotion": use_of([0, 1, 2, 1])}),
     "expert shares": lambda: plot_expert_shares({"emotion": {"emotion": {"sad": [0.3, 0.7]}}}),
     "robustness": lambda: plot_robustness({"model": {"hiss": POINTS}}, "macro-F1"),
-    "confusion": lambda: plot_confusion([{"clean": [[3, 1], [0, 4]]}], ["happy", "sad"]),
+    "confusion": lambda: plot_confusion({"": {"clean": [[3, 1], [0, 4]]}}, ["happy", "sad"]),
 }
 
 
@@ -307,22 +307,34 @@ def test_curves_have_a_panel_for_each_pool_and_a_legend_entry_for_each_system():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["noisy", *curves]
     first = figure.axes[0]
     assert [label.get_text() for label in first.get_xticklabels()] == ["-5", "5", "clean"]
-    lines = first.get_lines()[:2]
-    assert [line.get_ydata().tolist() for line in lines] == [[0.4, 0.6]] * 2
-    bands = [band.get_paths()[0].vertices[:, 1] for band in first.collections[:2]]
-    assert all((band.min(), band.max()) == (0.3, 0.7) for band in bands)
-    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in first.get_lines()[:10:1]}
-    assert len(looks) == 10
+    lines = [line for line in first.get_lines() if len(line.get_ydata()) == 2]
+    assert [line.get_ydata().tolist() for line in lines] == [[0.4, 0.6]] * 10
+    assert len({line.get_xdata()[0] for line in lines}) == 10  # side by side, closer to their SNR than to another
+    assert all(abs(line.get_xdata() - [0, 1]).max() < 0.5 for line in lines)
+    bars = [bar.get_segments() for bar in first.collections]
+    bounds = [[segment[:, 1].tolist() for segment in each] for each in bars]
+    assert bounds == [[[0.3, 0.5], [0.5, 0.7]]] + [[[0.3, 0.5], [0.5, 0.7]], [[0.7, 0.9]]] * 9
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 10
+
+
+def test_a_system_has_its_colour_in_every_figure_of_a_report():
+    with_both = plot_robustness({"first": {"hiss": POINTS}, "second": {"hiss": POINTS}}, "PESQ-WB")
+    alone = plot_robustness({"first": {}, "second": {"hiss": POINTS}}, "macro-F1")
+    assert [text.get_text() for text in alone.legends[0].get_texts()] == ["second"]
+    assert alone.axes[0].get_lines()[0].get_color() == with_both.axes[0].get_lines()[1].get_color()
 
 
 def test_a_confusion_matrix_shows_percents_of_each_true_class():
-    figure = plot_confusion([{"clean": [[3, 1], [0, 4]], "-5 dB": [[2, 2], [2, 2]]}, {"5 dB": [[4, 0], [0, 0]]}], "ab")
+    rows = {"hiss": {"-5 dB": [[2, 2], [2, 2]], "clean": [[3, 1], [0, 4]]}, "roar": {"5 dB": [[4, 0], [0, 0]]}}
+    figure = plot_confusion(rows, "ab")
     shown = {axes.get_title(): [text.get_text() for text in axes.texts] for axes in figure.axes if axes.get_visible()}
     assert shown == {
-        "clean": ["75", "25", "0", "100"],
         "-5 dB": ["50"] * 4,
+        "clean": ["75", "25", "0", "100"],
         "5 dB": ["100", "0", "0", "0"],
     }
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["hiss\ntrue class", "", "roar\ntrue class", ""]
 
 
 def test_shares_of_experts_are_stacked_to_one():

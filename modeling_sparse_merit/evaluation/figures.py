@@ -38,10 +38,11 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Figure] = {}
     for measure in list_measures(report):
-        if curves := score_curves(report, measure):
+        curves = score_curves(report, measure)
+        if any(curves.values()):
             figures[measure] = plot_robustness(curves, SCORE_TITLES[measure])
-    for system, result in report["results"].items():
-        if matrices := confusions(of_transmission(result, None)):
+    for system in report["results"]:
+        if matrices := confusions(report, system):
             figures[f"confusion_{system}"] = plot_confusion(matrices, report["labels"], system)
     for system, members in rows.items():
         shown = [row for row in members[0] if row.get("transmission") is None]
@@ -58,8 +59,8 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
 def score_curves(report: dict[str, Any], measure: str) -> dict[str, dict[str | None, Points]]:
     """A score of each system against SNR with its 95 % intervals over clips, as `plot_robustness` draws it.
 
-    Conditions with transmission and systems without noisy conditions are left out. Macro-F1 has a point for clean
-    speech; speech measures of clean speech are on another scale and left out.
+    Conditions with transmission are left out; systems without noisy conditions have no points. Macro-F1 has a point
+    for clean speech; speech measures of clean speech are on another scale and left out.
 
     Args:
         report: from `build_report`, or read from `results.json`.
@@ -73,28 +74,30 @@ def score_curves(report: dict[str, Any], measure: str) -> dict[str, dict[str | N
             if score and (measure == "macro_f1" or pool is not None):
                 bounds = score["interval"] or [np.nan, np.nan]
                 curve.setdefault(pool, {})[summary["snr_db"]] = (score["mean"], *bounds)
-        if set(curve) - {None}:
-            curves[system] = curve
+        curves[system] = curve if set(curve) - {None} else {}
     return curves
 
 
-def confusions(conditions: Sequence[dict[str, Any]]) -> list[dict[str, list[list[int]]]]:
-    """Confusion matrices, as `plot_confusion` draws them: a row per pool by SNR, with clean speech last in the first.
+def confusions(report: dict[str, Any], system: str) -> dict[str, dict[str, list[list[int]]]]:
+    """Confusion matrices of a system, as `plot_confusion` draws them: a row per pool, by SNR, with clean speech at the
+    end of the first. Conditions with transmission are left out.
 
     Args:
-        conditions: entries of `report["results"][system]["conditions"]`.
+        report: from `build_report`, or read from `results.json`.
+        system: name of the system.
     """
-    conditions = [summary for summary in conditions if summary["emotion"]]
-    clean = [summary["emotion"]["confusion"] for summary in conditions if summary["pool"] is None]
-    rows: dict[str, dict[str, list[list[int]]]] = {}
-    noisy = [summary for summary in conditions if summary["pool"] is not None]
-    for summary in sorted(noisy, key=lambda summary: summary["snr_db"]):
-        name = f"{summary['pool']}, {summary['snr_db']:g} dB"
-        rows.setdefault(summary["pool"], {})[name] = summary["emotion"]["confusion"]
-    first, *others = [rows[pool] for pool in dict.fromkeys(summary["pool"] for summary in noisy)] or [{}]
-    if clean:
-        first = first | {"clean": clean[0]}
-    return [row for row in (first, *others) if row]
+    counts = {
+        (summary["pool"], summary["snr_db"]): summary["emotion"]["confusion"]
+        for summary in of_transmission(report["results"][system], None)
+        if summary["emotion"]
+    }
+    clean = counts.pop((None, None), None)
+    rows: dict[str, dict[str, list[list[int]]]] = {pool: {} for pool, _ in counts}
+    for pool, level in sorted(counts, key=lambda condition: condition[1]):
+        rows[pool][f"{level:g} dB"] = counts[pool, level]
+    if clean is not None:
+        rows.setdefault(next(iter(rows), ""), {})["clean"] = clean
+    return rows
 
 
 def expert_columns(rows: list[dict]) -> dict[str, list[str]]:

@@ -51,7 +51,7 @@ def plot_expert_use(
     if not expert_use:
         raise ValueError("`expert_use` is empty; expected {task: (T, N)}: only models with experts use them.")
     use = {task: columns_of(shares) for task, shares in expert_use.items()}
-    heights = [0.5] * (segments is not None) + lane_heights(use)
+    heights = [0.65] * (segments is not None) + lane_heights(use)
     figure = new_figure(11, 1.2 + 1.1 * sum(heights), title)
     rows = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_expert_use(rows[-len(use) :], use, frame_seconds)
@@ -94,7 +94,7 @@ def draw_expert_use(panels: Sequence["Axes"], use: Mapping[str, Columns], frame_
         for expert, (share, colour) in enumerate(zip(shares.T, plain_shades(shares.shape[1]), strict=True)):
             floor = expert - LANE / 2
             axes.stairs(floor + LANE * share, edges, baseline=floor, fill=True, color=colour, linewidth=0)
-        axes.set(ylim=(-0.6, shares.shape[1] - 0.4), yticks=range(shares.shape[1]), ylabel=f"expert\n({task})")
+        axes.set(ylim=(-0.6, shares.shape[1] - 0.4), yticks=range(shares.shape[1]), ylabel=f"experts of\n{task}")
         open_frame(axes)
 
 
@@ -115,15 +115,17 @@ def plot_expert_shares(
         >>> figure = plot_expert_shares({"emotion": {"enhancement": bars, "emotion": bars}})
     """
     tasks = list(next(iter(panels.values())))
-    figure = new_figure(2.6 * len(panels) + 1.4, 1.9 * len(tasks) + 1.2, title)
-    grid = figure.subplots(len(tasks), len(panels), sharex="col", sharey=True, squeeze=False)
+    widths = [1.2 + 0.3 * len(bars[tasks[0]]) for bars in panels.values()]
+    figure = new_figure(sum(widths) + 1.8, 1.9 * len(tasks) + 1.3, title)
+    grid = figure.subplots(len(tasks), len(panels), sharex="col", sharey=True, squeeze=False, width_ratios=widths)
     for row, task in zip(grid, tasks, strict=True):
         for axes, bars in zip(row, panels.values(), strict=True):
             _draw_stacks(axes, bars[task])
         row[0].set_ylabel(f"{task}\nshare of frames")
     for axes, panel in zip(grid[-1], panels, strict=True):
         axes.set_xlabel(panel)
-        axes.tick_params(axis="x", rotation=30)
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles[::-1], names[::-1], loc="outside right center", frameon=False)  # as they are stacked
     return figure

@@ -85,7 +85,7 @@ def plot_recording(
     """
     sides = {"recording": noisy} | ({} if enhanced is None else {"enhanced": enhanced})
     lanes = expert_use or {}
-    heights = [1.0] * len(sides) + [0.5] * (segments is not None) + lane_heights(lanes) + [1.6] * len(sides)
+    heights = [1.0] * len(sides) + [0.65] * (segments is not None) + lane_heights(lanes) + [1.6] * len(sides)
     figure = new_figure(11, 1.0 + 0.95 * sum(heights), title)
     grid = figure.add_gridspec(
         len(heights), 1 + bool(scores), width_ratios=[9] + [2] * bool(scores), height_ratios=heights
@@ -102,7 +102,7 @@ def plot_recording(
         axes.label_outer()
     draw_colour_bar(figure, bottom, image)
     if scores:
-        _draw_scores(figure.add_subplot(grid[: len(rows) - len(sides), 1]), scores)
+        _draw_scores(figure.add_subplot(grid[: len(sides) + (segments is not None), 1]), scores)
     figure.align_ylabels(rows)
     if segments is not None:
         rows[len(sides)].set(ylim=(0, 1), yticks=[], ylabel="emotion")
@@ -125,6 +125,7 @@ def _draw_scores(axes: "Axes", scores: Mapping[str, float]) -> None:
     colours = emotion_colours(scores)
     bars = axes.barh(*zip(*ranked, strict=True), color=[colours[name] for name, _ in ranked], height=0.6)
     axes.bar_label(bars, labels=[f"{value:.0%}" for _, value in ranked], padding=4)
-    axes.set(title="Whole recording", xlim=(0, 1.3), xticks=[])
+    axes.set_title("Whole recording", fontsize=10)
+    axes.set(xlim=(0, 1.45), xticks=[])
     axes.spines["bottom"].set_visible(False)
     open_frame(axes)

@@ -57,7 +57,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
 
 def line_looks(names: Sequence[str], unprocessed: str = "noisy") -> dict[str, dict[str, Any]]:
     """Colour, marker and line style of each system, the same in every figure: dotted grey for the unprocessed speech,
-    then a colour and a marker for each system, and another line style when they repeat.
+    then a colour, a marker and a line style for each system. Where colours repeat, markers and line styles are others.
 
     Args:
         names: the systems, in the order of the report.
@@ -67,8 +67,8 @@ def line_looks(names: Sequence[str], unprocessed: str = "noisy") -> dict[str, di
     looks = {
         name: {
             "color": COLOURS[index % len(COLOURS)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "linestyle": LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)],
+            "marker": MARKERS[(index + 2 * (index // len(COLOURS))) % len(MARKERS)],
+            "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
         }
         for index, name in enumerate(others)
     }
@@ -79,7 +79,7 @@ def plain_shades(number: int) -> list[tuple[float, ...]]:
     """Colours from dark to light, which can be distinguished without seeing colours."""
     from matplotlib import colormaps
 
-    return [colormaps["viridis"](position) for position in np.linspace(0.1, 0.92, number)]
+    return [colormaps["viridis"](position) for position in np.linspace(0.05, 0.8, number)]
 
 
 def open_frame(axes: "Axes") -> None:
