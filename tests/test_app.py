@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import yaml
@@ -366,6 +368,28 @@ def test_the_space_runs(tiny_checkpoint, tmp_path):
     text = json.dumps(config)
     assert tiny_checkpoint.name in text and "processed on the server of this page" in text
     assert config["analytics_enabled"] is False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for other processes")
+def test_the_command_serves_this_computer_alone_and_leaves_no_files(tiny_checkpoint, tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "modeling_sparse_merit.cli", "app", "--model", str(tiny_checkpoint)]
+    server = subprocess.Popen(
+        [*command, "--port", str(port)],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert "stay on this computer" in fetched(f"http://127.0.0.1:{port}/config", server).decode()
+        connections = psutil.Process(server.pid).net_connections("inet")
+        listening = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"} and list(tmp_path.glob("sparse-merit-app-*"))
+    finally:
+        server.send_signal(signal.SIGINT)
+        output = server.communicate(timeout=120)[0].decode()
+    assert f"Open http://127.0.0.1:{port}/ in a browser." in output and "Traceback" not in output
+    assert not list(tmp_path.glob("sparse-merit-app-*"))
 
 
 def free_port():
