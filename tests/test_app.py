@@ -3,7 +3,7 @@
 
 import json
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -278,6 +278,18 @@ def test_results_of_a_visitor_are_replaced_and_those_of_a_failure_removed(action
     assert "No recording is chosen" in html
 
 
+def test_a_visitor_is_told_when_the_model_cannot_be_loaded(call, tiny_checkpoint, tmp_path):
+    import gradio
+
+    from modeling_sparse_merit.app.page import _handler
+
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    actions = Actions(Models(checkpoint, "cpu"), Limits(), tmp_path)
+    (checkpoint / "model.safetensors").unlink()
+    *_, (html, *_) = _handler(gradio, actions, actions.enhance)(call, None, "model", "Left")
+    assert 'role="alert"' in html and "model.safetensors" in html
+
+
 def test_examples_are_short_and_come_with_the_package():
     assert len(EXAMPLES) == 3
     for example in EXAMPLES:
@@ -370,7 +382,7 @@ def test_the_space_runs(tiny_checkpoint, tmp_path):
     assert config["analytics_enabled"] is False
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for other processes")
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends other processes without a signal")
 def test_the_command_serves_this_computer_alone_and_leaves_no_files(tiny_checkpoint, tmp_path):
     port = free_port()
     command = [sys.executable, "-m", "modeling_sparse_merit.cli", "app", "--model", str(tiny_checkpoint)]
@@ -381,14 +393,19 @@ def test_the_command_serves_this_computer_alone_and_leaves_no_files(tiny_checkpo
         stderr=subprocess.STDOUT,
     )
     try:
+        opened = next(line for line in iter(server.stdout.readline, b"") if line.startswith(b"Open"))
+        assert f"http://127.0.0.1:{port}/ in a browser." in opened.decode()
         assert "stay on this computer" in fetched(f"http://127.0.0.1:{port}/config", server).decode()
         connections = psutil.Process(server.pid).net_connections("inet")
         listening = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"} and list(tmp_path.glob("sparse-merit-app-*"))
     finally:
-        server.send_signal(signal.SIGINT)
-        output = server.communicate(timeout=120)[0].decode()
-    assert f"Open http://127.0.0.1:{port}/ in a browser." in output and "Traceback" not in output
+        server.terminate()
+        try:
+            output = server.communicate(timeout=120)[0].decode()
+        finally:
+            server.kill()
+    assert "Traceback" not in output
     assert not list(tmp_path.glob("sparse-merit-app-*"))
 
 

@@ -8,6 +8,7 @@ checked by axe.
 import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,17 +38,22 @@ NAMES = """() => [...document.querySelectorAll("button, input, select, textarea,
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system (apt-get install chromium)")
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """The page with the embedded checkpoint `tiny`, on loopback."""
+@contextmanager
+def serving(folder):
+    """The page with the embedded checkpoint `tiny`, on loopback; its files are in a folder."""
     pytest.importorskip("gradio")
-    folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         page = build(Actions(Models(TINY, "cpu"), LIMITS, folder))
         _, url, _ = page.launch(server_name=HOST, prevent_thread_lock=True, **options(folder, LIMITS))
         yield url
         page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("page")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +191,10 @@ def test_a_visitor_is_told_what_is_wrong_with_a_file(visit, tmp_path):
             page.get_by_role("button", name=ENHANCE).click()
             page.get_by_role("alert").filter(has_text=message).wait_for()
             page.get_by_label("Clear").or_(page.get_by_label("Remove")).first.click()
+        large = tmp_path / "large.wav"
+        large.write_bytes(bytes(21_000_000))
+        page.locator("input[type=file]").first.set_input_files(large)
+        page.get_by_text("maximum allowed size").first.wait_for()
         assert "up to 6 minutes and 20 MB" in page.locator(".sm-about").inner_text()
 
 
@@ -217,6 +227,23 @@ def test_the_page_fits_a_phone_and_works_by_keyboard(visit):
         page.wait_for_function(f"document.getElementById('sm-audio-1').currentTime > {start}")
         assert page.locator(".sm-segments [tabindex='0']").count() == 1
         assert page.locator("#sm-status").inner_text() == page.locator("#sm-results .sm-summary").text_content()
+
+
+@pytest.mark.slow
+def test_files_of_visitors_are_deleted_in_time(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_sparse_merit.app.page.KEPT_S", 30)
+    monkeypatch.setattr("modeling_sparse_merit.app.page.CLEANING_S", 1)
+    with serving(tmp_path) as url, browser.new_page() as page:
+        page.set_default_timeout(WAIT)
+        page.goto(url)
+        upload(page, EXAMPLES[1].path)
+        page.get_by_role("button", name=ENHANCE).click()
+        results(page)
+        assert len(list(tmp_path.glob("*/player-*.flac"))) == 2
+        end = time.monotonic() + 120
+        while any(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()):
+            assert time.monotonic() < end, "files are left"
+            page.wait_for_timeout(500)
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def _described(record: dict[str, Any], source: Source, pipe: SpeechEnhancementAn
     enhanced = record["enhanced"] and Path(record["enhanced"]).name
     warnings = [warning.replace(str(source.path), source.name) for warning in record.get("warnings", ())]
     names = {"file": source.name, "enhanced": enhanced} | ({"warnings": warnings} if warnings else {})
-    model = Path(portable_name(pipe.model.name_or_path)).name
+    model = Path(portable_name(str(pipe.model.name_or_path))).name
     return {**record, **names, "schema_version": SCHEMA_VERSION, "model": model}
 
 

@@ -2,6 +2,8 @@
 """The controls of the page, and the server that shows it."""
 
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from html import escape
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import import_extra
+from ..files import OutputError, one_line
 from .actions import CHANNELS, Actions, Steps, remove_folder
 from .analysis import Source
 from .examples import EXAMPLES, Example
@@ -44,7 +47,7 @@ def serve(
     is_local: bool = True,
     started: Callable[[str], object] = print,
 ) -> None:
-    """Shows the page until the process is interrupted. Then all files of visitors are deleted.
+    """Shows the page until the process is interrupted or terminated. Then all files of visitors are deleted.
 
     Args:
         model: the model that is chosen at first: name, folder or Hub id; by default the default checkpoint.
@@ -60,6 +63,7 @@ def serve(
         OSError: the port is taken, or the checkpoint does not exist.
     """
     limits = limits or Limits()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # by exceptions, so that the folder is deleted
     with tempfile.TemporaryDirectory(prefix="sparse-merit-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads
         page = build(Actions(Models(model, device), limits, Path(folder)), is_local)
@@ -204,8 +208,8 @@ def _handler(gr: Any, actions: Actions, action: Callable[..., Steps]) -> Callabl
                     yield progress_html(progress.done, progress.total), old, gr.skip()
                 except StopIteration as end:
                     html = end.value
-                except ValueError as error:
-                    yield error_html(str(error)), old, gr.update(visible=False)
+                except (OSError, ValueError, RuntimeError, OutputError) as error:
+                    yield error_html(one_line(error)), old, gr.update(visible=False)
                     return
             yield html, folder, gr.update(visible=False)
         finally:

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1]
 PAGE_REQUIREMENTS = (
     *REQUIREMENTS,
     *("huggingface-hub>=1.5", "safetensors>=0.5", "filelock>=3.14", "jinja2>=3.1", "pyyaml>=6"),
-    *("matplotlib>=3.9", "gradio>=6,<7", "scipy>=1.13"),
+    *("matplotlib>=3.9", "gradio>=6.27,<7", "scipy>=1.13"),
 )
 """What the page needs, without the command: as in `pyproject.toml`."""
 CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"

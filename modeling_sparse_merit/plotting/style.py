@@ -75,7 +75,7 @@ def line_looks(names: Sequence[str], unprocessed: str = "noisy") -> dict[str, di
     return {unprocessed: {"color": GREY, "marker": ".", "linestyle": ":"}, **looks}
 
 
-def plain_shades(number: int) -> list[tuple[float, ...]]:
+def plain_shades(number: int) -> list[tuple[float, float, float, float]]:
     """Colours from dark to light, which can be distinguished without seeing colours."""
     from matplotlib import colormaps
 
