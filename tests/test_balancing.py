@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from modeling_sparse_merit.models.sparse_merit.tasks import TASKS
 from modeling_sparse_merit.training.balancing import (
     ProjectedGradients,
     UncertaintyLoss,
@@ -66,6 +67,7 @@ class Toy(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.config = SimpleNamespace(loss_weights=WEIGHTS, tasks=["emotion", "enhancement"])
+        self.tasks = {name: TASKS[name] for name in self.config.tasks}
         self.shared = nn.Linear(3, 4)
         self.heads = nn.ModuleDict({task: nn.Linear(4, 1) for task in self.config.tasks})
         for parameter in self.parameters():
@@ -143,7 +145,7 @@ def test_projected_gradients_of_the_model(tiny_checkpoint, changes):
 
 
 def test_uncertainty_by_hand():
-    loss = UncertaintyLoss(["emotion", "enhancement"], WEIGHTS)
+    loss = UncertaintyLoss(TASKS, WEIGHTS)
     losses = {name: torch.tensor(value) for name, value in (("emotion", 2.0), ("enhancement", 3.0), ("balance", 1.0))}
     assert loss(losses).item() == pytest.approx(2.0 + 3.0 / 2 + 0.01)
     loss.log_variances["emotion"].data.fill_(math.log(2))
@@ -152,7 +154,7 @@ def test_uncertainty_by_hand():
 
 
 def test_uncertainty_is_at_rest_where_both_tasks_count_alike():
-    loss = UncertaintyLoss(["emotion", "enhancement"], WEIGHTS)
+    loss = UncertaintyLoss(TASKS, WEIGHTS)
     loss.log_variances["emotion"].data.fill_(math.log(2 * 2.0))
     loss.log_variances["enhancement"].data.fill_(math.log(3.0))
     losses = {
@@ -165,7 +167,7 @@ def test_uncertainty_is_at_rest_where_both_tasks_count_alike():
 
 
 def test_a_batch_without_labels_says_nothing_of_the_emotions_uncertainty():
-    loss = UncertaintyLoss(["emotion", "enhancement"], WEIGHTS)
+    loss = UncertaintyLoss(TASKS, WEIGHTS)
     loss({"emotion": torch.tensor(0.0), "enhancement": torch.tensor(3.0)}).backward()
     assert loss.log_variances["emotion"].grad.item() == 0.0 != loss.log_variances["enhancement"].grad.item()
 
@@ -181,6 +183,7 @@ TWO_PROCESSES = """
 import torch
 from accelerate import Accelerator
 from test_balancing import Toy, WEIGHTS, batches, expected_gradients
+from modeling_sparse_merit.models.sparse_merit.tasks import TASKS
 from modeling_sparse_merit.training.balancing import ProjectedGradients, UncertaintyWeighting
 
 accelerator = Accelerator(cpu=True)
@@ -195,7 +198,7 @@ assert accelerator.num_processes == 2 and conflict
 for name, parameter in plain.named_parameters():
     torch.testing.assert_close(parameter.grad, expected[name])
 
-uncertainty = UncertaintyWeighting(accelerator, plain, ["emotion", "enhancement"])
+uncertainty = UncertaintyWeighting(accelerator, plain, TASKS)
 uncertainty.prepare()
 plain.zero_grad()
 uncertainty.backward(uncertainty.through(model)(data[accelerator.process_index]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
-from modeling_sparse_merit.models.sparse_merit.emotion import AttentiveStatisticsPooling, emotion_loss
+from modeling_sparse_merit.models.sparse_merit.clip_heads import AttentiveStatisticsPooling, classification_loss
 
 
 def test_pooling_by_hand():
@@ -44,9 +44,9 @@ def test_loss_by_hand():
     labels = torch.tensor([0, 1, -100])
     # p = 3/4 and 1/2; the third clip has no label
     expected = (-math.log(0.75) - math.log(0.5)) / 2
-    assert emotion_loss(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+    assert classification_loss(logits, labels).item() == pytest.approx(expected, abs=1e-6)
     weighted = (0.5 * -math.log(0.75) + 2.0 * -math.log(0.5)) / 2.5
-    assert emotion_loss(logits, labels, [0.5, 2.0]).item() == pytest.approx(weighted, abs=1e-6)
+    assert classification_loss(logits, labels, [0.5, 2.0]).item() == pytest.approx(weighted, abs=1e-6)
 
 
 def test_focal_loss_by_hand():
@@ -54,14 +54,14 @@ def test_focal_loss_by_hand():
     labels = torch.tensor([0, 1, -100])
     # p = 3/4 and 1/2: what is missing to 1, squared, is 1/16 and 1/4
     terms = -math.log(0.75) / 16, -math.log(0.5) / 4
-    assert emotion_loss(logits, labels, focal_gamma=2.0).item() == pytest.approx(sum(terms) / 2, abs=1e-6)
+    assert classification_loss(logits, labels, focal_gamma=2.0).item() == pytest.approx(sum(terms) / 2, abs=1e-6)
     weighted = (0.5 * terms[0] + 2.0 * terms[1]) / 2.5
-    assert emotion_loss(logits, labels, [0.5, 2.0], focal_gamma=2.0).item() == pytest.approx(weighted, abs=1e-6)
+    assert classification_loss(logits, labels, [0.5, 2.0], focal_gamma=2.0).item() == pytest.approx(weighted, abs=1e-6)
 
 
 def test_a_clip_that_is_sure_has_a_focal_gradient_all_the_same():
     logits = torch.tensor([[100.0, 0.0]], requires_grad=True)
-    emotion_loss(logits, torch.tensor([0]), focal_gamma=0.5).backward()
+    classification_loss(logits, torch.tensor([0]), focal_gamma=0.5).backward()
     assert logits.grad.isfinite().all()
 
 
@@ -71,10 +71,12 @@ def test_label_smoothing_by_hand():
     # a fifth spread over both classes: 0.9 for the label, 0.1 for the other one
     first = -0.9 * math.log(0.75), -0.1 * math.log(0.25)
     expected = (sum(first) - math.log(0.5)) / 2
-    assert emotion_loss(logits, labels, label_smoothing=0.2).item() == pytest.approx(expected, abs=1e-6)
+    assert classification_loss(logits, labels, label_smoothing=0.2).item() == pytest.approx(expected, abs=1e-6)
     second = -0.1 * math.log(0.5), -0.9 * math.log(0.5)
     weighted = (0.5 * (first[0] + second[0]) + 2.0 * (first[1] + second[1])) / 2.5
-    assert emotion_loss(logits, labels, [0.5, 2.0], label_smoothing=0.2).item() == pytest.approx(weighted, abs=1e-6)
+    assert classification_loss(logits, labels, [0.5, 2.0], label_smoothing=0.2).item() == pytest.approx(
+        weighted, abs=1e-6
+    )
 
 
 def test_the_model_uses_the_loss_of_its_configuration(tiny_checkpoint):
@@ -83,12 +85,12 @@ def test_the_model_uses_the_loss_of_its_configuration(tiny_checkpoint):
     )
     labels = torch.tensor([3, 0])
     outputs = model(torch.randn(2, 4000), labels=labels, tasks=("emotion",))
-    expected = emotion_loss(outputs.logits, labels, [1.0, 2.0, 3.0, 4.0], 2.0, 0.1)
+    expected = classification_loss(outputs.logits, labels, [1.0, 2.0, 3.0, 4.0], 2.0, 0.1)
     assert outputs.losses["emotion"].item() == pytest.approx(expected.item())
 
 
 def test_loss_without_any_label_is_zero_and_trains_nothing():
     logits = torch.randn(2, 3, requires_grad=True)
-    loss = emotion_loss(logits, torch.tensor([-100, -100]), [1.0, 1.0, 1.0])
+    loss = classification_loss(logits, torch.tensor([-100, -100]), [1.0, 1.0, 1.0])
     loss.backward()
     assert loss.item() == 0 and (logits.grad == 0).all()

@@ -18,6 +18,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 from modeling_sparse_merit.evaluation import EvaluationConfig, figures, report, statistics
 from modeling_sparse_merit.evaluation.markdown import format_score, render_markdown
 from modeling_sparse_merit.metrics import UndefinedScoreWarning
+from modeling_sparse_merit.plotting.spectrograms import plot_spectrogram_rows
+from modeling_sparse_merit.plotting.style import GREY, line_looks, save_figure
 
 LABELS = ["angry", "sad", "happy", "neutral"]
 MEASURES = ["segmental_snr", "stoi"]
@@ -387,6 +389,20 @@ def test_a_permutation_test_of_three_clips_by_hand():
     assert actual["relative_gain_percent"] == pytest.approx(50)
 
 
+def test_a_permutation_test_over_speakers_swaps_all_clips_of_a_speaker():
+    # differences 2 and 1 of the speaker a, 1 of b: of the four choices of signs, |sum| is 4, 4, 2 and 2
+    ours, baseline = np.array([[3.0, 2.0, 3.0]]), np.array([[1.0, 1.0, 2.0]])
+    resampling = statistics.Resampling(["a", "a", "b"], 10, seed=0)
+    actual = statistics.compare_measure(ours, baseline, resampling, (0, 1)).describe()
+    assert actual["speaker_p"] == 2 / 4 and actual["p"] == 2 / 8
+    labels = np.array([0, 1, 1])
+    predicted = np.array([[0, 1, 1]]), np.array([[1, 1, 1]])
+    actual = statistics.compare_macro_f1(labels, *predicted, 2, resampling, (0, 1)).describe()
+    assert actual["speaker_p"] == 1.0  # only one speaker has a difference, whose sign turns
+    unknown = statistics.compare_measure(ours, baseline, statistics.Resampling([None] * 3, 10, 0), (0, 1)).describe()
+    assert unknown["speaker_p"] is None
+
+
 def test_a_permutation_test_of_macro_f1_by_hand():
     # truth a a b b; we are right everywhere (macro-F1 1), the baseline says a for the first b (F1 0.8 and 2 / 3)
     true, ours, baseline = np.array([0, 0, 1, 1]), np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 1]])
@@ -442,13 +458,13 @@ def test_many_clips_are_swapped_at_random_and_p_is_never_0():
 def test_without_a_difference_p_is_small_as_rarely_as_it_says():
     generator, p_values = np.random.default_rng(9), []
     resampling = statistics.Resampling([None] * 60, 1, seed=0)
-    resampling.swaps = resampling.swaps[:499]
+    swaps = resampling.swaps["clip"].clips[:499]
     for _ in range(200):
         true = generator.integers(3, size=60)
         ours, baseline = (
             np.where(generator.random(60) < 0.5, true, generator.integers(3, size=60))[None] for _ in "ab"
         )
-        observed, permuted = statistics.swapped_macro_f1(true, ours, baseline, 3, resampling.swaps)
+        observed, permuted = statistics.swapped_macro_f1(true, ours, baseline, 3, swaps)
         p_values.append(statistics.permutation_p_value(observed, permuted, exhaustive=False))
     assert stats.binomtest(sum(p < 0.1 for p in p_values), 200, 0.1).pvalue > 0.01
 
@@ -508,7 +524,8 @@ def test_a_family_is_all_systems_and_conditions_of_one_measure(full_report):
     entries = full_report["comparisons"]["by_condition"]
     family = [entry for entry in entries if entry["measure"] == "stoi"]
     assert len(family) == 4 + 5  # noisy in four conditions, merit in five
-    assert [entry["p_holm"] for entry in family] == statistics.holm([entry["p"] for entry in family])
+    for name in ("p", "speaker_p"):
+        assert [entry[f"{name}_holm"] for entry in family] == statistics.holm([entry[name] for entry in family])
     assert len([entry for entry in entries if entry["measure"] == "macro_f1"]) == 5 + 5
     assert all(entry["system"] != "cascade" for entry in entries)
     better = [entry for entry in entries if (entry["system"], entry["measure"]) == ("merit", "macro_f1")]
@@ -537,7 +554,8 @@ def test_everything_follows_from_the_seed(full_report):
 def written(full_report, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "figures").mkdir()
-    figures.spectrogram_triples(folder / "figures/spectrograms_merit.png", [("hiss", *np.ones((3, 800)))])
+    example = {side: np.ones(800) for side in ("noisy", "enhanced", "clean")}
+    save_figure(plot_spectrogram_rows({"hiss": example}), folder / "figures/spectrograms_merit.png")
     report.write_report(folder, full_report, SYSTEMS)
     return folder
 
@@ -592,7 +610,8 @@ def test_the_markdown_states_gains_with_their_intervals_and_p_values(written, fu
     assert table_below(text, "### macro-F1")[2][:2] == ["merit", shown]
     low, high = actual["difference_interval"]
     assert f"| {actual['difference']:+.3f} [{low:+.3f}, {high:+.3f}] |" in text
-    assert f"| {actual['p']:.4f} | {actual['p_holm']:.4f} |" in text
+    p_values = [actual[name] for name in ("p", "p_holm", "speaker_p", "speaker_p_holm")]
+    assert f"| {' | '.join(f'{p_value:.4f}' for p_value in p_values)} |" in text
     for row in table_below(text, "### segmental SNR (dB)")[2:]:  # below 0 dB a percentage says nothing
         baseline = [entry for entry in full_report["comparisons"]["pooled"] if entry["measure"] == "segmental_snr"]
         assert ("%" in row[2]) == (baseline[-1]["baseline"] > 0)
@@ -638,17 +657,17 @@ def test_clean_speech_alone_has_no_figure_against_snr(tmp_path):
 
 def test_systems_look_the_same_in_every_figure_and_unlike_each_other():
     systems = [f"system {index}" for index in range(12)]
-    looks = figures.system_looks(["noisy", *systems])
-    assert looks["noisy"]["linestyle"] == ":" and looks["noisy"]["color"] == figures.GREY
+    looks = line_looks(["noisy", *systems])
+    assert looks["noisy"]["linestyle"] == ":" and looks["noisy"]["color"] == GREY
     assert len({tuple(sorted(looks[system].items())) for system in systems}) == 12
-    assert figures.system_looks(systems) == looks  # with or without the noisy input
+    assert line_looks(systems) == looks  # with or without the noisy input
 
 
 def test_without_matplotlib_the_numbers_are_written_and_a_warning_says_what_is_missing(
     full_report, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.warns(UserWarning, match=r"no figures.*pip install 'modeling-sparse-merit\[demo\]'"):
+    with pytest.warns(UserWarning, match=r'no figures.*pip install "modeling-sparse-merit\[demo\]"'):
         report.write_report(tmp_path, full_report, SYSTEMS)
     assert (tmp_path / "results.json").exists() and "figures/" not in (tmp_path / "results.md").read_text()
     with pytest.raises(ImportError, match=r"modeling-sparse-merit\[demo\]"):

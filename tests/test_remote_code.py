@@ -29,6 +29,8 @@ CODE = {
     "adapters.py",
     "attention.py",
     "audio.py",
+    "clip_heads.py",
+    "clip_tasks.py",
     "configuration_sparse_merit.py",
     "containers.py",
     "cutting.py",

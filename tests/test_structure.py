@@ -25,6 +25,7 @@ TRAVELLING = {
         *("pipeline_sparse_merit", "handler", "encoder", "attention", "experts", "quantization", "emotion"),
         *("enhancement", "tasks", "audio", "decoding", "containers", "mpeg", "views", "adapters", "sources"),
         *("deep_filtering", "whisper", "pretrained", "activity", "cutting", "speech_segments", "streaming"),
+        *("clip_heads", "clip_tasks"),
     }
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""
@@ -32,7 +33,7 @@ TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "sa
 LAYERS = (
     {"cli"},
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
-    {"data", "metrics"},
+    {"data", "metrics", "plotting"},
     {"models"},
     {"files", "fields", "extras", ""},
 )

@@ -32,7 +32,7 @@ from modeling_sparse_merit.hub.model_card import render_card
 from modeling_sparse_merit.metrics import concordance_correlation, macro_f1
 from modeling_sparse_merit.metrics.verification import equal_error_rate
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
-from modeling_sparse_merit.models.sparse_merit.emotion import AttentiveStatisticsPooling
+from modeling_sparse_merit.models.sparse_merit.clip_heads import AttentiveStatisticsPooling
 from modeling_sparse_merit.models.sparse_merit.handler import EndpointHandler
 from modeling_sparse_merit.models.sparse_merit.tasks import TASKS, ClassificationTask, EmbeddingTask, RegressionTask
 from modeling_sparse_merit.training import run as training_run

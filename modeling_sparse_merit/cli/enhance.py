@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import BATCH_SECONDS
+from ..extras import import_extra
 from ..files import OutputError
 from ..inference.segments import SegmentFormat
 from .options import (
@@ -193,9 +194,7 @@ def _enhance_recordings(
     """
     recordings = _find_recordings(arguments, output)
     if options.treatment.get("plot"):
-        from ..inference.plotting import require_matplotlib
-
-        require_matplotlib()
+        import_extra("matplotlib", "demo")
     vad, detector = speech_detector(options.vad)
     state = _join_processes(device) if LAUNCHED else None
     if options.quiet or (state is not None and not state.is_main_process):

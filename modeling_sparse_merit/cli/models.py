@@ -173,14 +173,15 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     from .. import SparseMeritConfig
     from ..models.sparse_merit.adapters import read_adapter_config
     from ..models.sparse_merit.modeling_sparse_merit import count_parameters
-    from ..models.sparse_merit.tasks import EMOTION, TASKS, further_tasks
+    from ..models.sparse_merit.tasks import EMOTION, further_tasks
 
     config = SparseMeritConfig.from_pretrained(source, revision=revision or "main")
+    tasks = config.task_definitions
     facts = {
         "Model": source,
         "Tasks": ", ".join(config.tasks),
-        "Emotions": ", ".join(TASKS[EMOTION].describe(config)["labels"]) if EMOTION in config.tasks else "-",
-        **{name.capitalize(): TASKS[name].describe(config)["meaning"] for name in further_tasks(config.tasks)},
+        "Emotions": ", ".join(tasks[EMOTION].describe(config)["labels"]) if EMOTION in tasks else "-",
+        **{name.capitalize(): tasks[name].describe(config)["meaning"] for name in further_tasks(tasks)},
         "Encoder": _describe_encoder(config),
         "Integration": config.integration,
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",

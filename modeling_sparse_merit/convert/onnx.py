@@ -203,7 +203,7 @@ def write_graph(model: SparseMeritForSpeechEnhancementAndEmotion, path: Path) ->
     products = [node for node in program.model.graph if node.op_type in ("MatMul", "Gemm")]
     modules = {node.name: node.metadata_props.get("pkg.torch.onnx.name_scopes", "") for node in products}
     for output, task in zip(program.model.graph.outputs, names.values(), strict=True):
-        if TASKS[task].kind == "waveform":
+        if model.tasks[task].kind == "waveform":
             output.shape = program.model.graph.inputs[0].shape  # otherwise it is an expression of `samples`
     ClearMetadataAndDocStringPass()(program.model)  # it contains local paths
     program.save(path)
@@ -272,7 +272,7 @@ def noise(lengths: Sequence[int]) -> dict[str, torch.Tensor]:
 
 def output_names(config: SparseMeritConfig) -> dict[str, str]:
     """The task of each output of a graph, by the name of the output."""
-    return {TASKS[task].output or task: task for task in config.tasks}
+    return {task.output or name: name for name, task in config.task_definitions.items()}
 
 
 class ExportedModel(nn.Module):
@@ -427,8 +427,8 @@ def _description(config: SparseMeritConfig, feature_extractor: SparseMeritFeatur
             "attention_mask": {"dtype": "int64", "shape": waveform},
         },
         "outputs": {
-            name: {"dtype": "float32", "task": task, **TASKS[task].describe(config)}
-            for name, task in output_names(config).items()
+            task.output or name: {"dtype": "float32", "task": name, **task.describe(config)}
+            for name, task in config.task_definitions.items()
         },
         "sampling_rate": feature_extractor.sampling_rate,
         "min_samples": MIN_SAMPLES,

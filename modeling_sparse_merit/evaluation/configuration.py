@@ -120,6 +120,8 @@ class EvaluationConfig:
             `upset=angry`, takes LABEL for OWN in a model that lacks OWN. If models know different labels, each is
             scored on its own, and all are compared on the labels that all know.
         labels_from: the same as a mapping, `{upset: angry}`, for names in `labels`.
+        task_columns: columns of the speech datasets that further tasks are scored with, {task: column or columns}. By
+            default they have the names of the ratings, or that of the task.
         clips: `"labelled"` evaluates rows whose emotion is one of the labels; `"all"` measures enhancement on every
             row (emotion still on the labelled ones).
         subsets: `{name: {column: [values]}}`, subsets of the labelled clips for which emotion recognition is also
@@ -170,6 +172,7 @@ class EvaluationConfig:
     ] = field(default_factory=lambda: list(DEFAULT_SPEECH_MEASURES))
     labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct), "distinct class names"] | None = None
     labels_from: Annotated[dict[str, str], "{label: label of another model}"] = field(default_factory=dict)
+    task_columns: Annotated[dict[str, str | list[str]], "{task: column or columns}"] = field(default_factory=dict)
     clips: Literal["labelled", "all"] = "labelled"
     subsets: Annotated[dict[str, Subset], "{name: {column: [values]}}, such as {women: {gender: [female]}}"] = field(
         default_factory=dict

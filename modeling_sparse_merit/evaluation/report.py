@@ -20,6 +20,7 @@ from rich.table import Table
 
 from ..files import replacing
 from ..metrics import SCORE_TITLES, UndefinedScoreWarning, expected_calibration_error
+from ..models.sparse_merit.tasks import Task
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .figures import draw_figures
@@ -43,7 +44,7 @@ from .statistics import (
     holm,
     measure_score,
 )
-from .task_scores import task_scores
+from .task_scores import compare_ratings, task_scores
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Protocol:
         labels: the emotion classes; clips with another emotion, or none, count as unlabelled.
         config: provides measures, number of resamples and seed.
         groups: `{kind: {name: rows}}`, clips that are also scored separately.
+        tasks: the further tasks of all systems, by name.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class Protocol:
         labels: list[str],
         config: EvaluationConfig,
         groups: Mapping[str, Mapping[str, Sequence[int]]],
+        tasks: Mapping[str, Task],
     ):
+        self.tasks = tasks
         self.labels, self.measures = labels, list(config.measures)
         self.rows = [clip["row"] for clip in clips]
         self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] in labels]
@@ -176,6 +180,7 @@ def build_report(
     rows: dict[str, list[list[dict]]],
     config: EvaluationConfig,
     groups: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> dict[str, Any]:
     """Scores, intervals and comparisons of an evaluation.
 
@@ -185,6 +190,7 @@ def build_report(
         config: the settings of the evaluation.
         groups: `{"corpus" | "gender" | "subset": {name: rows}}`, clips for which emotion recognition is also scored
             separately, see `FrozenTestSet.group_clips`.
+        tasks: the further tasks of all systems, by name, see `list_further_tasks`.
 
     Returns:
         The record with `results`, `{system: {"members": number, "labels": known ones, "conditions": [summary]}}`, and
@@ -200,7 +206,7 @@ def build_report(
     known = {system: _known_labels(members, record["labels"]) for system, members in rows.items()}
 
     def protocol_of(labels: list[str]) -> Protocol:
-        return Protocol(next(iter(conditions.values())), labels, config, groups or {})
+        return Protocol(next(iter(conditions.values())), labels, config, groups or {}, tasks or {})
 
     compared = protocol_of(record["labels"])
     own = {system: compared if labels == record["labels"] else protocol_of(labels) for system, labels in known.items()}
@@ -306,7 +312,7 @@ def _summaries(system: str, outputs: dict[str, dict[Condition, ConditionResults]
                 for kind, groups in protocol.groups.items()
                 if groups
             }
-        if further := task_scores(given.members, protocol.resampling, _stream(system)):
+        if further := task_scores(given.members, protocol.tasks, protocol.resampling, _stream(system)):
             conditions[-1]["tasks"] = further
     _warn_of_undefined(system, conditions)
     return conditions
@@ -430,7 +436,31 @@ def _comparisons(
             for level, inside in levels.items():
                 name = f"{level.snr_db:g}dB" + (f"@{level.transmission}" if level.transmission else "")
                 pooled.append(_comparison(system, measure, name, level, average_comparison(inside)))
-    return {"baseline": baseline, "by_condition": _corrected(by_condition), "pooled": _corrected(pooled)}
+    return {
+        "baseline": baseline,
+        "by_condition": _corrected(by_condition),
+        "pooled": _corrected(pooled),
+        "tasks": _corrected(_rating_comparisons(outputs, baseline, protocol)),
+    }
+
+
+def _rating_comparisons(
+    outputs: dict[str, dict[Condition, ConditionResults]], baseline: str, protocol: Protocol
+) -> list[dict]:
+    """Comparisons of the CCC of every rating in each condition."""
+    return [
+        {"task": task, **_comparison(system, f"ccc_{rating}", condition.name, condition, comparison)}
+        for system in outputs
+        if system != baseline
+        for condition, ours in outputs[system].items()
+        for task, rating, comparison in compare_ratings(
+            ours.members,
+            outputs[baseline][condition].members,
+            protocol.tasks,
+            protocol.resampling,
+            (_stream(system), _stream(baseline)),
+        )
+    ]
 
 
 def _compare(
@@ -458,11 +488,12 @@ def _comparison(system: str, measure: str, name: str, condition: Condition, comp
 
 
 def _corrected(comparisons: list[dict]) -> list[dict]:
-    """Adds `p_holm`, corrected over all comparisons of one measure."""
+    """Adds `p_holm` and `speaker_p_holm`, corrected over all comparisons of one measure."""
     for measure in {comparison["measure"] for comparison in comparisons}:
         family = [comparison for comparison in comparisons if comparison["measure"] == measure]
-        for comparison, adjusted in zip(family, holm([member["p"] for member in family]), strict=True):
-            comparison["p_holm"] = adjusted
+        for name in ("p", "speaker_p"):
+            for comparison, adjusted in zip(family, holm([member[name] for member in family]), strict=True):
+                comparison[f"{name}_holm"] = adjusted
     return comparisons
 
 

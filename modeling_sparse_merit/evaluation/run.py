@@ -18,15 +18,18 @@ from .. import __version__
 from ..files import remove_unfinished
 from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
+from ..models.sparse_merit.tasks import columns_of
+from ..plotting.spectrograms import plot_spectrogram_rows
+from ..plotting.style import save_figure
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
-from .figures import spectrogram_triples
 from .fingerprint import check_same_run, fingerprinted_writer
 from .noisy_set import FrozenTestSet, load_test_set
 from .report import build_report, print_report, write_report
-from .systems import System, build_systems
+from .systems import System, build_systems, list_further_tasks
 
+SIDES = ("noisy", "enhanced", "clean")
 PACKAGES = (
     *("torch", "transformers", "datasets", "numpy", "scipy", "soundfile", "soxr", "audiomentations"),
     *("pesq", "pystoi", "scikit-learn"),
@@ -62,7 +65,8 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
     with _pinned_threads(config.threads):
         with state.main_process_first():  # its test set and caches are then available to the others
             systems, labels = build_systems(config)
-            test_set = load_test_set(config, labels)
+            tasks = list_further_tasks(systems, config.task_columns)
+            test_set = load_test_set(config, labels, columns_of(tasks))
         described = {name: [member.describe() for member in members] for name, members in systems.items()}
         record = _record(config, described, labels, test_set)
         measurements = _list_measurements(config, record, test_set)
@@ -70,7 +74,7 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
             _measure(systems, measurements, Examiner(config, labels, test_set, state, executor))
         if state.is_main_process:
             rows = _read_rows(measurements)
-            report = build_report(record, rows, config, test_set.group_clips(config.subsets))
+            report = build_report(record, rows, config, test_set.group_clips(config.subsets), tasks)
             _draw_examples(config, test_set, list(record["systems"]))
             write_report(Path(config.output), report, rows)
             print_report(report)
@@ -169,16 +173,16 @@ def _measure(systems: dict[str, list[System]], measurements: list[Measurement], 
 def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: list[str]) -> None:
     """Draws the noisy, enhanced and clean example clip at the lowest SNR of each pool."""
     for system in systems:
-        triples = []
+        rows = {}
         for condition in test_set.shown_conditions:
             if (path := _example_path(config, system, condition)).exists():
                 example = test_set.example(condition, test_set.shown_clip)
-                triples.append((condition.name, example.noisy, load_audio(path), example.clean))
-        if triples:
+                rows[condition.name] = dict(zip(SIDES, (example.noisy, load_audio(path), example.clean), strict=True))
+        if rows:
             path = Path(config.output) / "figures" / f"spectrograms_{system}.png"
             with suppress(ImportError):  # without matplotlib, the report warns that it has no figures
                 path.parent.mkdir(parents=True, exist_ok=True)
-                spectrogram_triples(path, triples)
+                save_figure(plot_spectrogram_rows(rows), path)
 
 
 def _write_rows(measurement: Measurement, rows: list[dict]) -> None:

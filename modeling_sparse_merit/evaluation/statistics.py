@@ -5,7 +5,7 @@ correction and relative gains. All random numbers come from a given seed, so res
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
 
 PERMUTATIONS = 9_999  # the smallest p-value, 1e-4, is 0.05 after Holm's correction over 500 comparisons
+UNITS = ("clip", "speaker")  # that are resampled and swapped
 TOLERANCE = 1e-9  # smaller differences are due to rounding
 
 
@@ -34,21 +35,15 @@ class Resampling:
         self.resamples, self.seed = resamples, seed
         speaker_ids = np.unique([str(speaker) for speaker in speakers], return_inverse=True)[1]
         known = None not in speakers
+        self._units = {"clip": np.arange(len(speakers)), "speaker": speaker_ids if known else None}
         self.counts = {
-            "clip": draw_counts(np.arange(len(speakers)), resamples, seed),
-            "speaker": draw_counts(speaker_ids, resamples, seed) if known else None,
+            unit: None if ids is None else draw_counts(ids, resamples, seed) for unit, ids in self._units.items()
         }
-        self._num_clips = len(speakers)
 
     @cached_property
-    def swaps(self) -> np.ndarray:
-        """bool (permutations, clips), see `draw_swaps`; drawn on first use, since only comparisons need them."""
-        return draw_swaps(self._num_clips, self.seed)
-
-    @property
-    def exhaustive(self) -> bool:
-        """Whether `swaps` are all possible permutations."""
-        return len(self.swaps) == 2**self._num_clips
+    def swaps(self) -> "dict[str, Swaps | None]":
+        """`{"clip" | "speaker": Swaps, or None if unknown}`; drawn on first use, since only comparisons need them."""
+        return {unit: None if ids is None else draw_swaps(ids, self.seed) for unit, ids in self._units.items()}
 
     def member_weights(self, stream: int, num_members: int) -> np.ndarray:
         """Share of each member of a system in each resample: (resamples, members).
@@ -81,20 +76,33 @@ def draw_counts(units: np.ndarray, resamples: int, seed: int) -> np.ndarray | No
     return counts[:, units].astype(np.float64)
 
 
-def draw_swaps(num_clips: int, seed: int) -> np.ndarray:
-    """Which clips two systems swap in each permutation: all `2 ** num_clips` permutations if these are at most
-    `PERMUTATIONS`, else `PERMUTATIONS` random ones.
+@dataclass(frozen=True)
+class Swaps:
+    """Which clips two systems swap in each permutation.
+
+    Attributes:
+        clips: bool (permutations, clips).
+        exhaustive: whether these are all possible permutations.
+    """
+
+    clips: np.ndarray
+    exhaustive: bool
+
+
+def draw_swaps(units: np.ndarray, seed: int) -> Swaps:
+    """Draws the units that two systems swap: all `2 ** units` permutations if these are at most `PERMUTATIONS`, else
+    `PERMUTATIONS` random ones.
 
     Args:
-        num_clips: number of clips.
+        units: the unit (clip, speaker) of each clip, 0, 1, ...: (clips,).
         seed: seed of the draws.
-
-    Returns:
-        bool (permutations, clips).
     """
-    if 2**num_clips <= PERMUTATIONS:
-        return (np.arange(2**num_clips)[:, None] >> np.arange(num_clips) & 1).astype(bool)
-    return np.random.default_rng(seed).integers(2, size=(PERMUTATIONS, num_clips), dtype=bool)
+    num_units = int(units.max(initial=-1)) + 1
+    if 2**num_units <= PERMUTATIONS:
+        swapped = (np.arange(2**num_units)[:, None] >> np.arange(num_units) & 1).astype(bool)
+        return Swaps(swapped[:, units], exhaustive=True)
+    swapped = np.random.default_rng(seed).integers(2, size=(PERMUTATIONS, num_units), dtype=bool)
+    return Swaps(swapped[:, units], exhaustive=False)
 
 
 def confusion_cells(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -302,6 +310,19 @@ class EmotionScores(TypedDict):
 
 
 @dataclass(frozen=True)
+class Permuted:
+    """A difference between two systems in permutations.
+
+    Attributes:
+        differences: the difference in every permutation (permutations,).
+        exhaustive: whether the permutations are all possible ones.
+    """
+
+    differences: np.ndarray
+    exhaustive: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A comparison of two systems on the same clips.
 
@@ -309,20 +330,18 @@ class Comparison:
         ours: score of the compared system.
         baseline: score of the baseline.
         difference: ours minus baseline.
-        permuted: the difference in every permutation (permutations,).
-        exhaustive: whether the permutations are all possible ones.
+        permuted: `{"clip" | "speaker": the difference in every permutation, or None if unknown}`.
         clips: number of clips for which both are defined.
     """
 
     ours: Score
     baseline: Score
     difference: float
-    permuted: np.ndarray
-    exhaustive: bool
+    permuted: "dict[str, Permuted | None]"
     clips: int
 
     def describe(self) -> dict[str, Any]:
-        """Both scores, their difference with its 95 % intervals, the relative gain, and the two-sided p-value."""
+        """Both scores, their difference with its 95 % intervals, the relative gain, and the two-sided p-values."""
         draws = {
             unit: None if draws is None else draws - self.baseline.draws[unit]
             for unit, draws in self.ours.draws.items()
@@ -334,9 +353,16 @@ class Comparison:
             "difference_interval": percentile_interval(draws["clip"]),
             "difference_speaker_interval": percentile_interval(draws["speaker"]),
             "relative_gain_percent": relative_gain(self.ours.mean, self.baseline.mean),
-            "p": permutation_p_value(self.difference, self.permuted, self.exhaustive),
+            "p": self._p_value("clip"),
+            "speaker_p": self._p_value("speaker"),
             "clips": self.clips,
         }
+
+    def _p_value(self, unit: str) -> float | None:
+        permuted = self.permuted[unit]
+        if permuted is None:
+            return None
+        return permutation_p_value(self.difference, permuted.differences, permuted.exhaustive)
 
 
 def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
@@ -346,10 +372,16 @@ def average_comparison(comparisons: Sequence[Comparison]) -> Comparison:
         _average_score([comparison.ours for comparison in comparisons]),
         _average_score([comparison.baseline for comparison in comparisons]),
         float(np.mean([comparison.difference for comparison in comparisons])),
-        np.mean([comparison.permuted for comparison in comparisons], axis=0),
-        comparisons[0].exhaustive,
+        {unit: _average_permuted([one.permuted[unit] for one in comparisons]) for unit in UNITS},
         min(comparison.clips for comparison in comparisons),
     )
+
+
+def _average_permuted(permuted: Sequence[Permuted | None]) -> Permuted | None:
+    known = [one for one in permuted if one is not None]
+    if len(known) < len(permuted):
+        return None
+    return Permuted(np.mean([one.differences for one in known], axis=0), known[0].exhaustive)
 
 
 def _average_score(scores: Sequence[Score]) -> Score:
@@ -475,8 +507,70 @@ def compare_macro_f1(
         emotion_scores(true, predicted, num_classes, resampling, stream)["macro_f1"]
         for predicted, stream in zip((ours, baseline), streams, strict=True)
     )
-    permuted = swapped_macro_f1(true, ours, baseline, num_classes, resampling.swaps)
-    return Comparison(own, other, *permuted, resampling.exhaustive, len(true))
+    swap = partial(swapped_macro_f1, true, ours, baseline, num_classes)
+    return Comparison(own, other, *_permuted(swap, resampling), len(true))
+
+
+def swapped_ccc(
+    true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Difference in CCC, and its values when the two systems swap their predictions for some clips. Systems of several
+    members are compared as in `swapped_macro_f1`.
+
+    Args:
+        true: rating of each clip: (clips,).
+        ours: predicted ratings (members, clips).
+        baseline: predicted ratings (its members, clips).
+        swaps: bool (permutations, clips), the clips to swap.
+
+    Returns:
+        The difference, and the swapped differences (permutations,).
+    """
+    centre, count = true.mean(), len(true)
+    centred = true - centre
+    swaps = np.concatenate([np.zeros((1, count), dtype=bool), swaps]).astype(np.float64)
+
+    def moments(predicted: np.ndarray) -> np.ndarray:
+        """Terms whose means determine the CCC: (members, clips) -> (members, 3, clips)."""
+        return np.stack([predicted - centre, (predicted - centre) ** 2, (predicted - centre) * centred], axis=1)
+
+    def concordance(sums: np.ndarray) -> np.ndarray:
+        """(permutations, 3) -> (permutations,), with the mean of `centred`, 0."""
+        mean, square, product = (sums / count).T
+        return 2 * product / (square + (centred**2).mean())
+
+    differences = np.zeros(len(swaps))
+    for own in moments(ours):
+        for other in moments(baseline):
+            # not `@`: the order of summation in BLAS depends on the number of threads
+            change = np.einsum("pc,kc->pk", swaps, other - own)
+            differences += concordance(own.sum(1) + change) - concordance(other.sum(1) - change)
+    differences /= len(ours) * len(baseline)
+    return float(differences[0]), differences[1:]
+
+
+def compare_ccc(
+    true: np.ndarray,
+    ours: np.ndarray,
+    baseline: np.ndarray,
+    scores: tuple[Score, Score],
+    resampling: Resampling,
+) -> Comparison:
+    """Compares the CCC of two systems on the same clips.
+
+    Args:
+        true: rating of each clip, NaN for none: (clips,).
+        ours: predicted ratings (members, clips).
+        baseline: predicted ratings (its members, clips).
+        scores: the CCC of both.
+        resampling: resamples of these clips.
+    """
+    rated = np.isfinite(true)
+
+    def swap(swaps: np.ndarray) -> tuple[float, np.ndarray]:
+        return swapped_ccc(true[rated], ours[:, rated], baseline[:, rated], swaps[:, rated])
+
+    return Comparison(*scores, *_permuted(swap, resampling), int(rated.sum()))
 
 
 def compare_measure(
@@ -495,5 +589,24 @@ def compare_measure(
     own, other = (
         measure_score(values, resampling, stream) for values, stream in zip((ours, baseline), streams, strict=True)
     )
-    permuted = swapped_mean(ours, baseline, resampling.swaps)
-    return Comparison(own, other, *permuted, resampling.exhaustive, int(common.sum()))
+    return Comparison(own, other, *_permuted(partial(swapped_mean, ours, baseline), resampling), int(common.sum()))
+
+
+def _permuted(
+    swap: Callable[[np.ndarray], tuple[float, np.ndarray]], resampling: Resampling
+) -> tuple[float, dict[str, Permuted | None]]:
+    """The observed difference, and the differences when clips or whole speakers are swapped.
+
+    Args:
+        swap: maps the clips to swap, bool (permutations, clips), to the difference and the swapped differences.
+        resampling: provides the clips to swap.
+    """
+    permuted: dict[str, Permuted | None] = {}
+    for unit in UNITS:
+        swaps = resampling.swaps[unit]
+        if swaps is None:
+            permuted[unit] = None
+        else:
+            difference, differences = swap(swaps.clips)
+            permuted[unit] = Permuted(differences, swaps.exhaustive)
+    return difference, permuted

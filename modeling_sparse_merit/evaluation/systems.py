@@ -2,6 +2,7 @@
 """Evaluated systems: the noisy input, checkpoints and cascades, which predict clean speech and emotions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFea
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.sources import embedded_name, locate
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, further_tasks
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, Task, further_tasks
 from .configuration import NOISY, EvaluationConfig
 from .predictions import Prediction, Reference, System
 from .references import build_reference
@@ -89,8 +90,13 @@ class CheckpointSystem:
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks of the system: names of the task registry."""
+        """Names of the tasks of the system."""
         return list(self.config.tasks)
+
+    def further_tasks(self) -> dict[str, Task]:
+        """The clip tasks that have no section of their own in the report, by name."""
+        tasks = self.config.task_definitions
+        return {name: tasks[name] for name in further_tasks(tasks)}
 
     def describe(self) -> dict[str, Any]:
         """Description of the system for the report."""
@@ -123,8 +129,9 @@ class CheckpointSystem:
         enhanced = self._enhanced(outputs.enhanced_values, recordings)
         probabilities = self._probabilities(outputs.logits, len(recordings))
         predictions = [Prediction(*pair) for pair in zip(enhanced, probabilities, strict=True)]
-        for task in further_tasks(tasks or self.tasks):
-            self._add_task(predictions, task, outputs.of(task))
+        for name in self.further_tasks():
+            if name in (tasks or self.tasks):
+                self._add_task(predictions, name, outputs.of(name))
         if outputs.router_logits and self.config.router == "sparse":
             self._add_expert_use(predictions, outputs.router_logits, inputs["attention_mask"])
         return predictions
@@ -148,7 +155,7 @@ class CheckpointSystem:
     def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor) -> None:
         if not torch.isfinite(values).all():
             raise ValueError(f"The task {task} of {self.name} gives NaN or Inf: its weights may have diverged.")
-        entry = TASKS[task]
+        entry = self.config.task_definitions[task]
         classes = entry.classes(self.config) if isinstance(entry, ClassificationTask) else None
         for prediction, value in zip(predictions, values.float().cpu(), strict=True):
             prediction.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
@@ -241,6 +248,41 @@ def _check_known(config: EvaluationConfig, known: set[str], labels: list[str]) -
             f"`labels` has {unknown or unused}, which no model knows; expected some of {sorted(known)}, or OWN=LABEL "
             "to take the LABEL of a model for OWN."
         )
+
+
+def list_further_tasks(
+    systems: Mapping[str, Sequence[System]], task_columns: Mapping[str, str | Sequence[str]]
+) -> dict[str, Task]:
+    """The clip tasks of all systems that have no section of their own in the report, by name.
+
+    Args:
+        systems: the members of each system.
+        task_columns: columns of the speech datasets with the targets of a task, {task: column or columns}, where they
+            do not have the names of the ratings, or that of the task.
+
+    Raises:
+        ValueError: systems have different tasks of the same name, or the columns do not fit.
+    """
+    tasks: dict[str, Task] = {}
+    checkpoints = [
+        member for members in systems.values() for member in members if isinstance(member, CheckpointSystem)
+    ]
+    for system in checkpoints:
+        for name, task in system.further_tasks().items():
+            columns = task_columns.get(name, task.columns)
+            columns = (columns,) if isinstance(columns, str) else tuple(columns)
+            if len(columns) != len(task.columns):
+                raise ValueError(f"`task_columns` has {columns} for {name}; expected {len(task.columns)} columns.")
+            task = replace(task, columns=columns)
+            known = tasks.setdefault(name, task)
+            if known.describe(system.config) != task.describe(system.config):
+                raise ValueError(
+                    f"The systems have different tasks {name!r}: {known.describe(system.config)} and "
+                    f"{task.describe(system.config)}. Evaluate them separately."
+                )
+    if unknown := sorted(set(task_columns) - set(tasks)):
+        raise ValueError(f"`task_columns` has {unknown}; expected some of the further tasks {list(tasks)}.")
+    return tasks
 
 
 def _build(member: str | Mapping[str, Any] | None, labels: list[str], config: EvaluationConfig) -> System:

@@ -2,15 +2,23 @@
 """Scores, with intervals, of the tasks without their own section in the report: classifications, regressions and
 embeddings of the registry."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
 from ..metrics.verification import equal_error_rate
-from ..models.sparse_merit.tasks import TASKS, ClassificationTask, RegressionTask, Task, further_tasks
-from .statistics import Resampling, Score, confusion_cells, resampled_confusion, resampled_score
+from ..models.sparse_merit.tasks import ClassificationTask, RegressionTask, Task
+from .statistics import (
+    Comparison,
+    Resampling,
+    Score,
+    compare_ccc,
+    confusion_cells,
+    resampled_confusion,
+    resampled_score,
+)
 
 PREFIX = "predicted_"
 """Prefix of the columns of per-clip results with a task's prediction: a class, ratings or an embedding."""
@@ -20,13 +28,14 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def task_scores(
-    members: Sequence[Sequence[dict[str, Any]]], resampling: Resampling, stream: int
+    members: Sequence[Sequence[dict[str, Any]]], tasks: Mapping[str, Task], resampling: Resampling, stream: int
 ) -> dict[str, dict[str, Any]]:
     """
     Scores of the further tasks of one system in one condition.
 
     Args:
         members: the rows of each member of a system in one condition, for the same clips in the same order.
+        tasks: the further tasks of all systems, by name.
         resampling: resamples of these clips.
         stream: see `Resampling.member_weights`.
 
@@ -35,16 +44,57 @@ def task_scores(
         "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer"; tasks without targets are left out.
     """
     by_task, clips = {}, members[0]
-    for task in further_tasks(name.removeprefix(PREFIX) for name in clips[0] if name.startswith(PREFIX)):
-        predicted = [[row[f"{PREFIX}{task}"] for row in rows] for rows in members]
-        num_clips = sum(_has_target(TASKS[task], row) for row in clips)
-        if num_clips:
+    for name, task in tasks.items():
+        num_clips = sum(_has_target(task, row) for row in clips)
+        if num_clips and f"{PREFIX}{name}" in clips[0]:
+            predicted = [[row[f"{PREFIX}{name}"] for row in rows] for rows in members]
             scores: dict[str, Score] = {
-                name: resampled_score(statistic, len(clips), len(members), resampling, stream)
-                for name, statistic in _statistics(task, clips, predicted)
+                measure: resampled_score(statistic, len(clips), len(members), resampling, stream)
+                for measure, statistic in _statistics(task, clips, predicted)
             }
-            by_task[task] = {"clips": num_clips, **{name: score.describe() for name, score in scores.items()}}
+            by_task[name] = {"clips": num_clips, **{measure: score.describe() for measure, score in scores.items()}}
     return by_task
+
+
+def compare_ratings(
+    ours: Sequence[Sequence[dict[str, Any]]],
+    baseline: Sequence[Sequence[dict[str, Any]]],
+    tasks: Mapping[str, Task],
+    resampling: Resampling,
+    streams: tuple[int, int],
+) -> Iterator[tuple[str, str, Comparison]]:
+    """Compares the CCC of each rating that two systems predict in one condition.
+
+    Args:
+        ours: the rows of each member of the compared system.
+        baseline: those of the baseline, for the same clips in the same order.
+        tasks: the further tasks of all systems, by name.
+        resampling: resamples of these clips.
+        streams: streams of both systems, see `Resampling.member_weights`.
+
+    Yields:
+        task, rating, comparison.
+    """
+    for name, task in tasks.items():
+        column = f"{PREFIX}{name}"
+        if not isinstance(task, RegressionTask) or not all(column in side[0][0] for side in (ours, baseline)):
+            continue
+        predicted = [np.array([[row[column] for row in rows] for rows in side], float) for side in (ours, baseline)]
+        for place, (rating, target) in enumerate(zip(task.outputs, task.columns, strict=True)):
+            true = _ratings(ours[0], target)
+            if np.isfinite(true).sum() < 2:
+                continue
+            own, other = (side[..., place] for side in predicted)  # each (members, clips)
+            own_score, other_score = (
+                resampled_score(_concordance(true, value), len(true), len(value), resampling, stream)
+                for value, stream in zip((own, other), streams, strict=True)
+            )
+            yield name, rating, compare_ccc(true, own, other, (own_score, other_score), resampling)
+
+
+def _ratings(clips: Sequence[dict[str, Any]], column: str) -> np.ndarray:
+    """The rating of each clip, NaN for none: (clips,)."""
+    return np.array([np.nan if row.get(column) is None else row[column] for row in clips], dtype=np.float64)
 
 
 def _has_target(task: Task, row: dict[str, Any]) -> bool:
@@ -54,13 +104,12 @@ def _has_target(task: Task, row: dict[str, Any]) -> bool:
     return any(value is not None for value in values)
 
 
-def _statistics(name: str, clips: Sequence[dict], predicted: list[list[Any]]) -> Iterator[tuple[str, Statistic]]:
+def _statistics(task: Task, clips: Sequence[dict], predicted: list[list[Any]]) -> Iterator[tuple[str, Statistic]]:
     """The scores of a task, with their names."""
-    task = TASKS[name]
     if isinstance(task, RegressionTask):
         values = np.array(predicted, dtype=np.float64)  # (members, clips, K)
         for place, (rating, column) in enumerate(zip(task.outputs, task.columns, strict=True)):
-            true = np.array([np.nan if row.get(column) is None else row[column] for row in clips], dtype=np.float64)
+            true = _ratings(clips, column)
             if np.isfinite(true).any():
                 yield f"ccc_{rating}", _concordance(true, values[..., place])
                 yield f"mae_{rating}", _mean_error(true, values[..., place])

@@ -26,10 +26,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..data.licences import licence_metadata
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
+from ..models.sparse_merit.clip_tasks import define_tasks
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.modeling_sparse_merit import count_parameters
 from ..models.sparse_merit.sources import HUB_ID
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks, tasks_of_kind
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, further_tasks, tasks_of_kind
 from .card_mark import marked
 from .files import read_json, weights_sha256
 from .measured import read_results
@@ -142,12 +143,13 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
     evaluation = _read_measured(records / EVALUATION, folder)
     metadata = _metadata(folder, config, data, training, evaluation)
     model_config = SparseMeritConfig.from_pretrained(folder)
+    tasks = model_config.task_definitions
     return {
         "metadata": metadata.to_yaml(),
         "name": metadata.model_name,
         "repository": f"USER/{metadata.model_name}",
         "tasks": config["tasks"],
-        "further_tasks": {name: TASKS[name].describe(model_config) for name in further_tasks(config["tasks"])},
+        "further_tasks": {name: tasks[name].describe(model_config) for name in further_tasks(tasks)},
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,
         "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
@@ -255,7 +257,8 @@ def _licence(stated: str | None) -> dict[str, Any]:
 
 def pipeline_tag_of(config: dict[str, Any]) -> str:
     """The Hub's task of a model; `config` is the content of its config.json."""
-    return "audio-to-audio" if tasks_of_kind(config["tasks"], "waveform") == config["tasks"] else CLASSIFIER
+    tasks = define_tasks(config["tasks"], config.get("clip_tasks"))
+    return "audio-to-audio" if tasks_of_kind(tasks, "waveform") == list(tasks) else CLASSIFIER
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:

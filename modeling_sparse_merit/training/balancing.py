@@ -2,7 +2,7 @@
 """Combines the losses of several tasks into one gradient: by fixed weights, learned uncertainties, or projection."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritOutput
-from ..models.sparse_merit.tasks import TASKS
+from ..models.sparse_merit.tasks import Task
 from .checkpoints import BALANCING_FILE
 from .lora import TrainedModel, without_adapters
 from .settings import TrainingSettings
@@ -73,13 +73,14 @@ class UncertaintyLoss(nn.Module):
     a task, keeps its fixed weight.
 
     Args:
-        tasks: Names of the losses that get an uncertainty.
+        tasks: The tasks whose losses get an uncertainty, by name.
         fixed_weights: Weights of the other losses.
     """
 
-    def __init__(self, tasks: list[str], fixed_weights: dict[str, float]):
+    def __init__(self, tasks: Mapping[str, Task], fixed_weights: dict[str, float]):
         super().__init__()
         self.fixed_weights = fixed_weights
+        self.factors = {name: 0.5 if task.is_regression else 1.0 for name, task in tasks.items()}
         self.log_variances = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def forward(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -88,8 +89,7 @@ class UncertaintyLoss(nn.Module):
         fixed = [self.fixed_weights[name] * loss for name, loss in losses.items() if name not in self.log_variances]
         total = sum(fixed, start=zero)
         for task, log_variance in self.log_variances.items():
-            factor = 0.5 if TASKS[task].is_regression else 1.0
-            balanced = factor * (-log_variance).exp() * losses[task] + 0.5 * log_variance
+            balanced = self.factors[task] * (-log_variance).exp() * losses[task] + 0.5 * log_variance
             # a batch without any label has an emotion loss of 0, which is no evidence of a small uncertainty
             total = total + torch.where(losses[task] != 0, balanced, 0.0 * balanced)
         return total
@@ -126,10 +126,10 @@ class UncertaintyWeighting(LearnedWeights):
     Args:
         accelerator: Runs the backward pass.
         model: The model in training, before it is prepared.
-        tasks: Tasks that get an uncertainty.
+        tasks: The tasks that get an uncertainty, by name.
     """
 
-    def __init__(self, accelerator: Accelerator, model: TrainedModel, tasks: list[str]):
+    def __init__(self, accelerator: Accelerator, model: TrainedModel, tasks: Mapping[str, Task]):
         self.uncertainties = UncertaintyLoss(tasks, without_adapters(model).config.loss_weights)
         super().__init__(accelerator, model, self.uncertainties)
 
@@ -187,7 +187,7 @@ class ProjectedGradients(FixedWeights):
         gradients = self.gradients
         if self.accelerator.num_processes > 1:
             gradients = self.accelerator.reduce(gradients, "mean")
-        tasks = {name: gradients[name] for name in TASKS if name in gradients}
+        tasks = {name: gradients[name] for name in without_adapters(self.model).tasks if name in gradients}
         reached = Counter(chain.from_iterable(tasks.values()))
         shared = {index for index, count in reached.items() if count > 1}
         weights = self._weights(tasks, shared, step) if shared else {}
@@ -254,13 +254,14 @@ def build_balancing(settings: TrainingSettings, accelerator: Accelerator, model:
     Raises:
         ValueError: There is nothing to balance.
     """
-    tasks = list(settings.tasks or without_adapters(model).config.tasks)
+    known = without_adapters(model).tasks
+    tasks = {name: known[name] for name in settings.tasks or known}
     if settings.task_balancing == "fixed":
         return FixedWeights(accelerator, model)
     if len(tasks) < 2:
         raise ValueError(
             f"`task_balancing` is {settings.task_balancing}, which balances several tasks, but this run trains "
-            f"{tasks} alone; expected fixed."
+            f"{list(tasks)} alone; expected fixed."
         )
     if settings.task_balancing == "uncertainty":
         return UncertaintyWeighting(accelerator, model, tasks)

@@ -4,7 +4,7 @@
 The training speech is a dataset on this machine (`MixedClips`), or is streamed from the Hub (`StreamedClips`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -19,11 +19,11 @@ from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, rms
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, UNLABELLED, columns_of, tasks_of_kind
+from ..models.sparse_merit.tasks import EMOTION, UNLABELLED, Task, columns_of, tasks_of_kind
 from .descriptors import DescriptorTargets, descriptor_frames
 from .feature_cache import FeatureFolder
-from .settings import UNLABELLED_NAME, TrainingSettings
-from .targets import Target, Targets, collate_targets, has_target
+from .settings import EQUAL_CLASSES, UNLABELLED_NAME, TrainingSettings
+from .targets import Target, Targets, collate_targets, configured_tasks, has_target
 
 FRAME_STRIDE = 320  # samples between encoder frames
 QUIETEST_CROP = 10 ** (-40 / 20)  # RMS relative to that of the recording; what is quieter is a pause
@@ -192,13 +192,13 @@ class StreamedRows(Sampler):
     Args:
         names: Names of datasets on the Hub. Their targets are read at once: the number of clips and the class weights
             depend on them.
-        tasks: Names of the tasks.
+        tasks: The tasks by name.
         labels: The emotions that are classes, in the order of the model.
         seed: Seed of the order.
         buffer_size: Rows of each dataset that are kept in memory to draw the next one from.
     """
 
-    def __init__(self, names: list[str], tasks: Sequence[str], labels: list[str], seed: int, buffer_size: int):
+    def __init__(self, names: list[str], tasks: Mapping[str, Task], labels: list[str], seed: int, buffer_size: int):
         columns = columns_of(tasks)
         self.streams = stream_datasets(names, "train", ["audio", *columns])
         self.readers = [Targets(stream, tasks, labels) for stream in self.streams]
@@ -234,22 +234,32 @@ class StreamedRows(Sampler):
         yield from held
 
 
-class EpochLengthGroupedSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """
-    Groups clips of similar length into batches. The choice and the order depend on (seed, epoch) alone, so a resumed
-    run repeats them.
+    Chooses and orders the clips of an epoch. Both depend on (seed, epoch) alone, so a resumed run repeats them.
 
     Args:
         batch_size: Clips in a batch.
         lengths: The duration of each clip in seconds.
         seed: Seed of the choice and of the order.
-        frequencies: (clips,), how often each clip occurs in an epoch on average; they add up to the number of clips.
-            By default each occurs once.
+        frequencies: (clips,), how often each clip occurs in an epoch on average, once by default. The number of clips
+            in an epoch is their sum.
+        order: "group_by_length" (clips of similar length are in one batch) or "random".
+        classes: (clips,), class of each clip. Clips are then ordered at random such that a batch has equally many
+            clips of each class, as far as its size is divisible, in place of `order`.
     """
 
-    def __init__(self, batch_size: int, lengths: list[float], seed: int, frequencies: np.ndarray | None = None):
+    def __init__(
+        self,
+        batch_size: int,
+        lengths: list[float],
+        seed: int,
+        frequencies: np.ndarray | None = None,
+        order: str = "group_by_length",
+        classes: np.ndarray | None = None,
+    ):
         self.batch_size, self.lengths, self.generator = batch_size, lengths, torch.Generator()
-        self.seed, self.frequencies = seed, frequencies
+        self.seed, self.frequencies, self.order, self.classes = seed, frequencies, order, classes
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -257,11 +267,15 @@ class EpochLengthGroupedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) if self.frequencies is None else round(self.frequencies.sum())
 
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed * 1_000_003 + self.epoch)
         clips = list(range(len(self.lengths))) if self.frequencies is None else self._draw(self.frequencies)
+        if self.classes is not None:
+            return iter(self._mixed(clips, self.classes))
+        if self.order == "random":
+            return iter([clips[i] for i in torch.randperm(len(clips), generator=self.generator).tolist()])
         lengths = [self.lengths[clip % len(self.lengths)] for clip in clips]
         return iter([clips[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=self.generator)])
 
@@ -272,11 +286,24 @@ class EpochLengthGroupedSampler(Sampler[int]):
         """
         generator = np.random.default_rng([self.seed, self.epoch, 0, 3])
         order = generator.permutation(len(self.lengths))
+        if self.classes is not None:  # as many of each class as its frequencies add up to
+            order = order[np.argsort(self.classes[order], kind="stable")]
         ends = np.cumsum(frequencies[order])
-        ends[-1] = len(order)  # despite rounding errors
-        counts = np.diff(np.floor(ends + generator.random()), prepend=0).astype(int)
-        repeats = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... of each clip
+        ends[-1] = len(self)  # despite rounding errors
+        offset = generator.random() if self.classes is None else 0.5
+        counts = np.diff(np.floor(ends + offset), prepend=np.floor(offset)).astype(int)
+        repeats = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... of each clip
         return (np.repeat(order, counts) + repeats * len(order)).tolist()
+
+    def _mixed(self, clips: list[int], classes: np.ndarray) -> list[int]:
+        """The clips in random order, in rounds of one clip of each class, whose order is random, too."""
+        generator = np.random.default_rng([self.seed, self.epoch, 0, 4])
+        numbers = np.asarray(clips)[generator.permutation(len(clips))]
+        own = classes[numbers % len(self.lengths)]
+        rounds = np.empty(len(numbers))
+        for label in np.unique(own):
+            rounds[own == label] = np.arange((own == label).sum())
+        return numbers[np.lexsort((generator.random(len(numbers)), rounds))].tolist()
 
 
 class Collator:
@@ -314,7 +341,9 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
             clips, and unlabelled clips occur once.
 
     Returns:
-        float64 (clips,) with a mean of 1, or None if each clip occurs once.
+        float64 (clips,), or None if each clip occurs once. Their mean is 1, except that "oversampled" repeats each
+        class to the size of the largest, "undersampled" reduces it to that of the smallest, and both leave out
+        unlabelled clips.
 
     Raises:
         ValueError: `sampling_weights` are 0 for all clips.
@@ -322,11 +351,16 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
     if settings.sampling == "natural":
         return None
     classes = np.asarray(clips.labels)
-    if settings.sampling == "class_balanced":
+    if settings.sampling in ("class_balanced", *EQUAL_CLASSES):
         labelled = classes != UNLABELLED
         _, places, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
-        frequencies = np.ones(len(classes))
-        frequencies[labelled] = labelled.sum() / (len(counts) * counts[places])
+        sizes = {
+            "class_balanced": labelled.sum() / len(counts),
+            "oversampled": counts.max(),
+            "undersampled": counts.min(),
+        }
+        frequencies = np.full(len(classes), float(settings.sampling == "class_balanced"))
+        frequencies[labelled] = sizes[settings.sampling] / counts[places]
         return frequencies
     names = np.asarray([*settings.labels, UNLABELLED_NAME])[np.where(classes == UNLABELLED, -1, classes)]
     assert clips.sources is not None  # `load_clips` reads them for weighted sampling
@@ -338,7 +372,7 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
 
 
 def load_clips(
-    settings: TrainingSettings, split: str, tasks: Sequence[str] | None = None
+    settings: TrainingSettings, split: str, tasks: Mapping[str, Task] | None = None
 ) -> MixedClips | StreamedClips:
     """
     The clips of one split. Those of `train` are augmented, and streamed if the settings say so; those of any other
@@ -347,13 +381,13 @@ def load_clips(
     Args:
         settings: Settings of the run.
         split: Split of the speech datasets.
-        tasks: Names of the tasks; by default those of the settings, or enhancement and emotion.
+        tasks: The tasks by name; by default those of the settings, or enhancement and emotion.
 
     Raises:
         DatasetError: A dataset is missing or lacks a column.
     """
     train = split == "train"
-    tasks = tasks or settings.tasks or settings.config.get("tasks") or (ENHANCEMENT, EMOTION)
+    tasks = configured_tasks(settings) if tasks is None else tasks
     recipe = MixingRecipe(
         read_datasets(settings.noise, split=split),
         rirs=read_datasets(settings.rirs, split="train") if settings.rirs and train else None,
@@ -410,7 +444,11 @@ def pitch_shift(settings: TrainingSettings) -> Callable[..., np.ndarray] | None:
 
 
 def build_loader(
-    clips: MixedClips | StreamedClips, feature_extractor: Any, settings: TrainingSettings, shuffle: bool
+    clips: MixedClips | StreamedClips,
+    feature_extractor: Any,
+    settings: TrainingSettings,
+    shuffle: bool,
+    compares_clips: bool = False,
 ) -> DataLoader:
     """
     The loader of some clips.
@@ -419,16 +457,22 @@ def build_loader(
         clips: The clips. Those of a stream keep its order.
         feature_extractor: The feature extractor of the model.
         settings: Settings of the run. With `cleaned_by`, batches are lists of examples, for [`CleanedLoader`].
-        shuffle: Whether batches are drawn in each epoch, of clips of similar length; otherwise clips are in the order
-            of their length.
+        shuffle: Whether batches are drawn in each epoch; otherwise clips are in the order of their length.
+        compares_clips: Whether a loss compares the clips of a batch, which are then not of similar length by default.
     """
     sampler: Sampler | list[int]
-    batch_size = settings.batch_size(len(clips))
+    batch_size = settings.batch_size(None if compares_clips else len(clips))
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:
-        frequencies = clip_frequencies(clips, settings)
-        sampler = EpochLengthGroupedSampler(batch_size, clips.lengths(), settings.seed, frequencies)
+        sampler = EpochSampler(
+            batch_size,
+            clips.lengths(),
+            settings.seed,
+            clip_frequencies(clips, settings),
+            settings.train_sampling_strategy or ("random" if compares_clips else "group_by_length"),
+            np.asarray(clips.labels) if settings.sampling in EQUAL_CLASSES else None,
+        )
     else:
         sampler = np.argsort(clips.lengths(), kind="stable").tolist()
     return DataLoader(

@@ -59,15 +59,19 @@ def add_adapters(model: SparseMeritForSpeechEnhancementAndEmotion, settings: Tra
         settings: Settings of the run.
 
     Raises:
-        ValueError: The labels are not those of the checkpoint, and the emotion head is not among the trained modules.
+        ValueError: The labels are not those of the checkpoint, and the emotion head is not among the trained modules;
+            or these are not parts of the model.
     """
+    known = ["experts", "routers", *dict.fromkeys([*TASKS, *model.tasks])]
+    if unknown := sorted(set(settings.lora_train_modules) - set(known)):
+        raise ValueError(f"`lora_train_modules` has {unknown}; expected some of {known}.")
     assert settings.model is not None  # adapters need one
     source = locate(settings.model)
-    known = TASKS[EMOTION].describe(SparseMeritConfig.from_pretrained(source))["labels"]
-    if list(settings.label_sources.values()) != known and EMOTION not in settings.lora_train_modules:
+    emotions = TASKS[EMOTION].describe(SparseMeritConfig.from_pretrained(source))["labels"]
+    if list(settings.label_sources.values()) != emotions and EMOTION not in settings.lora_train_modules:
         raise ValueError(
             f"`lora_train_modules` is {settings.lora_train_modules}, without 'emotion', but `labels` is "
-            f"{settings.labels} and that of the checkpoint is {known}: new labels are trained and saved with the "
+            f"{settings.labels} and that of the checkpoint is {emotions}: new labels are trained and saved with the "
             "emotion head. Add 'emotion'."
         )
     adapters = LoraConfig(

@@ -38,10 +38,11 @@ from .calibration import calibrate_fusion
 from .cascade import CleanedLoader, build_enhancement
 from .ema import MovingAverage
 from .feature_cache import CachedLoader
-from .lora import TrainedModel, describe_adapters, save_adapters
+from .lora import TrainedModel, describe_adapters, save_adapters, without_adapters
 from .pretraining import build_objective
 from .records import training_data, write_settings, write_training_data
 from .settings import TrainingSettings, parse_settings
+from .targets import add_classes, compares_clips, configured_tasks
 from .validation import selection, validate
 
 logger = logging.getLogger("train_accelerate")
@@ -50,11 +51,12 @@ logger = logging.getLogger("train_accelerate")
 def main(arguments: list[str] | None = None) -> None:
     """Trains a model. The arguments, by default those of the command line, are described at [`parse_settings`]."""
     settings = parse_settings(arguments)
+    add_classes(settings)
     accelerator = start(settings)
 
     feature_extractor = build.build_feature_extractor(settings)
     model = build.build_model(settings)
-    tasks = settings.tasks or model.config.tasks
+    tasks = configured_tasks(settings, without_adapters(model).tasks)
     train_clips, dev_clips = (dataset.load_clips(settings, split, tasks) for split in ("train", "dev"))
     if EMOTION in tasks:
         model.config.class_weights = class_weights(
@@ -65,7 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
         train_clips.add_descriptors(receptive_field(model.config))
     if settings.teacher:
         train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
-    train_loader = accelerator.prepare(dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True))
+    compares = compares_clips(settings, tasks, accelerator.num_processes)
+    train_loader = accelerator.prepare(
+        dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True, compares_clips=compares)
+    )
     accelerator.even_batches = False  # for the dev loader: a clip that fills up a batch would count twice
     dev_loader = accelerator.prepare(dataset.build_loader(dev_clips, feature_extractor, settings, shuffle=False))
     if settings.cleaned_by:
@@ -281,8 +286,9 @@ class Run:
             dev_loader: Prepared dev batches.
         """
         model = model if self.average is None else self.average
-        tasks = self.settings.tasks or self.model.config.tasks
-        scores = validate(self.accelerator, model, dev_loader, tasks)
+        known = without_adapters(self.model).tasks
+        tasks = {name: known[name] for name in self.settings.tasks or known}
+        scores = validate(self.accelerator, model, dev_loader, list(tasks))
         score = selection(scores, tasks, self.settings.si_sdr_weight)
         self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
         self.progress.waited += 1

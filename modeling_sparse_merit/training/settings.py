@@ -34,6 +34,8 @@ from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.tasks import EMOTION, TASKS
 
 UNLABELLED_NAME = "unlabelled"
+EQUAL_CLASSES = ("oversampled", "undersampled")
+"""Values of `sampling` with which every batch has equally many clips of each class."""
 
 
 class YamlMapping(dict):
@@ -87,8 +89,11 @@ class TrainingSettings:
         cleaned_by: Sparse MERIT checkpoint, or enhancer of another package (a name in
             `evaluation.enhancers.ENHANCERS`), that enhances every mixture before the model receives it: the
             enhancement model of a cascade, which stays frozen.
-        config: Fields of SparseMeritConfig that differ from `model`, `encoder`, `wavlm` or the defaults.
+        config: Fields of SparseMeritConfig that differ from `model`, `encoder`, `wavlm` or the defaults. Classes and
+            embeddings in its `clip_tasks` without `labels` get those of the training clips.
         tasks: Tasks to train, all of the model's by default. The heads of the others do not change.
+        task_columns: Columns of `speech` that the tasks in `clip_tasks` learn from, {task: column or columns}. By
+            default they have the names of the ratings, or that of the task.
         task_balancing: How the losses of the tasks are combined: by the fixed weights of the config, by learned
             uncertainty (Kendall et al. 2018), or by pcgrad, which projects conflicting gradients (Yu et al. 2020; one
             backward pass per task).
@@ -107,8 +112,11 @@ class TrainingSettings:
         labels_from: The same as a mapping, {upset: angry}, for names in `labels`.
         class_weights: Weights of the classes in the emotion loss; effective_number is that of Cui et al. 2019.
         class_weight_beta: Beta of `class_weights: effective_number`; rare classes gain weight as it approaches 1.
-        sampling: Clips of an epoch, whose number does not change: natural (each once), class_balanced (equally many
-            of each class, and clips without a class once) or weighted (see `sampling_weights`).
+        sampling: Clips of an epoch: natural (each once), class_balanced (equally many of each class, and clips without
+            a class once) or weighted (see `sampling_weights`), all with the same number of clips; oversampled (those
+            of each class as often as needed to equal the largest) or undersampled (as many of each class as the
+            smallest has, others in each epoch), both without clips that have no class, and with equally many of each
+            class in a batch.
         sampling_weights: Relative frequency of clips, 1 by default: that of their dataset times that of their label,
             as in {tables/emodb: 3, happy: 2, unlabelled: 0.5}.
         normalization: Scale of the input: that of each recording, or of the corpus (`corpus_mean`, `corpus_std`).
@@ -147,7 +155,10 @@ class TrainingSettings:
         epochs: Epochs of the second stage, in which everything is trained except the feature encoder.
         train_feature_encoder: Train the convolutional feature encoder as well.
         per_device_train_batch_size: Clips in a batch of each process, in training and in validation. By default 32 (as
-            in the paper) or, for fewer than 512 clips, a sixteenth of their number, but at least 4.
+            in the paper) or, for fewer than 512 clips, a sixteenth of their number, but at least 4. With a CCC loss,
+            always 32.
+        train_sampling_strategy: Batches have clips of similar length, or random ones; the latter is the default for a
+            CCC loss, which is biased if the clips of a batch are alike.
         gradient_accumulation_steps: Batches per optimizer step.
         learning_rate: Peak learning rate of AdamW; by default 5e-5 (as in the paper), and 5e-4 with adapters, which
             are small and start at zero.
@@ -197,6 +208,7 @@ class TrainingSettings:
 
     # Losses
     tasks: Annotated[Names, Field(min_length=1)] | None = None
+    task_columns: Entries = field(default_factory=YamlMapping)
     task_balancing: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"
     uncertainty_learning_rate: Positive = 0.01
     descriptor_weight: NonNegative = 0.0
@@ -212,7 +224,7 @@ class TrainingSettings:
     labels_from: Entries = field(default_factory=YamlMapping)
     class_weights: Literal["inverse_frequency", "effective_number", "none"] = "inverse_frequency"
     class_weight_beta: Annotated[Number, Field(gt=0, lt=1), "a number between 0 and 1"] = 0.999
-    sampling: Literal["natural", "class_balanced", "weighted"] = "natural"
+    sampling: Literal["natural", "class_balanced", "weighted", "oversampled", "undersampled"] = "natural"
     sampling_weights: Entries = field(default_factory=YamlMapping)
 
     # Input of the model
@@ -251,6 +263,7 @@ class TrainingSettings:
     epochs: Count = 20
     train_feature_encoder: bool = False
     per_device_train_batch_size: PositiveCount | None = None
+    train_sampling_strategy: Literal["group_by_length", "random"] | None = None
     gradient_accumulation_steps: PositiveCount = 1
     learning_rate: Positive | None = None
     encoder_learning_rate_factor: Positive = 0.5
@@ -291,9 +304,9 @@ class TrainingSettings:
         """`learning_rate`, or its default."""
         return self.learning_rate or (5e-4 if self.lora_rank else 5e-5)
 
-    def batch_size(self, clips: int) -> int:
-        """`per_device_train_batch_size`, or its default for a number of clips."""
-        return self.per_device_train_batch_size or min(32, max(4, clips // 16))
+    def batch_size(self, clips: int | None = None) -> int:
+        """`per_device_train_batch_size`, or its default for a number of clips; None is many."""
+        return self.per_device_train_batch_size or (32 if clips is None else min(32, max(4, clips // 16)))
 
     @property
     def label_sources(self) -> dict[str, str]:
@@ -306,7 +319,14 @@ class TrainingSettings:
             raise ValueError(f"{starts} are given, but the encoder has one source; expected exactly one of them.")
         if unknown := unknown_names(map(str, self.config), names_of(SparseMeritConfig)):
             raise ValueError(f"`config` has fields that SparseMeritConfig lacks: {unknown}")
-        require(self, "tasks", self.tasks is None or set(self.tasks) <= set(TASKS), f"some of {list(TASKS)}, or null")
+        known = [*TASKS, *(self.config.get("clip_tasks") or {})]
+        are_known = self.model is not None or set(self.tasks or ()) <= set(
+            known
+        )  # those of the model are not read yet
+        require(self, "tasks", are_known, f"some of {known}, or null")
+        clip_tasks = known[len(TASKS) :]
+        are_clip_tasks = self.model is not None or set(self.task_columns) <= set(clip_tasks)
+        require(self, "task_columns", are_clip_tasks, f"columns of some of the `clip_tasks` of `config`, {clip_tasks}")
 
     def _check_data(self) -> None:
         require(self, "rir_probability", self.rirs or not self.rir_probability, "0, because there are no `rirs`")
@@ -337,9 +357,9 @@ class TrainingSettings:
                 "`task_balancing` is pcgrad, which can't project the scaled gradients of `mixed_precision` fp16; "
                 "expected bf16 or no."
             )
-        if self.sampling == "class_balanced" and self.class_weights != "none":
+        if self.sampling in ("class_balanced", *EQUAL_CLASSES) and self.class_weights != "none":
             raise ValueError(
-                f"`sampling` is class_balanced and `class_weights` is {self.class_weights}, which would balance the "
+                f"`sampling` is {self.sampling} and `class_weights` is {self.class_weights}, which would balance the "
                 "classes twice; expected class_weights none."
             )
         require(
@@ -397,10 +417,14 @@ class TrainingSettings:
             )
 
     def _check_adapters(self) -> None:
-        known = ["experts", "routers", *TASKS]
-        require(self, "lora_train_modules", set(self.lora_train_modules) <= set(known), f"some of {known}")
         calibrated = not (self.lora_rank and self.calibration_batches) or "experts" in self.lora_train_modules
         require(self, "lora_train_modules", calibrated, "experts among them, because of `calibration_batches`")
+        new = sorted(set(self.config.get("clip_tasks") or ()) - set(self.lora_train_modules))
+        if self.lora_rank and new:
+            raise ValueError(
+                f"`lora_train_modules` is {self.lora_train_modules}, without the `clip_tasks` {new}, whose heads "
+                "would not be trained; add them."
+            )
         if self.lora_rank and (self.model is None or self.train_feature_encoder):
             raise ValueError(
                 f"`lora_rank` is {self.lora_rank}, but adapters need a `model` and leave its feature encoder frozen; "

@@ -2,16 +2,19 @@
 """Targets of the tasks from the columns of a speech dataset: classes and ratings of each clip."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 
-from ..data.datasets import DatasetError
+from ..data.datasets import DatasetError, read_datasets
 from ..data.labels import class_numbers
+from ..models.sparse_merit.clip_tasks import define_tasks
 from ..models.sparse_merit.tasks import (
     EMOTION,
+    ENHANCEMENT,
     TASKS,
     UNLABELLED,
     ClassificationTask,
@@ -20,6 +23,10 @@ from ..models.sparse_merit.tasks import (
     Task,
     columns_of,
 )
+from .settings import TrainingSettings
+
+LEAST_CLIPS = 32
+"""Clips in a batch that a CCC loss needs if gradients are accumulated: the CCC of few clips is biased towards 0."""
 
 Target = int | np.ndarray
 """A class, -100 for none; or ratings, float32 (K,), NaN for none."""
@@ -31,7 +38,7 @@ class Targets:
 
     Args:
         speech: The dataset, or a stream of one.
-        tasks: Names of the tasks. Those of the kind waveform have no columns: their target is the clean speech.
+        tasks: The tasks by name. Those of the kind waveform have no columns: their target is the clean speech.
         labels: The emotions that are classes, in the order of the model.
 
     Attributes:
@@ -41,8 +48,8 @@ class Targets:
         DatasetError: A column is missing or has the wrong type.
     """
 
-    def __init__(self, speech: Dataset | IterableDataset, tasks: Sequence[str], labels: Sequence[str]):
-        named = {name: TASKS[name] for name in tasks if TASKS[name].columns}
+    def __init__(self, speech: Dataset | IterableDataset, tasks: Mapping[str, Task], labels: Sequence[str]):
+        named = {name: task for name, task in tasks.items() if task.columns}
         self.columns = columns_of(tasks)
         missing = [column for column in self.columns if column not in speech.features]
         if missing:
@@ -55,6 +62,88 @@ class Targets:
     def of(self, row: Mapping[str, Any]) -> dict[str, Target]:
         """The target of each task that has columns."""
         return {name: read(row) for name, read in self.readers.items()}
+
+
+def configured_tasks(settings: TrainingSettings, tasks: Mapping[str, Task] | None = None) -> dict[str, Task]:
+    """
+    The tasks of a run, with the columns of the settings.
+
+    Args:
+        settings: Settings of the run.
+        tasks: Those of the model, by name; by default those that the settings define.
+
+    Raises:
+        ValueError: A task to train is not one of them, or `task_columns` do not fit.
+    """
+    if tasks is None:
+        names = settings.config.get("tasks") or settings.tasks or (ENHANCEMENT, EMOTION)
+        tasks = define_tasks(list(names), settings.config.get("clip_tasks"))
+    unknown = sorted(({*(settings.tasks or ())} | {*settings.task_columns}) - {*tasks})
+    if unknown:
+        raise ValueError(f"`tasks` or `task_columns` has {unknown}; expected some of the tasks {list(tasks)}.")
+    return {name: _with_columns(name, tasks[name], settings) for name in settings.tasks or tasks}
+
+
+def _with_columns(name: str, task: Task, settings: TrainingSettings) -> Task:
+    columns = settings.task_columns.get(name)
+    if columns is None:
+        return task
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    if name in TASKS or len(columns) != len(task.columns):
+        raise ValueError(
+            f"`task_columns` has {columns} for {name}; expected {len(task.columns)} columns of a task in `clip_tasks`."
+        )
+    return replace(task, columns=tuple(columns))
+
+
+def add_classes(settings: TrainingSettings) -> None:
+    """
+    Completes `clip_tasks` in the settings' `config`: a classification or an embedding without `labels` gets the
+    values of its column in the train split, in alphabetical order.
+
+    Raises:
+        DatasetError: A dataset is missing or lacks the column.
+    """
+    clip_tasks = settings.config.get("clip_tasks") or {}
+    open_tasks = [
+        name
+        for name, definition in clip_tasks.items()
+        if definition.get("kind") in ("classification", "embedding") and not definition.get("labels")
+    ]
+    if not open_tasks or settings.streaming:
+        return
+    speech = read_datasets(settings.speech, split="train")
+    for name in open_tasks:
+        column = settings.task_columns.get(name, name)
+        (column,) = [column] if isinstance(column, str) else column
+        if column not in speech.features:
+            raise DatasetError(f"the dataset has no column {column!r}, which the task {name} learns from")
+        feature, values = speech.features[column], {value for value in speech[column] if value is not None}
+        named = {feature.int2str(value) for value in values} if isinstance(feature, ClassLabel) else values
+        clip_tasks[name] = {**clip_tasks[name], "labels": sorted(map(str, named))}
+
+
+def compares_clips(settings: TrainingSettings, tasks: Mapping[str, Task], num_processes: int) -> bool:
+    """
+    Whether the loss of a task compares the clips of a batch, which then needs enough of them.
+
+    Args:
+        settings: Settings of the run.
+        tasks: The tasks to train, by name.
+        num_processes: Processes, whose clips are gathered.
+
+    Raises:
+        ValueError: Gradients are accumulated over batches with too few clips.
+    """
+    comparing = [name for name, task in tasks.items() if task.compares_clips]
+    clips = settings.batch_size() * num_processes
+    if comparing and settings.gradient_accumulation_steps > 1 and clips < LEAST_CLIPS:
+        raise ValueError(
+            f"`gradient_accumulation_steps` is {settings.gradient_accumulation_steps} and a batch has {clips} clips, "
+            f"too few for the CCC loss of {comparing}; expected at least {LEAST_CLIPS}. Increase "
+            "`per_device_train_batch_size`, or do not accumulate."
+        )
+    return bool(comparing)
 
 
 def has_target(targets: Mapping[str, Target]) -> bool:
@@ -73,7 +162,7 @@ def collate_targets(targets: Sequence[Mapping[str, Target]]) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     for name in targets[0]:
         values = torch.from_numpy(np.stack([target[name] for target in targets]))  # (B,) or (B, K)
-        if (argument := TASKS[name].target) is None:
+        if (argument := _argument(name)) is None:
             batch.setdefault("task_labels", {})[name] = values
         else:
             batch[argument] = values
@@ -91,8 +180,13 @@ def batch_targets(batch: Mapping[str, Any], name: str) -> torch.Tensor | None:
     Returns:
         (B,) classes, (B, K) ratings or (B, S) clean speech; None if there are none.
     """
-    task = TASKS[name]
-    return batch.get("task_labels", {}).get(name) if task.target is None else batch.get(task.target)
+    argument = _argument(name)
+    return batch.get("task_labels", {}).get(name) if argument is None else batch.get(argument)
+
+
+def _argument(name: str) -> str | None:
+    """The argument of the model with the targets of a task; None for `task_labels`."""
+    return TASKS[name].target if name in TASKS else None
 
 
 def _reader(
@@ -103,4 +197,7 @@ def _reader(
     assert isinstance(task, ClassificationTask | EmbeddingTask)
     (column,) = task.columns
     classes = class_numbers(speech, list(labels if name == EMOTION else task.labels or ()), column)
+    if isinstance(task, EmbeddingTask):  # other classes count in the EER of a dev set, and not in the loss
+        other = sorted({value for value in speech[column] if value is not None} - set(classes))
+        classes = {**classes, **{value: len(task.labels) + place for place, value in enumerate(other)}}
     return lambda row: classes.get(row[column], UNLABELLED)

@@ -2,7 +2,7 @@
 """Scores of the whole dev set: the metrics of each task by its kind, and the use of the experts."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..metrics.speech import segmental_snr, si_sdr
 from ..metrics.tasks import clip_scores, selection_score
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
-from ..models.sparse_merit.tasks import EMOTION, TASKS, ClassificationTask
+from ..models.sparse_merit.tasks import EMOTION, ClassificationTask, Task
 from .targets import batch_targets
 
 EXPERT_USE = "expert_use/"
@@ -47,21 +47,21 @@ def validate(
         outputs = model(**batch, tasks=tasks, output_router_logits=True)
         rows += _clip_rows(batch, outputs, plain, tasks)
     model.train()
-    return _summary(gather_object(rows), tasks, plain.config)
+    return _summary(gather_object(rows), {name: plain.tasks[name] for name in tasks}, plain.config)
 
 
-def selection(scores: dict[str, float], tasks: Sequence[str], si_sdr_weight: float) -> float:
+def selection(scores: dict[str, float], tasks: Mapping[str, Task], si_sdr_weight: float) -> float:
     """
     The score that selects a checkpoint: the mean over the tasks of their metrics (macro-F1, CCC or 1 - EER), plus
     `si_sdr_weight` times the SI-SDR gain in dB.
 
     Args:
         scores: As [`validate`] returns them.
-        tasks: Names of the tasks that were scored.
+        tasks: The tasks that were scored, by name.
         si_sdr_weight: Weight of one decibel.
     """
-    clip_tasks = [name for name in tasks if TASKS[name].kind != "waveform"]
-    values = [selection_score(TASKS[name], _scores_of(name, scores)) for name in clip_tasks]
+    clip_tasks = {name: task for name, task in tasks.items() if task.kind != "waveform"}
+    values = [selection_score(task, _scores_of(name, scores)) for name, task in clip_tasks.items()]
     return sum(values) / max(1, len(values)) + si_sdr_weight * scores.get("si_sdr_gain", 0.0)
 
 
@@ -87,11 +87,12 @@ def _clip_rows(
             output, targets = outputs.of(name), batch_targets(batch, name)
             if output is None or targets is None:
                 continue
-            if TASKS[name].kind == "waveform":
+            task = model.tasks[name]
+            if task.kind == "waveform":
                 values = (targets, batch["input_values"], output)
                 row |= _speech_scores(*(value[i, :length].float().cpu().numpy() for value in values))
                 continue
-            predicted = output[i].argmax(-1) if isinstance(TASKS[name], ClassificationTask) else output[i].float()
+            predicted = output[i].argmax(-1) if isinstance(task, ClassificationTask) else output[i].float()
             row[name] = (targets[i].cpu().numpy(), predicted.cpu().numpy())
         rows.append(row)
     return rows
@@ -117,7 +118,7 @@ def _expert_use(
     return use
 
 
-def _summary(rows: list[dict[str, Any]], tasks: list[str], config: Any) -> dict[str, float]:
+def _summary(rows: list[dict[str, Any]], tasks: Mapping[str, Task], config: Any) -> dict[str, float]:
     values = defaultdict(list)
     for row in rows:
         for name, value in row.items():
@@ -129,7 +130,7 @@ def _summary(rows: list[dict[str, Any]], tasks: list[str], config: Any) -> dict[
         total = sum(scores[name] for name in names)
         scores |= {name: scores[name] / total for name in names}
     for name, clips in pairs.items():
-        task = TASKS[name]
+        task = tasks[name]
         classes = task.classes(config) if isinstance(task, ClassificationTask) else []
         targets, predictions = (np.stack(side) for side in zip(*clips, strict=True))
         metrics = clip_scores(task, targets, predictions, classes)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
+from transformers.activations import ACT2FN
 
-from .tasks import EMOTION, ENHANCEMENT, TASKS
+from .clip_tasks import define_tasks
+from .tasks import EMOTION, ENHANCEMENT, Task
 
 FEATURE_ENCODERS = ("convolution", "log_mel", "whisper")
 ENHANCEMENT_MASKS = ("log1p", "magnitude", "deep_filter")
-INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums")
+INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums", "last_layer")
 ROUTERS = ("sparse", "dense")
 PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
 ROUTER_GRADIENTS = ("straight_through", "switch", "none")
@@ -50,11 +52,15 @@ class SparseMeritConfig(WavLMConfig):
             overlapping windows of this length; `None` encodes it as a whole.
         encoder_context_seconds: Context on either side of the frames of a window.
         tasks: The heads of the model, at least one: names of the registry `TASKS`, by default `("enhancement",
-            "emotion")`.
+            "emotion")`, and keys of `clip_tasks`.
+        clip_tasks: Further tasks with one output per recording, {name: definition}: ratings such as valence,
+            classes, or embeddings such as that of the speaker. See [`clip_task`] for their fields.
+        task_weights: Weights of the losses of the tasks other than the enhancement, {name: weight}, 1 by default.
         integration: How the encoder's layer outputs become task features. `"experts"` (Sparse and Dense MERIT),
             `"weighted_sum"` (naive multi-task: a learned sum of layers for each task, no experts),
             `"weighted_sum_experts"` (experts on one shared weighted sum) or `"expert_weighted_sums"` (each expert is a
-            learned sum of layers); the last two are the ablations of the paper.
+            learned sum of layers), the ablations of the paper, or `"last_layer"` (the last hidden state is the
+            features of all tasks, as in arXiv 2508.07282; no experts).
         router: `"sparse"` sends every frame of a task to its top-1 expert. `"dense"` sends it to all experts, and sums
             their outputs, weighted by probability.
         router_gradient: How the gradient reaches a sparse router. `"straight_through"` keeps the published
@@ -62,8 +68,9 @@ class SparseMeritConfig(WavLMConfig):
             behaviour, in which the router does not learn from the tasks.
         num_experts: Number of experts, shared by all tasks.
         expert_hidden_size: Width of the hidden layer of an expert.
-        emotion_hidden_size: Width of the hidden layer of the emotion classifier.
+        emotion_hidden_size: Width of the hidden layer of the emotion classifier, and of the heads of `clip_tasks`.
         emotion_pooling_heads: Heads of the attentive statistics pooling; the paper has one.
+        head_activation: Activation of the same heads, a name in `transformers.activations.ACT2FN`.
         enhancement_hidden_size: Width of the mask estimator's input layer and of its LSTM.
         enhancement_num_layers: Number of bidirectional LSTM layers of the mask estimator.
         enhancement_mask: What the mask of the enhancement head multiplies. `"log1p"`, the published one, is the log1p
@@ -123,6 +130,8 @@ class SparseMeritConfig(WavLMConfig):
     encoder_window_seconds: float | int | None = None
     encoder_context_seconds: float | int = 1.0
     tasks: list[str] | tuple[str, ...] = (ENHANCEMENT, EMOTION)
+    clip_tasks: dict[str, Any] | None = None
+    task_weights: dict[str, float] | None = None
     integration: str = "experts"
     router: str = "sparse"
     router_gradient: str = "straight_through"
@@ -130,6 +139,7 @@ class SparseMeritConfig(WavLMConfig):
     expert_hidden_size: int = 4096
     emotion_hidden_size: int = 1024
     emotion_pooling_heads: int = 1
+    head_activation: str = "relu"
     enhancement_hidden_size: int = 256
     enhancement_num_layers: int = 2
     enhancement_mask: str = "log1p"
@@ -233,8 +243,13 @@ class SparseMeritConfig(WavLMConfig):
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each of the model's `losses` in its `loss`."""
-        weights = {name: TASKS[name].loss_weight(self) for name in self.tasks}
-        return {**weights, "balance": self.load_balancing_weight}
+        weights = {name: task.loss_weight(self) for name, task in self.task_definitions.items()}
+        return {**weights, **(self.task_weights or {}), "balance": self.load_balancing_weight}
+
+    @property
+    def task_definitions(self) -> dict[str, Task]:
+        """The `tasks` by name: entries of `TASKS`, and those of `clip_tasks`."""
+        return define_tasks(list(self.tasks), self.clip_tasks)
 
     def validate_sparse_merit(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
@@ -244,9 +259,16 @@ class SparseMeritConfig(WavLMConfig):
 
 
 def _check_choices(config: SparseMeritConfig) -> None:
-    unknown = [task for task in config.tasks if task not in TASKS]
-    if unknown or not config.tasks or len(set(config.tasks)) != len(config.tasks):
-        raise ValueError(f"`tasks` is {config.tasks}; expected distinct names out of {list(TASKS)}, at least one.")
+    definitions = config.task_definitions  # which checks them
+    weights = config.task_weights or {}
+    weighted = [name for name, task in definitions.items() if task.weight is None]
+    if not set(weights) <= set(weighted) or not all(0 <= weight < math.inf for weight in weights.values()):
+        raise ValueError(
+            f"`task_weights` is {weights}; expected finite numbers of at least 0 for some of {weighted}. The weight "
+            "of the enhancement is `enhancement_weight`."
+        )
+    if config.head_activation not in ACT2FN:
+        raise ValueError(f"`head_activation` is {config.head_activation!r}; expected one of {sorted(ACT2FN)}.")
     choices = {
         "feature_encoder": FEATURE_ENCODERS,
         "integration": INTEGRATIONS,

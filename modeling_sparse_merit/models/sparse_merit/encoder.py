@@ -206,7 +206,7 @@ class SparseMeritEncoder(Capabilities, WavLMModel):
 
     def freeze_unused(self) -> None:
         """Freezes unused parameters: distributed training waits for the gradients of all trainable ones."""
-        if self.config.do_stable_layer_norm:
+        if self.config.do_stable_layer_norm and self.config.integration != "last_layer":
             self.encoder.layer_norm.requires_grad_(False)  # of `last_hidden_state`, which nothing else depends on
         if hasattr(self, "masked_spec_embed") and not self.config.apply_spec_augment:
             self.masked_spec_embed.requires_grad_(False)

@@ -14,9 +14,9 @@ from transformers import initialization as init
 from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
+from .clip_heads import AttentiveStatisticsPooling, EmbeddingHead
 from .configuration_sparse_merit import SparseMeritConfig, custom_pipelines, precision_of
 from .deep_filtering import FilterLinear
-from .emotion import AttentiveStatisticsPooling
 from .encoder import Capabilities, SparseMeritEncoder, true_lengths
 from .experts import LayerWeights, build_integration, load_balancing_loss
 from .pretrained import read_encoder, shared_fields
@@ -86,7 +86,7 @@ class SparseMeritOutput(ModelOutput):
 
     def of(self, task: str) -> torch.Tensor | None:
         """The output of the head of a task; None if it was not computed."""
-        field = TASKS[task].output
+        field = TASKS[task].output if task in TASKS else None
         return getattr(self, field) if field is not None else (self.task_outputs or {}).get(task)
 
 
@@ -175,6 +175,8 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
                 init.uniform_(parameter, -bound, bound)
         elif isinstance(module, FilterLinear):
             init.zeros_(module.weight)
+        elif isinstance(module, EmbeddingHead) and module.class_vectors is not None:
+            init.normal_(module.class_vectors)
 
 
 class SparseMeritModel(SparseMeritPreTrainedModel):
@@ -225,9 +227,12 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
         else:
             layer_outputs, frame_mask, *attentions = encoder_outputs
             layer_outputs = tuple(output.to(self.dtype) for output in layer_outputs)
-        features, router_logits = self.integration(layer_outputs, frame_mask, tasks)
+        last_hidden_state = self.encoder.last_hidden_state(layer_outputs)
+        is_last = self.config.integration == "last_layer"
+        integrated = (last_hidden_state,) if is_last else layer_outputs
+        features, router_logits = self.integration(integrated, frame_mask, tasks)
         return SparseMeritModelOutput(
-            last_hidden_state=self.encoder.last_hidden_state(layer_outputs),
+            last_hidden_state=last_hidden_state,
             features=features,
             frame_mask=frame_mask,
             router_logits=router_logits,
@@ -268,7 +273,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         super().__init__(config)
         config.validate_sparse_merit()  # `from_pretrained` may have changed it
         self.model = SparseMeritModel(config)
-        self.heads = nn.ModuleDict({task: TASKS[task].head(config) for task in config.tasks})
+        self.tasks = config.task_definitions
+        self.heads = nn.ModuleDict({name: task.head(config) for name, task in self.tasks.items()})
         self.post_init()
 
     @classmethod
@@ -389,7 +395,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         losses: dict[str, torch.Tensor] = {}
         for name, features in outputs.features.items():
             inputs = TaskInputs(features, *batch, targets.get(name))
-            outputs_of_head, loss = TASKS[name].run(name, self.heads[name], inputs, self.config)
+            outputs_of_head, loss = self.tasks[name].run(name, self.heads[name], inputs, self.config)
             values |= outputs_of_head
             losses |= {} if loss is None else {name: loss}
         # CODEPATH: "sparse" in the embedded checkpoints, "dense" in Dense MERIT of the paper, which needs no balance
@@ -422,7 +428,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         outputs = {}
         for name, values in features.items():
             mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-            outputs[name] = TASKS[name].scaled(self.heads[name](values, mask))
+            outputs[name] = self.tasks[name].scaled(self.heads[name](values, mask))
         return outputs
 
     def _targets(self, task_labels: dict[str, torch.Tensor], **arguments: torch.Tensor | None) -> dict[str, Any]:
@@ -432,10 +438,10 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         Raises:
             ValueError: `task_labels` has a key that is not a task without an argument of its own.
         """
-        expected = [name for name in self.config.tasks if TASKS[name].target is None]
+        expected = [name for name, task in self.tasks.items() if task.target is None]
         if unknown := sorted(set(task_labels) - set(expected)):
             raise ValueError(f"`task_labels` has {unknown}; expected some of the tasks {expected} of this model.")
-        named = {name: TASKS[name].target for name in self.config.tasks}
+        named = {name: task.target for name, task in self.tasks.items()}
         return task_labels | {name: arguments[target] for name, target in named.items() if target is not None}
 
     def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:

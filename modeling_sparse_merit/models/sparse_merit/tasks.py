@@ -1,7 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """
-The tasks that a model may have. An entry of `TASKS` defines a task: its kind, its head, and the names of its output
-and targets. Configuration, model, pipelines, training, evaluation, ONNX export and model card read the entries.
+The tasks that a model may have. A `Task` defines one: its kind, its head, and the names of its output and targets.
+They are the entries of `TASKS`, and those that a configuration defines itself (`clip_tasks.py`). Model, pipelines,
+training, evaluation, ONNX export and model card read them from `config.task_definitions`.
 
 A new head is a file of its own with an `nn.Module`, and a line here:
 
@@ -13,7 +14,7 @@ A new head is a file of its own with an `nn.Module`, and a line here:
     TASKS["valence"] = RegressionTask(ValenceHead, outputs=("valence",), minimum=1.0, maximum=7.0)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +48,7 @@ class TaskInputs:
 @dataclass(frozen=True)
 class Task:
     """
-    A task, without its name, which is its key in `TASKS`.
+    A task, without its name, which is its key in `TASKS` or in `clip_tasks` of the configuration.
 
     Attributes:
         head: Creates the head, an `nn.Module`, from a configuration.
@@ -55,6 +56,7 @@ class Task:
         target: Argument of the model's `forward` with the targets; None takes them from `task_labels`.
         columns: Columns of a speech dataset that hold the targets.
         weight: Field of the configuration with the weight of the loss; None weighs it 1.
+        compares_clips: Whether the loss compares the clips of a batch, so that small or uniform batches bias it.
         kind: "waveform", "classification", "regression" or "embedding".
         metric: The score that checkpoints are chosen by.
         is_regression: Whether a loss of 0 is that of exact predictions (see [`UncertaintyLoss`]).
@@ -65,6 +67,7 @@ class Task:
     target: str | None = None
     columns: tuple[str, ...] = ()
     weight: str | None = None
+    compares_clips: bool = False
     kind: ClassVar[str]
     metric: ClassVar[str]
     is_regression: ClassVar[bool] = False
@@ -76,7 +79,7 @@ class Task:
         Runs the head of the task.
 
         Args:
-            name: Key of the task in `TASKS`.
+            name: Name of the task.
             head: The head, which `head(config)` created.
             inputs: Features and targets of a batch.
             config: Configuration of the model.
@@ -240,25 +243,25 @@ TASKS: dict[str, Task] = {
     ENHANCEMENT: WaveformTask(build_enhancement_head, "enhanced_values", "clean_values", weight="enhancement_weight"),
     EMOTION: ClassificationTask(EmotionHead, "logits", "labels", ("emotion",)),
 }
-"""All tasks that a configuration may name."""
+"""Tasks that every configuration may name."""
 
 
-def further_tasks(names: Iterable[str]) -> list[str]:
-    """The clip tasks among some names that have no field of their own in outputs, results and reports."""
-    return [name for name in names if name in TASKS and TASKS[name].kind != "waveform" and name != EMOTION]
+def further_tasks(tasks: Mapping[str, Task]) -> list[str]:
+    """The clip tasks among some tasks that have no field of their own in outputs, results and reports."""
+    return [name for name, task in tasks.items() if task.kind != "waveform" and name != EMOTION]
 
 
-def columns_of(names: Iterable[str]) -> list[str]:
+def columns_of(tasks: Mapping[str, Task]) -> list[str]:
     """The columns of a speech dataset that some tasks learn from, each once."""
-    return list(dict.fromkeys(column for name in names for column in TASKS[name].columns))
+    return list(dict.fromkeys(column for task in tasks.values() for column in task.columns))
 
 
-def tasks_of_kind(names: Iterable[str], *kinds: str) -> list[str]:
+def tasks_of_kind(tasks: Mapping[str, Task], *kinds: str) -> list[str]:
     """
     The tasks that are of one of some kinds, in their order.
 
     Args:
-        names: Tasks in `TASKS`.
+        tasks: Tasks by name.
         kinds: Kinds of tasks, such as "waveform".
     """
-    return [name for name in names if TASKS[name].kind in kinds]
+    return [name for name, task in tasks.items() if task.kind in kinds]
