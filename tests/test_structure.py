@@ -32,6 +32,7 @@ TRAVELLING = {
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}
 LAYERS = (
     {"cli"},
+    {"app"},
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
     {"data", "metrics", "plotting"},
     {"models"},

@@ -53,10 +53,18 @@ def export(
             metavar="DIR", help="Report of `sparse-merit evaluate`; the card shows this model's results in it."
         ),
     ] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Write a Hugging Face Space with the page of `sparse-merit app`.")
+    ] = False,
 ) -> None:
     """Write a checkpoint with its code and card, so that it runs without this package."""
     with errors_in_one_line():
-        if onnx and (half or results):
+        if space:
+            _export_space(
+                model, folder, overwrite, revision, onnx or half or bool(results) or precision != Precision.FP32
+            )
+            what_next = f"python {folder / 'app.py'}, or hf upload USER/NAME {folder} --repo-type space"
+        elif onnx and (half or results):
             option = "--half" if half else "--results"
             raise ValueError(f"{option} applies to checkpoints only: leave out {option} or --onnx.")
         elif onnx:
@@ -75,6 +83,20 @@ def export(
             export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half, results)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
+
+
+def _export_space(model: str | None, folder: Path, overwrite: bool, revision: str | None, has_others: bool) -> None:
+    """Writes a Space; raises ValueError for options that do not apply to it."""
+    from transformers.utils import logging
+
+    from ..app.space import export_space
+
+    if has_others:
+        raise ValueError(
+            "--space writes the checkpoint as it is: leave out --onnx, --half, --precision and --results."
+        )
+    logging.disable_progress_bar()
+    export_space(resolve_model(model, revision), folder, overwrite, revision)
 
 
 def _note(text: str) -> None:

@@ -43,8 +43,9 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
             figures[measure] = plot_robustness(curves, SCORE_TITLES[measure])
     for system in report["results"]:
         if matrices := confusions(report, system):
-            labels = report["results"][system].get("labels") or report["labels"]
-            figures[f"confusion_{system}"] = plot_confusion(matrices, labels, system)
+            figures[f"confusion_{system}"] = plot_confusion(
+                matrices, report["results"][system].get("labels") or report["labels"], system
+            )
     for system, members in rows.items():
         shown = [row for row in members[0] if row.get("transmission") is None]
         if shown and expert_columns(shown):

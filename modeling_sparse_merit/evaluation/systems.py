@@ -238,18 +238,6 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
     return built, labels
 
 
-def _check_known(config: EvaluationConfig, known: set[str], labels: list[str]) -> None:
-    """Refuses labels that no checkpoint knows."""
-    sources = {label: {label, config.labels_from.get(label, label)} for label in labels}
-    unknown = [label for label, names in sources.items() if not names & known]
-    unused = [label for label in config.labels_from.values() if label not in known]
-    if unknown or unused:
-        raise ValueError(
-            f"`labels` has {unknown or unused}, which no model knows; expected some of {sorted(known)}, or OWN=LABEL "
-            "to take the LABEL of a model for OWN."
-        )
-
-
 def list_further_tasks(
     systems: Mapping[str, Sequence[System]], task_columns: Mapping[str, str | Sequence[str]]
 ) -> dict[str, Task]:
@@ -283,6 +271,18 @@ def list_further_tasks(
     if unknown := sorted(set(task_columns) - set(tasks)):
         raise ValueError(f"`task_columns` has {unknown}; expected some of the further tasks {list(tasks)}.")
     return tasks
+
+
+def _check_known(config: EvaluationConfig, known: set[str], labels: list[str]) -> None:
+    """Refuses labels that no checkpoint knows."""
+    sources = {label: {label, config.labels_from.get(label, label)} for label in labels}
+    unknown = [label for label, names in sources.items() if not names & known]
+    unused = [label for label in config.labels_from.values() if label not in known]
+    if unknown or unused:
+        raise ValueError(
+            f"`labels` has {unknown or unused}, which no model knows; expected some of {sorted(known)}, or OWN=LABEL "
+            "to take the LABEL of a model for OWN."
+        )
 
 
 def _build(member: str | Mapping[str, Any] | None, labels: list[str], config: EvaluationConfig) -> System:

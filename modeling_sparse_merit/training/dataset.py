@@ -461,7 +461,7 @@ def build_loader(
         compares_clips: Whether a loss compares the clips of a batch, which are then not of similar length by default.
     """
     sampler: Sampler | list[int]
-    batch_size = settings.batch_size(None if compares_clips else len(clips))
+    batch_size = settings.batch_size(len(clips))
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:

@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         train_clips.add_descriptors(receptive_field(model.config))
     if settings.teacher:
         train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
-    compares = compares_clips(settings, tasks, accelerator.num_processes)
+    batch_size = settings.batch_size(len(train_clips))
+    compares = compares_clips(settings, tasks, batch_size * accelerator.num_processes)
     train_loader = accelerator.prepare(
         dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True, compares_clips=compares)
     )

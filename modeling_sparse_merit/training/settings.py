@@ -155,8 +155,7 @@ class TrainingSettings:
         epochs: Epochs of the second stage, in which everything is trained except the feature encoder.
         train_feature_encoder: Train the convolutional feature encoder as well.
         per_device_train_batch_size: Clips in a batch of each process, in training and in validation. By default 32 (as
-            in the paper) or, for fewer than 512 clips, a sixteenth of their number, but at least 4. With a CCC loss,
-            always 32.
+            in the paper) or, for fewer than 512 clips, a sixteenth of their number, but at least 4.
         train_sampling_strategy: Batches have clips of similar length, or random ones; the latter is the default for a
             CCC loss, which is biased if the clips of a batch are alike.
         gradient_accumulation_steps: Batches per optimizer step.
@@ -304,9 +303,9 @@ class TrainingSettings:
         """`learning_rate`, or its default."""
         return self.learning_rate or (5e-4 if self.lora_rank else 5e-5)
 
-    def batch_size(self, clips: int | None = None) -> int:
-        """`per_device_train_batch_size`, or its default for a number of clips; None is many."""
-        return self.per_device_train_batch_size or (32 if clips is None else min(32, max(4, clips // 16)))
+    def batch_size(self, clips: int) -> int:
+        """`per_device_train_batch_size`, or its default for a number of clips."""
+        return self.per_device_train_batch_size or min(32, max(4, clips // 16))
 
     @property
     def label_sources(self) -> dict[str, str]:
@@ -417,14 +416,14 @@ class TrainingSettings:
             )
 
     def _check_adapters(self) -> None:
-        calibrated = not (self.lora_rank and self.calibration_batches) or "experts" in self.lora_train_modules
-        require(self, "lora_train_modules", calibrated, "experts among them, because of `calibration_batches`")
         new = sorted(set(self.config.get("clip_tasks") or ()) - set(self.lora_train_modules))
         if self.lora_rank and new:
             raise ValueError(
                 f"`lora_train_modules` is {self.lora_train_modules}, without the `clip_tasks` {new}, whose heads "
                 "would not be trained; add them."
             )
+        calibrated = not (self.lora_rank and self.calibration_batches) or "experts" in self.lora_train_modules
+        require(self, "lora_train_modules", calibrated, "experts among them, because of `calibration_batches`")
         if self.lora_rank and (self.model is None or self.train_feature_encoder):
             raise ValueError(
                 f"`lora_rank` is {self.lora_rank}, but adapters need a `model` and leave its feature encoder frozen; "
