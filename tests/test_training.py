@@ -39,9 +39,10 @@ from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
+from modeling_sparse_merit.training.arguments import documented_fields
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel, build_enhancement
 from modeling_sparse_merit.training.records import training_data
-from modeling_sparse_merit.training.settings import TrainingSettings, documented_fields, parse_settings
+from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
 folder_corpus, noise_corpus = corpus_named("folder"), corpus_named("noise")
@@ -556,7 +557,7 @@ def test_every_field_is_explained_on_the_command_line(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "Folder of the logs, the checkpoints and the result, `best`. (default: runs/sparse-merit)" in shown
     assert "Optimizer steps after which the run ends; an unfinished epoch counts as finished. 0 is no limit." in shown
-    assert list(documented_fields()) == [entry.name for entry in fields(TrainingSettings)]
+    assert list(documented_fields(TrainingSettings)) == [entry.name for entry in fields(TrainingSettings)]
 
 
 def test_settings_were_renamed_to_names_of_transformers():

@@ -1,18 +1,13 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The settings of a training run: a YAML file, any field of which the command line can override."""
 
-import inspect
 import math
-import re
-import sys
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
-from transformers import HfArgumentParser, SchedulerType
-from transformers.hf_argparser import DataClassType
+from transformers import SchedulerType
 
 from ..data.transmission import checked_transmissions
 from ..fields import (
@@ -25,13 +20,13 @@ from ..fields import (
     Probability,
     checked_dataclass,
     names_of,
-    read_yaml,
     require,
     split_labels,
     unknown_names,
 )
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.tasks import EMOTION, TASKS
+from .arguments import parse_fields
 
 UNLABELLED_NAME = "unlabelled"
 EQUAL_CLASSES = ("oversampled", "undersampled")
@@ -433,71 +428,12 @@ class TrainingSettings:
 
 def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     """
-    Reads `[CONFIG.yaml] [--field value ...]`. CONFIG.yaml may contain `extends: OTHER.yaml`, a path relative to its
-    own folder: fields that it does not set are those of OTHER.yaml, mappings such as `config` entry by entry.
+    Reads `[CONFIG.yaml] [--field value ...]`, see [`parse_fields`].
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A field is unknown or has a wrong value, or a file extends itself.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(
-        DataClassType(TrainingSettings),
-        description="Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it.",
+    return parse_fields(
+        TrainingSettings, arguments, "Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it."
     )
-    for name, text in documented_fields().items():
-        parser._option_string_actions[f"--{name}"].help = text.replace("%", "%%")
-    parser._option_string_actions["--no_resume"].help = "Refuse an output_dir that holds a checkpoint."
-    if arguments and not arguments[0].startswith("-"):
-        parser.set_defaults(**_read_fields(Path(arguments.pop(0))))
-    settings, unused = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    _refuse(unused)
-    return settings
-
-
-def documented_fields() -> dict[str, str]:
-    """{field: what the docstring of [`TrainingSettings`] says of it}, without line breaks."""
-    section = (inspect.getdoc(TrainingSettings) or "").partition("\nArgs:\n")[2].partition("\nRaises:\n")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
-
-
-def _refuse(unused: list[str]) -> None:
-    """
-    Raises an error for arguments that set no field.
-
-    Raises:
-        ValueError: There are some.
-    """
-    if options := [argument[2:].partition("=")[0] for argument in unused if argument.startswith("--")]:
-        raise ValueError(unknown_names(options, names_of(TrainingSettings), TrainingSettings.RENAMED))
-    if unused:
-        raise ValueError(f"The arguments {unused} set no field; expected [CONFIG.yaml] [--field value ...].")
-
-
-def _read_fields(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """
-    The fields of a file, and of those that it extends.
-
-    Args:
-        path: The file.
-        extending: Files that extend it, directly or not.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A field is unknown, or the file extends itself.
-    """
-    if path.resolve() in extending:
-        raise ValueError(f"{path} extends itself, through {[str(other) for other in extending]}.")
-    values = read_yaml(path)
-    base = values.pop("extends", None)
-    if unknown := unknown_names(values, names_of(TrainingSettings), TrainingSettings.RENAMED):
-        raise ValueError(f"{path}: {unknown}")
-    if base is None:
-        return values
-    inherited = _read_fields(path.parent / base, (*extending, path.resolve()))
-    return inherited | {name: _overridden(inherited.get(name), value) for name, value in values.items()}
-
-
-def _overridden(inherited: Any, value: Any) -> Any:
-    return {**inherited, **value} if isinstance(inherited, dict) and isinstance(value, dict) else value
