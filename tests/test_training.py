@@ -203,6 +203,18 @@ def test_what_is_known_of_the_training_data_is_recorded(tables):
     assert [set(corpus) for corpus in training_data(make_settings(tables))["corpora"]] == [set(speech), set(noise)]
 
 
+def test_a_run_that_is_resumed_with_other_settings_says_so(tables, tmp_path, caplog):
+    settings = make_settings(tables, output_dir=str(tmp_path))
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
+    changed = make_settings(tables, output_dir=str(tmp_path), epochs=30, learning_rate=0.5, labels=["sad", "angry"])
+    training_run.warn_of_changes(changed)
+    assert not caplog.text  # there is no checkpoint yet
+    (tmp_path / "checkpoint-1").mkdir()
+    training_run.warn_of_changes(changed)
+    assert "learning_rate was None, is 0.5" in caplog.text and "labels was ['angry', 'sad'], is" in caplog.text
+    assert "epochs" not in caplog.text and "another output_dir" in caplog.text
+
+
 @pytest.mark.parametrize(("clips", "batch_size"), [(10, 4), (80, 5), (511, 31), (512, 32), (100_000, 32)])
 def test_few_clips_make_small_batches(clips, batch_size):
     assert TrainingSettings().batch_size(clips) == batch_size

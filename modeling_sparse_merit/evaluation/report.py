@@ -155,10 +155,9 @@ class Protocol:
 
     def _choice(self, clip: dict) -> str:
         """The predicted label, or the most probable one of these labels if it is none of them."""
-        predicted = clip["predicted"]
-        return (
-            predicted if predicted in self.labels else max(self.labels, key=lambda name: clip[f"probability_{name}"])
-        )
+        if clip["predicted"] in self.labels:
+            return clip["predicted"]
+        return max(self.labels, key=lambda name: clip[f"probability_{name}"])
 
     def _confidences(self, members: list[list[dict]]) -> np.ndarray | None:
         names = [f"probability_{label}" for label in self.labels]

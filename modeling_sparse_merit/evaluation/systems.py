@@ -75,11 +75,6 @@ class CheckpointSystem:
         self._known = known if len(known) > 1 and EMOTION in self.tasks else []
         self._label_ids = [model_labels.index(names[place]) for place in self._known]
 
-    @property
-    def known_labels(self) -> list[str]:
-        """Those of the labels that the model can choose between."""
-        return [self.labels[place] for place in self._known]
-
     @cached_property
     def feature_extractor(self) -> SparseMeritFeatureExtractor:
         """The feature extractor of the checkpoint."""

@@ -47,6 +47,9 @@ from .validation import selection, validate
 
 logger = logging.getLogger("train_accelerate")
 
+MAY_CHANGE = ("output_dir", "resume", "dataloader_num_workers", "frozen_epochs", "epochs", "max_steps")
+"""Settings that a run may be resumed with other values of."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains a model. The arguments, by default those of the command line, are described at [`parse_settings`]."""
@@ -109,6 +112,7 @@ def start(settings: TrainingSettings) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
     if accelerator.is_main_process:
+        warn_of_changes(settings)
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
         (Path(settings.output_dir) / "settings.json").write_text(
             json.dumps(asdict(settings), indent=2), encoding="utf-8"
@@ -116,6 +120,22 @@ def start(settings: TrainingSettings) -> Accelerator:
     accelerator.init_trackers("sparse_merit")
     set_seed(settings.seed, device_specific=True)
     return accelerator
+
+
+def warn_of_changes(settings: TrainingSettings) -> None:
+    """Warns of settings that differ from those of the run in `output_dir`, which is resumed all the same."""
+    folder = Path(settings.output_dir)
+    if checkpoints.newest_checkpoint(folder) is None or not (folder / "settings.json").exists():
+        return
+    then = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(asdict(settings)))
+    changed = [name for name in now if name not in MAY_CHANGE and then.get(name, now[name]) != now[name]]
+    if changed:
+        logger.warning(
+            "%s holds a run with other settings, which is resumed: %s. To start a new run, give another output_dir.",
+            folder,
+            "; ".join(f"{name} was {then[name]}, is {now[name]}" for name in changed),
+        )
 
 
 class Loader(Protocol):
