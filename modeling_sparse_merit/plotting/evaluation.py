@@ -73,12 +73,13 @@ def _places(levels: Sequence[float | None]) -> dict[float | None, float]:
 
 
 def _draw_curve(axes: "Axes", points: Points, places: Mapping[float | None, float], look: Mapping[str, Any]) -> None:
-    """Draws one system in one pool: a line with error bars, and a point apart for clean speech."""
+    """Draws one system in one pool: a line with intervals, and a point apart for clean speech."""
     known = sorted(level for level in points if level is not None)
     for levels in filter(None, (known, [None] if None in points else [])):
         mean, low, high = np.array([points[level] for level in levels], float).reshape(-1, 3).T  # each (levels,)
         where = [places[level] for level in levels]
-        axes.errorbar(where, mean, [mean - low, high - mean], linewidth=1.4, elinewidth=0.9, markersize=6, **look)
+        axes.vlines(where, low, high, color=look["color"], linewidth=0.9)
+        axes.plot(where, mean, linewidth=1.4, markersize=6, **look)
 
 
 def plot_confusion(
