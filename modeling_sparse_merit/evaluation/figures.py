@@ -11,12 +11,14 @@ import numpy as np
 from ..extras import import_extra
 from ..metrics import SCORE_TITLES
 from ..plotting import plot_confusion, plot_expert_shares, plot_robustness
-from ..plotting.evaluation import Points
 from ..plotting.style import save_figure
 from .markdown import condition_score, list_measures, of_transmission
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Curves = dict[str, dict[str | None, dict[float | None, tuple[float, ...]]]]
+"""{system: {noise pool: {SNR in dB: (mean, low, high)}}}, as `plot_robustness` takes them."""
 
 
 def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[str, list[list[dict]]]) -> list[Path]:
@@ -58,7 +60,7 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
     return paths
 
 
-def score_curves(report: dict[str, Any], measure: str) -> dict[str, dict[str | None, Points]]:
+def score_curves(report: dict[str, Any], measure: str) -> Curves:
     """A score of each system against SNR with its 95 % intervals over clips, as `plot_robustness` draws it.
 
     Conditions with transmission are left out; systems without noisy conditions have no points. Macro-F1 has a point
@@ -68,9 +70,9 @@ def score_curves(report: dict[str, Any], measure: str) -> dict[str, dict[str | N
         report: from `build_report`, or read from `results.json`.
         measure: "macro_f1" or a speech measure.
     """
-    curves: dict[str, dict[str | None, dict]] = {}
+    curves: Curves = {}
     for system, result in report["results"].items():
-        curve: dict[str | None, dict] = {}
+        curve: dict[str | None, dict[float | None, tuple[float, ...]]] = {}
         for summary in of_transmission(result, None):
             score, pool = condition_score(summary, measure), summary["pool"]
             if score and (measure == "macro_f1" or pool is not None):

@@ -46,7 +46,7 @@ def plot_robustness(
     columns = min(3, len(shown))
     height = 3.6 + 0.25 * -(-len(shown) // columns)
     figure = new_figure(max((5.0 if len(pools) < 3 else 4.0) * len(pools) + 0.6, 2.4 * columns), height, title)
-    panels = figure.subplots(1, len(pools), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(pools), sharey=True, squeeze=False).ravel().tolist()
     for axes, pool in zip(panels, pools, strict=True):
         for index, (system, curve) in enumerate(shown.items()):
             points = {**curve.get(pool, {}), **curve.get(None, {})}
@@ -73,12 +73,14 @@ def _places(levels: Sequence[float | None]) -> dict[float | None, float]:
 
 
 def _draw_curve(axes: "Axes", points: Points, places: Mapping[float | None, float], look: Mapping[str, Any]) -> None:
-    """Draws one system in one pool: a line with error bars, and a point apart for clean speech."""
-    known = sorted(level for level in points if level is not None)
-    for levels in filter(None, (known, [None] if None in points else [])):
+    """Draws one system in one pool: a line with intervals, and a point apart for clean speech."""
+    known: list[float | None] = [*sorted(level for level in points if level is not None)]
+    clean: list[float | None] = [None] if None in points else []
+    for levels in (known, clean) if clean else (known,):
         mean, low, high = np.array([points[level] for level in levels], float).reshape(-1, 3).T  # each (levels,)
         where = [places[level] for level in levels]
-        axes.errorbar(where, mean, [mean - low, high - mean], linewidth=1.4, elinewidth=0.9, markersize=6, **look)
+        axes.vlines(where, low, high, color=look["color"], linewidth=0.9)
+        axes.plot(where, mean, linewidth=1.4, markersize=6, **look)
 
 
 def plot_confusion(

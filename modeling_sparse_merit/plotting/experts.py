@@ -53,7 +53,7 @@ def plot_expert_use(
     use = {task: columns_of(shares) for task, shares in expert_use.items()}
     heights = [0.65] * (segments is not None) + lane_heights(use)
     figure = new_figure(11, 1.2 + 1.1 * sum(heights), title)
-    rows = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    rows = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False).ravel().tolist()
     draw_expert_use(rows[-len(use) :], use, frame_seconds)
     for axes in rows:
         draw_time(axes, max(columns.items for columns in use.values()) * frame_seconds)
@@ -126,7 +126,7 @@ def plot_expert_shares(
         axes.set_xlabel(panel)
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
-    handles, names = grid[0, 0].get_legend_handles_labels()
+    handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], names[::-1], loc="outside right center", frameon=False)  # as they are stacked
     return figure
 

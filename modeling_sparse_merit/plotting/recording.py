@@ -123,8 +123,9 @@ def _draw_scores(axes: "Axes", scores: Mapping[str, float]) -> None:
     """Draws one bar per emotion, the most probable on top."""
     ranked = sorted(scores.items(), key=lambda item: item[1])
     colours = emotion_colours(scores)
-    bars = axes.barh(*zip(*ranked, strict=True), color=[colours[name] for name, _ in ranked], height=0.6)
-    axes.bar_label(bars, labels=[f"{value:.0%}" for _, value in ranked], padding=4)
+    names, values = zip(*ranked, strict=True)
+    bars = axes.barh(names, values, color=[colours[name] for name in names], height=0.6)
+    axes.bar_label(bars, labels=[f"{value:.0%}" for value in values], padding=4)
     axes.set_title("Whole recording", fontsize=10)
     axes.set(xlim=(0, 1.45), xticks=[])
     axes.spines["bottom"].set_visible(False)
