@@ -13,8 +13,9 @@ from .. import __version__
 from .check import check
 from .enhance import demo, enhance
 from .experiments import evaluate, train
+from .info import info
 from .mix import mix
-from .models import convert, export, info, push
+from .models import convert, export, push
 from .prepare import ListsCommand, prepare
 from .stream import stream
 

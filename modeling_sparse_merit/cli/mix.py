@@ -37,6 +37,8 @@ def mix(
     """Mix speech with noise: noisy files, the clean reference of each, and mixtures.csv, which lists what was mixed.
 
     Frozen test sets for `evaluate` are made by `sparse-merit prepare noisy`.
+
+    Example: sparse-merit mix speech/ noises/ -o mixed --snr-db -5 0 5 --transmission gsm
     """
     with errors_in_one_line():
         quieten_datasets()

@@ -329,7 +329,8 @@ def _add(name: str, help: str, build: Callable[..., "Dataset"], cls: type[TyperC
 
     parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in (*own.values(), *shared)]
     command.__dict__["__signature__"] = Signature(parameters)
-    prepare.command(name, help=help, cls=cls)(command)
+    example = " ".join(["Example: sparse-merit prepare", name, *EXAMPLES.get(name, ["FOLDER"]), f"datasets/{name}"])
+    prepare.command(name, help=help, epilog=example, cls=cls)(command)
 
 
 OWN: dict[str, Callable[..., "Dataset"]] = {
@@ -346,6 +347,8 @@ COMMANDS: dict[str, tuple[str, Callable[..., "Dataset"]]] = {
     "synthetic_noise": ("Synthetic noises, and babble of speech datasets.", _synthetic_noise),
 }
 """Other sources: help, and what builds their dataset."""
+EXAMPLES = {"noisy": ["datasets/calls", "datasets/noise"], "descriptors": ["datasets/calls"], "synthetic_noise": []}
+"""Arguments in the examples of the help; a folder by default."""
 
 for _name, _help in CORPORA.items():
     _add(_name, _help, OWN.get(_name) or _speakers(_name))

@@ -412,6 +412,7 @@ def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     parser = HfArgumentParser(
         DataClassType(TrainingSettings),
         description="Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it.",
+        epilog="Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4",
     )
     for name, text in documented_fields().items():
         parser._option_string_actions[f"--{name}"].help = text.replace("%", "%%")
