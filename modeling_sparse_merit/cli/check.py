@@ -30,6 +30,8 @@ def check(
     """Look for faults of a dataset: damaged, silent, clipped or narrowband recordings, copies, speakers, labels.
 
     Exit code 1 means errors: a training would stop, or its scores would be wrong. Warnings alone give 0.
+
+    Example: sparse-merit check datasets/calls
     """
     with errors_in_one_line():
         quieten_hub_client()

@@ -22,8 +22,9 @@ RATE = 8_000  # Hz
 FRAME, HOP = 2_048, 128  # samples, 256 ms and 16 ms
 BANDS = np.geomspace(300, 2_000, 34)  # edges in Hz
 BITS = 32
-MAX_DIFFERENCE = 0.25  # share of differing bits in copies
+MAX_DIFFERENCE = 0.2  # share of differing bits in copies
 MIN_FRAMES = 24  # common to two copies
+MIN_OVERLAP = 0.8  # of the shorter copy
 MAX_REPETITIONS = 16  # of one value, which are compared with each other
 
 
@@ -48,7 +49,7 @@ def audio_fingerprint(waveform: np.ndarray, rate: int) -> np.ndarray:
 
 
 def copies(fingerprints: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs of recordings of which one is a copy of the other, or of at least half of it.
+    """Pairs of recordings of which one holds at least 80 % of the other.
 
     Pairs that share the value of a frame are aligned there and compared bit by bit, so that the time grows with the
     length of all recordings rather than with the number of pairs.
@@ -91,7 +92,7 @@ def _is_copy(first: np.ndarray, second: np.ndarray, shift: int) -> bool:
     first_part, second_part = first[start:end], second[start + shift : end + shift]
     is_sound = (first_part != 0) & (second_part != 0)
     count = np.count_nonzero(is_sound)
-    if count < max(MIN_FRAMES, min(np.count_nonzero(first), np.count_nonzero(second)) / 2):
+    if count < max(MIN_FRAMES, MIN_OVERLAP * min(np.count_nonzero(first), np.count_nonzero(second))):
         return False
     differing = np.bitwise_count(first_part[is_sound] ^ second_part[is_sound]).sum()
     return bool(differing <= MAX_DIFFERENCE * BITS * count)

@@ -72,7 +72,11 @@ def find_faults(clips: Sequence[Clip], is_speech: bool = True, compare: bool = T
         is_speech: apply the rules that noises need not obey, such as those about labels, speakers and splits.
         compare: look for copies.
     """
-    rules = [_damaged, partial(_faults_of_clips, is_speech=is_speech), _irregular]
+    rules: list[Callable[[Sequence[Clip]], Iterator[Finding]]] = [
+        _damaged,
+        partial(_faults_of_clips, is_speech=is_speech),
+        _irregular,
+    ]
     if compare:
         rules.append(_copies)
     if is_speech:

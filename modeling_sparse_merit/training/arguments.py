@@ -15,7 +15,7 @@ from ..fields import names_of, read_yaml, unknown_names
 Settings = TypeVar("Settings")
 
 
-def parse_fields(cls: type[Settings], arguments: list[str] | None, description: str) -> Settings:
+def parse_fields(cls: type[Settings], arguments: list[str] | None, description: str, example: str = "") -> Settings:
     """
     Reads `[CONFIG.yaml] [--field value ...]`. CONFIG.yaml may contain `extends: OTHER.yaml`, a path relative to its
     own folder: fields that it does not set are those of OTHER.yaml, mappings such as `config` entry by entry.
@@ -24,13 +24,14 @@ def parse_fields(cls: type[Settings], arguments: list[str] | None, description: 
         cls: A class of settings, whose docstring describes its fields, with a field `resume`.
         arguments: The arguments; None takes those of the command line.
         description: What `--help` says first.
+        example: What it says last.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A field is unknown or has a wrong value, or a file extends itself.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(DataClassType(cls), description=description)
+    parser = HfArgumentParser(DataClassType(cls), description=description, epilog=example)
     for name, text in documented_fields(cls).items():
         parser._option_string_actions[f"--{name}"].help = text.replace("%", "%%")
     parser._option_string_actions["--no_resume"].help = "Refuse an output_dir that holds a checkpoint."

@@ -435,5 +435,8 @@ def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
         ValueError: A field is unknown or has a wrong value, or a file extends itself.
     """
     return parse_fields(
-        TrainingSettings, arguments, "Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it."
+        TrainingSettings,
+        arguments,
+        "Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it.",
+        "Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4",
     )
