@@ -13,7 +13,7 @@ from .configuration_speech_text import SPEECH, TEXT, speech_text_pipelines
 from .cutting import SAMPLING_RATE
 from .modeling_speech_text import SpeechTextForEmotion
 from .pipeline_sparse_merit import ranked_labels, ratings
-from .processing_speech_text import SpeechTextProcessor
+from .processing_speech_text import HUB_ARGUMENTS, SpeechTextProcessor
 from .tasks import EMOTION
 
 INPUTS = {"audio": SPEECH, "text": TEXT}
@@ -66,10 +66,12 @@ class SpeechTextPipeline(Pipeline):
 
         Args:
             model: Folder or Hub id.
-            kwargs: Parameters of the pipeline, and `device`.
+            kwargs: Arguments for the Hub, `revision`, `token`, `cache_dir` and `local_files_only`; parameters of the
+                pipeline; and `device`.
         """
-        network = SpeechTextForEmotion.from_pretrained(model)
-        return cls(model=network.eval(), processor=SpeechTextProcessor.from_pretrained(model), **kwargs)
+        where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        network = SpeechTextForEmotion.from_pretrained(model, **where)
+        return cls(model=network.eval(), processor=SpeechTextProcessor.from_pretrained(model, **where), **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
-from .configuration_speech_text import SPEECH, TEXT
+from .configuration_speech_text import SPEECH, TEXT, SpeechTextConfig
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 
 logger = logging.get_logger(__name__)
 
 PROCESSOR_FILE = "processor_config.json"
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 class SpeechTextProcessor(ProcessorMixin):
@@ -66,7 +67,7 @@ class SpeechTextProcessor(ProcessorMixin):
             max_tokens: As in the class.
         """
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(speech) if speech else None
-        return cls(feature_extractor, AutoTokenizer.from_pretrained(text) if text else None, max_tokens)
+        return cls(feature_extractor, _read_tokenizer(text) if text else None, max_tokens)
 
     # The signature differs from that of `ProcessorMixin`, whose other modalities are not supported.
     def __call__(  # type: ignore[override]
@@ -138,16 +139,13 @@ class SpeechTextProcessor(ProcessorMixin):
             pretrained_model_name_or_path: Folder or Hub id of a speech-text model.
             kwargs: Arguments for the Hub, such as `revision` and `token`, and `max_tokens`.
         """
-        limit = {name: kwargs.pop(name) for name in ("max_tokens",) if name in kwargs}
-        fields, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if name not in ("_from_auto", "_from_pipeline")}
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        fields, _ = cls.get_processor_dict(pretrained_model_name_or_path, **where)
         extractor = fields.get("feature_extractor")
         return cls(
             SparseMeritFeatureExtractor(**extractor) if extractor else None,
-            AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-            if TEXT in fields["modalities"]
-            else None,
-            **{"max_tokens": fields.get("max_tokens"), **limit},
+            _read_tokenizer(pretrained_model_name_or_path, **where) if TEXT in fields["modalities"] else None,
+            kwargs.get("max_tokens", fields.get("max_tokens")),
         )
 
     def _modalities(self) -> list[str]:
@@ -197,6 +195,16 @@ class SpeechTextProcessor(ProcessorMixin):
             )
             tokens = self.tokenizer(texts, truncation=True, max_length=limit)
         return self.tokenizer.pad(tokens, return_tensors="np")
+
+
+def _read_tokenizer(source: str | os.PathLike, **where: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a text encoder or of a speech-text model, whose own configuration has remote code."""
+    try:
+        model_type = PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type")
+    except OSError:  # a processor alone
+        model_type = SpeechTextConfig.model_type
+    config = {"config": PreTrainedConfig()} if model_type == SpeechTextConfig.model_type else {}
+    return AutoTokenizer.from_pretrained(source, **config, **where)
 
 
 def _as_list(clips: Any) -> list[Any] | None:
