@@ -175,6 +175,15 @@ def test_encoders_that_are_not_frozen_learn(batch, integration):
     assert waiting == []
 
 
+def test_encoders_compute_in_mixed_precision(batch):
+    model = make_model(**TASKS)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(**batch)
+    assert outputs.speech_embeddings.dtype == outputs.text_embeddings.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(outputs.logits.float(), model(**batch).logits, atol=0.05, rtol=0.05)
+
+
 def test_adapters_learn_in_either_encoder(batch):
     peft = pytest.importorskip("peft")
     settings = peft.LoraConfig(r=2, target_modules=["query", "q_proj"], modules_to_save=["emotion"])
@@ -326,9 +335,7 @@ def test_parts_give_their_encoders_and_pooling(parts, batch, tmp_path):
     assert processor(text="hello")["input_ids"].tolist() == [[2, 12, 3]]
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["speech_config"]["tasks"] == ["emotion"]
-    other = SpeechTextForEmotion.from_parts(
-        parts / "speech", tasks=["attributes"], **{"clip_tasks": TASKS["clip_tasks"]}
-    )
+    other = SpeechTextForEmotion.from_parts(parts / "speech", tasks=["attributes"])
     assert other.config.speech_config.tasks == ["attributes"]
 
 
@@ -339,7 +346,7 @@ def test_speech_text_models_are_parts_as_well(parts, batch, tmp_path):
     text = SpeechTextForEmotion.from_parts(
         text=parts / "text", text_pooling="attentive_statistics", freeze_text=False, **fields
     )
-    speech = SpeechTextForEmotion.from_parts(parts / "speech", tasks=["emotion"], clip_tasks=None)
+    speech = SpeechTextForEmotion.from_parts(parts / "speech", tasks=["emotion"])
     text.save_pretrained(tmp_path / "text")
     speech.save_pretrained(tmp_path / "speech")
     fused = SpeechTextForEmotion.from_parts(tmp_path / "speech", tmp_path / "text").eval()

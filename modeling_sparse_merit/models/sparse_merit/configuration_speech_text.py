@@ -55,6 +55,7 @@ class SpeechTextConfig(TaskConfig, PreTrainedConfig):
     """
 
     model_type = "speech_text"
+    has_no_defaults_at_init = True  # transformers 5.16 would make a configuration without parts
     sub_configs = {"speech_config": SparseMeritConfig, "text_config": AutoConfig}
     attribute_map = {"emotion_hidden_size": "head_hidden_size", "final_dropout": "head_dropout"}
     # `Trainer` gathers every other output of an evaluation: the logits alone

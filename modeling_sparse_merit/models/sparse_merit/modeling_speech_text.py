@@ -71,10 +71,13 @@ class SpeechTextForEmotion(PreTrainedModel):
     embedding. The heads take the embeddings, that of the speech first.
 
     Example:
-        >>> from transformers import AutoTokenizer
-        >>> from modeling_sparse_merit import SparseMeritFeatureExtractor, SpeechTextForEmotion, SpeechTextProcessor
-        >>> model = SpeechTextForEmotion.from_parts("my-model", "FacebookAI/roberta-base")  # doctest: +SKIP
-        >>> processor = SpeechTextProcessor.from_parts("my-model", "FacebookAI/roberta-base")  # doctest: +SKIP
+        >>> import torch
+        >>> from transformers import RobertaConfig
+        >>> from modeling_sparse_merit import SpeechTextConfig, SpeechTextForEmotion
+        >>> text = RobertaConfig(vocab_size=100, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = SpeechTextForEmotion(SpeechTextConfig(text_config=text))
+        >>> model(input_ids=torch.tensor([[0, 31, 41, 2]])).logits.shape
+        torch.Size([1, 4])
     """
 
     config: SpeechTextConfig
@@ -124,7 +127,7 @@ class SpeechTextForEmotion(PreTrainedModel):
             ValueError: No part is given, a part is of another kind, or an untrained pooling would be frozen.
         """
         parts = {name: _read_part(source, name) for name, source in ((SPEECH, speech), (TEXT, text)) if source}
-        fields = {**_fields_of(parts), **config_overrides}
+        fields = _fields_of(parts, config_overrides)
         poolings: dict[str, nn.Module | None] = {}
         if SPEECH in parts:
             parts[SPEECH], poolings[SPEECH] = _speech_of(parts[SPEECH], fields["tasks"])
@@ -270,7 +273,7 @@ class SpeechTextForEmotion(PreTrainedModel):
         embeddings = self._absent_embeddings(TEXT, len(input_ids))
         if present.any():  # an encoder returns NaN for a clip without tokens
             states = self.text(input_ids=input_ids[present], attention_mask=mask[present]).last_hidden_state
-            embeddings[present] = self.text_pooling(states, mask[present].bool())
+            embeddings[present] = self.text_pooling(states, mask[present].bool()).to(embeddings.dtype)
         return embeddings
 
     def _embed_speech(
@@ -283,7 +286,7 @@ class SpeechTextForEmotion(PreTrainedModel):
         if present.any():
             outputs = self.speech(input_values[present], mask[present], return_dict=True)
             ((task, features),) = outputs.features.items()  # (b, T, D)
-            embeddings[present] = self.speech_pooling(features, outputs.frame_mask)
+            embeddings[present] = self.speech_pooling(features, outputs.frame_mask).to(embeddings.dtype)
             if outputs.router_logits and self.speech.config.router == "sparse" and not self.config.freeze_speech:
                 balance = load_balancing_loss(outputs.router_logits[task], outputs.frame_mask)
         return embeddings, balance
@@ -391,14 +394,18 @@ def _read_part(source: str | os.PathLike, modality: str) -> Any:
     return SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(source, dtype=torch.float32)
 
 
-def _fields_of(parts: dict[str, Any]) -> dict[str, Any]:
-    """Tasks and labels of the first part that has them, and the pooling of the text."""
+def _fields_of(parts: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a model: tasks and labels of the first part that has them, the pooling of the text, and overrides."""
     fields: dict[str, Any] = {}
     for part in reversed(parts.values()):
         if hasattr(part, "heads"):
             tasks = list(clip_tasks_of(part.config))
             fields = {"tasks": tasks, "clip_tasks": part.config.clip_tasks, "id2label": part.config.id2label}
-    return fields | {"text_pooling": getattr(parts[TEXT].config, "text_pooling", "mean")} if TEXT in parts else fields
+    if TEXT in parts:
+        fields["text_pooling"] = getattr(parts[TEXT].config, "text_pooling", "mean")
+    tasks = overrides.get("tasks", fields.get("tasks"))
+    definitions = {name: each for name, each in (fields.get("clip_tasks") or {}).items() if name in tasks}
+    return fields | {"clip_tasks": definitions or None} | overrides
 
 
 def _speech_of(part: Any, tasks: Sequence[str]) -> tuple[SparseMeritModel, nn.Module]:
