@@ -89,17 +89,19 @@ class SpeechTextForEmotion(PreTrainedModel):
     def __init__(self, config: SpeechTextConfig):
         super().__init__(config)
         config.validate_speech_text()  # `from_pretrained` may have changed it
-        sizes = config.embedding_sizes
+        # CODEPATH: None in models of text alone
         if config.speech_config is not None:
             speech = config.speech_config
             self.speech = SparseMeritModel(speech)
             self.speech_pooling = AttentiveStatisticsPooling(speech.hidden_size, speech.emotion_pooling_heads)
+        # CODEPATH: None in models of speech alone
         if config.text_config is not None:
             is_mean, width = config.text_pooling == "mean", config.text_config.hidden_size
             self.text = _text_model(AutoModel.from_config(config.text_config))
             self.text_pooling = MeanPooling() if is_mean else AttentiveStatisticsPooling(width)
-        if config.modality_dropout:
-            self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(size)) for name, size in sizes.items()})
+        # CODEPATH: 0 in the published system, which has both modalities of every clip
+        sizes = config.embedding_sizes if config.modality_dropout else {}
+        self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(size)) for name, size in sizes.items()})
         self.tasks = config.task_definitions
         self.heads = nn.ModuleDict({name: task.head(config) for name, task in self.tasks.items()})
         self.post_init()
@@ -287,6 +289,7 @@ class SpeechTextForEmotion(PreTrainedModel):
             outputs = self.speech(input_values[present], mask[present], return_dict=True)
             ((task, features),) = outputs.features.items()  # (b, T, D)
             embeddings[present] = self.speech_pooling(features, outputs.frame_mask).to(embeddings.dtype)
+            # CODEPATH: the published system has no router; it is frozen with the encoder unless both are trained
             if outputs.router_logits and self.speech.config.router == "sparse" and not self.config.freeze_speech:
                 balance = load_balancing_loss(outputs.router_logits[task], outputs.frame_mask)
         return embeddings, balance
@@ -313,7 +316,7 @@ class SpeechTextForEmotion(PreTrainedModel):
             complete[name] = self._absent_embeddings(name, batch_size) if values is None else values.to(self.dtype)
         present = torch.stack([~values.isnan().all(1) for values in complete.values()])  # (modalities, B)
         self._check_present(present)
-        if not self.config.modality_dropout:
+        if not self.absent:
             return torch.cat(list(complete.values()), dim=-1)
         if self.training:
             present = self._drop_modalities(present)
@@ -338,15 +341,15 @@ class SpeechTextForEmotion(PreTrainedModel):
 
     def _check_present(self, present: torch.Tensor) -> None:
         """Refuses clips without a modality that the model needs. `present`: (modalities, B)."""
-        if self.config.modality_dropout:
+        if self.absent:
             if not present.any(0).all():
                 raise ValueError("A clip has neither speech nor text. Leave it out.")
             return
         missing = [name for name, here in zip(self.config.embedding_sizes, present, strict=True) if not here.all()]
         if missing:
             raise ValueError(
-                f"This model needs {missing[0]}, which a clip does not have: pass {INPUTS[missing[0]]}, or train with "
-                "`modality_dropout`."
+                f"This model needs {missing[0]}, which a clip does not have: pass {INPUTS[missing[0]]}, or "
+                "leave the clip out. A model of both that is trained with `modality_dropout` needs one of them."
             )
 
     def _set_pooling(self, modality: str, pooling: nn.Module | None) -> None:

@@ -1,19 +1,15 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Speech and text: parity with the published fusion, embeddings, missing modalities, parts, processor, pipeline."""
+"""The speech-text model: parity with the published fusion, embeddings, missing modalities, configuration, parts."""
 
 import json
-import logging
 import math
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-import transformers
-from conftest import TINY_SIZES
+from conftest import TINY_SIZES, make_speech
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file
-from test_remote_code import CODE, files_of, run_elsewhere
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, LlamaConfig, PreTrainedTokenizerFast, RobertaConfig, T5Config
 
@@ -60,28 +56,27 @@ def make_tokenizer(**options) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{**names, "model_max_length": 38, **options})
 
 
-@pytest.fixture
-def processor() -> SpeechTextProcessor:
+def make_processor() -> SpeechTextProcessor:
     return SpeechTextProcessor(SparseMeritFeatureExtractor(), make_tokenizer())
 
 
+def make_clips() -> list[np.ndarray]:
+    return [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.9, 0.3, 0.6))]
+
+
+@pytest.fixture
+def processor() -> SpeechTextProcessor:
+    return make_processor()
+
+
 @pytest.fixture(scope="module")
-def clips(speech_clip) -> list[np.ndarray]:
-    return [speech_clip(seconds, seed=seed) for seed, seconds in enumerate((0.9, 0.3, 0.6))]
+def clips() -> list[np.ndarray]:
+    return make_clips()
 
 
 @pytest.fixture
 def batch(processor, clips):
     return processor(audio=clips, text=TEXTS, sampling_rate=16_000, return_tensors="pt")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A folder with a model of speech and text, with ratings, that may lack one of both, and its processor."""
-    folder = tmp_path_factory.mktemp("speech_text")
-    make_model(**TASKS, modality_dropout=0.2).save_pretrained(folder)
-    SpeechTextProcessor(SparseMeritFeatureExtractor(), make_tokenizer()).save_pretrained(folder)
-    return folder
 
 
 # Model ---------------------------------------------------------------------------------------------------------------
@@ -367,167 +362,3 @@ def test_speech_text_models_are_parts_as_well(parts, batch, tmp_path):
         SpeechTextForEmotion.from_parts(tmp_path / "text", tmp_path / "text")
     with pytest.raises(ValueError, match="holds a model of type 'roberta'"):
         SpeechTextForEmotion.from_parts(parts / "text", parts / "text")
-
-
-# Processor -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_long_text_is_cut_with_one_message(processor, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            tokens = processor(text=["hello " * 600, "sad"])
-    assert tokens["input_ids"].shape == (2, 38)
-    assert tokens["input_ids"][0, -1] == WORDS.index("[SEP]")
-    assert [record.message.split(":")[0] for record in caplog.records] == [
-        "Texts of more than 38 tokens are cut there"
-    ]
-
-
-def test_a_limit_of_ones_own_is_saved(tmp_path):
-    SpeechTextProcessor(tokenizer=make_tokenizer(), max_tokens=5).save_pretrained(tmp_path)
-    assert SpeechTextProcessor.from_pretrained(tmp_path)(text=TEXTS)["input_ids"].shape == (3, 5)
-    assert SpeechTextProcessor.from_pretrained(tmp_path, max_tokens=4)(text=TEXTS)["input_ids"].shape == (3, 4)
-
-
-def test_a_decoder_pads_on_the_right_with_its_last_token():
-    tokenizer = make_tokenizer(pad_token=None, eos_token="[SEP]", padding_side="left")
-    tokens = SpeechTextProcessor(tokenizer=tokenizer)(text=["hello sad", "hello"])
-    assert tokens["input_ids"].tolist() == [[2, 12, 8, 3], [2, 12, 3, 3]]
-    assert tokens["text_attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
-    with pytest.raises(ValueError, match="neither `pad_token` nor `eos_token`"):
-        SpeechTextProcessor(tokenizer=make_tokenizer(pad_token=None))
-
-
-def test_clips_without_a_modality_are_rows_of_padding(processor, clips):
-    features = processor(audio=[None, clips[1]], text=[" ", "hello"], sampling_rate=16_000)
-    assert features["attention_mask"].sum(1).tolist() == [0, len(clips[1])]
-    assert features["text_attention_mask"].sum(1).tolist() == [0, 3]
-    assert set(processor(text=[None])) == {"input_ids", "text_attention_mask"}
-    with pytest.raises(ValueError, match="`audio` has 1 recordings, `text` 2 texts"):
-        processor(audio=clips[0], text=["hello", "sad"], sampling_rate=16_000)
-    with pytest.raises(ValueError, match="neither `audio` nor `text`"):
-        processor()
-
-
-# Pipeline ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_pipeline_describes_what_the_model_computes(checkpoint, processor, clips):
-    pipe = SpeechTextPipeline.from_pretrained(checkpoint, sampling_rate=16_000)
-    inputs = [{"audio": clip, "text": text} for clip, text in zip(clips, TEXTS, strict=True)]
-    inputs += [{"audio": clips[0]}, {"text": "hello", "audio": None}]
-    results = pipe(inputs)
-    with torch.no_grad():
-        outputs = pipe.model(**processor(audio=clips, text=TEXTS, sampling_rate=16_000, return_tensors="pt"))
-    for row, result in enumerate(results[:3]):
-        scores = {entry["label"]: entry["score"] for entry in result["emotion"]}
-        expected = outputs.logits[row].softmax(-1)
-        assert [scores[label] for label in pipe.model.config.id2label.values()] == pytest.approx(
-            expected.tolist(), abs=1e-5
-        )
-        rated = outputs.of("attributes")[row].clamp(1, 7).tolist()
-        assert list(result["attributes"].values()) == pytest.approx(rated, abs=1e-4)
-    assert list(results[0]["attributes"]) == ["valence", "arousal"]
-    for alone, together in zip(results, pipe(inputs, batch_size=5), strict=True):
-        assert together["attributes"] == pytest.approx(alone["attributes"], abs=1e-4)
-    assert len(pipe(inputs[0], top_k=1)["emotion"]) == 1
-
-
-def test_a_transcriber_gives_the_missing_text(checkpoint, clips):
-    received = []
-
-    def transcribe(waveform: np.ndarray) -> str:
-        received.append(waveform)
-        return " i am so glad "
-
-    pipe = SpeechTextPipeline.from_pretrained(checkpoint, transcriber=transcribe, sampling_rate=16_000)
-    spoken = pipe({"audio": clips[0], "text": " "})
-    assert spoken.pop("transcript") == "i am so glad"
-    assert received[0].dtype == np.float32 and np.array_equal(received[0], clips[0])
-    assert spoken == pipe({"audio": clips[0], "text": "i am so glad"}) and len(received) == 1
-    silent = pipe({"audio": clips[0]}, transcriber=lambda waveform: "")
-    assert silent.pop("transcript") == ""
-    assert silent == SpeechTextPipeline.from_pretrained(checkpoint)({"audio": clips[0]}, sampling_rate=16_000)
-    with pytest.raises(TypeError, match="expected a text"):
-        pipe({"audio": clips[0]}, transcriber=lambda waveform: 3)
-    with pytest.raises(TypeError, match="transcriber is 'whisper'"):
-        pipe({"audio": clips[0]}, transcriber="whisper")
-
-
-def test_a_speech_recognition_pipeline_is_a_transcriber(checkpoint, clips, tmp_path):
-    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "H": 3}))
-    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
-    config = transformers.Wav2Vec2Config(vocab_size=4, **{name: TINY_SIZES[name] for name in list(TINY_SIZES)[:5]})
-    model = transformers.Wav2Vec2ForCTC(config)
-    model.lm_head.bias.data[3] = 100.0  # always the letter H
-    recogniser = transformers.pipeline(
-        "automatic-speech-recognition",
-        model=model,
-        tokenizer=tokenizer,
-        feature_extractor=transformers.Wav2Vec2FeatureExtractor(),
-    )
-    pipe = SpeechTextPipeline.from_pretrained(checkpoint, transcriber=recogniser)
-    assert pipe({"audio": clips[0]}, sampling_rate=16_000)["transcript"] == "H"
-
-
-@pytest.mark.parametrize(
-    ("clip", "error", "message"),
-    [
-        ("call.flac", TypeError, "A clip is of type str"),
-        ({"file": "call.flac"}, ValueError, "the keys \\['file'\\]"),
-        ({"audio": None}, ValueError, "without a value for the model"),
-        ({"text": "  "}, ValueError, "neither speech nor text"),
-    ],
-)
-def test_a_clip_that_cannot_be_used_is_refused(checkpoint, clip, error, message):
-    with pytest.raises(error, match=message):
-        SpeechTextPipeline.from_pretrained(checkpoint)(clip)
-
-
-# Remote code ---------------------------------------------------------------------------------------------------------
-
-LOAD_AND_RUN = """
-import json, sys
-import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
-
-checkpoint, recording, target = sys.argv[1:]
-trusting = {"trust_remote_code": True}
-processor = AutoProcessor.from_pretrained(checkpoint, **trusting)
-model = AutoModel.from_pretrained(checkpoint, **trusting).eval()
-parts = (model, processor, processor.feature_extractor, AutoConfig.from_pretrained(checkpoint, **trusting))
-pipe = pipeline(model=checkpoint, device="cpu", **trusting)
-named = pipeline("speech-text-emotion", model=checkpoint, device="cpu", **trusting)
-clip = {"audio": recording, "text": "hello"}
-with torch.no_grad():
-    logits = model(**processor(text="hello", return_tensors="pt")).logits.tolist()
-result = pipe(clip)
-assert named(clip) == result
-pipe.save_pretrained(target + "/saved")
-again = pipeline(model=target + "/saved", device="cpu", **trusting)
-assert again(clip) == result
-homes = sorted({type(part).__module__.split(".")[0] for part in parts})
-names = [type(part).__name__ for part in parts]
-print(json.dumps({"names": names, "homes": homes, "logits": logits, "result": result}))
-"""
-
-
-def test_the_folder_works_without_the_package(checkpoint, clips, processor, tmp_path):
-    recording = tmp_path / "a.wav"
-    soundfile.write(recording, clips[0], 16_000, subtype="FLOAT")
-
-    loaded = run_elsewhere(LOAD_AND_RUN, checkpoint, recording, tmp_path, folder=tmp_path)
-
-    names = ["SpeechTextForEmotion", "SpeechTextProcessor", "SparseMeritFeatureExtractor", "SpeechTextConfig"]
-    assert loaded["names"] == names and loaded["homes"] == ["transformers_modules"]
-    model = SpeechTextForEmotion.from_pretrained(checkpoint)
-    with torch.no_grad():
-        logits = model(**processor(text="hello", return_tensors="pt")).logits
-    assert torch.equal(torch.tensor(loaded["logits"]), logits)
-    pipe = SpeechTextPipeline.from_pretrained(checkpoint, device="cpu")
-    assert loaded["result"] == pipe({"audio": recording, "text": "hello"})
-    code = {f"{kind}_speech_text.py" for kind in ("configuration", "modeling", "processing", "pipeline")}
-    written, original = files_of(tmp_path / "saved"), files_of(checkpoint)
-    assert set(written) == set(original) and written["model.safetensors"] == original["model.safetensors"]
-    assert {name for name in written if name.endswith(".py")} == CODE | code
