@@ -29,8 +29,9 @@ def stage(root: Path) -> None:
         shutil.copytree(family, root / "src" / "transformers" / "models" / family.name)
         tests = root / "tests" / "models" / family.name
         tests.mkdir(parents=True)
-        for path in ROOT.glob(f"tests/**/test_*_{family.name}.py"):
-            shutil.copyfile(path, tests / path.name)
+        for path in ROOT.glob("tests/**/test_*.py"):
+            if (family / path.name.removeprefix("test_")).exists():
+                shutil.copyfile(path, tests / path.name)
 
 
 def main() -> int:
