@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     from .models.sparse_merit.audio import read_audio as read_audio
     from .models.sparse_merit.audio import write_audio as write_audio
     from .models.sparse_merit.configuration_sparse_merit import SparseMeritConfig as SparseMeritConfig
+    from .models.sparse_merit.configuration_speech_text import SpeechTextConfig as SpeechTextConfig
     from .models.sparse_merit.feature_extraction_sparse_merit import (
         SparseMeritFeatureExtractor as SparseMeritFeatureExtractor,
     )
@@ -22,10 +23,13 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         SparseMeritForSpeechEnhancementAndEmotion as SparseMeritForSpeechEnhancementAndEmotion,
     )
     from .models.sparse_merit.modeling_sparse_merit import SparseMeritModel as SparseMeritModel
+    from .models.sparse_merit.modeling_speech_text import SpeechTextForEmotion as SpeechTextForEmotion
     from .models.sparse_merit.pipeline_sparse_merit import EmotionPipeline as EmotionPipeline
     from .models.sparse_merit.pipeline_sparse_merit import (
         SpeechEnhancementAndEmotionPipeline as SpeechEnhancementAndEmotionPipeline,
     )
+    from .models.sparse_merit.pipeline_speech_text import SpeechTextPipeline as SpeechTextPipeline
+    from .models.sparse_merit.processing_speech_text import SpeechTextProcessor as SpeechTextProcessor
     from .models.sparse_merit.quantization import SparseMeritInt8Config as SparseMeritInt8Config
     from .models.sparse_merit.streaming import StreamingEnhancer as StreamingEnhancer
 
@@ -42,6 +46,10 @@ _MODULE_OF = {
     "SparseMeritForSpeechEnhancementAndEmotion": "models.sparse_merit.modeling_sparse_merit",
     "SpeechEnhancementAndEmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",
     "EmotionPipeline": "models.sparse_merit.pipeline_sparse_merit",
+    "SpeechTextConfig": "models.sparse_merit.configuration_speech_text",
+    "SpeechTextForEmotion": "models.sparse_merit.modeling_speech_text",
+    "SpeechTextPipeline": "models.sparse_merit.pipeline_speech_text",
+    "SpeechTextProcessor": "models.sparse_merit.processing_speech_text",
     "StreamingEnhancer": "models.sparse_merit.streaming",
     "enhance_recordings": "inference.batching",
     "find_recordings": "inference.files",

@@ -46,6 +46,7 @@ CODE = {
     "pipeline_sparse_merit.py",
     "pretrained.py",
     "speech_segments.py",
+    "task_config.py",
     "streaming.py",
     "quantization.py",
     "sources.py",

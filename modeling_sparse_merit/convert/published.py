@@ -23,10 +23,11 @@ from huggingface_hub import snapshot_download
 from ..files import check_replaceable, replacing_folder
 from ..models.sparse_merit.adapters import load_merged, read_adapter_config
 from ..models.sparse_merit.audio import load_audio
-from ..models.sparse_merit.configuration_sparse_merit import PUBLISHED_LABELS, SparseMeritConfig
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
 from ..models.sparse_merit.pretrained import SUPPORTED
+from ..models.sparse_merit.task_config import PUBLISHED_LABELS
 
 MULTITASK = "multitask"
 STATISTICS_FILE = "train_norm_stat.pkl"

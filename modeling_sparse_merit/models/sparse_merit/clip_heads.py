@@ -51,7 +51,8 @@ class AttentiveStatisticsPooling(nn.Module):
 
 class ClipHead(nn.Module):
     """
-    Pooling, then Dropout, Linear, LayerNorm, activation, Dropout, Linear: (B, T, D) -> (B, size).
+    Pooling, then Dropout, Linear, LayerNorm, activation, Dropout, Linear: (B, T, D) -> (B, size). With 0
+    `emotion_pooling_heads`, there is no pooling, and the input is (B, D).
 
     Args:
         config: Its `hidden_size`, `emotion_hidden_size`, `emotion_pooling_heads`, `head_activation` and
@@ -62,23 +63,23 @@ class ClipHead(nn.Module):
     def __init__(self, config: Any, size: int):
         super().__init__()
         heads = config.emotion_pooling_heads
-        self.pooling = AttentiveStatisticsPooling(config.hidden_size, heads)
-        self.dense = nn.Linear(heads * 2 * config.hidden_size, config.emotion_hidden_size)
+        self.pooling = AttentiveStatisticsPooling(config.hidden_size, heads) if heads else None
+        self.dense = nn.Linear((heads * 2 or 1) * config.hidden_size, config.emotion_hidden_size)
         self.layer_norm = nn.LayerNorm(config.emotion_hidden_size)
         self.activation = ACT2FN[config.head_activation]
         self.classifier = nn.Linear(config.emotion_hidden_size, size)
         self.dropout = nn.Dropout(config.final_dropout)
 
-    def forward(self, features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
-            features: (B, T, D).
-            frame_mask: (B, T), true for the frames that belong to the recording.
+            features: (B, T, D), or (B, D) without pooling.
+            frame_mask: (B, T), true for the frames that belong to the recording; None without pooling.
 
         Returns:
             (B, size).
         """
-        pooled = self.pooling(features, frame_mask)  # (B, H * 2 * D)
+        pooled = features if self.pooling is None else self.pooling(features, frame_mask)  # (B, H * 2 * D) or (B, D)
         hidden = self.activation(self.layer_norm(self.dense(self.dropout(pooled))))
         return self.classifier(self.dropout(hidden))
 
@@ -178,7 +179,7 @@ class EmbeddingHead(ClipHead):
         self.margin, self.scale = margin, scale
         self.class_vectors = nn.Parameter(torch.randn(classes, size)) if classes else None
 
-    def forward(self, features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T, D), (B, T) -> (B, size) of length 1; arguments as in [`ClipHead`]."""
         return F.normalize(super().forward(features, frame_mask).float(), dim=-1)
 

@@ -18,7 +18,10 @@ from torch import nn
 from .clip_heads import RATING_LOSSES, ClassificationHead, EmbeddingHead, RatingHead
 from .tasks import TASKS, ClassificationTask, EmbeddingTask, RegressionTask, Task
 
-RESERVED = {*TASKS, *dir(nn.ModuleDict()), "balance", "loss", "losses", "logits", "features", "audio", "sampling_rate"}
+RESERVED = {
+    *("balance", "loss", "losses", "logits", "features", "audio", "sampling_rate", "transcript"),
+    *(*TASKS, *dir(nn.ModuleDict())),
+}
 """Names that outputs, results or modules already have."""
 FIELDS: dict[str, dict[str, Any]] = {  # of each kind, with their defaults; None where there is none
     "regression": {"outputs": None, "minimum": None, "maximum": None, "loss": "ccc"},

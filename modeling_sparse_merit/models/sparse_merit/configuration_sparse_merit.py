@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
-from transformers.activations import ACT2FN
 
-from .clip_tasks import define_tasks
-from .tasks import EMOTION, ENHANCEMENT, Task
+from .task_config import TaskConfig, check_heads
+from .tasks import EMOTION, ENHANCEMENT
 
 FEATURE_ENCODERS = ("convolution", "log_mel", "whisper")
 ENHANCEMENT_MASKS = ("log1p", "magnitude", "deep_filter")
 INTEGRATIONS = ("experts", "weighted_sum", "weighted_sum_experts", "expert_weighted_sums", "last_layer")
 ROUTERS = ("sparse", "dense")
-PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
 ROUTER_GRADIENTS = ("straight_through", "switch", "none")
 PRECISIONS = ("fp32", "bf16", "int8")
 """Precisions that `dtype` of `from_pretrained` accepts in addition to the dtypes of torch."""
@@ -33,7 +31,7 @@ PIPELINES = {
 
 
 @strict
-class SparseMeritConfig(WavLMConfig):
+class SparseMeritConfig(TaskConfig, WavLMConfig):
     r"""
     Configuration of a [`SparseMeritForSpeechEnhancementAndEmotion`]. The defaults describe the published model
     (WavLM-Large, three experts; arXiv 2509.08470, section III). The fields of `WavLMConfig` describe the encoder.
@@ -155,11 +153,7 @@ class SparseMeritConfig(WavLMConfig):
     win_length: int = 400
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.id2label is None and "num_labels" not in kwargs:
-            self.id2label = dict(enumerate(PUBLISHED_LABELS))
-        if self.id2label is not None and self.label2id is None:
-            self.label2id = {label: int(index) for index, label in self.id2label.items()}
-        self.tasks = list(self.tasks)
+        self.set_label_defaults(kwargs)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -209,19 +203,6 @@ class SparseMeritConfig(WavLMConfig):
         """As in `PreTrainedConfig`; the precision is chosen on loading and is not saved in a checkpoint."""
         return {name: value for name, value in super().to_dict().items() if name != "_precision"}
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Converts the keys of labels to integers. New labels reset `class_weights`, which belong to the old ones."""
-        if name == "id2label" and value is not None:
-            value = {int(index): label for index, label in value.items()}
-            before = self.__dict__.get("id2label")
-            if before is not None and before != value and self.__dict__.get("class_weights") is not None:
-                super().__setattr__("class_weights", None)
-        super().__setattr__(name, value)
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """As in `PreTrainedConfig`, but always with the labels, whose default is another one."""
-        return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
-
     @property
     def output_attentions(self) -> bool:
         """Whether the models return attention weights by default. Every `attn_implementation` can return them."""
@@ -243,32 +224,17 @@ class SparseMeritConfig(WavLMConfig):
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each of the model's `losses` in its `loss`."""
-        weights = {name: task.loss_weight(self) for name, task in self.task_definitions.items()}
-        return {**weights, **(self.task_weights or {}), "balance": self.load_balancing_weight}
-
-    @property
-    def task_definitions(self) -> dict[str, Task]:
-        """The `tasks` by name: entries of `TASKS`, and those of `clip_tasks`."""
-        return define_tasks(list(self.tasks), self.clip_tasks)
+        return {**super().loss_weights, "balance": self.load_balancing_weight}
 
     def validate_sparse_merit(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
+        check_heads(self)
         _check_choices(self)
         _check_sizes(self)
         _check_encoder(self)
 
 
 def _check_choices(config: SparseMeritConfig) -> None:
-    definitions = config.task_definitions  # which checks them
-    weights = config.task_weights or {}
-    weighted = [name for name, task in definitions.items() if task.weight is None]
-    if not set(weights) <= set(weighted) or not all(0 <= weight < math.inf for weight in weights.values()):
-        raise ValueError(
-            f"`task_weights` is {weights}; expected finite numbers of at least 0 for some of {weighted}. The weight "
-            "of the enhancement is `enhancement_weight`."
-        )
-    if config.head_activation not in ACT2FN:
-        raise ValueError(f"`head_activation` is {config.head_activation!r}; expected one of {sorted(ACT2FN)}.")
     choices = {
         "feature_encoder": FEATURE_ENCODERS,
         "integration": INTEGRATIONS,
@@ -286,7 +252,7 @@ def _check_sizes(config: SparseMeritConfig) -> None:
     for name in (*sizes, "enhancement_hidden_size", "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
-    for name in ("enhancement_weight", "load_balancing_weight", "focal_gamma"):
+    for name in ("enhancement_weight", "load_balancing_weight"):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
     if config.deep_filter_bins < 1 or config.deep_filter_taps < 1 or config.deep_filter_taps % 2 == 0:
@@ -294,24 +260,10 @@ def _check_sizes(config: SparseMeritConfig) -> None:
             f"`deep_filter_bins`, `deep_filter_taps` are {config.deep_filter_bins}, {config.deep_filter_taps}; "
             "expected at least 1 bin, and an odd number of taps."
         )
-    if not 0 <= config.label_smoothing < 1:
-        raise ValueError(f"`label_smoothing` is {config.label_smoothing}; expected at least 0 and less than 1.")
-    if config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"`problem_type` is {config.problem_type!r}; expected 'single_label_classification': the emotion head "
-            "predicts one class per clip. Leave the field out."
-        )
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "
             "expected win_length <= n_fft and hop_length <= win_length / 2, so that the transform can be inverted."
-        )
-    weights = config.class_weights
-    if weights is not None and (
-        len(weights) != config.num_labels or not all(0 < weight < math.inf for weight in weights)
-    ):
-        raise ValueError(
-            f"`class_weights` is {weights}; expected {config.num_labels} positive numbers, one per label."
         )
 
 

@@ -22,7 +22,7 @@ from .experts import LayerWeights, build_integration, load_balancing_loss
 from .pretrained import read_encoder, shared_fields
 from .quantization import SparseMeritInt8Config, is_quantized, plain_dtype, quantize, set_precision
 from .sources import license_notice
-from .tasks import TASKS, TaskInputs
+from .tasks import TASKS, TaskInputs, targets_of, weighted_sum
 
 logger = logging.get_logger(__name__)
 
@@ -216,7 +216,7 @@ class SparseMeritModel(SparseMeritPreTrainedModel):
             ValueError: A task is not one of the model's, or none is requested.
             TypeError: An unknown argument.
         """
-        _check_unused(kwargs)
+        check_unused(kwargs)
         tasks = self._check_tasks(tasks)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -379,8 +379,8 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         """
         # not a named argument: `Trainer` requires every argument whose name contains "label"
         task_labels = kwargs.pop("task_labels", None) or {}
-        _check_unused(kwargs)
-        targets = self._targets(task_labels, labels=labels, clean_values=clean_values)
+        check_unused(kwargs)
+        targets = targets_of(self.tasks, task_labels, labels=labels, clean_values=clean_values)
         outputs = self.model(
             input_values,
             attention_mask,
@@ -405,7 +405,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             losses["balance"] = sum(balances[1:], start=balances[0])
         own_fields = SparseMeritOutput.__dataclass_fields__
         return SparseMeritOutput(
-            loss=self._total(losses) if losses else None,
+            loss=weighted_sum(losses, self.config.loss_weights),
             losses=losses or None,
             features=outputs.features if output_features else None,
             router_logits=outputs.router_logits if output_router_logits else None,
@@ -430,24 +430,6 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
             mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
             outputs[name] = self.tasks[name].scaled(self.heads[name](values, mask))
         return outputs
-
-    def _targets(self, task_labels: dict[str, torch.Tensor], **arguments: torch.Tensor | None) -> dict[str, Any]:
-        """
-        The targets of each task, from the argument that the task names or from `task_labels`.
-
-        Raises:
-            ValueError: `task_labels` has a key that is not a task without an argument of its own.
-        """
-        expected = [name for name, task in self.tasks.items() if task.target is None]
-        if unknown := sorted(set(task_labels) - set(expected)):
-            raise ValueError(f"`task_labels` has {unknown}; expected some of the tasks {expected} of this model.")
-        named = {name: task.target for name, task in self.tasks.items()}
-        return task_labels | {name: arguments[target] for name, target in named.items() if target is not None}
-
-    def _total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        weights = self.config.loss_weights
-        weighted = [weights[name] * loss for name, loss in losses.items()]
-        return sum(weighted[1:], start=weighted[0])
 
 
 @cache
@@ -493,7 +475,7 @@ def load_encoder(encoder: SparseMeritEncoder, weights: dict[str, torch.Tensor]) 
     encoder.load_state_dict(weights | own)
 
 
-def _check_unused(arguments: dict[str, Any]) -> None:
+def check_unused(arguments: dict[str, Any]) -> None:
     """Refuses arguments that would be ignored."""
     given = [name for name, value in arguments.items() if value is not None and value is not False]
     if given:

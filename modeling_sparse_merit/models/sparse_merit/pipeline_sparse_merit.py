@@ -383,7 +383,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             elif entry.kind == "classification":
                 result[task] = self._ranked(task, means[task])
             elif entry.kind == "regression":
-                result[task] = _ratings(entry, means[task])
+                result[task] = ratings(entry, means[task])
             else:
                 result[task] = torch.nn.functional.normalize(means[task], dim=-1).numpy()
         if EMOTION in tasks:
@@ -414,10 +414,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
     def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
         """Scores (classes,) of one recording with their labels, the highest first."""
-        labels = self.model.tasks[task].describe(self.model.config)["labels"]
-        ranked = scores.sort(descending=True)
-        pairs = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
-        return [{"label": labels[index], "score": score} for index, score in pairs]
+        return ranked_labels(self.model.tasks[task].describe(self.model.config)["labels"], scores)
 
 
 class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
@@ -501,8 +498,27 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         return self._ranked(EMOTION, scores)[:top_k]
 
 
-def _ratings(task: Any, predicted: torch.Tensor) -> dict[str, float]:
-    """Ratings (K,) of one recording by their names, within their scale."""
+def ranked_labels(labels: Sequence[str], scores: torch.Tensor) -> list[dict[str, Any]]:
+    """
+    Labels and scores of one recording, [{"label", "score"}, ...], the highest first.
+
+    Args:
+        labels: The classes.
+        scores: (classes,).
+    """
+    in_order = scores.sort(descending=True)
+    pairs = zip(in_order.indices.tolist(), in_order.values.tolist(), strict=True)
+    return [{"label": labels[index], "score": score} for index, score in pairs]
+
+
+def ratings(task: Any, predicted: torch.Tensor) -> dict[str, float]:
+    """
+    Ratings of one recording by their names, within their scale.
+
+    Args:
+        task: A task of the kind "regression".
+        predicted: (K,).
+    """
     values = predicted.float().clamp(task.minimum, task.maximum).tolist()
     return dict(zip(task.outputs, values, strict=True))
 

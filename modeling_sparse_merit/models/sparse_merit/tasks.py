@@ -31,18 +31,18 @@ class TaskInputs:
     Inputs of a task for a batch.
 
     Attributes:
-        features: (B, T, D), 0 in the padding.
-        frame_mask: (B, T), true for the frames that belong to the recording.
+        features: (B, T, D), 0 in the padding; pooled (B, D) for heads without pooling.
+        frame_mask: (B, T), true for the frames that belong to the recording; None for pooled features.
         input_values: (B, S), the input of the model.
         num_samples: (B,), true lengths.
         targets: Targets of the loss; None for no loss.
     """
 
     features: torch.Tensor
-    frame_mask: torch.Tensor
-    input_values: torch.Tensor
-    num_samples: torch.Tensor
-    targets: torch.Tensor | None
+    frame_mask: torch.Tensor | None = None
+    input_values: torch.Tensor | None = None
+    num_samples: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -265,3 +265,36 @@ def tasks_of_kind(tasks: Mapping[str, Task], *kinds: str) -> list[str]:
         kinds: Kinds of tasks, such as "waveform".
     """
     return [name for name, task in tasks.items() if task.kind in kinds]
+
+
+def targets_of(
+    tasks: Mapping[str, Task], task_labels: dict[str, torch.Tensor], **arguments: torch.Tensor | None
+) -> dict[str, torch.Tensor | None]:
+    """
+    The targets of each task, from the argument of `forward` that the task names, or from `task_labels`.
+
+    Args:
+        tasks: Tasks of the model by name.
+        task_labels: {task: targets} of tasks without an argument of their own.
+        arguments: The arguments that tasks name.
+
+    Raises:
+        ValueError: `task_labels` has a key that is not a task without an argument of its own.
+    """
+    expected = [name for name, task in tasks.items() if task.target is None]
+    if unknown := sorted(set(task_labels) - set(expected)):
+        raise ValueError(f"`task_labels` has {unknown}; expected some of the tasks {expected} of this model.")
+    named = {name: task.target for name, task in tasks.items()}
+    return task_labels | {name: arguments[target] for name, target in named.items() if target is not None}
+
+
+def weighted_sum(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor | None:
+    """
+    The sum of some losses, a scalar; None if there is none.
+
+    Args:
+        losses: Scalars by name.
+        weights: Weight of each.
+    """
+    weighted = [weights[name] * loss for name, loss in losses.items()]
+    return sum(weighted[1:], start=weighted[0]) if weighted else None
