@@ -104,6 +104,21 @@ def _ravdess(
     return corpus("ravdess").build(folder, skip_bad=skip_bad, songs=songs, **_lists(dev=dev, test=test))
 
 
+def _emobank(folder: FolderArgument, skip_bad: SkipBadOption = False) -> "Dataset":
+    return corpus("emobank").build(folder, skip_bad=skip_bad)
+
+
+def _meld(
+    folder: FolderArgument,
+    skip_bad: SkipBadOption = False,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the clips, with a folder for each split; without it, texts only."),
+    ] = None,
+) -> "Dataset":
+    return corpus("meld").build(folder, skip_bad=skip_bad, audio=audio)
+
+
 def _msp_podcast(
     folder: FolderArgument,
     skip_bad: SkipBadOption = False,
@@ -112,8 +127,15 @@ def _msp_podcast(
     ] = None,
     other: Annotated[Other, typer.Option(help="Class O.")] = Other.UNLABELLED,
     no_agreement: Annotated[Unlabelled, typer.Option(help="Class X.")] = Unlabelled.UNLABELLED,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of files NAME.txt, the transcripts of the dev and test splits in place of its own."
+        ),
+    ] = None,
 ) -> "Dataset":
-    return corpus("msp_podcast").build(folder, skip_bad=skip_bad, audio=audio, other=other, no_agreement=no_agreement)
+    options = {"audio": audio, "other": other, "no_agreement": no_agreement, "transcripts": transcripts}
+    return corpus("msp_podcast").build(folder, skip_bad=skip_bad, **options)
 
 
 def _moodist(folder: FolderArgument, skip_bad: SkipBadOption = False, dev: DevOption = None) -> "Dataset":
@@ -348,6 +370,8 @@ def _add(name: str, help: str, build: Callable[..., "Dataset"], cls: type[TyperC
 OWN: dict[str, Callable[..., "Dataset"]] = {
     "ravdess": _ravdess,
     "msp_podcast": _msp_podcast,
+    "emobank": _emobank,
+    "meld": _meld,
     "moodist": _moodist,
     "folder": _folder,
     "noise": _noise,

@@ -94,11 +94,11 @@ def embed_clips(
             missing = [row for row in given if known.get(row) is None]
             computed = _embed(model, processor, modality, [given[row] for row in missing])
             for row, embedding in zip(missing, computed, strict=True):
-                known[row] = embedding
                 if folder is not None:
                     folder.write(modality, given[row], embedding)
-            for row, embedding in known.items():
-                values[row] = embedding
+                known[row] = embedding
+            for row, stored in known.items():
+                values[row] = stored
     model.train(was_training)
     return {f"{modality}_embeddings": values for modality, values in embeddings.items()}
 

@@ -50,7 +50,7 @@ from ..models.sparse_merit.processing_speech_text import SpeechTextProcessor
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import EMOTION, Task
 from .arguments import parse_fields
-from .dataset import EpochSampler, clip_frequencies
+from .dataset import EpochSampler, class_frequencies
 from .embeddings import EmbeddingFolder, embed_clips
 from .settings import EQUAL_CLASSES, Entries, Fraction, YamlMapping
 from .speech_text_clips import ClipDataset, Collator
@@ -278,9 +278,11 @@ def main(arguments: list[str] | None = None) -> None:
             train_clips.labels, settings.labels, settings.class_weights, settings.class_weight_beta
         )
     if not any(parameter.requires_grad for encoder in encoders(model) for parameter in encoder.parameters()):
-        folder = settings.embedding_cache and EmbeddingFolder(Path(settings.embedding_cache), model, processor)
+        cache = settings.embedding_cache
+        folder = EmbeddingFolder(Path(cache), model, processor) if cache else None
+        model.to(device=options.device)
         for clips in (train_clips, dev_clips):
-            clips.embeddings = embed_clips(model.to(options.device), processor, clips, folder or None)
+            clips.embeddings = embed_clips(model, processor, clips, folder)
     trainer = SpeechTextTrainer(
         tasks,
         build_sampler(train_clips, settings),
@@ -346,10 +348,16 @@ def build_sampler(clips: ClipDataset, settings: SpeechTextSettings) -> EpochSamp
         clips: The training clips.
         settings: Settings of the run.
     """
-    classes = np.asarray(clips.labels) if settings.sampling in EQUAL_CLASSES else None
-    frequencies = clip_frequencies(clips, settings)
-    size = settings.per_device_train_batch_size
-    return EpochSampler(size, [1.0] * len(clips), settings.seed, frequencies, order="random", classes=classes)
+    classes = np.asarray(clips.labels)
+    frequencies = None if settings.sampling == "natural" else class_frequencies(classes, settings.sampling)
+    return EpochSampler(
+        settings.per_device_train_batch_size,
+        [1.0] * len(clips),
+        settings.seed,
+        frequencies,
+        order="random",
+        classes=classes if settings.sampling in EQUAL_CLASSES else None,
+    )
 
 
 def training_arguments(settings: SpeechTextSettings) -> TrainingArguments:
@@ -412,9 +420,10 @@ def encoders(model: SpeechTextForEmotion) -> list[nn.Module]:
 
 
 def plain_model(model: Any) -> SpeechTextForEmotion:
-    """The model itself, without adapters and distributed wrappers."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    """The model itself: what adapters are added to, if it has any."""
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(plain, SpeechTextForEmotion)
+    return plain
 
 
 def save_best(trainer: SpeechTextTrainer, processor: SpeechTextProcessor, output_dir: Path) -> None:
