@@ -30,6 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import DatasetError, read_datasets
 from ..data.labels import class_weights
@@ -251,9 +252,13 @@ class LogFile(TrainerCallback):
         """As in `TrainerCallback`; arguments are those of `Trainer`."""
         if state.is_world_process_zero:
             assert args.output_dir is not None
-            rounded = {name: round(value, 5) for name, value in (logs or {}).items() if isinstance(value, float)}
+            entry: dict[str, float] = {"epoch": round(state.epoch or 0), "step": state.global_step}
+            for name, value in (logs or {}).items():
+                if isinstance(value, float) and name != "epoch":
+                    is_dev = name.startswith("eval_")
+                    entry[f"dev/{name.removeprefix('eval_')}" if is_dev else f"train/{name}"] = round(value, 5)
             with open(Path(args.output_dir) / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps({"epoch": round(state.epoch or 0), "step": state.global_step, **rounded}) + "\n")
+                log.write(json.dumps(entry) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -261,6 +266,8 @@ def main(arguments: list[str] | None = None) -> None:
     description = "Trains a model of speech and text. CONFIG.yaml comes first, then what overrides it."
     settings = parse_fields(SpeechTextSettings, arguments, description)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if not sys.stderr.isatty():  # bars would fill a log
+        transformers_logging.disable_progress_bar()
     add_classes(settings)
     options = training_arguments(settings)
     checkpoint = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).is_dir() else None
@@ -280,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not any(parameter.requires_grad for encoder in encoders(model) for parameter in encoder.parameters()):
         cache = settings.embedding_cache
         folder = EmbeddingFolder(Path(cache), model, processor) if cache else None
-        model.to(device=options.device)
+        model.to(options.device)  # type: ignore[call-arg,arg-type]  # transformers declares it wrongly
         for clips in (train_clips, dev_clips):
             clips.embeddings = embed_clips(model, processor, clips, folder)
     trainer = SpeechTextTrainer(
@@ -330,7 +337,7 @@ def load_clips(
         DatasetError: A dataset is missing, lacks a column, or has no clip with a target.
     """
     modalities = list(model.config.embedding_sizes)
-    rows = read_datasets(settings.data, split=split)
+    rows = read_datasets(settings.data, split=split, required="audio" if SPEECH in modalities else "text")
     reader = Targets(rows, tasks, settings.labels)
     targets = [reader.of(row) for row in rows.select_columns(reader.columns)]
     kept = [index for index, target in enumerate(targets) if has_target(target)]
@@ -381,6 +388,7 @@ def training_arguments(settings: SpeechTextSettings) -> TrainingArguments:
         metric_for_best_model="eval_score",
         greater_is_better=True,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=True,
         report_to=["tensorboard"],
         disable_tqdm=not sys.stderr.isatty(),

@@ -133,7 +133,7 @@ def add_classes(settings: TaskSettings) -> None:
     ]
     if not open_tasks or settings.streaming:
         return
-    speech = read_datasets(settings.speech, split="train")
+    speech = read_datasets(settings.speech, split="train", required="split")
     for name in open_tasks:
         column = settings.task_columns.get(name, name)
         (column,) = [column] if isinstance(column, str) else column
