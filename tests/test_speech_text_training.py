@@ -12,6 +12,7 @@ from conftest import TINY_SIZES
 from safetensors.torch import load_file
 from test_speech_text import TEXT_CONFIGS, make_tokenizer
 from transformers import AutoModel
+from typer.testing import CliRunner
 
 from modeling_sparse_merit import (
     SparseMeritConfig,
@@ -21,6 +22,7 @@ from modeling_sparse_merit import (
     SpeechTextProcessor,
     write_audio,
 )
+from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError
@@ -176,3 +178,14 @@ def test_speech_alone_is_trained_with_its_encoder(folder, tmp_path):
 def test_clips_without_any_target_are_an_error(folder, tmp_path):
     with pytest.raises(DatasetError, match="no clip of the split 'train' has a target"):
         train(folder, tmp_path / "run", labels=["calm", "tense"], config={"tasks": ["emotion"]})
+
+
+def test_the_command_trains_speech_and_text(folder, tmp_path):
+    settings = {"output_dir": str(tmp_path / "run"), "stage": "text", "text_model": str(folder / "text"), "epochs": 1}
+    settings |= {"data": [str(folder / "data")], "labels": list(TEXTS), "config": {"tasks": ["emotion"]}}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    done = CliRunner().invoke(app, ["train", "speech_text", str(tmp_path / "run.yaml"), "--learning_rate", "0.01"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+    refused = CliRunner().invoke(app, ["train", "speech_text", str(tmp_path / "run.yaml"), "--stage", "video"])
+    assert refused.exit_code == 2 and "'text', 'speech', 'fusion', 'joint'" in refused.stderr
