@@ -57,7 +57,7 @@ def concordance(true: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> 
 
 def f1(true: np.ndarray, predicted: np.ndarray, average: str, counts: np.ndarray) -> np.ndarray:
     """Macro or weighted F1 of classes (rows,) in resamples with these counts: (resamples, rows) -> (resamples,)."""
-    classes = int(true.max()) + 1
+    classes = int(max(true.max(), predicted.max())) + 1
     confusion = resampled_confusion(confusion_cells(true, predicted[None], classes), counts)[:, 0]
     scores = f1_from_confusion(confusion)  # (resamples, classes)
     if average == "macro":
@@ -88,9 +88,9 @@ def point(score: Callable[[np.ndarray], np.ndarray], rows: int) -> float:
     return float(score(np.ones((1, rows)))[0])
 
 
-def rate(dataset: Dataset, make_features: Callable[[], Any]) -> dict[str, Any]:
+def rate(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
     """Ridge regression of the ratings of EmoBank, with the regularisation that the dev split chooses."""
-    rows = {split: dataset.filter(partial(_is_of, split), input_columns="split") for split in SPLITS}
+    rows = _splits(path)
     targets = {split: np.array([rows[split][name] for name in RATINGS]).T for split in SPLITS}  # (rows, 3)
     inputs = _transformed(rows, make_features())
     best, chosen, alpha = -np.inf, None, 0.0
@@ -105,9 +105,9 @@ def rate(dataset: Dataset, make_features: Callable[[], Any]) -> dict[str, Any]:
     return {"alpha": alpha, "dev": float(best), "test": estimates(scores, np.arange(len(targets["test"])))}
 
 
-def classify(dataset: Dataset, make_features: Callable[[], Any]) -> dict[str, Any]:
+def classify(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
     """Logistic regression of the emotions of MELD, plain and with class weights; and the most frequent class."""
-    rows = {split: dataset.filter(partial(_is_of, split), input_columns="split") for split in SPLITS}
+    rows = _splits(path)
     targets = {split: np.array(rows[split]["emotion"]) for split in SPLITS}
     inputs = _transformed(rows, make_features())
     plain = {strength: LogisticRegression(C=strength, max_iter=1_000) for strength in STRENGTHS}
@@ -140,8 +140,8 @@ def classify(dataset: Dataset, make_features: Callable[[], Any]) -> dict[str, An
     return {"dev": dev, "new lines": int(is_new.sum()), "systems": results}
 
 
-def _is_of(split: str, value: str) -> bool:
-    return value == split
+def _splits(path: str) -> dict[str, Dataset]:
+    return {split: read_dataset(path, split, required="text") for split in SPLITS}
 
 
 def _transformed(rows: dict[str, Dataset], features: Any) -> dict[str, Any]:
@@ -206,14 +206,13 @@ def main(
 ) -> None:
     """Measures the baselines, and writes the results."""
     measured = commit()
-    texts = read_dataset(emobank, required="text")
     results = {
         "command": shlex.join(["python", "-m", "benchmarks.wild.text_baselines", *sys.argv[1:]]),
         "commit": measured,
         "seed": SEED,
         "scikit_learn": sklearn.__version__,
-        "emobank": {name: rate(texts, make) for name, make in FEATURES.items()},
-        "meld": classify(read_dataset(meld, required="text"), FEATURES["words 1-2, characters 2-5"]),
+        "emobank": {name: rate(emobank, make) for name, make in FEATURES.items()},
+        "meld": classify(meld, FEATURES["words 1-2, characters 2-5"]),
     }
     write_results(RESULTS / "wild" / "text_baselines", results, markdown(results))
 
