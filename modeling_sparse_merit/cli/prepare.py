@@ -136,8 +136,9 @@ def _msp_podcast(
         ),
     ] = None,
 ) -> "Dataset":
-    options = {"audio": audio, "other": other, "no_agreement": no_agreement, "transcripts": transcripts}
-    return corpus("msp_podcast").build(folder, skip_bad=skip_bad, **options)
+    return corpus("msp_podcast").build(
+        folder, skip_bad=skip_bad, audio=audio, other=other, no_agreement=no_agreement, transcripts=transcripts
+    )
 
 
 def _moodist(folder: FolderArgument, skip_bad: SkipBadOption = False, dev: DevOption = None) -> "Dataset":

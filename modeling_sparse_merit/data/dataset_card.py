@@ -156,7 +156,7 @@ def render_dataset_card(
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {data.pretty_name}\n\n{text}\n")
 
 
-def _purpose(features: Features) -> dict[str, list[str]]:
+def _purpose(features: Features) -> dict[str, Any]:
     """Tags and tasks of a dataset of texts, speech or noise."""
     if "audio" not in features:
         return {"tags": ["text", "sparse-merit", "emotion-recognition"], "task_categories": ["text-classification"]}

@@ -9,6 +9,7 @@ Computing, 2016), here in octaves, so that all three columns have similar scales
 from collections.abc import Iterator
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,5 +94,5 @@ def _measures(recordings: Dataset, column: str, processes: int) -> Iterator[Meas
         yield from pool.imap(_measure_recording, rows, chunksize=8)
 
 
-def _measure_recording(recording: dict) -> Measures:
+def _measure_recording(recording: dict[str, Any]) -> Measures:
     return measure(load_audio(recording))
