@@ -384,6 +384,8 @@ def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
         folder.build(tmp_path)
     with pytest.raises(DatasetError, match="lacks 1 columns: file_name"):
         folder.build(list_files(tmp_path, "name,emotion", "1.wav,sad"))
+    with pytest.raises(DatasetError, match="2 missing files: , "):
+        folder.build(list_files(tmp_path, "text,file_name", "Hello.,", "Nobody."))
     with pytest.raises(DatasetError, match="is not a folder"):
         folder.build(tmp_path / "absent")
 
