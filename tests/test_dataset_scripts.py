@@ -416,6 +416,8 @@ def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
         folder.build(tmp_path)
     with pytest.raises(DatasetError, match="lacks 1 columns: file_name"):
         folder.build(list_files(tmp_path, "name,emotion", "1.wav,sad"))
+    with pytest.raises(DatasetError, match="2 missing files: , "):
+        folder.build(list_files(tmp_path, "text,file_name", "Hello.,", "Nobody."))
     with pytest.raises(DatasetError, match="is not a folder"):
         folder.build(tmp_path / "absent")
 
@@ -642,6 +644,12 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
             {"train": 714, "dev": 86, "test": 176},
         ),
         ("emotion/emodb_more", 28, {"fear": 25, "disgust": 3}, {"train": 11, "dev": 10, "test": 7}),
+        (
+            "emotion_attributes/emodb_rated",
+            31,
+            {"happy": 8, None: 7, "sad": 6, "angry": 4, "fear": 4, "neutral": 2},
+            {"train": 14, "dev": 9, "test": 8},
+        ),
         ("emotion_level/baved", 392, {None: 392}, {"train": 300, "dev": 28, "test": 64}),
         ("speech/speechocean762", 1541, {None: 1541}, {"train": 1313, "dev": 78, "test": 150}),
     ],
@@ -655,6 +663,15 @@ def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips,
     assert Counter(dataset["split"]) == splits
     assert not prepare.overlap(dataset, "speaker")
     assert not {"unknown", "Unknown"} & {*dataset["speaker"], *dataset["gender"]}
+
+
+def test_real_ratings_keep_the_scale_of_their_corpus(reference_data):
+    rated = folder.build(reference_data / "data" / "emotion_attributes" / "emodb_rated")
+    levels = baved.build(reference_data / "data" / "emotion_level" / "baved")
+
+    assert all(-1 <= row[name] <= 1 for row in rated for name in ("arousal", "valence"))
+    assert set(rated["dominance"]) == {None}
+    assert Counter(levels["arousal"]) == {0: 109, 1: 143, 2: 140}  # low, neutral, high
 
 
 @pytest.mark.parametrize(

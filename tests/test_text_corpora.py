@@ -198,8 +198,8 @@ def test_meld_clips_belong_to_their_split_and_missing_ones_leave_the_text(tmp_pa
     app(arguments, standalone_mode=False)
 
     dataset = read_dataset(tmp_path / "out")
-    found = {(row["split"], row["turn"]): row["duration"] for row in dataset if row["audio"] is not None}
-    assert found == pytest.approx({("train", 0): 0.1, ("dev", 0): 0.2, ("test", 0): 0.3})
+    durations = {(row["split"], row["turn"]): row["duration"] for row in dataset if row["audio"] is not None}
+    assert durations == pytest.approx({("train", 0): 0.1, ("dev", 0): 0.2, ("test", 0): 0.3})
     assert len(dataset) == 7 and "4 lines have no clip that can be read." in dataset.info.description
     assert {*speech_features(), *text_features()} == {*dataset.features}
 

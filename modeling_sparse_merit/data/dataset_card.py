@@ -34,6 +34,9 @@ MEANINGS = {
     "category": "kind of noise",
     "speed": "speed factor of the clip: 1.1 is faster, and higher in pitch",
     "descriptors": "acoustic descriptors of the clip, 100 frames a second",
+    "log_pitch": "mean pitch in octaves above 55 Hz",
+    "pitch_range": "80th minus 20th percentile of the pitch, in octaves",
+    "active_share": "share of the clip that is active speech",
     "freesound_id": "its number at freesound.org",
     "rt60_s": "reverberation time in seconds",
     "corpus": "name of the speech dataset that the clip is from",
@@ -134,7 +137,7 @@ def render_dataset_card(
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {data.pretty_name}\n\n{text}\n")
 
 
-def _purpose(features: Features) -> dict[str, list[str]]:
+def _purpose(features: Features) -> dict[str, Any]:
     """Tags and tasks of a dataset of texts, speech or noise."""
     if "audio" not in features:
         return {"tags": ["text", "sparse-merit", "emotion-recognition"], "task_categories": ["text-classification"]}

@@ -126,7 +126,7 @@ class _RowChecker:
 
     def _convert(self, row: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
         values = {name: clean_value(name, value) for name, value in row.items()}
-        file = values.get("file")
+        file = row.get("file")
         source = values["source_file"] = values.get("source_file") or str(file)
         if file is None:
             self._identify(source, "rows", source, problems)
