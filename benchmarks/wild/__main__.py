@@ -14,32 +14,26 @@ Writes `NAME.json` and `NAME.md` to `benchmarks/results/wild`.
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 
-from benchmarks.wild.scores import compare, describe, markdown
+from benchmarks.wild.scores import Predictions, score_systems, scores_as_markdown
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import SpeechTextForEmotion, SpeechTextProcessor
-from modeling_sparse_merit.evaluation.statistics import Resampling
-from modeling_sparse_merit.files import sha256_of_files
-from modeling_sparse_merit.models.sparse_merit.configuration_speech_text import SPEECH
-from modeling_sparse_merit.data.datasets import read_datasets
 from modeling_sparse_merit.training.arguments import parse_fields
-from modeling_sparse_merit.training.speech_text import SpeechTextSettings
+from modeling_sparse_merit.training.speech_text import SpeechTextSettings, load_clips
 from modeling_sparse_merit.training.speech_text_clips import Collator
-from modeling_sparse_merit.training.speech_text import load_clips
 from modeling_sparse_merit.training.targets import configured_tasks
 
 FOLDER, RUNS = Path(__file__).parent, Path("runs/wild")
 FINISHED = "finished"  # an empty file in the folder of a finished run
 BASELINES = {"emobank": "frozen", "meld": "ce_natural"}
-UNITS = {"emobank": "source_file", "meld": "dialogue"}
-"""Column whose values are drawn together for the interval over speakers."""
+UNITS = {"meld": "dialogue"}
+"""Column whose values are drawn together for the interval over speakers; none for EmoBank."""
 CLIPS_AT_ONCE = 32
 
 
@@ -53,26 +47,54 @@ def train(folder: Path, arguments: list[str]) -> None:
 
 
 @torch.inference_mode()
-def predict(best: Path, settings: SpeechTextSettings) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[Any]]:
+def predict(best: Path, settings: SpeechTextSettings, unit: str | None) -> Predictions:
     """
     Predictions of a trained model for the test split.
 
     Args:
         best: Folder of the model.
         settings: Settings of its training.
-
-    Returns:
-        Targets and predictions {task: classes (clips,) or ratings (clips, K)}, and the rows of the clips.
+        unit: The column whose values are drawn together, if any.
     """
     model, processor = SpeechTextForEmotion.from_pretrained(best).eval(), SpeechTextProcessor.from_pretrained(best)
-    tasks = configured_tasks(settings, model.tasks)
+    (name,) = tasks = configured_tasks(settings, model.tasks)
     clips, collate = load_clips(settings, "test", tasks, model), Collator(processor)
-    predicted: dict[str, list[np.ndarray]] = {name: [] for name in tasks}
+    predicted = []
     for start in range(0, len(clips), CLIPS_AT_ONCE):
-        examples = [clips[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(clips)))]
-        outputs = model(**{name: value for name, value in collate(examples).items() if "labels" not in name})
-        for name, task in tasks.items():
-            values = outputs.of(name)
-            predicted[name].append((values.argmax(-1) if task.kind == "classification" else values).numpy())
-    targets = {name: np.stack([target[name] for target in clips.targets]) for name in tasks}
-    return targets, {name: np.concatenate(values) for name, values in predicted.items()}, clips.kept
+        batch = collate([clips[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(clips)))])
+        outputs = model(**{key: value for key, value in batch.items() if "labels" not in key})
+        values = outputs.of(name)
+        predicted.append((values.argmax(-1) if tasks[name].kind == "classification" else values).numpy())
+    true = np.stack([targets[name] for targets in clips.targets])
+    units = [None] * len(true) if unit is None else [str(value) for value in clips.described[unit]]
+    return Predictions(tasks[name], true, np.concatenate(predicted), units)
+
+
+def main(
+    group: Annotated[str, typer.Argument(help=f"The folder: {' or '.join(BASELINES)}.")],
+    text_model: Annotated[str, typer.Option(help="Text encoder of transformers: a folder or a Hub id.")],
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+) -> None:
+    """Trains and scores the systems of a folder, and writes the results."""
+    files = {path.stem: path for path in sorted((FOLDER / group).glob("*.yaml")) if path.stem != "base"}
+    members: dict[str, list[Predictions]] = {}
+    for name, path in files.items():
+        for seed in range(seeds):
+            folder = RUNS / group / name / str(seed)
+            arguments = [str(path), "--text_model", text_model, "--seed", str(seed), "--output_dir", str(folder)]
+            settings = parse_fields(SpeechTextSettings, arguments, "")
+            train(folder, arguments)
+            members.setdefault(name, []).append(predict(folder / "best", settings, UNITS.get(group)))
+    result = {
+        "command": shlex.join(["python", "-m", "benchmarks.wild", *sys.argv[1:]]).replace(text_model, "TEXT_ENCODER"),
+        "commit": commit(),
+        "text_encoder": SpeechTextForEmotion.from_pretrained(folder / "best").config.text_config.to_dict(),
+        "seeds": seeds,
+        **score_systems(members, BASELINES[group]),
+    }
+    write_results(RESULTS / "wild" / group, result, scores_as_markdown(group, result))
+    print(scores_as_markdown(group, result))
+
+
+if __name__ == "__main__":
+    typer.run(main)

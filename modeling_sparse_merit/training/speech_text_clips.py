@@ -24,6 +24,10 @@ class ClipDataset(torch.utils.data.Dataset):
         targets: {task: target} of every row.
         modalities: "speech" and "text", as far as the model has them.
         max_seconds: Recordings that are longer are cropped at a random position; None keeps them whole.
+
+    Attributes:
+        described: All columns of the rows.
+        embeddings: {"speech_embeddings" or "text_embeddings": (clips, D)}, which replace recordings and texts.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class ClipDataset(torch.utils.data.Dataset):
         max_seconds: float | None = None,
     ):
         columns = {SPEECH: "audio", TEXT: "text"}
-        self.rows = rows.select_columns([columns[name] for name in modalities])
+        self.described, self.rows = rows, rows.select_columns([columns[name] for name in modalities])
         self.targets, self.modalities, self.max_seconds = targets, modalities, max_seconds
         self.embeddings: dict[str, torch.Tensor] | None = None
 
