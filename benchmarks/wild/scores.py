@@ -136,8 +136,8 @@ def scores_as_markdown(name: str, result: dict[str, Any]) -> str:
     lines = [
         f"# Text alone: {name}",
         "",
-        f"`{result['command']}`, commit {result['commit']}, {result['seeds']} seeds, {result['clips']} test clips. Means "
-        "over the seeds, 95 % bootstrap intervals over clips; in parentheses the lowest and the highest seed.",
+        f"`{result['command']}`, commit {result['commit']}, {result['seeds']} seeds, {result['clips']} test clips. "
+        "Means over the seeds, 95 % bootstrap intervals over clips; in parentheses the lowest and the highest seed.",
         "",
         f"| system | {' | '.join(measures)} |",
         "|---" * (len(measures) + 1) + "|",
