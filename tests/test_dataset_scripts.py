@@ -195,7 +195,7 @@ def test_emospeech_commands_are_those_of_known_users(tmp_path):
     assert not rows
 
 
-def test_baved_has_voices_and_no_emotions(tmp_path):
+def test_baved_has_no_emotions_and_its_levels_become_arousal(tmp_path):
     record(tmp_path, "1/1-m-20-1-2-376.wav", "0/100-f-6-0-0-0.wav", "6/4-m-20-6-1-9.wav")
 
     rows = by_file(baved.build(tmp_path, dev=("100",), test=("04",)))
@@ -206,6 +206,7 @@ def test_baved_has_voices_and_no_emotions(tmp_path):
         "100-f-6-0-0-0": (None, "baved_100", "female", "dev"),
         "4-m-20-6-1-9": (None, "baved_04", "male", "test"),
     }
+    assert [row["arousal"] for row in rows.values()] == [0, 2, 1]
     assert rows["1-m-20-1-2-376"]["text"] == "لم يعجبني" and rows["1-m-20-1-2-376"]["sentence"] == "1"
 
 
@@ -282,6 +283,31 @@ def test_msp_podcast_keeps_classes_ratings_speakers_and_official_splits(tmp_path
     assert "not to be passed on" in dataset.info.license
 
 
+def test_msp_podcast_takes_recognized_transcripts_for_all_splits_but_train(tmp_path):
+    corpus = make_msp_podcast(tmp_path / "corpus")
+    for number in range(11):
+        for folder, words in (("corpus/Transcripts", "said"), ("whisper", "recognized")):
+            path = tmp_path / folder / f"MSP-PODCAST_0001_{number:04}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f" {words} {number}\n", encoding="utf-8")
+    (tmp_path / "whisper" / "MSP-PODCAST_0001_0002.txt").unlink()
+    (tmp_path / "corpus" / "Transcripts" / "MSP-PODCAST_0001_0004.txt").unlink()
+
+    arguments = ["--transcripts", str(tmp_path / "whisper")]
+    app(["prepare", "msp_podcast", str(corpus), str(tmp_path / "out"), *arguments], standalone_mode=False)
+
+    dataset = read_dataset(tmp_path / "out")
+    texts = {row["split"]: row["text"] for row in dataset if row["split"] != "train"}
+    assert texts == {"dev": "recognized 1", "test1": None, "test2": "recognized 3", "test3": "recognized 10"}
+    assert sorted(row["text"] or "" for row in dataset if row["split"] == "train") == ["", "said 0"] + [
+        f"said {number}" for number in range(5, 10)
+    ]
+    assert "2 clips have no transcript." in dataset.info.description
+    assert msp_podcast.build(corpus)["text"][1:4] == ["said 1", "said 2", "said 3"]
+    with pytest.raises(DatasetError, match="holds no transcript; expected files NAME.txt"):
+        msp_podcast.build(corpus, transcripts=corpus / "Audios")
+
+
 def test_msp_podcast_clips_without_a_class_can_be_left_out_or_kept_as_other(tmp_path):
     corpus = make_msp_podcast(tmp_path)
 
@@ -319,7 +345,7 @@ def test_msp_podcast_labels_as_the_laboratory_writes_them(reference_data, tmp_pa
         ("angry", "sad", "happy", "neutral", "surprise", "contempt"), 8
     )
     assert {row["speaker"] for row in rows} == {None} and {row["split"] for row in rows} == {None}
-    assert all(1 <= row["arousal"] <= 7 for row in rows)
+    assert all(1 <= row[name] <= 7 for row in rows for name in ("arousal", "valence", "dominance"))
 
 
 # Any folder ----------------------------------------------------------------------------------------------------------
@@ -390,6 +416,8 @@ def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
         folder.build(tmp_path)
     with pytest.raises(DatasetError, match="lacks 1 columns: file_name"):
         folder.build(list_files(tmp_path, "name,emotion", "1.wav,sad"))
+    with pytest.raises(DatasetError, match="2 missing files: , "):
+        folder.build(list_files(tmp_path, "text,file_name", "Hello.,", "Nobody."))
     with pytest.raises(DatasetError, match="is not a folder"):
         folder.build(tmp_path / "absent")
 
@@ -484,7 +512,7 @@ def test_a_folder_of_another_corpus_is_refused(tmp_path):
 
     with pytest.raises(DatasetError, match="1 file names that are not of EmoDB: Actor_01"):
         emodb.build(tmp_path)
-    with pytest.raises(DatasetError, match="contains no recording of this corpus"):
+    with pytest.raises(DatasetError, match="contains no row of this corpus"):
         ravdess.build(list_files(tmp_path / "empty", "file_name"))
 
 
@@ -616,6 +644,12 @@ def test_a_private_corpus_keeps_the_licence_it_was_given(tmp_path):
             {"train": 714, "dev": 86, "test": 176},
         ),
         ("emotion/emodb_more", 28, {"fear": 25, "disgust": 3}, {"train": 11, "dev": 10, "test": 7}),
+        (
+            "emotion_attributes/emodb_rated",
+            31,
+            {"happy": 8, None: 7, "sad": 6, "angry": 4, "fear": 4, "neutral": 2},
+            {"train": 14, "dev": 9, "test": 8},
+        ),
         ("emotion_level/baved", 392, {None: 392}, {"train": 300, "dev": 28, "test": 64}),
         ("speech/speechocean762", 1541, {None: 1541}, {"train": 1313, "dev": 78, "test": 150}),
     ],
@@ -629,6 +663,15 @@ def test_real_speech_has_the_counts_of_its_readme(reference_data, corpus, clips,
     assert Counter(dataset["split"]) == splits
     assert not prepare.overlap(dataset, "speaker")
     assert not {"unknown", "Unknown"} & {*dataset["speaker"], *dataset["gender"]}
+
+
+def test_real_ratings_keep_the_scale_of_their_corpus(reference_data):
+    rated = folder.build(reference_data / "data" / "emotion_attributes" / "emodb_rated")
+    levels = baved.build(reference_data / "data" / "emotion_level" / "baved")
+
+    assert all(-1 <= row[name] <= 1 for row in rated for name in ("arousal", "valence"))
+    assert set(rated["dominance"]) == {None}
+    assert Counter(levels["arousal"]) == {0: 109, 1: 143, 2: 140}  # low, neutral, high
 
 
 @pytest.mark.parametrize(

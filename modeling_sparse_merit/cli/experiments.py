@@ -8,20 +8,28 @@ import typer
 
 from .options import errors_in_one_line, quieten_datasets
 
+SPEECH_TEXT = "speech_text"
+"""First argument of `train` that trains a model of speech and text."""
+
 
 def train(context: typer.Context) -> None:
     """Train a model with the settings of a YAML file: sparse-merit train CONFIG.yaml [--field value ...].
 
-    On several processes: accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
+    A model of speech and text: sparse-merit train speech_text CONFIG.yaml [--field value ...]. On several processes:
+    accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
 
     Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4
     """
+    is_speech_text, arguments = context.args[:1] == [SPEECH_TEXT], context.args
     with errors_in_one_line():
         try:
-            from ..training.run import main
+            if is_speech_text:
+                from ..training.speech_text import main
+            else:
+                from ..training.run import main
         except ImportError as error:
             raise ImportError(f"{error}. Training needs: pip install 'modeling-sparse-merit[train]'") from error
-        main(context.args)
+        main(arguments[1:] if is_speech_text else arguments)
 
 
 def evaluate(

@@ -34,6 +34,8 @@ DevOption = Annotated[
 TestOption = Annotated[
     str | None, typer.Option(help="What is in the test split, separated by commas; a choice of the corpus by default.")
 ]
+SpeechArgument = Annotated[str, typer.Argument(help="The speech dataset.")]
+ProcessesOption = Annotated[int | None, typer.Option(help="Number of processes; one a core by default.")]
 LicenseOption = Annotated[str, typer.Option(help="Licence to store with the dataset.")]
 CitationOption = Annotated[str, typer.Option(help="Citation to store with the dataset.")]
 DescriptionOption = Annotated[str, typer.Option(help="Description to store with the dataset.")]
@@ -110,6 +112,21 @@ def _ravdess(
     return corpus("ravdess").build(folder, skip_bad=skip_bad, songs=songs, **_lists(dev=dev, test=test))
 
 
+def _emobank(folder: FolderArgument, skip_bad: SkipBadOption = False) -> "Dataset":
+    return corpus("emobank").build(folder, skip_bad=skip_bad)
+
+
+def _meld(
+    folder: FolderArgument,
+    skip_bad: SkipBadOption = False,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the clips, with a folder for each split; without it, texts only."),
+    ] = None,
+) -> "Dataset":
+    return corpus("meld").build(folder, skip_bad=skip_bad, audio=audio)
+
+
 def _msp_podcast(
     folder: FolderArgument,
     skip_bad: SkipBadOption = False,
@@ -118,8 +135,16 @@ def _msp_podcast(
     ] = None,
     other: Annotated[Other, typer.Option(help="Class O.")] = Other.UNLABELLED,
     no_agreement: Annotated[Unlabelled, typer.Option(help="Class X.")] = Unlabelled.UNLABELLED,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of files NAME.txt, the transcripts of the dev and test splits in place of its own."
+        ),
+    ] = None,
 ) -> "Dataset":
-    return corpus("msp_podcast").build(folder, skip_bad=skip_bad, audio=audio, other=other, no_agreement=no_agreement)
+    return corpus("msp_podcast").build(
+        folder, skip_bad=skip_bad, audio=audio, other=other, no_agreement=no_agreement, transcripts=transcripts
+    )
 
 
 def _moodist(folder: FolderArgument, skip_bad: SkipBadOption = False, dev: DevOption = None) -> "Dataset":
@@ -236,16 +261,22 @@ def _noisy(
 
 def _descriptors(
     context: typer.Context,
-    speech: Annotated[str, typer.Argument(help="The speech dataset.")],
+    speech: SpeechArgument,
     speeds: Annotated[
         list[float] | None, typer.Option(help="Speed factors of train clips; 1 0.87 1.07 1.15 by default.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Number of processes; one a core by default.")] = None,
+    processes: ProcessesOption = None,
 ) -> "Dataset":
     from ..data.acoustic_features import SPEEDS, build
 
     scratch = context.with_resource(TemporaryDirectory())
     return build(speech, scratch, speeds or SPEEDS, processes or os.cpu_count() or 1)
+
+
+def _prosody(speech: SpeechArgument, processes: ProcessesOption = None) -> "Dataset":
+    from ..data.prosody import build
+
+    return build(speech, processes or os.cpu_count() or 1)
 
 
 def _synthetic_noise(
@@ -349,6 +380,8 @@ def _add(name: str, help: str, build: Callable[..., "Dataset"], cls: type[TyperC
 OWN: dict[str, Callable[..., "Dataset"]] = {
     "ravdess": _ravdess,
     "msp_podcast": _msp_podcast,
+    "emobank": _emobank,
+    "meld": _meld,
     "moodist": _moodist,
     "folder": _folder,
     "noise": _noise,
@@ -357,6 +390,7 @@ OWN: dict[str, Callable[..., "Dataset"]] = {
 COMMANDS: dict[str, tuple[str, Callable[..., "Dataset"]]] = {
     "noisy": ("A frozen noisy test set of speech datasets and noise datasets.", _noisy),
     "descriptors": ("A speech dataset with acoustic descriptors, at several speeds.", _descriptors),
+    "prosody": ("A speech dataset with pitch and active speech of each clip.", _prosody),
     "synthetic_noise": ("Synthetic noises, and babble of speech datasets.", _synthetic_noise),
 }
 """Other sources: help, and what builds their dataset."""

@@ -64,7 +64,7 @@ def build(
         DatasetError: Praat's library is not installed, a speed is out of range, or there is no clip of train or dev.
     """
     speeds = _checked_speeds(speeds)
-    _praat()
+    praat()
     source = read_dataset(speech)
     jobs = [
         (row, speed)
@@ -144,11 +144,11 @@ def _spectral(levels: np.ndarray) -> Iterator[np.ndarray]:
 
 def _voice(waveform: np.ndarray, times: np.ndarray, levels: np.ndarray) -> Iterator[np.ndarray]:
     """The descriptors `VOICED`, each (K,); 0 without a voice."""
-    sound = _praat().Sound(waveform.astype(np.float64), SAMPLING_RATE)
+    sound = praat().Sound(waveform.astype(np.float64), SAMPLING_RATE)
     try:
         track = sound.to_pitch_ac(time_step=HOP / SAMPLING_RATE, pitch_floor=PITCH_FLOOR, pitch_ceiling=PITCH_CEILING)
         formants = sound.to_formant_burg(time_step=HOP / SAMPLING_RATE, maximum_formant=5500.0)
-    except _praat().PraatError:  # too short for a period of the lowest pitch
+    except praat().PraatError:  # too short for a period of the lowest pitch
         yield from np.zeros((len(VOICED), len(times)))
         return
     nearest = np.abs(track.xs()[None] - times[:, None]).argmin(1)  # (K,)
@@ -214,13 +214,18 @@ def _clip(job: tuple[dict[str, Any], float]) -> dict[str, Any]:
     }
 
 
-def _praat() -> ModuleType:
-    """Praat as a library."""
+def praat() -> ModuleType:
+    """Praat as a library.
+
+    Raises:
+        DatasetError: it is not installed.
+    """
     try:
         import parselmouth
     except ImportError as error:
         raise DatasetError(
-            'descriptors need the package `praat-parselmouth`: pip install "modeling-sparse-merit[pretraining]"'
+            "descriptors and prosody need the package `praat-parselmouth`: pip install "
+            '"modeling-sparse-merit[pretraining]"'
         ) from error
     return parselmouth
 

@@ -15,14 +15,18 @@ NOT_STATED = "a licence that is not stated"
 MEANINGS = {
     "audio": "the recording: `bytes` of an audio file, and its name as `path`",
     "clean": "the clean speech in the recording, with the same length and level",
-    "emotion": "the emotion; none for an unlabelled clip",
+    "emotion": "the emotion; none where it is not labelled",
     "speaker": "the speaker; names are unique across corpora",
     "split": "the split of the row",
     "gender": "of the speaker",
     "language": "ISO 639 code",
-    "text": "what is said",
+    "text": "what is said or written",
+    "dialogue": "the conversation; names are unique across splits and corpora",
+    "turn": "place of the text in its conversation; some numbers may be missing",
+    "sentiment": "positive, negative or neutral",
+    "intent": "what the speaker wants",
     "sentence": "the corpus's own identifier of the sentence that was spoken",
-    "source_file": "the recording's name in the corpus",
+    "source_file": "name of the recording or text in the corpus",
     "duration": "seconds",
     "arousal": "mean rating in the corpus's own scale",
     "valence": "mean rating in the corpus's own scale",
@@ -30,6 +34,9 @@ MEANINGS = {
     "category": "kind of noise",
     "speed": "speed factor of the clip: 1.1 is faster, and higher in pitch",
     "descriptors": "acoustic descriptors of the clip, 100 frames a second",
+    "log_pitch": "mean pitch in octaves above 55 Hz",
+    "pitch_range": "80th minus 20th percentile of the pitch, in octaves",
+    "active_share": "share of the clip that is active speech",
     "freesound_id": "its number at freesound.org",
     "rt60_s": "reverberation time in seconds",
     "corpus": "name of the speech dataset that the clip is from",
@@ -53,6 +60,14 @@ from modeling_sparse_merit import load_audio
 
 rows = load_dataset({source!r}, split={split!r}, streaming=True)
 recording = load_audio(next(iter(rows))["audio"])  # mono float32 at 16 kHz; torchcodec is not needed
+```
+"""
+LOADING_TEXT = """\
+```python
+from datasets import load_dataset
+
+rows = load_dataset({source!r}, split={split!r}, streaming=True)
+text = next(iter(rows))["text"]
 ```
 """
 MIXING = """
@@ -97,29 +112,39 @@ def render_dataset_card(
         licence: the licence to state; by default that in `info`.
     """
     licence = dataset.info.license or licence or ""
-    rows, speech = split_rows(dataset), "emotion" in dataset.features
+    rows, audio = split_rows(dataset), "audio" in dataset.features
     further: dict[str, Any] = {"configs": list(configs)} if configs else {}
     data = DatasetCardData(
         **licence_metadata(licence),
         language=sorted({name for name in _column(dataset, "language") if name}) or None,
         pretty_name=source.rstrip("/").split("/")[-1],
         size_categories=_size_category(len(dataset)),
-        tags=["audio", "sparse-merit", "speech-emotion-recognition" if speech else "noise"],
-        task_categories=["audio-classification", "audio-to-audio"] if speech else ["audio-to-audio"],
+        **_purpose(dataset.features),
         **further,
     )
-    mixable = speech and "clean" not in dataset.features
+    mixable = {"audio", "emotion"} <= set(dataset.features) and "clean" not in dataset.features
     example = "train" if "train" in rows else next(iter(rows))
+    loading = (LOADING if audio else LOADING_TEXT).format(source=source, split=example)
     sections = {
         "": dataset.info.description or "No description was given.",
         "## Splits": _splits_section(dataset, rows),
         "## Columns": _columns_section(dataset.features),
-        "## Use": LOADING.format(source=source, split=example) + (MIXING if mixable else ""),
+        "## Use": loading + (MIXING if mixable else ""),
         "## Licence": licence or "Not stated.",
         "## Source": dataset.info.citation or "Not stated.",
     }
     text = "\n\n".join(f"{title}\n\n{section.strip()}".strip() for title, section in sections.items())
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n# {data.pretty_name}\n\n{text}\n")
+
+
+def _purpose(features: Features) -> dict[str, Any]:
+    """Tags and tasks of a dataset of texts, speech or noise."""
+    if "audio" not in features:
+        return {"tags": ["text", "sparse-merit", "emotion-recognition"], "task_categories": ["text-classification"]}
+    if "emotion" in features:
+        tasks = ["audio-classification", "audio-to-audio"]
+        return {"tags": ["audio", "sparse-merit", "speech-emotion-recognition"], "task_categories": tasks}
+    return {"tags": ["audio", "sparse-merit", "noise"], "task_categories": ["audio-to-audio"]}
 
 
 def class_counts(dataset: Dataset, rows: Iterable[int]) -> Counter[str]:
@@ -148,15 +173,21 @@ def hours(dataset: Dataset, rows: Iterable[int]) -> float:
 
 
 def _splits_section(dataset: Dataset, rows: dict[str, list[int]]) -> str:
-    """A line for each split: clips, hours, speakers and classes."""
-    speakers = _column(dataset, "speaker")
-    lines = ["| split | clips | hours | speakers | classes |", "|---|---:|---:|---:|---|"]
+    """A line for each split: clips and hours, or texts and dialogues; speakers and classes."""
+    is_audio = "audio" in dataset.features
+    first, second = ("clips", "hours") if is_audio else ("texts", "dialogues")
+    speakers, dialogues = (_column(dataset, name) for name in ("speaker", "dialogue"))
+    lines = [f"| split | {first} | {second} | speakers | classes |", "|---|---:|---:|---:|---|"]
     for split, indices in rows.items():
-        known = {speakers[row] for row in indices} - {None}
         classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset, indices).most_common())
-        length = f"{hours(dataset, indices):.2f}"
-        lines.append(f"| {split} | {len(indices)} | {length} | {len(known) or ''} | {classes} |")
+        size = f"{hours(dataset, indices):.2f}" if is_audio else _distinct(dialogues, indices)
+        lines.append(f"| {split} | {len(indices)} | {size} | {_distinct(speakers, indices)} | {classes} |")
     return "\n".join(lines)
+
+
+def _distinct(entries: Sequence[Any], rows: Iterable[int]) -> int | str:
+    """The number of different values in some rows; empty if there is none."""
+    return len({entries[row] for row in rows} - {None}) or ""
 
 
 def _columns_section(features: Features) -> str:

@@ -44,14 +44,29 @@ def speech_features(labels: Sequence[str] = EMOTIONS) -> Features:
 
     `duration` is in seconds, and ratings are on the scale of the corpus. All values but `audio` and `duration` may be
     None. An emotion of None marks an unlabelled clip; it is never a class. `sentence` identifies the spoken sentence
-    within the corpus.
+    within the corpus, and `intent` is what the speaker wants.
     """
-    text = ("speaker", "split", "gender", "language", "text", "sentence", "source_file")
+    text = ("speaker", "split", "gender", "language", "text", "sentence", "source_file", "intent")
     numbers = ("duration", "arousal", "valence", "dominance")
     return Features(
         {"audio": AUDIO, "emotion": ClassLabel(names=list(labels))}
         | {name: Value("string") for name in text}
         | {name: Value("float32") for name in numbers}
+    )
+
+
+def text_features(labels: Sequence[str] = EMOTIONS) -> Features:
+    """The schema of a dataset of texts without recordings.
+
+    Ratings are on the scale of the corpus. `dialogue` is the conversation that a text is from, and `turn` its place in
+    it: turns are in order, but some of their numbers may be missing. All values but `text` may be None.
+    """
+    text = ("text", "split", "speaker", "language", "dialogue", "sentiment", "source_file")
+    return Features(
+        {"emotion": ClassLabel(names=list(labels))}
+        | {name: Value("string") for name in text}
+        | {"turn": Value("int32")}
+        | {name: Value("float32") for name in ("arousal", "valence", "dominance")}
     )
 
 
@@ -68,25 +83,32 @@ def noise_features() -> Features:
     )
 
 
-def read_dataset(path: str | Path, split: str | None = None) -> Dataset:
+def read_dataset(path: str | Path, split: str | None = None, required: str | None = "audio") -> Dataset:
     """Reads a dataset: a folder of Parquet shards, one Parquet file, or a folder written by `Dataset.save_to_disk`.
     A path that does not exist locally names a dataset on the Hub, which is downloaded.
 
     Args:
         path: the dataset; `owner/name` on the Hub.
         split: keep only the rows of this split, such as `"train"`; None keeps all rows.
+        required: a column that the dataset must have: `"audio"`, `"text"` for texts with or without recordings, or
+            None.
 
     Returns:
         The dataset with undecoded audio. `Dataset.info` holds licence, citation and description, except for datasets
         from the Hub, whose card states them.
 
     Raises:
-        DatasetError: there is no dataset at `path`, or it has no row of this split.
+        DatasetError: there is no dataset at `path`, it lacks the column, or it has no row of this split.
     """
-    return read_datasets([path], split)
+    return read_datasets([path], split, required=required)
 
 
-def read_datasets(paths: Iterable[str | Path], split: str | None = None, download_all: bool = True) -> Dataset:
+def read_datasets(
+    paths: Iterable[str | Path],
+    split: str | None = None,
+    download_all: bool = True,
+    required: str | None = "audio",
+) -> Dataset:
     """Reads several datasets into one.
 
     Missing columns are filled with None, and emotion classes are matched by name: the shared vocabulary
@@ -97,11 +119,14 @@ def read_datasets(paths: Iterable[str | Path], split: str | None = None, downloa
         split: keep only the rows of this split; a dataset without any such row adds none.
         download_all: download all splits of a dataset on the Hub, so that they are available offline; False downloads
             only `split`.
+        required: a column that each dataset must have: `"audio"`, `"text"` for texts with or without recordings, or
+            None.
 
     Raises:
-        DatasetError: a path holds no dataset, datasets disagree about the type of a column, or no row is left.
+        DatasetError: a path holds no dataset or one without the column, datasets disagree about the type of a column,
+            or no row is left.
     """
-    datasets = [_read(Path(path), None if download_all else split) for path in paths]
+    datasets = [_read(Path(path), None if download_all else split, required) for path in paths]
     if not datasets:
         raise DatasetError("no dataset was given; name at least one folder written by a dataset script")
     features = _common_features(datasets)
@@ -161,7 +186,8 @@ def _download(name: str, split: str | None) -> Dataset:
     splits."""
     files = None if split is None else _split_files(name, split)
     if files == {}:
-        return Dataset(Features({"audio": AUDIO, "split": Value("string")}).arrow_schema.empty_table())
+        columns = {"audio": AUDIO, "text": Value("string"), "split": Value("string")}
+        return Dataset(Features(columns).arrow_schema.empty_table())
     with _hub_errors(name):
         splits = load_dataset(name) if files is None else load_dataset("parquet", data_files=files)
     for key, dataset in splits.items():
@@ -191,12 +217,13 @@ def _hub_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def _read(path: Path, split: str | None = None) -> Dataset:
+def _read(path: Path, split: str | None, required: str | None) -> Dataset:
     """One dataset with undecoded audio; of a dataset on the Hub only `split`, if given."""
     dataset = _download(path.as_posix(), split) if _is_on_hub(path) else _read_local(path)
-    if "audio" not in dataset.features:
-        raise DatasetError(f"{path} has no column 'audio'; its columns are {', '.join(dataset.column_names)}")
-    return dataset if dataset.features["audio"] == AUDIO else dataset.cast_column("audio", AUDIO)
+    if required is not None and required not in dataset.features:
+        raise DatasetError(f"{path} has no column {required!r}; its columns are {', '.join(dataset.column_names)}")
+    is_decoded = dataset.features.get("audio", AUDIO) != AUDIO
+    return dataset.cast_column("audio", AUDIO) if is_decoded else dataset
 
 
 def _read_local(path: Path) -> Dataset:

@@ -1,8 +1,9 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Common parts of all dataset scripts: checking the rows of a corpus, building and writing the dataset.
 
-A script adds a generator of rows. A row is a dictionary with the recording's path under `file` (relative to
-the corpus folder) and any columns of the schema; for a file that it cannot parse, the generator yields a `Problem`.
+A script adds a generator of rows. A row is a dictionary with the recording's path under `file` (relative to the corpus
+folder; None for a text without a recording) and any columns of the schema; for a file that it cannot parse, the
+generator yields a `Problem`.
 """
 
 import math
@@ -71,9 +72,10 @@ def build_dataset(
     """Checks every row and builds the dataset. All problems are collected and reported together.
 
     Args:
-        rows: the output of a script's generator, with `file` relative to `folder`.
+        rows: the output of a script's generator, with `file` relative to `folder`. A row of text without a recording
+            has a `source_file` that identifies it.
         folder: no recording may lie outside of it.
-        features: the schema, `datasets.speech_features()` or `datasets.noise_features()`.
+        features: the schema, such as `datasets.speech_features()`.
         info: description, licence and citation of the corpus.
         notes: what the generator counted (`"songs were left out"`); added to the description.
         unique_names: a file name identifies a recording of this corpus in any subfolder.
@@ -89,7 +91,7 @@ def build_dataset(
     if checker.problems:
         warnings.warn(f"Left out: {checker.report()}", stacklevel=2)
     if not good:
-        raise DatasetError(f"{folder} contains no recording of this corpus; is it the right folder?")
+        raise DatasetError(f"{folder} contains no row of this corpus; is it the right folder?")
     arrow = pa.Table.from_pylist(good, schema=features.arrow_schema)
     return Dataset(arrow, info=_describe(info, features, notes or Counter()))
 
@@ -98,7 +100,7 @@ def _describe(info: DatasetInfo, features: Features, notes: Counter[str]) -> Dat
     """The description of the corpus, with notes about rows left out or changed."""
     info = info.copy()
     info.features = features
-    info.description += "".join(f" {count} {note}." for note, count in notes.items())
+    info.description += "".join(f" {count} {note}." for note, count in notes.items() if count)
     return info
 
 
@@ -123,33 +125,44 @@ class _RowChecker:
         return None if problems else values
 
     def _convert(self, row: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
-        path, duration = self._locate(str(row["file"]), problems)
         values = {name: clean_value(name, value) for name, value in row.items()}
-        values["source_file"] = values.get("source_file") or str(row["file"])
-        values |= {"audio": {"bytes": None, "path": str(path)}, "duration": duration}
+        file = row.get("file")
+        source = values["source_file"] = values.get("source_file") or str(file)
+        if file is None:
+            self._identify(source, "rows", source, problems)
+            if values.get("text") is None:
+                problems.append(Problem("rows without text", source))
+        else:
+            path, duration = self._locate(str(file), problems)
+            values |= {"audio": {"bytes": None, "path": str(path)}, "duration": duration}
+        named = source if file is None else file
         for name, feature in self.features.items():
             if isinstance(feature, ClassLabel):
-                values[name] = _class_number(feature, values.get(name), row["file"], problems)
+                values[name] = _class_number(feature, values.get(name), named, problems)
             elif name != "duration" and getattr(feature, "dtype", None) == "float32":
-                values[name] = _number(name, values.get(name), row["file"], problems)
+                values[name] = _number(name, values.get(name), named, problems)
         if not re.fullmatch(r"\w+", values.get("split") or "none"):
-            problems.append(Problem("split names that are not one word", f"{row['file']}: {values['split']!r}"))
+            problems.append(Problem("split names that are not one word", f"{named}: {values['split']!r}"))
         return {name: values.get(name) for name in self.features}
 
     def _locate(self, file: str, problems: list[Problem]) -> tuple[Path, float | None]:
         """The resolved path and the duration in seconds."""
         path = (self.folder / file).resolve()
-        key = path.name if self.unique_names else path
         if Path(file).is_absolute() or not path.is_relative_to(self.folder):
             problems.append(Problem("files outside the corpus folder", file))
         elif not path.is_file():
             problems.append(Problem("missing files", file))
-        elif key in self.seen:
-            problems.append(Problem("duplicate files", file))
-        else:
-            self.seen.add(key)
+        elif self._identify(path.name if self.unique_names else path, "files", file, problems):
             return path, _duration(path, file, problems)
         return path, None
+
+    def _identify(self, key: str | Path, kind: str, name: str, problems: list[Problem]) -> bool:
+        """Whether a row is the first with this key; another one is a problem."""
+        is_new = key not in self.seen
+        self.seen.add(key)
+        if not is_new:
+            problems.append(Problem(f"duplicate {kind}", name))
+        return is_new
 
     def report(self) -> str:
         """All kinds of problems with their counts and first examples, one per line."""
@@ -161,12 +174,22 @@ class _RowChecker:
         return f"{total} problems in {self.folder}\n" + "\n".join(lines)
 
 
+def recording_seconds(path: Path) -> float:
+    """Duration of a recording in seconds; it is decoded if its container does not tell.
+
+    Raises:
+        ValueError, OSError: the file cannot be read.
+    """
+    seconds = audio_seconds(path)
+    if math.isfinite(seconds):
+        return seconds
+    waveform, rate = read_audio(path)
+    return len(waveform) / rate
+
+
 def _duration(path: Path, file: str, problems: list[Problem]) -> float | None:
     try:
-        seconds = audio_seconds(path)
-        if math.isinf(seconds):
-            waveform, rate = read_audio(path)
-            seconds = len(waveform) / rate
+        seconds = recording_seconds(path)
     except (OSError, ValueError) as error:
         problems.append(Problem("unreadable recordings", f"{file} ({error})".replace(f"{path}", "it")))
         return None
@@ -357,8 +380,10 @@ def _write_shards(dataset: Dataset, folder: Path, split: str, embed: bool) -> No
 def _recordings_size(dataset: Dataset, embed: bool) -> int:
     """Bytes of the embedded recordings and, with `embed`, of those that are still files."""
     names, size = [name for name, feature in dataset.features.items() if isinstance(feature, Audio)], 0
+    if not names:
+        return 0
     for batch in dataset.select_columns(names).with_format("arrow").iter(100):
-        for recording in (recording for name in names for recording in batch.column(name)):
+        for recording in (recording for name in names for recording in batch.column(name) if recording.is_valid):
             held = recording["bytes"]
             if held.is_valid:
                 size += len(held.as_buffer())
@@ -368,9 +393,10 @@ def _recordings_size(dataset: Dataset, embed: bool) -> int:
 
 
 def summary(dataset: Dataset) -> str:
-    """Clips, hours and classes of each split, as lines of text."""
-    lines = []
+    """Rows, hours of audio and classes of each split, as lines of text."""
+    lines, is_audio = [], "audio" in dataset.features
     for split, rows in split_rows(dataset).items():
         classes = ", ".join(f"{name} {count}" for name, count in class_counts(dataset, rows).most_common())
-        lines.append(f"{split:12} {len(rows):7} clips {hours(dataset, rows):8.2f} h   {classes}")
+        size = f"{len(rows):7} clips {hours(dataset, rows):8.2f} h" if is_audio else f"{len(rows):7} texts"
+        lines.append(f"{split:12} {size}   {classes}")
     return "\n".join(lines)

@@ -35,7 +35,7 @@ def push_dataset(
         DatasetError: the dataset is missing, or its licence forbids publication.
         HubError: the Hub is unreachable or refuses.
     """
-    dataset = table if isinstance(table, Dataset) else read_dataset(table)
+    dataset = table if isinstance(table, Dataset) else read_dataset(table, required=None)
     licence = licence_to_state(dataset.info.license, confirmed_licence)
     splits = DatasetDict({name: dataset.select(rows) for name, rows in split_rows(dataset).items()})
     with hub_errors(repo_id):

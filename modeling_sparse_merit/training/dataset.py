@@ -352,16 +352,7 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
         return None
     classes = np.asarray(clips.labels)
     if settings.sampling in ("class_balanced", *EQUAL_CLASSES):
-        labelled = classes != UNLABELLED
-        _, places, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
-        sizes = {
-            "class_balanced": labelled.sum() / len(counts),
-            "oversampled": counts.max(),
-            "undersampled": counts.min(),
-        }
-        frequencies = np.full(len(classes), float(settings.sampling == "class_balanced"))
-        frequencies[labelled] = sizes[settings.sampling] / counts[places]
-        return frequencies
+        return class_frequencies(classes, settings.sampling)
     names = np.asarray([*settings.labels, UNLABELLED_NAME])[np.where(classes == UNLABELLED, -1, classes)]
     assert clips.sources is not None  # `load_clips` reads them for weighted sampling
     factor = settings.sampling_weights.get
@@ -369,6 +360,29 @@ def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarra
     if not any(weights):
         raise ValueError(f"`sampling_weights` is {dict(settings.sampling_weights)}, which leaves no clip to draw.")
     return np.asarray(weights) * len(weights) / sum(weights)
+
+
+def class_frequencies(classes: np.ndarray, sampling: str) -> np.ndarray:
+    """
+    How often each clip occurs in an epoch, so that all classes are equally frequent.
+
+    Args:
+        classes: (clips,), class of each clip, -100 without one.
+        sampling: "class_balanced", "oversampled" or "undersampled".
+
+    Returns:
+        float64 (clips,).
+    """
+    labelled = classes != UNLABELLED
+    _, places, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
+    sizes = {
+        "class_balanced": labelled.sum() / len(counts),
+        "oversampled": counts.max(),
+        "undersampled": counts.min(),
+    }
+    frequencies = np.full(len(classes), float(sampling == "class_balanced"))
+    frequencies[labelled] = sizes[sampling] / counts[places]
+    return frequencies
 
 
 def load_clips(

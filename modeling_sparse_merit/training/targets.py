@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,13 +23,34 @@ from ..models.sparse_merit.tasks import (
     Task,
     columns_of,
 )
-from .settings import TrainingSettings
 
 LEAST_CLIPS = 32
 """Clips in a batch that a CCC loss needs if gradients are accumulated: the CCC of few clips is biased towards 0."""
 
 Target = int | np.ndarray
 """A class, -100 for none; or ratings, float32 (K,), NaN for none."""
+
+
+class TaskSettings(Protocol):
+    """Fields of the settings of a run that decide on its tasks, see [`TrainingSettings`]."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    @property
+    def tasks(self) -> list[str] | None: ...
+
+    @property
+    def task_columns(self) -> Mapping[str, Any]: ...
+
+    @property
+    def speech(self) -> list[str]: ...
+
+    @property
+    def streaming(self) -> bool: ...
+
+    @property
+    def gradient_accumulation_steps(self) -> int: ...
 
 
 class Targets:
@@ -64,7 +85,7 @@ class Targets:
         return {name: read(row) for name, read in self.readers.items()}
 
 
-def configured_tasks(settings: TrainingSettings, tasks: Mapping[str, Task] | None = None) -> dict[str, Task]:
+def configured_tasks(settings: TaskSettings, tasks: Mapping[str, Task] | None = None) -> dict[str, Task]:
     """
     The tasks of a run, with the columns of the settings.
 
@@ -84,7 +105,7 @@ def configured_tasks(settings: TrainingSettings, tasks: Mapping[str, Task] | Non
     return {name: _with_columns(name, tasks[name], settings) for name in settings.tasks or tasks}
 
 
-def _with_columns(name: str, task: Task, settings: TrainingSettings) -> Task:
+def _with_columns(name: str, task: Task, settings: TaskSettings) -> Task:
     columns = settings.task_columns.get(name)
     if columns is None:
         return task
@@ -96,7 +117,7 @@ def _with_columns(name: str, task: Task, settings: TrainingSettings) -> Task:
     return replace(task, columns=tuple(columns))
 
 
-def add_classes(settings: TrainingSettings) -> None:
+def add_classes(settings: TaskSettings) -> None:
     """
     Completes `clip_tasks` in the settings' `config`: a classification or an embedding without `labels` gets the
     values of its column in the train split, in alphabetical order.
@@ -112,7 +133,7 @@ def add_classes(settings: TrainingSettings) -> None:
     ]
     if not open_tasks or settings.streaming:
         return
-    speech = read_datasets(settings.speech, split="train")
+    speech = read_datasets(settings.speech, split="train", required="split")
     for name in open_tasks:
         column = settings.task_columns.get(name, name)
         (column,) = [column] if isinstance(column, str) else column
@@ -123,7 +144,7 @@ def add_classes(settings: TrainingSettings) -> None:
         clip_tasks[name] = {**clip_tasks[name], "labels": sorted(map(str, named))}
 
 
-def compares_clips(settings: TrainingSettings, tasks: Mapping[str, Task], clips: int) -> bool:
+def compares_clips(settings: TaskSettings, tasks: Mapping[str, Task], clips: int) -> bool:
     """
     Whether the loss of a task compares the clips of a batch, which then needs enough of them.
 

@@ -47,7 +47,7 @@ def validate(
         outputs = model(**batch, tasks=tasks, output_router_logits=True)
         rows += _clip_rows(batch, outputs, plain, tasks)
     model.train()
-    return _summary(gather_object(rows), {name: plain.tasks[name] for name in tasks}, plain.config)
+    return summarize_clips(gather_object(rows), {name: plain.tasks[name] for name in tasks}, plain.config)
 
 
 def selection(scores: dict[str, float], tasks: Mapping[str, Task], si_sdr_weight: float) -> float:
@@ -87,15 +87,26 @@ def _clip_rows(
             output, targets = outputs.of(name), batch_targets(batch, name)
             if output is None or targets is None:
                 continue
-            task = model.tasks[name]
-            if task.kind == "waveform":
+            if model.tasks[name].kind == "waveform":
                 values = (targets, batch["input_values"], output)
                 row |= _speech_scores(*(value[i, :length].float().cpu().numpy() for value in values))
-                continue
-            predicted = output[i].argmax(-1) if isinstance(task, ClassificationTask) else output[i].float()
-            row[name] = (targets[i].cpu().numpy(), predicted.cpu().numpy())
+            else:
+                row[name] = predicted_pair(model.tasks[name], targets[i], output[i])
         rows.append(row)
     return rows
+
+
+def predicted_pair(task: Task, target: torch.Tensor, output: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Target and prediction of a clip, as [`summarize_clips`] takes them.
+
+    Args:
+        task: A task with one output per clip.
+        target: Class, or ratings (K,).
+        output: Logits (classes,), ratings (K,), or embedding (size,).
+    """
+    predicted = output.argmax(-1) if isinstance(task, ClassificationTask) else output.float()
+    return target.cpu().numpy(), predicted.cpu().numpy()
 
 
 def _speech_scores(clean: np.ndarray, noisy: np.ndarray, enhanced: np.ndarray) -> dict[str, float]:
@@ -118,7 +129,18 @@ def _expert_use(
     return use
 
 
-def _summary(rows: list[dict[str, Any]], tasks: Mapping[str, Task], config: Any) -> dict[str, float]:
+def summarize_clips(rows: list[dict[str, Any]], tasks: Mapping[str, Task], config: Any) -> dict[str, float]:
+    """
+    Scores of all clips: means of values, and the metrics of the tasks.
+
+    Args:
+        rows: For each clip, {name: value}, and {task: (target, prediction)} of tasks with one output per clip.
+        tasks: The tasks by name.
+        config: Configuration of the model.
+
+    Returns:
+        As [`validate`].
+    """
     values = defaultdict(list)
     for row in rows:
         for name, value in row.items():

@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The base classes of all corpora: they turn a folder into a checked dataset."""
 
+import csv
+import io
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -11,7 +13,7 @@ from typing import Any, ClassVar
 from datasets import Dataset, DatasetInfo, Features
 
 from .. import prepare
-from ..datasets import speech_features
+from ..datasets import DatasetError, speech_features
 
 Row = dict[str, Any] | prepare.Problem
 
@@ -183,3 +185,43 @@ class ActedCorpus(SpeakerCorpus):
                 yield prepare.Problem(f"file names that are not of {self.info.description.partition(':')[0]}", file)
             elif row := self.row(match, notes, **options):
                 yield {"file": file, **row}
+
+
+def first_file(folder: Path, names: Sequence[str]) -> Path:
+    """The first of several files that exists: releases differ in where they keep their lists.
+
+    Args:
+        folder: the corpus, as it was unpacked.
+        names: paths relative to the folder.
+
+    Raises:
+        DatasetError: none of them exists.
+    """
+    places = [folder / name for name in names]
+    for place in places:
+        if place.is_file():
+            return place
+    raise DatasetError(f"{Path(names[0]).name} is missing; looked for {', '.join(map(str, places))}")
+
+
+def csv_lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The lines of a CSV file in UTF-8 or Windows-1252, as stripped texts of some columns.
+
+    Args:
+        path: the file.
+        columns: names of columns to read.
+
+    Raises:
+        DatasetError: the file lacks a column.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [name for name in columns if name not in (reader.fieldnames or [])]
+    if missing:
+        raise DatasetError(f"{path} lacks {len(missing)} columns: {', '.join(missing)}")
+    for line in reader:
+        yield {name: (line[name] or "").strip() for name in columns}

@@ -198,7 +198,7 @@ def metadata_rows(folder: Path, columns: Mapping[str, str]) -> Iterator[dict[str
         for line in reader:
             row = {name: value for name, value in line.items() if name and name not in columns.values()}
             row |= {name: line[own] for name, own in columns.items()}
-            yield row | {"file": row["file_name"]}
+            yield row | {"file": row["file_name"] or ""}
 
 
 def unchecked_dataset(folder: Path) -> Dataset:

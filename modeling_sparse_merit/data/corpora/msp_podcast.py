@@ -4,9 +4,11 @@
 The consensus class becomes the emotion, the mean ratings from 1 to 7 become arousal, valence and dominance, and the
 official splits are kept as train, dev, test1, test2 and test3. Clips of another emotion (O) or without agreement (X)
 stay in the dataset as unlabelled clips, for their ratings and for enhancement, unless an option drops them.
+
+`text` is the transcript of the corpus. An option replaces those of the dev and test splits by transcripts of a speech
+recognizer, such as a system would have in use.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from datasets import DatasetInfo, Features
 
 from ..datasets import EMOTIONS, DatasetError, speech_features
-from .base import Corpus
+from .base import Corpus, csv_lines, first_file
 
 EMOTION_OF_LETTER = {
     "A": "angry",
@@ -39,6 +41,7 @@ SPLIT_OF_SET = {
     "NA": None,
 }
 COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
+LABELS = ("Labels/labels_consensus.csv", "Labels/Labels/labels_consensus.csv")
 AUDIO_FOLDERS = ("Audios/Audios", "Audios/Audio", "Audio/Audio", "Audios", "Audio")
 
 
@@ -49,6 +52,8 @@ class MspPodcast(Corpus):
         audio: the folder of the recordings; None looks for it inside the corpus.
         other: what to do with class O: `"unlabelled"`, `"drop"`, or `"keep"` as a tenth class `other`.
         no_agreement: what to do with class X: `"unlabelled"` or `"drop"`.
+        transcripts: a folder of files `NAME.txt` with the transcripts of the dev and test splits; None takes those of
+            the corpus.
     """
 
     independent = "speaker"
@@ -67,10 +72,13 @@ class MspPodcast(Corpus):
         audio: str | Path | None = None,
         other: str = "unlabelled",
         no_agreement: str = "unlabelled",
+        transcripts: str | Path | None = None,
     ) -> Iterator[dict[str, Any]]:
-        transcripts = _first_folder(folder, ("Transcripts/Transcripts", "Transcripts"), "*.txt")
+        own = _first_folder(folder, ("Transcripts/Transcripts", "Transcripts"), "*.txt")
+        recognized = own if transcripts is None else _transcripts_folder(Path(transcripts))
         choices = {"O": ("of another emotion", other), "X": ("without agreement", no_agreement)}
-        for line in _lines(locate_labels(folder)):
+        for line in csv_lines(first_file(folder, LABELS), COLUMNS):
+            split = SPLIT_OF_SET.get(line["Split_Set"], line["Split_Set"])
             letter = line["EmoClass"]
             kind, choice = choices.get(letter, ("", "keep"))
             if choice == "drop":
@@ -78,14 +86,17 @@ class MspPodcast(Corpus):
                 continue
             if choice == "unlabelled":
                 notes[f"clips {kind} were kept unlabelled"] += 1
+            text = _transcript(own if split in ("train", None) else recognized, line["FileName"])
+            if text is None:
+                notes["clips have no transcript"] += own is not None or transcripts is not None
             yield {
                 "file": line["FileName"],
                 "emotion": None if choice == "unlabelled" else EMOTION_OF_LETTER.get(letter, letter),
                 "speaker": _speaker(line["SpkrID"]),
-                "split": SPLIT_OF_SET.get(line["Split_Set"], line["Split_Set"]),
+                "split": split,
                 "gender": line["Gender"],
                 "language": "en",
-                "text": _transcript(transcripts, line["FileName"]),
+                "text": text,
                 "arousal": line["EmoAct"],
                 "valence": line["EmoVal"],
                 "dominance": line["EmoDom"],
@@ -98,16 +109,6 @@ class MspPodcast(Corpus):
         return Path(audio) if audio else locate_audio(folder)
 
 
-def _lines(labels: Path) -> Iterator[dict[str, str]]:
-    with open(labels, newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise DatasetError(f"{labels} lacks {len(missing)} columns: {', '.join(missing)}")
-        for line in reader:
-            yield {name: (line[name] or "").strip() for name in COLUMNS}
-
-
 def _speaker(number: str) -> str | None:
     """Name of a speaker; None for unknown speakers, who share one name in the corpus but are different persons."""
     return None if number.lower() in ("", "unknown", "na") else f"msp_podcast_{number}"
@@ -118,22 +119,15 @@ def _transcript(folder: Path | None, file: str) -> str | None:
     return path.read_text(encoding="utf-8") if path and path.is_file() else None
 
 
+def _transcripts_folder(folder: Path) -> Path:
+    if not any(folder.glob("*.txt")):
+        raise DatasetError(f"{folder} holds no transcript; expected files NAME.txt, one for each clip")
+    return folder
+
+
 def _first_folder(root: Path, names: Sequence[str], pattern: str) -> Path | None:
     """The first of several folders that directly contains matching files."""
     return next((root / name for name in names if any((root / name).glob(pattern))), None)
-
-
-def locate_labels(folder: Path) -> Path:
-    """Path of `labels_consensus.csv`, which some releases keep one folder deeper.
-
-    Raises:
-        DatasetError: the file is in none of these folders.
-    """
-    places = [folder / name / "labels_consensus.csv" for name in ("Labels", "Labels/Labels")]
-    for place in places:
-        if place.is_file():
-            return place
-    raise DatasetError(f"labels_consensus.csv is missing; looked for {', '.join(map(str, places))}")
 
 
 def locate_audio(folder: Path) -> Path:

@@ -1,0 +1,221 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Baselines of emotion in texts that need no pre-trained model: TF-IDF features and linear models.
+
+Ratings of EmoBank by ridge regression, emotions of MELD by logistic regression, trained on the train split and scored
+on the test split. Regularisation is also chosen on the dev split, by the mean CCC and the weighted F1. Intervals are
+bootstrap intervals over sentences and over dialogues. Writes `text_baselines.json` and `.md` to
+`benchmarks/results/wild`.
+
+    sparse-merit prepare emobank EMOBANK tables/emobank
+    sparse-merit prepare meld MELD tables/meld
+    python -m benchmarks.wild.text_baselines
+"""
+
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import sklearn
+import typer
+from datasets import Dataset
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_union
+
+from benchmarks.writing import RESULTS, commit, write_results
+from modeling_sparse_merit.data.datasets import read_dataset
+from modeling_sparse_merit.evaluation.statistics import confusion_cells, draw_counts, resampled_confusion
+from modeling_sparse_merit.metrics.emotion import defined_mean, f1_from_confusion
+
+SPLITS = ("train", "dev", "test")
+RATINGS = ("valence", "arousal", "dominance")
+RESAMPLES, SEED = 2_000, 0
+ALPHAS, STRENGTHS = (0.1, 0.3, 1.0, 3.0), (0.25, 1.0, 4.0)
+WORDS = partial(TfidfVectorizer, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+CHARACTERS = partial(TfidfVectorizer, analyzer="char_wb", ngram_range=(2, 5), min_df=2, sublinear_tf=True)
+FEATURES: dict[str, Callable[[], Any]] = {
+    "words 1-2": WORDS,
+    "words 1-2, characters 2-5": lambda: make_union(WORDS(), CHARACTERS()),
+}
+
+Scores = dict[str, Callable[[np.ndarray], np.ndarray]]
+"""Each score as a function of how often a row counts in each resample, (resamples, rows) -> (resamples,)."""
+
+
+def concordance(true: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """CCC of ratings (rows,) in resamples with these counts: (resamples, rows) -> (resamples,)."""
+    shares = counts / counts.sum(1, keepdims=True)
+    mean_true, mean_predicted = shares @ true, shares @ predicted
+    covariance = shares @ (true * predicted) - mean_true * mean_predicted
+    variances = shares @ true**2 - mean_true**2 + shares @ predicted**2 - mean_predicted**2
+    return 2 * covariance / (variances + (mean_true - mean_predicted) ** 2)
+
+
+def f1(true: np.ndarray, predicted: np.ndarray, average: str, counts: np.ndarray) -> np.ndarray:
+    """Macro or weighted F1 of classes (rows,) in resamples with these counts: (resamples, rows) -> (resamples,)."""
+    classes = int(max(true.max(), predicted.max())) + 1
+    confusion = resampled_confusion(confusion_cells(true, predicted[None], classes), counts)[:, 0]
+    scores = f1_from_confusion(confusion)  # (resamples, classes)
+    if average == "macro":
+        return defined_mean(scores)
+    support = confusion.sum(-1)  # (resamples, classes)
+    return (np.nan_to_num(scores) * support).sum(-1) / support.sum(-1)
+
+
+def estimates(scores: Scores, units: np.ndarray) -> dict[str, dict[str, float]]:
+    """
+    Scores of a split with their 95 % intervals.
+
+    Args:
+        scores: {name: score}.
+        units: What is drawn, 0, 1, ... of each row: (rows,).
+    """
+    counts = draw_counts(units, RESAMPLES, SEED)
+    assert counts is not None
+    results = {}
+    for name, score in scores.items():
+        low, high = np.nanpercentile(score(counts), [2.5, 97.5])
+        results[name] = {"mean": point(score, len(units)), "low": float(low), "high": float(high)}
+    return results
+
+
+def point(score: Callable[[np.ndarray], np.ndarray], rows: int) -> float:
+    """A score of all rows."""
+    return float(score(np.ones((1, rows)))[0])
+
+
+def rate(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
+    """Ridge regression of the ratings of EmoBank, with the regularisation that the dev split chooses."""
+    rows = _splits(path)
+    targets = {split: np.array([rows[split][name] for name in RATINGS]).T for split in SPLITS}  # (rows, 3)
+    inputs = _transformed(rows, make_features())
+    best, chosen, alpha = -np.inf, None, 0.0
+    for value in ALPHAS:
+        model = Ridge(alpha=value, solver="sparse_cg", random_state=SEED).fit(inputs["train"], targets["train"])
+        scores = _concordances(targets["dev"], model.predict(inputs["dev"]))
+        mean = np.mean([point(score, len(targets["dev"])) for score in scores.values()])
+        if mean > best:
+            best, chosen, alpha = mean, model, value
+    assert chosen is not None
+    scores = _concordances(targets["test"], chosen.predict(inputs["test"]))
+    return {"alpha": alpha, "dev": float(best), "test": estimates(scores, np.arange(len(targets["test"])))}
+
+
+def classify(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
+    """Logistic regression of the emotions of MELD, plain and with class weights; and the most frequent class."""
+    rows = _splits(path)
+    targets = {split: np.array(rows[split]["emotion"]) for split in SPLITS}
+    inputs = _transformed(rows, make_features())
+    plain = {strength: LogisticRegression(C=strength, max_iter=1_000) for strength in STRENGTHS}
+    for model in plain.values():
+        model.fit(inputs["train"], targets["train"])
+    dev = {
+        strength: point(partial(f1, targets["dev"], model.predict(inputs["dev"]), "weighted"), len(targets["dev"]))
+        for strength, model in plain.items()
+    }
+    best = max(dev, key=lambda strength: dev[strength])
+    weighted = LogisticRegression(C=1.0, max_iter=1_000, class_weight="balanced")
+    models = {
+        "most frequent class": DummyClassifier(),
+        "C = 1": plain[1.0],
+        f"C = {best:g}, chosen on dev": plain[best],
+        "C = 1, class weights": weighted,
+    }
+    for model in (models["most frequent class"], weighted):
+        model.fit(inputs["train"], targets["train"])
+    known = set(rows["train"]["text"])
+    is_new = np.array([text not in known for text in rows["test"]["text"]])
+    dialogues = np.array(rows["test"]["dialogue"])
+    results = {}
+    for name, model in models.items():
+        predicted = model.predict(inputs["test"])
+        results[name] = {
+            part: estimates(_f1s(targets["test"][chosen], predicted[chosen]), _numbered(dialogues[chosen]))
+            for part, chosen in (("test", np.ones(len(predicted), bool)), ("new lines", is_new))
+        }
+    return {"dev": dev, "new lines": int(is_new.sum()), "systems": results}
+
+
+def _splits(path: str) -> dict[str, Dataset]:
+    return {split: read_dataset(path, split, required="text") for split in SPLITS}
+
+
+def _transformed(rows: dict[str, Dataset], features: Any) -> dict[str, Any]:
+    features.fit(rows["train"]["text"][:])
+    return {split: features.transform(rows[split]["text"][:]) for split in SPLITS}
+
+
+def _numbered(names: np.ndarray) -> np.ndarray:
+    return np.unique(names, return_inverse=True)[1]
+
+
+def _concordances(true: np.ndarray, predicted: np.ndarray) -> Scores:
+    return {name: partial(concordance, true[:, place], predicted[:, place]) for place, name in enumerate(RATINGS)}
+
+
+def _f1s(true: np.ndarray, predicted: np.ndarray) -> Scores:
+    return {average: partial(f1, true, predicted, average) for average in ("weighted", "macro")}
+
+
+def _shown(estimate: dict[str, float]) -> str:
+    return f"{estimate['mean']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Emotion in texts without pre-trained models",
+        "",
+        f"`{results['command']}`, commit {results['commit']}, seed {results['seed']}, scikit-learn "
+        f"{results['scikit_learn']}. TF-IDF with sublinear term frequencies, of terms in at least two texts; 95 % "
+        "intervals.",
+        "",
+        "EmoBank, official test split (1,000 sentences), CCC of ridge regression. The dev split chooses alpha. A "
+        "constant prediction has a CCC of 0.",
+        "",
+        "| features | alpha | valence | arousal | dominance |",
+        "|---|---:|---|---|---|",
+    ]
+    for name, result in results["emobank"].items():
+        scores = " | ".join(_shown(result["test"][rating]) for rating in RATINGS)
+        lines.append(f"| {name} | {result['alpha']:g} | {scores} |")
+    meld = results["meld"]
+    lines += [
+        "",
+        "MELD, test split (2,610 lines, intervals over 280 dialogues), F1 of logistic regression on words 1-2 and "
+        f"characters 2-5. New lines are the {meld['new lines']} test lines that are not in the train split.",
+        "",
+        "| system | weighted F1 | macro F1 | weighted F1, new lines | macro F1, new lines |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in meld["systems"].items():
+        scores = " | ".join(
+            _shown(result[part][average]) for part in ("test", "new lines") for average in ("weighted", "macro")
+        )
+        lines.append(f"| {name} | {scores} |")
+    return "\n".join(lines)
+
+
+def main(
+    emobank: Annotated[str, typer.Option(help="The dataset of EmoBank.")] = "tables/emobank",
+    meld: Annotated[str, typer.Option(help="The dataset of MELD.")] = "tables/meld",
+) -> None:
+    """Measures the baselines, and writes the results."""
+    measured = commit()
+    results = {
+        "command": shlex.join(["python", "-m", "benchmarks.wild.text_baselines", *sys.argv[1:]]),
+        "commit": measured,
+        "seed": SEED,
+        "scikit_learn": sklearn.__version__,
+        "emobank": {name: rate(emobank, make) for name, make in FEATURES.items()},
+        "meld": classify(meld, FEATURES["words 1-2, characters 2-5"]),
+    }
+    write_results(RESULTS / "wild" / "text_baselines", results, markdown(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
