@@ -90,15 +90,18 @@ def embed_clips(
         rows = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
         for modality, values in embeddings.items():
             given = {row: clip for row in rows if (clip := clips.clip(row)[modality]) is not None}
-            known = {} if folder is None else {row: folder.read(modality, clip) for row, clip in given.items()}
-            missing = [row for row in given if known.get(row) is None]
+            missing = []
+            for row, clip in given.items():
+                known = None if folder is None else folder.read(modality, clip)
+                if known is None:
+                    missing.append(row)
+                else:
+                    values[row] = known
             computed = _embed(model, processor, modality, [given[row] for row in missing])
             for row, embedding in zip(missing, computed, strict=True):
+                values[row] = embedding
                 if folder is not None:
                     folder.write(modality, given[row], embedding)
-                known[row] = embedding
-            for row, stored in known.items():
-                values[row] = stored
     model.train(was_training)
     return {f"{modality}_embeddings": values for modality, values in embeddings.items()}
 

@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not any(parameter.requires_grad for encoder in encoders(model) for parameter in encoder.parameters()):
         cache = settings.embedding_cache
         folder = EmbeddingFolder(Path(cache), model, processor) if cache else None
-        model.to(options.device)  # type: ignore[call-arg,arg-type]  # transformers declares it wrongly
+        model.to(options.device)  # type: ignore[arg-type]  # transformers declares it wrongly
         for clips in (train_clips, dev_clips):
             clips.embeddings = embed_clips(model, processor, clips, folder)
     trainer = SpeechTextTrainer(
