@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TINY_SIZES
 from safetensors.torch import load_file
-from test_speech_text import TEXT_CONFIGS, make_tokenizer
+from test_modeling_speech_text import TEXT_CONFIGS, make_tokenizer
 from transformers import AutoModel
 from typer.testing import CliRunner
 
