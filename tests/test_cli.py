@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import TINY
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
@@ -330,6 +332,37 @@ def test_info_says_what_the_checkpoint_is(tiny_checkpoint):
         assert shown in result.stdout
     assert f"{sum(p.numel() for p in model.parameters()):,}" in result.stdout
     assert "Licence" not in result.stdout
+
+
+def test_info_shows_what_the_card_states_within_80_columns():
+    done = CliRunner().invoke(app, ["info", "--model", "tiny"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    evaluation = json.loads((TINY.parents[2] / "benchmarks" / "results" / "tiny" / "evaluation.json").read_text())
+    condition = next(one for one in evaluation["conditions"] if one["condition"] == "urbansound8k_-5dB")
+    low, high = condition["emotion"]["macro_f1_interval"]
+    expected = f"urbansound8k -5 {condition['emotion']['macro_f1']:.3f} [{low:.3f}, {high:.3f}] 295"
+    assert expected in [" ".join(line.split()) for line in lines]
+    use = [
+        " / ".join(f"{share:.2f}" for share in condition["expert_use"][task]) for task in ("enhancement", "emotion")
+    ]
+    assert f"urbansound8k -5 {use[0]} {use[1]}" in [" ".join(line.split()) for line in lines]
+    assert any("RAVDESS" in line and "CC BY-NC-SA" in line for line in lines)
+    assert "Not known" not in done.stdout
+
+
+def test_info_says_what_is_not_known_and_its_parts_add_up(tiny_checkpoint):
+    shown = " ".join(CliRunner().invoke(app, ["info", "--model", str(tiny_checkpoint)]).stdout.split())
+    assert "Not known, since there is no model card: Emotion, SI-SDR in dB" in shown
+    total, parts = re.search(r"Parameters ([\d,]+): (.*?) Not known", shown).groups()
+    sizes = [int(size.replace(",", "")) for size in re.findall(r" (\d[\d,]*\d)", parts)]
+    assert len(sizes) == 4 and sum(sizes) == int(total.replace(",", ""))
+
+
+def test_info_measures_the_latency(tiny_checkpoint):
+    shown = CliRunner().invoke(app, ["info", "--model", str(tiny_checkpoint), "--benchmark"]).stdout
+    assert re.search(r"Latency +\d+ ms on 1 thread", shown)
 
 
 def test_info_reads_the_licence_from_the_card(tiny_checkpoint, tmp_path):

@@ -21,7 +21,7 @@ def commands(group=None, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 @pytest.mark.parametrize(
-    ("names", "command"), commands(), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
+    ("names", "command"), list(commands()), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
 )
 def test_help_has_an_example_that_is_accepted(names, command):
     text = f"{command.help}\n\n{command.epilog or ''}"
