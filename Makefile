@@ -14,7 +14,7 @@ help:
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
-	@echo "make test-docs  run the code blocks of README.md and docs/"
+	@echo "make test-docs  run the code blocks of README.md and docs/, and the notebooks of the tutorials"
 	@echo "make docs       build the documentation into site/; .venv/bin/mkdocs serve shows it while you write"
 	@echo "make test-oldest    a part of the tests with the lowest versions that pyproject.toml allows"
 	@echo "make coverage   the default tests, and the lines that they do not run"
@@ -65,7 +65,7 @@ coverage: $(VENV)/.installed-test
 
 # Blocks that cannot run are skipped with a reason, which is printed.
 test-docs: $(VENV)/.installed-docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -p tests.documentation README.md docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -p tests.documentation README.md docs tests/tutorials.py
 
 # The site loads nothing from the network.
 docs: $(VENV)/.installed-docs

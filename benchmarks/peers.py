@@ -34,7 +34,6 @@ from modeling_sparse_merit import load_audio
 from modeling_sparse_merit.cli.enhance import DEMO_RECORDING
 from modeling_sparse_merit.evaluation.configuration import NOISY, EvaluationConfig
 from modeling_sparse_merit.evaluation.enhancers import Enhancer
-from modeling_sparse_merit.evaluation.figures import COLOURS, GREY
 from modeling_sparse_merit.evaluation.markdown import condition_score, format_score, list_measures
 from modeling_sparse_merit.evaluation.predictions import System
 from modeling_sparse_merit.evaluation.run import evaluate
@@ -43,6 +42,7 @@ from modeling_sparse_merit.files import replacing
 from modeling_sparse_merit.metrics import SCORE_TITLES
 from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE
 from modeling_sparse_merit.models.sparse_merit.sources import locate
+from modeling_sparse_merit.plotting.style import COLOURS, GREY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,6 +107,17 @@ def mean_scores(report: dict[str, Any], name: str) -> dict[str, float | None]:
         values = [score["mean"] for score in scores if score and score["mean"] is not None]
         means[measure] = fmean(values) if values and len(values) == len(noisy) else None
     return means
+
+
+def scores_by_condition(report: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{condition: {system: {measure: mean}}}; None for a system without the task, and for unchanged clean speech."""
+    by_condition: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name, results in report["results"].items():
+        for summary in results["conditions"]:
+            scores = {measure: condition_score(summary, measure) for measure in list_measures(report)}
+            means = {measure: score and score["mean"] for measure, score in scores.items()}
+            by_condition.setdefault(summary["condition"], {})[name] = means
+    return by_condition
 
 
 def _has(summary: dict[str, Any], measure: str) -> bool:
@@ -178,7 +189,19 @@ def render(result: dict[str, Any]) -> str:
         "|---" * (len(header) + 1) + "|",
     ]
     lines += [f"| {name} | {' | '.join(_cells(row, measures))} |" for name, row in systems.items()]
-    return "\n".join([*lines, "", f"![quality against real-time factor]({result['name']}.png)"])
+    lines += ["", f"![quality against real-time factor]({result['name']}.png)", "", "## By condition"]
+    for measure in measures:
+        lines += [
+            "",
+            f"### {SCORE_TITLES[measure]}",
+            "",
+            f"| | {' | '.join(systems)} |",
+            "|---" * (len(systems) + 1) + "|",
+        ]
+        for condition, scores in result["by_condition"].items():
+            cells = (format_score(measure, scores[name][measure]) for name in systems)
+            lines.append(f"| {condition} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _cells(row: dict[str, Any], measures: list[str]) -> list[str]:
@@ -260,6 +283,7 @@ def main(
         "measures": list_measures(report),
         "baseline": baseline,
         "systems": summarize(report, measured, timings, baseline),
+        "by_condition": scores_by_condition(report),
     }
     write_results(RESULTS / "peers" / name, result, render(result))
     with replacing(RESULTS / "peers" / f"{name}.png") as temporary:

@@ -1,19 +1,22 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Takes files of the repository that pages link to, such as results of benchmarks, into the site.
+"""Takes files of the repository that pages link to, such as results of benchmarks, into the site, and adds notebooks.
 
 `../benchmarks/results/x.md` is such a link. It works in the repository; the site has the file below repository/.
+Every page in tutorials/ begins with a link to its notebook.
 """
 
 import posixpath
 import re
 from pathlib import Path
 
+import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebooks import notebook
 
 ROOT = Path(__file__).parents[1]
-FOLDER = "repository"
+FOLDER, TUTORIALS = "repository", "tutorials/"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -24,8 +27,11 @@ def outside(page: str, link: str) -> str | None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the linked files, and what they link to in turn."""
+    """Adds the linked files, and what they link to in turn, and the notebooks."""
     for page in list(files.documentation_pages()):
+        if page.src_uri.startswith(TUTORIALS):
+            content = nbformat.writes(notebook(page.content_string))
+            files.append(File.generated(config, page.src_uri.replace(".md", ".ipynb"), content=content))
         links = (outside(page.src_uri, link) for link in LINK.findall(page.content_string))
         for target in filter(None, links):
             _add(files, target, config)
@@ -54,4 +60,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = outside(uri, match[1])
         return posixpath.relpath(f"{FOLDER}/{target}", posixpath.dirname(uri) or ".") if target else match[1]
 
-    return LINK.sub(moved, markdown)
+    markdown = LINK.sub(moved, markdown)
+    if uri.startswith(TUTORIALS):
+        title, _, text = markdown.partition("\n")
+        name = posixpath.basename(uri).replace(".md", ".ipynb")
+        return f"{title}\n\n[Download this page as a notebook]({name})\n{text}"
+    return markdown

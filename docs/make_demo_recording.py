@@ -1,7 +1,10 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Makes `modeling_sparse_merit/demo/noisy_speech.flac`: an angry sentence of espeak-ng in synthetic noise at 5 dB.
+"""Makes the recordings in `modeling_sparse_merit/demo`, with voices of espeak-ng.
 
-Needs the program espeak-ng (1.51 made the committed file) besides this package: `python docs/make_demo_recording.py`.
+`noisy_speech.flac` is an angry sentence in synthetic noise at 5 dB, `clean_speech.flac` an angry sentence of another
+voice without noise, and `three_voices.ogg` a sequence of angry, calm and sad sentences over a fan at 15 dB.
+
+Needs the program espeak-ng (1.51 made the committed files) besides this package: `python docs/make_demo_recording.py`.
 """
 
 import subprocess
@@ -10,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 
 SAMPLING_RATE = 22_050  # what espeak-ng speaks at
 SNR_DB = 5.0
-TARGET = Path(__file__).parents[1] / "modeling_sparse_merit" / "demo" / "noisy_speech.flac"
+FOLDER = Path(__file__).parents[1] / "modeling_sparse_merit" / "demo"
 
 SENTENCE = "I told you three times already! How could you lose the whole report again? I have had enough!"
 BABBLE = {
@@ -22,6 +26,30 @@ BABBLE = {
     "en-gb-scotland+m2": "my neighbour has painted his garden fence in green and white this summer",
     "en-us+f5": "they opened a new library next to the station and it is warm in there",
 }
+CLEAN = (SENTENCE, "en-us+f3", "-p", "45", "-s", "190")
+VOICES = (
+    (
+        "I told you three times already! How could you lose the whole report again?",
+        "en-us+m3",
+        "-p",
+        "95",
+        "-s",
+        "190",
+    ),
+    (
+        "The train to the coast leaves at nine, and the ticket office opens at eight.",
+        "en-us+f3",
+        "-p",
+        "20",
+        "-s",
+        "190",
+    ),
+    ("I waited for him the whole evening, but he did not come.", "en-us+m3", "-p", "20", "-s", "150"),
+    ("This is the last time! Do not touch my things again!", "en-us+f3", "-p", "45", "-s", "190"),
+    ("He will not come back any more, I think. It is so quiet here now.", "en-us+m3", "-p", "20", "-s", "150"),
+)
+FAN_SNR_DB = 15.0
+PAUSE_S = 0.9
 
 
 def speak(text: str, voice: str, *options: str) -> np.ndarray:
@@ -59,16 +87,38 @@ def babble(samples: int) -> np.ndarray:
     return mixed / mixed.std()
 
 
+def padded(speech: np.ndarray, before: float, after: float) -> np.ndarray:
+    """Returns speech (samples,) with seconds of silence before and after it."""
+    return np.pad(speech, (round(before * SAMPLING_RATE), round(after * SAMPLING_RATE)))
+
+
+def mixed(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """Returns speech and noise, (samples,) each, at a signal-to-noise ratio in dB."""
+    return speech + noise * np.sqrt(np.mean(speech**2) / np.mean(noise**2) / 10 ** (snr_db / 10))
+
+
+def write(name: str, waveform: np.ndarray, rate: int = 16_000) -> None:
+    """Writes a recording (samples,) with a peak of 0.5, at a rate in Hz."""
+    samples = 0.5 * waveform / np.abs(waveform).max()
+    if rate != SAMPLING_RATE:
+        samples = soxr.resample(samples, SAMPLING_RATE, rate, quality="VHQ")
+    path = FOLDER / name
+    options = {"compression_level": 0.8} if path.suffix == ".ogg" else {}
+    soundfile.write(path, samples, rate, **options)
+    print(f"{path}: {len(waveform) / SAMPLING_RATE:.1f} s, {path.stat().st_size / 1000:.0f} kB")
+
+
 def main() -> None:
-    """Speaks, mixes at the stated SNR, scales to a peak of 0.5 and writes the FLAC."""
-    speech = speak(SENTENCE, "en-us+m3", "-p", "65", "-s", "190", "-a", "180")
-    speech = np.pad(speech, (int(0.5 * SAMPLING_RATE), int(0.3 * SAMPLING_RATE)))
+    """Speaks, mixes at the stated SNRs and writes the files."""
     generator = np.random.default_rng(20260)
+    speech = padded(speak(SENTENCE, "en-us+m3", "-p", "65", "-s", "190", "-a", "180"), 0.5, 0.3)
     noise = coloured_noise(len(speech), generator) + 0.35 * hum(len(speech)) + 0.5 * babble(len(speech))
-    gain = np.sqrt(np.mean(speech**2) / np.mean(noise**2) / 10 ** (SNR_DB / 10))
-    mixture = speech + gain * noise
-    soundfile.write(TARGET, 0.5 * mixture / np.abs(mixture).max(), SAMPLING_RATE, subtype="PCM_16")
-    print(f"{TARGET}: {len(mixture) / SAMPLING_RATE:.1f} s, {TARGET.stat().st_size / 1000:.0f} kB")
+    write("noisy_speech.flac", mixed(speech, noise, SNR_DB), SAMPLING_RATE)
+    write("clean_speech.flac", padded(speak(*CLEAN), 0.3, 0.3))
+    voices = [speak(*voice) for voice in VOICES]
+    level = voices[0].std()
+    speech = np.concatenate([padded(voice * (level / voice.std()), PAUSE_S / 2, PAUSE_S / 2) for voice in voices])
+    write("three_voices.ogg", mixed(speech, coloured_noise(len(speech), generator), FAN_SNR_DB))
 
 
 if __name__ == "__main__":

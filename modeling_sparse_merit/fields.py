@@ -78,6 +78,30 @@ def require(settings: Any, name: str, valid: Any, expected: str) -> None:
         raise ValueError(f"`{name}` is {getattr(settings, name)!r}; expected {expected}.")
 
 
+def split_labels(labels: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """
+    Splits labels that are written as NAME or OWN=LABEL.
+
+    Args:
+        labels: The labels.
+
+    Returns:
+        The names, and {own: label} of those with a label of another model.
+
+    Raises:
+        ValueError: A label is written otherwise, or two have the same name.
+    """
+    parts = [[part.strip() for part in label.split("=")] for label in labels]
+    names = [part[0] for part in parts]
+    if not all(len(part) <= 2 and all(part) for part in parts):
+        raise ValueError(
+            f"`labels` is {list(labels)!r}; expected names, or OWN=LABEL with the LABEL of another model."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"`labels` is {list(labels)!r}; expected distinct names.")
+    return names, {part[0]: part[1] for part in parts if len(part) == 2}
+
+
 def unknown_names(given: Iterable[str], known: Collection[str], renamed: Mapping[str, str] | None = None) -> str:
     """
     Says which names do not exist.

@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A plugin of pytest that runs the code blocks of README.md and docs/: `make test-docs`.
+"""A plugin of pytest that runs the code blocks of README.md and docs/, but for the tutorials: `make test-docs`.
 
 The blocks of a page run in order in one folder, which holds a noisy recording, labelled clips and noises, and take a
 loopback Hub for the real one. Data with a title (```yaml title="x.yaml") become files. A block that cannot run says
@@ -76,12 +76,16 @@ def parse_blocks(document: Document) -> Iterator[Region]:
 
 
 pytest_collect_file = Sybil(
-    [SkipParser(), parse_blocks], path=str(ROOT), patterns=["*.md"], fixtures=["page_folder"]
+    [SkipParser(), parse_blocks],
+    path=str(ROOT),
+    patterns=["*.md"],
+    excludes=["docs/tutorials/*.md"],  # tests/tutorials.py executes their notebooks
+    fixtures=["page_folder"],
 ).pytest()
 
 
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub_server.HubServer]:
+def user_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub_server.HubServer]:
     """A Hub with `USER/MODEL`, for this process, which has yet to import its client, and those that it starts."""
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch, hub_server.HubServer() as server:
@@ -100,7 +104,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub_server.HubServ
 
 
 @pytest.fixture(scope="module")
-def page_folder(hub: hub_server.HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def page_folder(user_hub: hub_server.HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The current folder of the blocks of a page."""
     folder, before = tmp_path_factory.mktemp("page"), Path.cwd()
     write_recordings(folder)

@@ -29,8 +29,9 @@ from modeling_sparse_merit import (
     SpeechEnhancementAndEmotionPipeline,
 )
 from modeling_sparse_merit.cli import app
-from modeling_sparse_merit.evaluation.systems import CheckpointSystem, weights_sha256
+from modeling_sparse_merit.evaluation.systems import CheckpointSystem
 from modeling_sparse_merit.hub.export import export_checkpoint
+from modeling_sparse_merit.hub.measured import checkpoint_sha256
 from modeling_sparse_merit.hub.push import check_checkpoint
 from modeling_sparse_merit.inference.results import settings_of
 from modeling_sparse_merit.models.sparse_merit.sources import locate, portable_name
@@ -202,8 +203,8 @@ def test_adapters_are_a_system_of_an_evaluation(trained, clip):
     np.testing.assert_allclose(output.probabilities, outputs(model, clip, folder).logits.softmax(-1)[0], atol=1e-5)
     files = [folder / "adapter_model.safetensors", TINY / "model.safetensors"]
     digests = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
-    assert weights_sha256(str(folder)) == hashlib.sha256(digests.encode()).hexdigest()
-    assert CheckpointSystem("sparse-merit-tiny").describe()["sha256"] == weights_sha256(str(TINY))
+    assert checkpoint_sha256(str(folder)) == hashlib.sha256(digests.encode()).hexdigest()
+    assert CheckpointSystem("sparse-merit-tiny").describe()["sha256"] == checkpoint_sha256(str(TINY))
 
 
 def test_results_of_enhance_know_another_base(tiny_checkpoint, tmp_path):

@@ -241,7 +241,7 @@ def test_results_of_other_weights_are_refused(checkpoint, tiny_config):
     [
         ("evaluation.json", "{", r"evaluation\.json is not valid JSON"),
         ("evaluation.json", "[]", r"evaluation\.json holds a list"),
-        ("evaluation.json", "{}", r"evaluation\.json belongs to other weights.*None"),
+        ("evaluation.json", "{}", r"evaluation\.json belongs to other weights.*states none"),
         ("dev_results.json", '{"epoch": 1, "dev": {}}', "lacks a field.*step"),
         ("training_data.yaml", "corpora: [", r"training_data\.yaml is not valid YAML"),
         ("training_data.yaml", "corpora: [{name: Stage, use: emotion}]", r"Stage.*lacks \['license'\]"),

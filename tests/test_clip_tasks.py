@@ -350,10 +350,10 @@ def test_too_few_clips_for_a_concordance_are_refused():
     settings = TrainingSettings(config=config, per_device_train_batch_size=8, gradient_accumulation_steps=4)
     tasks = configured_tasks(settings)
     with pytest.raises(ValueError, match=r"a batch has 8 clips, too few for the CCC loss of \['attributes'\]"):
-        compares_clips(settings, tasks, num_processes=1)
-    assert compares_clips(settings, tasks, num_processes=4)
+        compares_clips(settings, tasks, clips=8)
+    assert compares_clips(settings, tasks, clips=32)
     settings.config["clip_tasks"]["attributes"] = {**ATTRIBUTES, "loss": "mse"}
-    assert not compares_clips(settings, configured_tasks(settings), num_processes=1)
+    assert not compares_clips(settings, configured_tasks(settings), clips=8)
 
 
 def test_heads_that_adapters_would_not_train_are_refused():

@@ -379,6 +379,38 @@ def test_a_folder_may_have_its_own_classes_and_column_names(tmp_path):
         folder.build(tmp_path, columns={"mood": "label"})
 
 
+@pytest.mark.parametrize(
+    ("labels", "vocabulary"),
+    [
+        (["sad", "angry"], list(EMOTIONS)),
+        (["upset", "calm", "", "down"], ["calm", "down", "upset"]),  # of the shared vocabulary first
+    ],
+)
+def test_the_labels_of_a_folder_are_those_of_its_list(tmp_path, labels, vocabulary):
+    files = [f"{number}.wav" for number in range(len(labels))]
+    lines = [f"{file},{label},train" for file, label in zip(files, labels, strict=True)]
+    list_files(record(tmp_path, *files), "file_name,emotion,split", *lines)
+
+    dataset = folder.build(tmp_path)
+
+    names = dataset.features["emotion"].names
+    assert names == vocabulary
+    assert [number if number is None else names[number] for number in dataset["emotion"]] == [
+        label or None for label in labels
+    ]
+
+
+def test_speakers_can_be_assigned_to_splits(tmp_path):
+    list_files(record(tmp_path, "1.wav", "2.wav", "3.wav"), "file_name,speaker", "1.wav,ann", "2.wav,bob", "3.wav,cem")
+    with pytest.warns(UserWarning, match="no recording has a split.*--dev"):
+        folder.build(tmp_path)
+    with pytest.warns(UserWarning, match="dan are to be held out but are not in the corpus"):
+        assert folder.build(tmp_path, dev=["bob"], test=["cem", "dan"])["split"][:] == ["train", "dev", "test"]
+    list_files(tmp_path, "file_name,speaker,split", "1.wav,ann,train")
+    with pytest.raises(DatasetError, match="has a column 'split', so --dev and --test do not apply"):
+        folder.build(tmp_path, dev=["ann"])
+
+
 def test_a_list_is_needed_and_so_is_its_file_name(tmp_path):
     with pytest.raises(DatasetError, match=r"metadata\.csv is missing"):
         folder.build(tmp_path)
@@ -454,7 +486,7 @@ def bad_corpus(tmp_path):
 
 def test_all_problems_are_told_at_once_with_counts_and_the_first_five(bad_corpus):
     with pytest.raises(DatasetError) as error:
-        folder.build(bad_corpus)
+        folder.build(bad_corpus, labels=EMOTIONS)
 
     message = str(error.value)
     assert "16 problems in" in message and "--skip-bad" in message
@@ -470,7 +502,7 @@ def test_all_problems_are_told_at_once_with_counts_and_the_first_five(bad_corpus
 
 def test_bad_rows_can_be_left_out_with_the_same_report(bad_corpus):
     with pytest.warns(UserWarning, match="(?s)16 problems.*7 missing files"):
-        dataset = folder.build(bad_corpus, skip_bad=True)
+        dataset = folder.build(bad_corpus, skip_bad=True, labels=EMOTIONS)
 
     assert [row["source_file"] for row in dataset] == ["good.wav"]
 
@@ -556,7 +588,7 @@ def test_the_command_line_writes_a_table_and_says_what_is_in_it(tmp_path, corpus
 def test_on_the_command_line_an_error_is_a_message(tmp_path, bad_corpus):
     command = [sys.executable, "-m", "dataset_scripts.folder", str(bad_corpus), str(tmp_path / "out")]
 
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run([*command, "--labels", "sad"], cwd=ROOT, capture_output=True, text=True)
 
     assert result.returncode == 2 and not (tmp_path / "out").exists()
     assert result.stderr.startswith("Error: 16 problems in") and "Traceback" not in result.stderr

@@ -217,7 +217,8 @@ def test_clips_without_an_emotion_take_part(tables, started):
     assert outputs.losses["distillation"] > 0 and outputs.losses["distillation_logits"] > 0
     (gradient,) = torch.autograd.grad(outputs.losses["distillation_logits"], outputs.logits)
     assert gradient.abs().sum() > 0
-    alone = dataset.load_clips(distilling(tables, settings.teacher, tasks=["emotion"]), "train", ["emotion"])
+    tasks = {"emotion": objective.model.tasks["emotion"]}
+    alone = dataset.load_clips(distilling(tables, settings.teacher, tasks=["emotion"]), "train", tasks)
     assert len(alone) == len(clips)
 
 

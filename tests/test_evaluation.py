@@ -227,6 +227,18 @@ def test_a_choice_of_labels_is_a_closed_set(measure, tmp_path):
         measure("other", labels=["bored"])
 
 
+def test_a_label_can_stand_for_that_of_a_model(measure, tmp_path):
+    plain = measure(labels=["sad", "angry"], noise={})
+    own = measure("own", labels=["sad", "upset=angry"], noise={}, clips="all")
+    assert own["labels"] == ["sad", "upset"] and own["config"]["labels_from"] == {"upset": "angry"}
+    expected = {row["row"]: row["probability_angry"] for row in rows_of(tmp_path / "results", "clean")}
+    actual = {row["row"]: row["probability_upset"] for row in rows_of(tmp_path / "own", "clean")}
+    assert plain["labels"] == ["sad", "angry"]
+    assert {row: actual[row] for row in expected} == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="`labels` has .'upset'., which no model knows"):
+        measure("unknown", labels=["sad", "angry", "upset=bored"], noise={})
+
+
 def test_a_choice_of_measures_is_all_that_is_computed(measure, tmp_path):
     actual = measure(measures=["si_sdr", "estoi"], noise={})
     assert list(actual["conditions"][0]["enhancement"]) == ["si_sdr", "estoi"]

@@ -18,6 +18,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 from modeling_sparse_merit.evaluation import EvaluationConfig, figures, report, statistics
 from modeling_sparse_merit.evaluation.markdown import format_score, render_markdown
 from modeling_sparse_merit.metrics import UndefinedScoreWarning
+from modeling_sparse_merit.plotting.spectrograms import plot_spectrogram_rows
+from modeling_sparse_merit.plotting.style import GREY, line_looks, save_figure
 
 LABELS = ["angry", "sad", "happy", "neutral"]
 MEASURES = ["segmental_snr", "stoi"]
@@ -198,6 +200,61 @@ def with_probabilities(rows: list[dict]) -> list[dict]:
             row = row | {f"probability_{label}": value for label, value in values.items()}
         actual.append(row)
     return actual
+
+
+def with_labels(rows: list[dict], labels: list[str]) -> list[dict]:
+    """Rows of a system that knows these labels alone: the second most probable one is the next in order."""
+    known = []
+    for row in rows:
+        predicted = row["predicted"] if row["predicted"] in labels else labels[0]
+        probabilities = {label: 0.6 if label == predicted else 0.4 / (1 + place) for place, label in enumerate(labels)}
+        known.append({**row, "predicted": predicted} | {f"probability_{x}": probabilities.get(x) for x in LABELS})
+    return known
+
+
+def test_systems_with_different_labels_are_compared_on_those_that_all_know():
+    own, base = (make_rows(skill, 1.0, seed=seed) for skill, seed in ((0.9, 7), (0.4, 8)))
+    rows = {
+        "noisy": [make_noisy()],
+        "cascade": [with_labels(base, ["angry", "sad"])],
+        "own": [with_labels(own, ["sad", "angry", "neutral"])],
+    }
+    actual = make_report(rows, systems={"cascade": "a", "own": "b"})
+    assert actual["shared_labels"] == ["angry", "sad"]
+    assert actual["results"]["own"]["labels"] == ["angry", "sad", "neutral"]
+
+    summary = actual["results"]["own"]["conditions"][1]
+    clips = rows_in(rows["own"][0], "hiss_-5dB")
+    known = [clip for clip in clips if clip["emotion"] in ("angry", "sad", "neutral")]
+    pair = [clip["emotion"] for clip in known], [clip["predicted"] for clip in known]
+    own_score = f1_score(*pair, labels=["angry", "sad", "neutral"], average="macro")
+    assert summary["emotion"]["macro_f1"] == pytest.approx(own_score) and summary["emotion"]["clips"] == 30
+
+    shared = [clip for clip in clips if clip["emotion"] in ("angry", "sad")]
+    chosen = [max(("angry", "sad"), key=lambda label, clip=clip: clip[f"probability_{label}"]) for clip in shared]
+    shared_score = f1_score([clip["emotion"] for clip in shared], chosen, labels=["angry", "sad"], average="macro")
+    assert summary["shared_emotion"]["macro_f1"] == pytest.approx(shared_score)
+    text = render_markdown(actual, [])
+    assert "on the labels that all know, angry, sad" in text and f"{shared_score:.3f}" in text
+    (compared,) = [
+        entry
+        for entry in actual["comparisons"]["by_condition"]
+        if (entry["system"], entry["measure"], entry["condition"]) == ("own", "macro_f1", "hiss_-5dB")
+    ]
+    base_score = actual["results"]["cascade"]["conditions"][1]["shared_emotion"]["macro_f1"]
+    assert compared["difference"] == pytest.approx(shared_score - base_score)
+
+
+def test_systems_without_common_labels_are_not_compared_in_emotion_recognition():
+    rows = {
+        "noisy": [make_noisy()],
+        "cascade": [with_labels(make_rows(0.4, 1.0, seed=8), ["angry", "sad"])],
+        "own": [with_labels(make_rows(0.9, 1.0, seed=7), ["happy", "neutral"])],
+    }
+    actual = make_report(rows, systems={"cascade": "a", "own": "b"})
+    assert actual["shared_labels"] == [] and actual["results"]["own"]["conditions"][0]["emotion"]["clips"] == 20
+    measures = {entry["measure"] for entry in actual["comparisons"]["by_condition"]}
+    assert measures == set(MEASURES) and "No two labels are known to all" in render_markdown(actual, [])
 
 
 def test_each_corpus_and_subset_has_scores_of_its_own(grouped):
@@ -497,7 +554,8 @@ def test_everything_follows_from_the_seed(full_report):
 def written(full_report, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "figures").mkdir()
-    figures.spectrogram_triples(folder / "figures/spectrograms_merit.png", [("hiss", *np.ones((3, 800)))])
+    example = {side: np.ones(800) for side in ("noisy", "enhanced", "clean")}
+    save_figure(plot_spectrogram_rows({"hiss": example}), folder / "figures/spectrograms_merit.png")
     report.write_report(folder, full_report, SYSTEMS)
     return folder
 
@@ -599,17 +657,17 @@ def test_clean_speech_alone_has_no_figure_against_snr(tmp_path):
 
 def test_systems_look_the_same_in_every_figure_and_unlike_each_other():
     systems = [f"system {index}" for index in range(12)]
-    looks = figures.system_looks(["noisy", *systems])
-    assert looks["noisy"]["linestyle"] == ":" and looks["noisy"]["color"] == figures.GREY
+    looks = line_looks(["noisy", *systems])
+    assert looks["noisy"]["linestyle"] == ":" and looks["noisy"]["color"] == GREY
     assert len({tuple(sorted(looks[system].items())) for system in systems}) == 12
-    assert figures.system_looks(systems) == looks  # with or without the noisy input
+    assert line_looks(systems) == looks  # with or without the noisy input
 
 
 def test_without_matplotlib_the_numbers_are_written_and_a_warning_says_what_is_missing(
     full_report, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.warns(UserWarning, match=r"no figures.*pip install 'modeling-sparse-merit\[demo\]'"):
+    with pytest.warns(UserWarning, match=r'no figures.*pip install "modeling-sparse-merit\[demo\]"'):
         report.write_report(tmp_path, full_report, SYSTEMS)
     assert (tmp_path / "results.json").exists() and "figures/" not in (tmp_path / "results.md").read_text()
     with pytest.raises(ImportError, match=r"modeling-sparse-merit\[demo\]"):

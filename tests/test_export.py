@@ -134,8 +134,49 @@ def test_the_card_of_the_embedded_checkpoint_is_taken_along_with_its_figures(tmp
 
 def test_results_of_other_weights_are_not_pushed(first):
     (first / "evaluation.json").write_text(json.dumps({"model": {"sha256": "0" * 64}}))
-    with pytest.raises(ValueError, match="evaluation.json belongs to other weights .SHA-256 000000000000"):
+    with pytest.raises(ValueError, match="evaluation.json belongs to other weights than"):
         check_checkpoint(first)
+
+
+def test_a_report_on_several_systems_gives_the_card_the_figures_of_its_model(tiny_checkpoint, other, tmp_path):
+    report = make_comparison({"first": tiny_checkpoint, "other": other})
+    (tmp_path / "results.json").write_text(json.dumps(report))
+    export("exported", other, tmp_path, "--results", str(tmp_path))
+    card = (tmp_path / "exported" / "README.md").read_text()
+    written = json.loads((tmp_path / "exported" / "evaluation.json").read_text())
+    assert written["labels"] == ["calm", "tense"] and written["model"]["sha256"] == sha256(other)
+    assert "0.222" in card and "0.111" not in card and "(calm 3, tense 5)" in card
+    check_checkpoint(tmp_path / "exported")
+
+    with pytest.raises(ValueError, match="export with --half, then evaluate that folder"):
+        export_checkpoint(other, tmp_path / "half", half=True, results=tmp_path)
+    with pytest.raises(ValueError, match=f"belongs to other weights.*first: {sha256(tiny_checkpoint)}"):
+        export_checkpoint(TINY, tmp_path / "third", results=tmp_path / "results.json")
+
+
+def make_comparison(systems: dict[str, Path]) -> dict:
+    """A report on several systems, with a macro-F1 of 0.111 for the first, 0.222 for the second."""
+    labels = {"first": ["angry", "sad"], "other": ["calm", "tense"]}
+    results = {}
+    for number, name in enumerate(systems, start=1):
+        score = {"macro_f1": number * 0.111, "macro_f1_interval": [0, 1], "unweighted_average_recall": 0.5}
+        score |= {"unweighted_average_recall_interval": [0, 1], "accuracy": 0.5, "clips": 8}
+        score |= {field: dict.fromkeys(labels[name], value) for field, value in PER_CLASS.items()}
+        condition = {"condition": "clean", "pool": None, "snr_db": None, "enhancement": {}, "expert_use": None}
+        results[name] = {"members": 1, "labels": labels[name], "conditions": [{**condition, "emotion": score}]}
+    return {
+        "config": {"speech": ["calls"], "speech_split": "test", "bootstrap_resamples": 10, "seed": 0},
+        "systems": {name: [{"name": name, "sha256": sha256(path)}] for name, path in systems.items()},
+        "labels": ["angry", "sad", "calm", "tense"],
+        "clips": {"evaluated": 9, "speakers": 2, "labelled": {"angry": 1, "sad": 0, "calm": 3, "tense": 5}},
+        "noise": {},
+        "versions": {"torch": "2"},
+        "results": results,
+        "comparisons": None,
+    }
+
+
+PER_CLASS = {"per_class_f1": 0.5, "per_class_f1_interval": [0, 1]}
 
 
 def test_shards_and_adapters_do_not_stay_next_to_the_weights_that_replace_them(tiny_checkpoint, tmp_path):

@@ -4,8 +4,7 @@
 import numpy as np
 import pytest
 
-from modeling_sparse_merit.inference import overview as overviews
-from modeling_sparse_merit.inference.overview import Columns, Overview
+from modeling_sparse_merit.plotting.overview import Columns, Overview
 
 RATE = 1_000
 
@@ -31,9 +30,8 @@ def test_overview_of_a_short_signal_is_its_spectrogram_and_its_samples():
     assert times[0] == 2 / rate and times[-1] == 8_000.5 / rate
 
 
-def test_neighbours_are_merged_where_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(overviews, "MAX_COLUMNS", 4)
-    columns = Columns(np.add, np.empty(0))
+def test_neighbours_are_merged_where_there_are_too_many():
+    columns = Columns(np.add, np.empty(0), limit=4)
     for items, values, step, counts in (
         ([1, 2, 3], [1, 2, 3], 1, [1, 1, 1]),
         ([4, 5], [3, 7, 5], 2, [2, 2, 1]),

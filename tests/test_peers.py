@@ -5,18 +5,20 @@ from itertools import combinations
 
 import pytest
 
-from benchmarks.peers import draw, mean_scores, render, summarize
+from benchmarks.peers import draw, mean_scores, render, scores_by_condition, summarize
 from benchmarks.timing import Timing
 from modeling_sparse_merit.evaluation.enhancers import ENHANCERS
 
 
 def condition(pool: str | None, pesq: float, f1: float | None, transmission: str | None = None) -> dict:
+    name = f"{pool or 'clean'}{f'@{transmission}' if transmission else ''}"
     emotion = f1 and {
         "macro_f1": f1,
         **{f"macro_f1_{name}": None for name in ("interval", "speaker_interval", "seeds")},
     }
     enhancement = {"pesq_wb": {"enhanced": {"mean": pesq}}}
-    return {"pool": pool, "transmission": transmission, "enhancement": enhancement, "emotion": emotion}
+    facts = {"condition": name, "pool": pool, "transmission": transmission}
+    return {**facts, "enhancement": enhancement, "emotion": emotion}
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def result() -> dict:
     systems = summarize(report, measured, timings, "ours")
     described = {"name": "peers", "command": "x", "commit": "y", "cpu": "AVX2", "load_before": 0.1, "clips": 3}
     described |= {"conditions": ["street_0dB", "babble_0dB"], "measures": ["macro_f1", "pesq_wb"], "baseline": "ours"}
-    return {**described, "systems": systems, "report": report}
+    return {**described, "systems": systems, "by_condition": scores_by_condition(report), "report": report}
 
 
 def test_scores_are_means_over_the_noise_without_transmission(result):
@@ -56,6 +58,7 @@ def test_the_table_has_speed_relative_to_the_baseline(result):
     assert "| noisy | – | 1.50 |" in text
     row = "| gtcrn | 0.600 | 2.31 | 0.0540 | 0.74 (0.74 to 0.74) | 30 | 1.5 | 48,228 | 16000 | MIT |"
     assert row in text and "![quality against real-time factor](peers.png)" in text
+    assert "### PESQ-WB\n\n| | noisy | ours |" in text and "| babble | 1.60 | 2.50 |" in text
 
 
 def test_the_picture_is_80_mm_wide_and_its_names_do_not_overlap(result):

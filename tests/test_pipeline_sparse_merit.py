@@ -539,3 +539,41 @@ def test_other_precisions_give_the_same_for_a_long_recording(trained_pipe, dialo
     expected, result = (each(recording, sampling_rate=16_000, return_segments=True) for each in (trained_pipe, other))
     assert [s["emotion"] for s in result["segments"]] == [s["emotion"] for s in expected["segments"]]
     assert np.corrcoef(result["audio"], expected["audio"])[0, 1] > 0.99
+
+
+def test_the_use_of_the_experts_is_that_of_the_model(trained_pipe, speech_clip):
+    clip = speech_clip(1.3)
+    result = trained_pipe(clip, sampling_rate=16_000, return_expert_use=True)["expert_use"]
+    inputs = trained_pipe.feature_extractor([clip], sampling_rate=16_000, return_tensors="pt")
+    with torch.inference_mode():
+        logits = trained_pipe.model(**inputs, output_router_logits=True).router_logits
+    assert list(result) == list(trained_pipe.model.config.tasks) == list(logits)
+    for task, shares in result.items():
+        assert shares.shape == (65, trained_pipe.model.config.num_experts)  # of 20 ms
+        expected = logits[task][0].argmax(-1).numpy()
+        np.testing.assert_array_equal(shares[:64].argmax(1), expected)
+        np.testing.assert_array_equal(shares.sum(1), 1)
+        np.testing.assert_array_equal(shares[64], shares[63])  # the last frame is incomplete
+    assert "expert_use" not in trained_pipe(clip, sampling_rate=16_000)
+
+
+def test_the_use_of_the_experts_covers_a_long_recording(trained_pipe, dialogue):
+    recording = np.tile(dialogue, 2)
+    options = {"sampling_rate": 16_000, "return_expert_use": True, "tasks": ("emotion",)}
+    alone, batched = trained_pipe(recording, **options), trained_pipe(recording, batch_size=3, **options)
+    assert list(alone["expert_use"]) == ["emotion"]
+    assert alone["expert_use"]["emotion"].shape[0] == -(-len(recording) // 320)
+    np.testing.assert_array_equal(batched["expert_use"]["emotion"], alone["expert_use"]["emotion"])
+
+
+def test_the_use_of_the_experts_depends_on_the_router(tiny_config, dialogue, emotion_pipe):
+    uses = {}
+    for change in ({"router": "dense"}, {"integration": "weighted_sum"}):
+        model = SparseMeritForSpeechEnhancementAndEmotion(SparseMeritConfig.from_dict(tiny_config.to_dict() | change))
+        own = SpeechEnhancementAndEmotionPipeline(model=model.eval(), feature_extractor=SparseMeritFeatureExtractor())
+        uses |= {tuple(change.values()): own(dialogue, sampling_rate=16_000, return_expert_use=True)["expert_use"]}
+    dense = uses["dense",]["emotion"]
+    assert dense.sum(1) == pytest.approx(1, abs=1e-5) and 0 < dense.min() and dense.max() < 1
+    assert uses["weighted_sum",] == {}
+    with pytest.raises(TypeError, match="return_expert_use"):
+        emotion_pipe(dialogue, sampling_rate=16_000, return_expert_use=True)

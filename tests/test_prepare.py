@@ -22,8 +22,9 @@ from modeling_sparse_merit.cli.prepare import COMMANDS
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import CORPORA
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
-from modeling_sparse_merit.data.dataset_card import licence_names, render_dataset_card
+from modeling_sparse_merit.data.dataset_card import render_dataset_card
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset, read_datasets
+from modeling_sparse_merit.data.licences import licence_names
 from modeling_sparse_merit.evaluation import prepare_noisy
 from modeling_sparse_merit.evaluation.conditions import Clips, Condition, Listener
 from modeling_sparse_merit.evaluation.configuration import EvaluationConfig
@@ -272,6 +273,9 @@ def test_a_push_that_breaks_leaves_no_data_and_the_table_can_be_pushed_later(hub
         ("CC BY-NC-SA 4.0", ["cc-by-nc-sa-4.0"]),
         ("cc-by-3.0", ["cc-by-3.0"]),
         ("CC BY 4.0 + CC0 1.0", ["cc-by-4.0", "cc0-1.0"]),
+        ("Creative Commons Attribution-ShareAlike 4.0 International (CC BY-SA 4.0)", ["cc-by-sa-4.0"]),
+        ("CC0", ["cc0-1.0"]),
+        ("Apache License, Version 2.0 + The MIT License", ["apache-2.0", "mit"]),
         ("CC BY 4.0 + a licence that is not stated", None),
         ("CC BY-NC-ND 4.0", None),
         (MSP_LICENCE, None),

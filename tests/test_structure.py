@@ -32,8 +32,9 @@ TRAVELLING = {
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}
 LAYERS = (
     {"cli"},
+    {"app"},
     {"serving", "hub", "convert", "inference", "evaluation", "training"},
-    {"data", "metrics"},
+    {"data", "metrics", "plotting"},
     {"models"},
     {"files", "fields", "extras", ""},
 )

@@ -39,8 +39,10 @@ from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.models.sparse_merit.whisper import whisper_positions
 from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
+from modeling_sparse_merit.training.arguments import documented_fields
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel, build_enhancement
-from modeling_sparse_merit.training.settings import TrainingSettings, documented_fields, parse_settings
+from modeling_sparse_merit.training.records import training_data
+from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 
 folder_corpus, noise_corpus = corpus_named("folder"), corpus_named("noise")
@@ -176,8 +178,53 @@ def test_a_run_ends_with_a_model_that_works(tables, tmp_path, speech_clip):
     prediction = pipe(speech_clip(1.0), sampling_rate=16_000)
     assert {entry["label"] for entry in prediction["emotion"]} == set(LABELS)
     assert prediction["audio"].shape == (16_000,)
+    check_announcement(result.stderr, tmp_path / "run" / "best")
+    assert yaml.safe_load((tmp_path / "run" / "best" / "training.yaml").read_text())["speech"] == ["speech"]
     weights = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["class_weights"]
     assert weights == pytest.approx([9 / (2 * 6), 9 / (2 * 3)])  # of 9 labelled training clips 6 are angry, 3 are sad
+
+
+def check_announcement(log: str, best: Path) -> None:
+    """The last line names the best epoch, its scores and its folder, and nothing names every file of a checkpoint."""
+    assert "Model weights saved in" not in log
+    results = json.loads((best / "dev_results.json").read_text())
+    last = log.strip().splitlines()[-1]
+    assert f"Best epoch: {results['epoch']} of 3 (dev: score " in last and last.endswith(f"Model: {best}")
+    assert f"macro_f1 {results['dev']['macro_f1']:.3f}" in last
+
+
+def test_what_is_known_of_the_training_data_is_recorded(tables):
+    settings = make_settings(tables, model="tiny", config={})
+    data = training_data(settings)
+    assert data["license"] == "cc-by-nc-sa-4.0" and "Fine-tuned from sparse-merit-tiny" in data["notes"]
+    speech, noise = data["corpora"]
+    assert speech == {"name": "speech", "use": "speech", "license": "not stated", "clips": 13, "speakers": 4}
+    assert noise == {"name": "noise", "use": "noise", "license": "not stated", "clips": 3}
+    assert [set(corpus) for corpus in training_data(make_settings(tables))["corpora"]] == [set(speech), set(noise)]
+
+
+def test_a_run_that_is_resumed_with_other_settings_says_so(tables, tmp_path, caplog):
+    settings = make_settings(tables, output_dir=str(tmp_path))
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
+    changed = make_settings(tables, output_dir=str(tmp_path), epochs=30, learning_rate=0.5, labels=["sad", "angry"])
+    training_run.warn_of_changes(changed)
+    assert not caplog.text  # there is no checkpoint yet
+    (tmp_path / "checkpoint-1").mkdir()
+    training_run.warn_of_changes(changed)
+    assert "learning_rate was None, is 0.5" in caplog.text and "labels was ['angry', 'sad'], is" in caplog.text
+    assert "epochs" not in caplog.text and "another output_dir" in caplog.text
+
+
+@pytest.mark.parametrize(("clips", "batch_size"), [(10, 4), (80, 5), (511, 31), (512, 32), (100_000, 32)])
+def test_few_clips_make_small_batches(clips, batch_size):
+    assert TrainingSettings().batch_size(clips) == batch_size
+    assert TrainingSettings(per_device_train_batch_size=7).batch_size(clips) == 7
+
+
+def test_adapters_have_a_learning_rate_of_their_own():
+    assert TrainingSettings().peak_learning_rate == 5e-5
+    assert TrainingSettings(model="x", lora_rank=4).peak_learning_rate == 5e-4
+    assert TrainingSettings(model="x", lora_rank=4, learning_rate=0.01).peak_learning_rate == 0.01
 
 
 @pytest.mark.parametrize("frozen_epochs", [0, 2])  # with 2, it is killed between the stages
@@ -522,7 +569,7 @@ def test_every_field_is_explained_on_the_command_line(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "Folder of the logs, the checkpoints and the result, `best`. (default: runs/sparse-merit)" in shown
     assert "Optimizer steps after which the run ends; an unfinished epoch counts as finished. 0 is no limit." in shown
-    assert list(documented_fields()) == [entry.name for entry in fields(TrainingSettings)]
+    assert list(documented_fields(TrainingSettings)) == [entry.name for entry in fields(TrainingSettings)]
 
 
 def test_settings_were_renamed_to_names_of_transformers():
@@ -937,6 +984,14 @@ def test_a_run_on_a_whisper_calibrates_once_keeps_features_and_takes_adapters(ta
     weights = load_file(tmp_path / "adapted" / "best" / "adapter_model.safetensors")
     moved = [name for name, weight in weights.items() if "lora_B" in name and weight.abs().sum() > 0]
     assert len(moved) == 2 * 6  # each layer: query, key, value, output, and both feed-forward layers
+
+    changes = {"model": settings["encoder"], "lora_rank": 2, "epochs": 1, "config": {}, "calibration_batches": 2}
+    changes |= {"lora_train_modules": ["experts", "routers", "emotion", "enhancement"], "learning_rate": 1e-9}
+    calibrated = write_config(tmp_path / "calibrated.yaml", tables, **changes)
+    training_run.main([str(calibrated), "--output_dir", str(tmp_path / "new"), "--train_feature_encoder", "false"])
+    loaded = SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path / "new" / "best").model
+    norms = [module for module in loaded.model.integration.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert norms and not any(torch.allclose(norm.weight, torch.ones(32), atol=0.01) for norm in norms)
 
 
 SETTINGS_FILES = [

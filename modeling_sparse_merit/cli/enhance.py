@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import BATCH_SECONDS
+from ..extras import import_extra
 from ..files import OutputError
 from ..inference.segments import SegmentFormat
 from .options import (
@@ -121,6 +122,8 @@ def enhance(
     Interrupted runs resume: recordings that were processed with the same model and settings are skipped.
 
     On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
+
+    Example: sparse-merit enhance recordings/ "more/*.mp3" -o clean
     """
     with errors_in_one_line():
         from ..models.sparse_merit.audio import checked_channel
@@ -156,7 +159,10 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo_results"),
     model: ModelOption = None,
 ) -> None:
-    """Enhance the demo recording of the package, and print the paths of the results."""
+    """Enhance the demo recording of the package, and print the paths of the results.
+
+    Example: sparse-merit demo -o demo_results
+    """
     recording = output / DEMO_RECORDING.name
     with errors_in_one_line():
         output.mkdir(parents=True, exist_ok=True)
@@ -193,9 +199,7 @@ def _enhance_recordings(
     """
     recordings = _find_recordings(arguments, output)
     if options.treatment.get("plot"):
-        from ..inference.plotting import require_matplotlib
-
-        require_matplotlib()
+        import_extra("matplotlib", "demo")
     vad, detector = speech_detector(options.vad)
     state = _join_processes(device) if LAUNCHED else None
     if options.quiet or (state is not None and not state.is_main_process):

@@ -13,6 +13,8 @@ def train(context: typer.Context) -> None:
     """Train a model with the settings of a YAML file: sparse-merit train CONFIG.yaml [--field value ...].
 
     On several processes: accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
+
+    Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4
     """
     with errors_in_one_line():
         try:
@@ -31,6 +33,8 @@ def evaluate(
     """Evaluate emotion recognition and enhancement of one or more systems on the same clean and noisy clips.
 
     On several processes: accelerate launch --multi_gpu -m modeling_sparse_merit.cli evaluate --config FILE
+
+    Example: sparse-merit evaluate --config evaluation.yaml -o results
     """
     with errors_in_one_line():
         try:

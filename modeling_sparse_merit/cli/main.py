@@ -10,10 +10,14 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .check import check
 from .enhance import demo, enhance
 from .experiments import evaluate, train
-from .models import convert, export, info, push
-from .prepare import prepare
+from .info import info
+from .mix import mix
+from .models import convert, export, push
+from .page import show_page
+from .prepare import ListsCommand, prepare
 from .stream import stream
 
 app = typer.Typer(
@@ -32,7 +36,9 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit()
 
 
-for _command in (enhance, stream, demo, info, evaluate, export, push, convert):
+for _command in (enhance, stream, demo, info, check, evaluate, export, push, convert):
     app.command()(_command)
+app.command(name="app")(show_page)
+app.command(cls=ListsCommand)(mix)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(prepare, name="prepare")

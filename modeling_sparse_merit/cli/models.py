@@ -1,13 +1,10 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""`sparse-merit info`, `export`, `push` and `convert`."""
+"""`sparse-merit export`, `push` and `convert`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from .options import (
     ModelOption,
@@ -20,19 +17,6 @@ from .options import (
     quieten_hub_client,
     resolve_model,
 )
-
-if TYPE_CHECKING:
-    from .. import SparseMeritConfig
-
-
-def info(model: ModelOption = None, revision: RevisionOption = None) -> None:
-    """Describe a checkpoint: tasks, labels, experts, size, licence."""
-    with errors_in_one_line():
-        facts = _describe(resolve_model(model, revision), revision)
-    grid = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        grid.add_row(Text(name, style="bold"), Text(value))
-    Console().print(grid)
 
 
 def export(
@@ -47,11 +31,29 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Store weights in fp16 to halve the size; they are loaded in fp32.")
     ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Report of `sparse-merit evaluate`; the card shows this model's results in it."
+        ),
+    ] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Write a Hugging Face Space with the page of `sparse-merit app`.")
+    ] = False,
 ) -> None:
-    """Write a checkpoint with its code and card, so that it runs without this package."""
+    """Write a checkpoint with its code and card, so that it runs without this package.
+
+    Example: sparse-merit export my_model --model runs/small/best
+    """
     with errors_in_one_line():
-        if onnx and half:
-            raise ValueError("--half applies to checkpoints only: leave out --half or --onnx.")
+        if space:
+            _export_space(
+                model, folder, overwrite, revision, onnx or half or bool(results) or precision != Precision.FP32
+            )
+            what_next = f"python {folder / 'app.py'}, or hf upload USER/NAME {folder} --repo-type space"
+        elif onnx and (half or results):
+            option = "--half" if half else "--results"
+            raise ValueError(f"{option} applies to checkpoints only: leave out {option} or --onnx.")
         elif onnx:
             difference = _export_onnx(model, folder, overwrite, revision, precision.value)
             what_next = f"see its README.md; largest difference from torch: {difference:.1g}"
@@ -65,9 +67,23 @@ def export(
             from ..hub.export import export_checkpoint
 
             logging.disable_progress_bar()
-            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half)
+            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half, results)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
+
+
+def _export_space(model: str | None, folder: Path, overwrite: bool, revision: str | None, has_others: bool) -> None:
+    """Writes a Space; raises ValueError for options that do not apply to it."""
+    from transformers.utils import logging
+
+    from ..app.space import export_space
+
+    if has_others:
+        raise ValueError(
+            "--space writes the checkpoint as it is: leave out --onnx, --half, --precision and --results."
+        )
+    logging.disable_progress_bar()
+    export_space(resolve_model(model, revision), folder, overwrite, revision)
 
 
 def _note(text: str) -> None:
@@ -101,7 +117,10 @@ def push(
         typer.Option(metavar="LICENCE", help="For a dataset: the licence under which you may redistribute it."),
     ] = None,
 ) -> None:
-    """Publish a checkpoint, adapters or a dataset with its card on the Hugging Face Hub."""
+    """Publish a checkpoint, adapters or a dataset with its card on the Hugging Face Hub.
+
+    Example: sparse-merit push my_model USER/my_model --private
+    """
     with errors_in_one_line():
         quieten_hub_client()
         if _is_dataset(folder):
@@ -147,7 +166,10 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint in DIR.")] = False,
     layers: Annotated[int | None, typer.Option(help="Number of layers of an encoder to keep; all by default.")] = None,
 ) -> None:
-    """Convert the weights published with the paper, an encoder, or adapters to a checkpoint."""
+    """Convert the weights published with the paper, an encoder, or adapters to a checkpoint.
+
+    Example: sparse-merit convert openai/whisper-base whisper --layers 4 --labels angry,sad,happy,neutral
+    """
     with errors_in_one_line():
         from transformers.utils import logging
 
@@ -159,54 +181,6 @@ def convert(
         statistics = _input_statistics(mean, std, measure)
         run_conversion(source, target, names, statistics, variant, router, folder, overwrite, layers)
     typer.echo(f"{target} is ready: sparse-merit info --model {target}")
-
-
-def _describe(source: str, revision: str | None) -> dict[str, str]:
-    """Facts from the configuration and card of a checkpoint; no weights are loaded."""
-    from .. import SparseMeritConfig
-    from ..models.sparse_merit.adapters import read_adapter_config
-    from ..models.sparse_merit.modeling_sparse_merit import count_parameters
-    from ..models.sparse_merit.tasks import EMOTION, further_tasks
-
-    config = SparseMeritConfig.from_pretrained(source, revision=revision or "main")
-    tasks = config.task_definitions
-    facts = {
-        "Model": source,
-        "Tasks": ", ".join(config.tasks),
-        "Emotions": ", ".join(tasks[EMOTION].describe(config)["labels"]) if EMOTION in tasks else "-",
-        **{name.capitalize(): tasks[name].describe(config)["meaning"] for name in further_tasks(tasks)},
-        "Encoder": _describe_encoder(config),
-        "Integration": config.integration,
-        "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
-        "Parameters": f"{count_parameters(config):,}",
-    }
-    adapters = read_adapter_config(source, revision=revision)
-    if adapters is not None:
-        facts |= {"Adapters of": str(adapters["base_model_name_or_path"])}
-    licence = _licence(source, revision)
-    return facts if licence is None else {**facts, "Licence": licence}
-
-
-def _describe_encoder(config: "SparseMeritConfig") -> str:
-    count = config.num_hidden_layers
-    layers = f"{count} {'layer' if count == 1 else 'layers'} of width {config.hidden_size}"
-    windows = config.encoder_window_seconds
-    end = "" if windows is None else f", in windows of {windows:g} s"
-    return f"{layers}, feature encoder {config.feature_encoder}{end}"
-
-
-def _licence(source: str, revision: str | None) -> str | None:
-    """The licence stated in the model card; None without a card."""
-    from huggingface_hub import ModelCard, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    card = Path(source) / "README.md"
-    try:
-        card = card if Path(source).is_dir() else Path(hf_hub_download(source, "README.md", revision=revision))
-        data = ModelCard(card.read_text(encoding="utf-8")).data
-    except (FileNotFoundError, EntryNotFoundError):
-        return None
-    return data.get("license_name") or data.get("license")
 
 
 def _is_dataset(folder: Path) -> bool:

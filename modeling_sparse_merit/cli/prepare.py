@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..data.corpora import CORPORA, corpus
+from .mix import transmission_names
 from .options import errors_in_one_line, printable, quieten_datasets, quieten_hub_client
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Other(StrEnum):
     KEEP = "keep"
 
 
-class _ListsCommand(TyperCommand):
+class ListsCommand(TyperCommand):
     """A command whose lists take several values after one option: `--snr-db -5 0 5`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -152,7 +153,8 @@ def _folder(
     citation: CitationOption = "",
     description: DescriptionOption = "",
     labels: Annotated[
-        str | None, typer.Option(help="The emotion vocabulary, separated by commas; the shared one by default.")
+        str | None,
+        typer.Option(help="The emotions that are expected, separated by commas; those of metadata.csv by default."),
     ] = None,
     column: Annotated[list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Such as emotion=label.")] = None,
     min_dynamic_range: Annotated[
@@ -161,6 +163,13 @@ def _folder(
             metavar="DB", help="Leave out recordings with a smaller difference between loud and quiet parts, in dB."
         ),
     ] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="Speakers of the dev split, separated by commas, if metadata.csv has no splits.")
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(help="Speakers of the test split, separated by commas, if metadata.csv has no splits."),
+    ] = None,
 ) -> "Dataset":
     return corpus("folder").build(
         folder,
@@ -168,7 +177,7 @@ def _folder(
         info=_info(license, citation, description),
         columns=dict(map(_column, column or ())),
         min_dynamic_range=min_dynamic_range,
-        **_lists(labels=labels),
+        **_lists(labels=labels, dev=dev, test=test),
     )
 
 
@@ -211,12 +220,6 @@ def _info(license: str, citation: str, description: str) -> "DatasetInfo":
 # Other sources -------------------------------------------------------------------------------------------------------
 
 
-def _transmissions() -> list[str]:
-    from ..data.transmission import TRANSMISSIONS
-
-    return list(TRANSMISSIONS)
-
-
 def _noisy(
     context: typer.Context,
     speech: Annotated[str, typer.Argument(help="The speech datasets, separated by commas.")],
@@ -232,7 +235,7 @@ def _noisy(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=_transmissions,
+            autocompletion=transmission_names,
             help="Include every condition with each of these too, such as telephone, gsm or mp3.",
         ),
     ] = None,
@@ -365,7 +368,8 @@ def _add(name: str, help: str, build: Callable[..., "Dataset"], cls: type[TyperC
 
     parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in (*own.values(), *shared)]
     command.__dict__["__signature__"] = Signature(parameters)
-    prepare.command(name, help=help, cls=cls)(command)
+    example = " ".join(["Example: sparse-merit prepare", name, *EXAMPLES.get(name, ["FOLDER"]), f"datasets/{name}"])
+    prepare.command(name, help=help, epilog=example, cls=cls)(command)
 
 
 OWN: dict[str, Callable[..., "Dataset"]] = {
@@ -385,8 +389,15 @@ COMMANDS: dict[str, tuple[str, Callable[..., "Dataset"]]] = {
     "synthetic_noise": ("Synthetic noises, and babble of speech datasets.", _synthetic_noise),
 }
 """Other sources: help, and what builds their dataset."""
+EXAMPLES = {
+    "noisy": ["datasets/calls", "datasets/noise"],
+    "descriptors": ["datasets/calls"],
+    "prosody": ["datasets/calls"],
+    "synthetic_noise": [],
+}
+"""Arguments in the examples of the help; a folder by default."""
 
 for _name, _help in CORPORA.items():
     _add(_name, _help, OWN.get(_name) or _speakers(_name))
 for _name, (_help, _build) in COMMANDS.items():
-    _add(_name, _help, _build, _ListsCommand)
+    _add(_name, _help, _build, ListsCommand)

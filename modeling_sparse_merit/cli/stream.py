@@ -119,7 +119,7 @@ def stream(
     The audio on stdout is mono at the rate of the input, in s16le (f32le if the input is f32le). Every block is
     written as soon as it is final.
 
-    arecord -f S16_LE -r 16000 -c 1 -t raw | sparse-merit stream - > clean.pcm
+    Example: sparse-merit stream - --rate 16000 --json < call.pcm
     """
     with errors_in_one_line(), _quiet_ends(), ExitStack() as stack:
         windows = {"chunk_length_s": chunk_length, "stride_length_s": _stride(stride_length), "min_score": min_score}

@@ -1,7 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The dataset card (README): its content is computed from the rows or taken from the metadata of the corpus."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,17 +9,9 @@ from datasets import ClassLabel, Dataset, Features
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .datasets import DatasetError
+from .licences import licence_metadata, licence_names
 
 NOT_STATED = "a licence that is not stated"
-HUB_LICENCES = {
-    "cc0-1.0",
-    "cc-by-2.5",
-    *(f"cc-by{terms}-{version}" for terms in ("", "-sa", "-nc", "-nc-sa") for version in ("2.0", "3.0", "4.0")),
-    "mit",
-    "apache-2.0",
-}
-"""The Hub's names of licences that let everybody who has the data pass it on."""
-
 MEANINGS = {
     "audio": "the recording: `bytes` of an audio file, and its name as `path`",
     "clean": "the clean speech in the recording, with the same length and level",
@@ -109,13 +100,6 @@ def values(dataset: Dataset, column: str) -> list[Any]:
     return dataset.data.column(column).to_pylist() if dataset._indices is None else list(dataset[column])
 
 
-def licence_names(licence: str) -> list[str] | None:
-    """The Hub's identifiers of a dataset's licences, such as two for `"CC BY 4.0 + CC0 1.0"`. None if a licence is
-    unknown or does not let everybody redistribute the data."""
-    parts = [re.sub(r"[\s_-]+", "-", part.strip().lower()) for part in re.split(r"\+|\n\n", licence)]
-    return parts if set(parts) <= HUB_LICENCES else None
-
-
 def render_dataset_card(
     dataset: Dataset, source: str, configs: Sequence[dict[str, Any]] | None = None, licence: str | None = None
 ) -> DatasetCard:
@@ -129,12 +113,9 @@ def render_dataset_card(
     """
     licence = dataset.info.license or licence or ""
     rows, audio = split_rows(dataset), "audio" in dataset.features
-    licence_metadata: dict[str, Any] = {"license": licence_names(licence) or "other"}
-    if licence_metadata["license"] == "other":
-        licence_metadata["license_name"] = re.sub(r"[^\w.]+", "-", licence.lower()).strip("-")[:60] or "not-stated"
     further: dict[str, Any] = {"configs": list(configs)} if configs else {}
     data = DatasetCardData(
-        **licence_metadata,
+        **licence_metadata(licence),
         language=sorted({name for name in _column(dataset, "language") if name}) or None,
         pretty_name=source.rstrip("/").split("/")[-1],
         size_categories=_size_category(len(dataset)),

@@ -125,7 +125,7 @@ class _RowChecker:
         return None if problems else values
 
     def _convert(self, row: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
-        values = {name: _clean(name, value) for name, value in row.items()}
+        values = {name: clean_value(name, value) for name, value in row.items()}
         file = row.get("file")
         source = values["source_file"] = values.get("source_file") or str(file)
         if file is None:
@@ -198,8 +198,14 @@ def _duration(path: Path, file: str, problems: list[Problem]) -> float | None:
     return seconds
 
 
-def _clean(name: str, value: Any) -> Any:
-    """Stripped text; None for empty text and for an unknown speaker or gender, since `Unknown` is not one person."""
+def clean_value(name: str, value: Any) -> Any:
+    """Stripped text; None for empty text and for an unknown speaker or gender, since `Unknown` is not one person.
+    Splits get their common names, such as `dev` for `validation`.
+
+    Args:
+        name: name of the column.
+        value: of a cell; other values than text are unchanged.
+    """
     if not isinstance(value, str):
         return value
     text = value.strip()

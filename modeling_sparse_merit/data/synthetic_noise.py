@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo
 
-from ..models.sparse_merit.audio import SAMPLING_RATE, load_audio
+from ..models.sparse_merit.audio import SAMPLING_RATE
 from .acoustic_features import flac
 from .dataset_card import NOT_STATED
 from .datasets import DatasetError, noise_features, read_dataset, read_datasets
+from .noises import babble_noise, coloured_noise, harmonic_noise, impact_noise, slow_envelope
 
 LEVEL = 10 ** (-25 / 20)  # RMS of every clip, -25 dBFS
 SHARES = {"coloured": 0.4, "harmonic": 0.2, "impacts": 0.15, "babble": 0.25}
@@ -76,7 +77,7 @@ def draw_noise(generator: np.random.Generator, samples: int, speech: Dataset | N
     shares = {kind: share for kind, share in SHARES.items() if kind != "babble" or speech is not None}
     chances = np.array(list(shares.values())) / sum(shares.values())
     kind = list(shares)[generator.choice(len(shares), p=chances)]
-    if kind == "babble":
+    if kind == "babble" and speech is not None:
         noise = babble_noise(generator, samples, speech)
     else:
         noise = {"coloured": coloured_noise, "harmonic": harmonic_noise, "impacts": impact_noise}[kind](
@@ -86,105 +87,6 @@ def draw_noise(generator: np.random.Generator, samples: int, speech: Dataset | N
         kind, noise = f"{kind}, modulated", noise * slow_envelope(generator, samples)
     noise = noise * (LEVEL / np.sqrt(np.mean(noise**2)))
     return kind, (noise / max(1.0, np.abs(noise).max())).astype(np.float32)
-
-
-def coloured_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """Noise whose power falls with frequency as f^-a, with a between -0.3 and 2.2, and is changed by up to 12 dB at
-    two to six frequencies.
-
-    Args:
-        generator: source of all random numbers.
-        samples: length at 16 kHz.
-
-    Returns:
-        (samples,), unscaled.
-    """
-    size = 1 << (samples - 1).bit_length()
-    frequencies = np.maximum(np.fft.rfftfreq(size, 1 / SAMPLING_RATE), 30)
-    spectrum = np.fft.rfft(generator.standard_normal(size)) * frequencies ** (-generator.uniform(-0.3, 2.2) / 2)
-    points = np.sort(generator.uniform(np.log(50), np.log(8000), generator.integers(2, 7)))
-    gains_db = np.interp(np.log(frequencies), points, generator.uniform(-12, 12, len(points)))
-    return np.fft.irfft(spectrum * 10 ** (gains_db / 20), size)[:samples]
-
-
-def harmonic_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """A tone of 40 to 1500 Hz with up to 20 harmonics and hiss, usually with vibrato, like engines and sirens.
-
-    Args:
-        generator: source of all random numbers.
-        samples: length at 16 kHz.
-
-    Returns:
-        (samples,), unscaled.
-    """
-    time = np.arange(samples) / SAMPLING_RATE
-    pitch = np.exp(generator.uniform(np.log(40), np.log(1500)))
-    depth = generator.uniform(0, 0.3) * (generator.random() < 0.6)
-    rate, start = generator.uniform(0.2, 6), generator.uniform(0, 2 * np.pi)
-    phase = 2 * np.pi * np.cumsum(pitch * (1 + depth * np.sin(2 * np.pi * rate * time + start))) / SAMPLING_RATE
-    decay, tone = generator.uniform(0.3, 1.5), np.zeros(samples)
-    for harmonic in range(1, int(min(20, 7500 / (pitch * (1 + depth)))) + 1):
-        tone += np.sin(harmonic * phase + generator.uniform(0, 2 * np.pi)) * harmonic**-decay
-    return tone + generator.standard_normal(samples) * tone.std() * generator.uniform(0.05, 0.6)
-
-
-def impact_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """One to eight decaying bursts per second at random times over a faint coloured floor.
-
-    A burst is coloured noise, in half of the cases ringing at one frequency, that decays by 60 dB within 10 to 300 ms.
-
-    Args:
-        generator: source of all random numbers.
-        samples: length at 16 kHz.
-
-    Returns:
-        (samples,), unscaled.
-    """
-    noise = coloured_noise(generator, samples)
-    noise *= generator.uniform(0.003, 0.03) / noise.std()
-    for start in generator.integers(samples, size=max(1, round(generator.uniform(1, 8) * samples / SAMPLING_RATE))):
-        time = np.arange(min(SAMPLING_RATE // 2, samples - start)) / SAMPLING_RATE
-        burst = coloured_noise(generator, SAMPLING_RATE // 2)
-        burst = burst[: len(time)] / burst.std()
-        if generator.random() < 0.5:
-            burst = 0.3 * burst + np.sin(2 * np.pi * np.exp(generator.uniform(np.log(100), np.log(6000))) * time)
-        decay = np.log(1000) / generator.uniform(0.01, 0.3)  # 1/s
-        noise[start : start + len(time)] += generator.uniform(0.2, 1) * burst * np.exp(-decay * time)
-    return noise
-
-
-def babble_noise(generator: np.random.Generator, samples: int, speech: Dataset) -> np.ndarray:
-    """A mixture of three to eight clips of speech with levels up to 6 dB apart, each repeated to the full length.
-
-    Args:
-        generator: source of all random numbers.
-        samples: length at 16 kHz.
-        speech: the speech dataset to draw clips from.
-
-    Returns:
-        (samples,), unscaled.
-    """
-    noise = np.zeros(samples)
-    for row in generator.integers(len(speech), size=generator.integers(3, 9)):
-        voice = load_audio(speech[int(row)]["audio"])
-        voice = np.resize(np.roll(voice, -generator.integers(len(voice))), samples)
-        level = max(np.sqrt(np.mean(voice**2, dtype=np.float64)), 1e-9)
-        noise += voice / level * 10 ** (generator.uniform(-6, 0) / 20)
-    return noise
-
-
-def slow_envelope(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """Linear interpolation between 3 to 39 random gains from 0.03 to 1.03, like passing cars.
-
-    Args:
-        generator: source of all random numbers.
-        samples: length at 16 kHz.
-
-    Returns:
-        (samples,).
-    """
-    gains = generator.uniform(0, 1, generator.integers(3, 40)) ** 2 + 0.03
-    return np.interp(np.arange(samples), np.linspace(0, samples, len(gains)), gains)
 
 
 def _origin(speech: Sequence[DatasetInfo], seed: int) -> DatasetInfo:

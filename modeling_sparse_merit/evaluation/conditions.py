@@ -193,14 +193,20 @@ def _gains(speech: np.ndarray, noise: np.ndarray, parameters: MixingParameters, 
     segment = audible_segment(noise, len(speech), parameters.noise_offset)  # (samples,)
     assert segment is not None  # else there is no mixture
     return {
-        "noise_offset": _find_segment(noise, segment, parameters.noise_offset),
+        "noise_offset": find_segment(noise, segment, parameters.noise_offset),
         "noise_gain": rms(mixture.noise) / rms(segment),
         "speech_gain": rms(mixture.clean) / rms(speech),
     }
 
 
-def _find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:
-    """Index of the first sample of `segment`: the drawn position, or a multiple of the segment's length later."""
+def find_segment(noise: np.ndarray, segment: np.ndarray, offset: float) -> int:
+    """Index of the first sample of an `audible_segment`: the drawn position, or a multiple of its length later.
+
+    Args:
+        noise: (samples,).
+        segment: `audible_segment(noise, length, offset)`.
+        offset: the drawn fraction in [0, 1) of the possible positions.
+    """
     places = len(noise) - len(segment) + 1 if len(noise) >= len(segment) else len(noise)
     starts = int(offset * places) + len(segment) * np.arange(math.ceil(len(noise) / len(segment)))
     samples = np.arange(len(segment))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..data.transmission import TRANSMISSIONS, checked_transmissions
-from ..fields import Count, Number, Positive, PositiveCount, checked_dataclass, read_yaml, require
+from ..fields import Count, Number, Positive, PositiveCount, checked_dataclass, read_yaml, require, split_labels
 from ..metrics import DEFAULT_SPEECH_MEASURES, SPEECH_MEASURES
 from ..models.sparse_merit.configuration_sparse_merit import PRECISIONS
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT
@@ -116,7 +116,10 @@ class EvaluationConfig:
             cascade. `noisy: noisy`, the unchanged input, is always evaluated.
         baseline: the system that all others are compared with; None makes no comparisons.
         measures: speech measures to compute, names of `metrics.SPEECH_MEASURES`.
-        labels: emotion classes to evaluate; None takes those of the first model with the emotion task.
+        labels: emotion classes to evaluate; None takes those of all models, in order. OWN=LABEL, as in
+            `upset=angry`, takes LABEL for OWN in a model that lacks OWN. If models know different labels, each is
+            scored on its own, and all are compared on the labels that all know.
+        labels_from: the same as a mapping, `{upset: angry}`, for names in `labels`.
         task_columns: columns of the speech datasets that further tasks are scored with, {task: column or columns}. By
             default they have the names of the ratings, or that of the task.
         clips: `"labelled"` evaluates rows whose emotion is one of the labels; `"all"` measures enhancement on every
@@ -168,6 +171,7 @@ class EvaluationConfig:
         f"some of {list(SPEECH_MEASURES)}, each once",
     ] = field(default_factory=lambda: list(DEFAULT_SPEECH_MEASURES))
     labels: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct), "distinct class names"] | None = None
+    labels_from: Annotated[dict[str, str], "{label: label of another model}"] = field(default_factory=dict)
     task_columns: Annotated[dict[str, str | list[str]], "{task: column or columns}"] = field(default_factory=dict)
     clips: Literal["labelled", "all"] = "labelled"
     subsets: Annotated[dict[str, Subset], "{name: {column: [values]}}, such as {women: {gender: [female]}}"] = field(
@@ -199,6 +203,16 @@ class EvaluationConfig:
         require(self, "baseline", valid_baseline, f"one of the systems {list(members)}, or null")
         is_folder = Path(self.output).suffix != ".json"
         require(self, "output", is_folder, "the path of a folder (results.json is written in it)")
+        self._split_labels()
+
+    def _split_labels(self) -> None:
+        """Splits OWN=LABEL: `labels` has OWN, `labels_from` {OWN: LABEL}."""
+        names, mapped = split_labels(self.labels or [])
+        self.labels, self.labels_from = names or None, {**self.labels_from, **mapped}
+        own = set(self.labels_from) <= set(names)
+        require(self, "labels_from", own, f"names in `labels`, {names}, with their counterparts in other models")
+        distinct = len(set(self.labels_from.values())) == len(self.labels_from)
+        require(self, "labels_from", distinct, "another label for each")
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> "EvaluationConfig":

@@ -121,9 +121,9 @@ class Examiner:
     def _prediction_row(self, prediction: Prediction) -> dict:
         row: dict[str, Any] = {"predicted": None}
         if prediction.probabilities is not None:
-            row["predicted"] = self.labels[int(prediction.probabilities.argmax())]
-            pairs = zip(self.labels, prediction.probabilities, strict=True)
-            row |= {f"probability_{label}": float(value) for label, value in pairs}
+            row["predicted"] = self.labels[int(np.nanargmax(prediction.probabilities))]
+            for label, value in zip(self.labels, prediction.probabilities, strict=True):
+                row[f"probability_{label}"] = None if np.isnan(value) else float(value)
         row |= {f"{PREFIX}{task}": output for task, output in prediction.task_outputs.items()}
         row["frames"] = prediction.num_frames
         for task, shares in prediction.expert_use.items():

@@ -40,6 +40,7 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
     sections = [
         "# Evaluation",
         _measured(report),
+        labels_note(report),
         _legend(report),
         _systems(report),
         *(_compact_section(report, name) for name in (emotion, *measures)),
@@ -73,6 +74,29 @@ def _measured(report: dict[str, Any]) -> str:
     noises = ", ".join(f"{pool} ({noise['recordings']} recordings)" for pool, noise in report["noise"].items())
     in_noise = f" Noise: {noises}." if noises else ""
     return f"{clips['evaluated']} clips of {clips['speakers']} speakers; labelled: {emotions}.{in_noise}"
+
+
+def labels_note(report: dict[str, Any]) -> str:
+    """Which labels systems are compared on, if they know different ones; empty otherwise."""
+    shared = report.get("shared_labels")
+    if shared is None:
+        return ""
+    known = "; ".join(f"{system}: {', '.join(result['labels'])}" for system, result in _recognising(report).items())
+    if shared:
+        compared = f"Emotion recognition is compared on the labels that all know, {', '.join(shared)}: on the clips "
+        compared += "with these labels, and with these labels alone to choose from."
+    else:
+        compared = "No two labels are known to all, so emotion recognition is not compared; `labels: [OWN=LABEL]` "
+        compared += "states the LABEL that stands for OWN in other systems."
+    return (
+        f"The systems know different labels ({known}). {compared} The details show each system on all of its labels."
+    )
+
+
+def _recognising(report: dict[str, Any]) -> dict[str, dict]:
+    """The results of the systems with emotion scores."""
+    results = report["results"].items()
+    return {system: result for system, result in results if any(each["emotion"] for each in result["conditions"])}
 
 
 def _systems(report: dict[str, Any]) -> str:
@@ -131,7 +155,8 @@ def condition_score(summary: dict[str, Any], measure: str) -> dict[str, Any] | N
     """
     if measure in summary["enhancement"]:
         return summary["enhancement"][measure]["enhanced"]
-    return None if summary["emotion"] is None else _emotion_score(summary["emotion"], measure)
+    emotion = summary.get("shared_emotion", summary["emotion"])  # on the labels that all systems know
+    return None if emotion is None else _emotion_score(emotion, measure)
 
 
 def _emotion_score(emotion: dict[str, Any], measure: str) -> dict[str, Any]:
@@ -364,7 +389,7 @@ def _emotion_details(report: dict[str, Any]) -> str:
     def per_class(summary: dict) -> list[str] | None:
         emotion = summary["emotion"]
         return emotion and [
-            format_score("macro_f1", emotion["per_class_f1"][label], emotion["per_class_f1_interval"][label])
+            format_score("macro_f1", emotion["per_class_f1"].get(label), emotion["per_class_f1_interval"].get(label))
             for label in labels
         ]
 

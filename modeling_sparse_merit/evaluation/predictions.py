@@ -13,7 +13,8 @@ class Prediction:
 
     Attributes:
         enhanced: (samples,) with level and length of the recording; None without the enhancement task.
-        probabilities: (labels,), with sum 1; None without the emotion task.
+        probabilities: (labels,), with sum 1, and NaN for labels that the system does not know; None without the
+            emotion task.
         task_outputs: `{task: class, ratings (K,) or embedding (size,)}` of all tasks except waveforms and emotion.
         expert_use: `{task: (experts,) share of the clip's frames}`; empty without a sparse router.
         num_frames: number of encoder frames of the clip.

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from operator import itemgetter
@@ -24,7 +24,15 @@ from ..models.sparse_merit.tasks import Task
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .figures import draw_figures
-from .markdown import compact_table, format_score, list_measures, list_transmissions, mean_of, render_markdown
+from .markdown import (
+    compact_table,
+    format_score,
+    labels_note,
+    list_measures,
+    list_transmissions,
+    mean_of,
+    render_markdown,
+)
 from .statistics import (
     Comparison,
     Resampling,
@@ -80,7 +88,7 @@ class Protocol:
 
     Args:
         clips: the rows of any system in any condition.
-        labels: the emotion classes.
+        labels: the emotion classes; clips with another emotion, or none, count as unlabelled.
         config: provides measures, number of resamples and seed.
         groups: `{kind: {name: rows}}`, clips that are also scored separately.
         tasks: the further tasks of all systems, by name.
@@ -97,7 +105,7 @@ class Protocol:
         self.tasks = tasks
         self.labels, self.measures = labels, list(config.measures)
         self.rows = [clip["row"] for clip in clips]
-        self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] is not None]
+        self.labelled = [index for index, clip in enumerate(clips) if clip["emotion"] in labels]
         self.true = np.array([labels.index(clips[index]["emotion"]) for index in self.labelled], dtype=np.int64)
         speakers = [clip["speaker"] for clip in clips]
         self.resampling = Resampling(speakers, config.bootstrap_resamples, config.seed)
@@ -140,10 +148,16 @@ class Protocol:
         return ConditionResults(members[0], members, predicted, confidences, self._scores(members))
 
     def _predicted(self, members: list[list[dict]]) -> np.ndarray | None:
-        names = [[clips[index]["predicted"] for index in self.labelled] for clips in members]
-        if not self.labelled or any(name is None for predicted in names for name in predicted):
+        chosen = [[clips[index] for index in self.labelled] for clips in members]
+        if not self.labelled or any(clip["predicted"] is None for clips in chosen for clip in clips):
             return None
-        return np.array([[self.labels.index(name) for name in predicted] for predicted in names])
+        return np.array([[self.labels.index(self._choice(clip)) for clip in clips] for clips in chosen])
+
+    def _choice(self, clip: dict) -> str:
+        """The predicted label, or the most probable one of these labels if it is none of them."""
+        if clip["predicted"] in self.labels:
+            return clip["predicted"]
+        return max(self.labels, key=lambda name: clip[f"probability_{name}"])
 
     def _confidences(self, members: list[list[dict]]) -> np.ndarray | None:
         names = [f"probability_{label}" for label in self.labels]
@@ -179,27 +193,38 @@ def build_report(
         tasks: the further tasks of all systems, by name, see `list_further_tasks`.
 
     Returns:
-        The record with `results`, `{system: {"members": number, "conditions": [summary]}}`, and `comparisons` with
-        the baseline (None without one). With `model` in place of `systems`, the summaries of that checkpoint are also
-        at the top level as `conditions`, for the model card.
+        The record with `results`, `{system: {"members": number, "labels": known ones, "conditions": [summary]}}`, and
+        `comparisons` with the baseline (None without one). With `model` in place of `systems`, the summaries of that
+        checkpoint are also at the top level as `conditions`, for the model card. If systems know different labels,
+        `shared_labels` are those that all know; they are compared on them, by `shared_emotion` of each summary.
 
     Raises:
         ValueError: two systems were not evaluated on the same clips.
     """
     grouped = {system: [_by_condition(member) for member in members] for system, members in rows.items()}
     conditions = next(iter(grouped.values()))[0]
-    protocol = Protocol(next(iter(conditions.values())), record["labels"], config, groups or {}, tasks or {})
-    outputs = {
-        system: {
-            condition: protocol.results(system, condition, [member.get(condition, []) for member in members])
-            for condition in conditions
-        }
-        for system, members in grouped.items()
-    }
+    known = {system: _known_labels(members, record["labels"]) for system, members in rows.items()}
+
+    def protocol_of(labels: list[str]) -> Protocol:
+        return Protocol(next(iter(conditions.values())), labels, config, groups or {}, tasks or {})
+
+    compared = protocol_of(record["labels"])
+    own = {system: compared if labels == record["labels"] else protocol_of(labels) for system, labels in known.items()}
+    outputs = {system: _outputs(system, members, conditions, own[system]) for system, members in grouped.items()}
     results = {
-        system: {"members": len(rows[system]), "conditions": _summaries(system, outputs, protocol)} for system in rows
+        system: {
+            "members": len(rows[system]),
+            "labels": known[system],
+            "conditions": _summaries(system, outputs, own[system]),
+        }
+        for system in rows
     }
-    comparisons = _comparisons(outputs, config.baseline, protocol) if config.baseline else None
+    if any(labels != record["labels"] for labels in known.values()):
+        record = {**record, "shared_labels": _shared_labels(known)}
+        compared = protocol_of(record["shared_labels"])
+        outputs = {system: _outputs(system, members, conditions, compared) for system, members in grouped.items()}
+        _add_shared(results, outputs, compared)
+    comparisons = _comparisons(outputs, config.baseline, compared) if config.baseline else None
     report = {**record, "results": results, "comparisons": comparisons}
     if config.systems is None:
         (checkpoint,) = set(results) - {NOISY}
@@ -217,6 +242,40 @@ def _by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
         for clips in grouped.values()
         for first in clips[:1]
     }
+
+
+def _outputs(
+    system: str, members: list[dict[Condition, list[dict]]], conditions: Iterable[Condition], protocol: Protocol
+) -> dict[Condition, ConditionResults]:
+    """The outputs of one system in each condition."""
+    return {
+        condition: protocol.results(system, condition, [member.get(condition, []) for member in members])
+        for condition in conditions
+    }
+
+
+def _known_labels(members: list[list[dict]], labels: list[str]) -> list[str]:
+    """The labels that a system can choose between, by its first prediction; all without the emotion task."""
+    first: dict = next((row for row in members[0] if row["predicted"] is not None), {})
+    return [label for label in labels if first.get(f"probability_{label}") is not None] or labels
+
+
+def _shared_labels(known: Mapping[str, list[str]]) -> list[str]:
+    """The labels that all systems know; none if there are fewer than two."""
+    first, *others = known.values()
+    shared = [label for label in first if all(label in some for some in others)]
+    return shared if len(shared) > 1 else []
+
+
+def _add_shared(
+    results: dict[str, dict], outputs: dict[str, dict[Condition, ConditionResults]], protocol: Protocol
+) -> None:
+    """Adds `shared_emotion` to each summary: the emotion scores on the labels that all systems know."""
+    for system, result in results.items():
+        for summary, given in zip(result["conditions"], outputs[system].values(), strict=True):
+            # without the ECE: probabilities of these labels alone do not add up to 1
+            chosen = given.predicted
+            summary["shared_emotion"] = None if chosen is None else _emotion(system, chosen, None, protocol)
 
 
 def _stream(system: str) -> int:
@@ -508,6 +567,8 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
             after = f" after {transmission}" if transmission else ""
             if rows:
                 console.print(_table_of_several(header, rows, f"{SCORE_TITLES[measure]}{after}: {title}"))
+    if note := labels_note(report):
+        console.print(note)
 
 
 def _table_of_several(header: list[str], rows: list[list[str]], title: str) -> Table:

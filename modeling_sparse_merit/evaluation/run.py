@@ -19,15 +19,17 @@ from ..files import remove_unfinished
 from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.tasks import columns_of
+from ..plotting.spectrograms import plot_spectrogram_rows
+from ..plotting.style import save_figure
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
-from .figures import spectrogram_triples
 from .fingerprint import check_same_run, fingerprinted_writer
 from .noisy_set import FrozenTestSet, load_test_set
 from .report import build_report, print_report, write_report
 from .systems import System, build_systems, list_further_tasks
 
+SIDES = ("noisy", "enhanced", "clean")
 PACKAGES = (
     *("torch", "transformers", "datasets", "numpy", "scipy", "soundfile", "soxr", "audiomentations"),
     *("pesq", "pystoi", "scikit-learn"),
@@ -147,6 +149,7 @@ def _fingerprint(
         "condition": condition.name,
         "system": system,
         "labels": record["labels"],
+        **({"labels_from": sources} if (sources := record["config"]["labels_from"]) else {}),
         "clips": test_set.sha256(condition),
         "settings": {name: record["config"][name] for name in ("measures", "batch_seconds", "threads")},
         "package versions": record["versions"],
@@ -170,16 +173,16 @@ def _measure(systems: dict[str, list[System]], measurements: list[Measurement], 
 def _draw_examples(config: EvaluationConfig, test_set: FrozenTestSet, systems: list[str]) -> None:
     """Draws the noisy, enhanced and clean example clip at the lowest SNR of each pool."""
     for system in systems:
-        triples = []
+        rows = {}
         for condition in test_set.shown_conditions:
             if (path := _example_path(config, system, condition)).exists():
                 example = test_set.example(condition, test_set.shown_clip)
-                triples.append((condition.name, example.noisy, load_audio(path), example.clean))
-        if triples:
+                rows[condition.name] = dict(zip(SIDES, (example.noisy, load_audio(path), example.clean), strict=True))
+        if rows:
             path = Path(config.output) / "figures" / f"spectrograms_{system}.png"
             with suppress(ImportError):  # without matplotlib, the report warns that it has no figures
                 path.parent.mkdir(parents=True, exist_ok=True)
-                spectrogram_triples(path, triples)
+                save_figure(plot_spectrogram_rows(rows), path)
 
 
 def _write_rows(measurement: Measurement, rows: list[dict]) -> None:

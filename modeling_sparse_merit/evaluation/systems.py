@@ -4,16 +4,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .. import DEFAULT_CHECKPOINT
-from ..files import sha256_of_file, sha256_of_files
-from ..models.sparse_merit.adapters import WEIGHTS, base_of, read_adapter_config
+from ..hub.measured import checkpoint_sha256
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
@@ -44,12 +41,13 @@ class CheckpointSystem:
 
     Args:
         model: name of an embedded checkpoint, folder or Hub id; None is the default checkpoint of the package.
-        labels: emotion classes to compare, a subset of the model's; None takes all in the model's order.
+        labels: emotion classes to compare; None takes all in the model's order. Those that the model lacks have a
+            probability of NaN.
         device: torch device; None is a GPU if available.
         precision: "fp32", "bf16" or "int8".
+        labels_from: `{label: label of the model}` to take for labels that the model lacks.
 
     Raises:
-        ValueError: a label is not one of the model's.
         OSError: `model` is not a checkpoint.
     """
 
@@ -59,6 +57,7 @@ class CheckpointSystem:
         labels: Sequence[str] | None = None,
         device: str | None = None,
         precision: str = "fp32",
+        labels_from: Mapping[str, str] | None = None,
     ):
         given = model or DEFAULT_CHECKPOINT
         self.name = embedded_name(given) or str(given)
@@ -66,13 +65,15 @@ class CheckpointSystem:
         self._source = locate(given)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = SparseMeritConfig.from_pretrained(self._source)
-        self.sha256 = weights_sha256(self._source)
+        self.sha256 = checkpoint_sha256(self._source)
         model_labels: list[str] = TASKS[EMOTION].describe(self.config)["labels"]
-        self.labels = model_labels if labels is None or EMOTION not in self.tasks else list(labels)
-        unknown = sorted(set(self.labels) - set(model_labels))
-        if unknown:
-            raise ValueError(f"`labels` has {unknown}; expected some of the classes of {self.name}, {model_labels}.")
-        self._label_ids = [model_labels.index(label) for label in self.labels]
+        self.labels = model_labels if labels is None else list(labels)
+        sources = {own: label for own, label in (labels_from or {}).items() if own not in model_labels}
+        names = [sources.get(label, label) for label in self.labels]
+        known = [place for place, name in enumerate(names) if name in model_labels]
+        # one class alone is no choice
+        self._known = known if len(known) > 1 and EMOTION in self.tasks else []
+        self._label_ids = [model_labels.index(names[place]) for place in self._known]
 
     @cached_property
     def feature_extractor(self) -> SparseMeritFeatureExtractor:
@@ -143,11 +144,13 @@ class CheckpointSystem:
         return self.feature_extractor.denormalize(values.float().cpu(), recordings)
 
     def _probabilities(self, logits: torch.Tensor | None, num_clips: int) -> list[np.ndarray | None]:
-        if logits is None:
+        if logits is None or not self._known:
             return [None] * num_clips
         if not torch.isfinite(logits).all():
             raise ValueError(f"The emotion scores of {self.name} hold NaN or Inf: its weights may have diverged.")
-        return list(logits[:, self._label_ids].float().softmax(-1).cpu().numpy())  # each (labels,)
+        probabilities = np.full((num_clips, len(self.labels)), np.nan, dtype=np.float32)
+        probabilities[:, self._known] = logits[:, self._label_ids].float().softmax(-1).cpu().numpy()
+        return list(probabilities)  # each (labels,)
 
     def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor) -> None:
         if not torch.isfinite(values).all():
@@ -216,22 +219,22 @@ def _predict_task(system: CheckpointSystem | Reference, recordings: list[np.ndar
 
 
 def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], list[str]]:
-    """All systems with their members, and the emotion classes to compare: the configured ones, or those of the first
-    checkpoint with the emotion task (of the first checkpoint if none has it).
+    """All systems with their members, and the emotion classes to compare: the configured ones, or those of all
+    checkpoints with the emotion task, in order of first appearance (of the first checkpoint if none has it).
 
     Raises:
-        ValueError: a model lacks a task or a label, or a reference lacks an option.
+        ValueError: a model lacks a task, no model knows one of the labels, or a reference lacks an option.
         OSError: a checkpoint is missing.
     """
     systems = config.members()
-    labels = config.labels
-    if labels is None:
-        members = [member for members in systems.values() for member in members]
-        sources = [locate(source) for source in map(_emotion_source, members) if source]
-        configs = [SparseMeritConfig.from_pretrained(source) for source in sources]
-        configs.sort(key=lambda model: EMOTION not in model.tasks)
-        labels = TASKS[EMOTION].describe(configs[0])["labels"] if configs else []
-    built = {name: [_build(member, labels, config.device) for member in members] for name, members in systems.items()}
+    members = [member for some in systems.values() for member in some]
+    configs = [SparseMeritConfig.from_pretrained(locate(source)) for source in map(_emotion_source, members) if source]
+    recognising = [model for model in configs if EMOTION in model.tasks]
+    known = [TASKS[EMOTION].describe(model)["labels"] for model in recognising or configs[:1]]
+    labels = config.labels or list(dict.fromkeys(label for some in known for label in some))
+    built = {name: [_build(member, labels, config) for member in some] for name, some in systems.items()}
+    if len(recognising) == len(members) - 1:  # all but the noisy input; references learn any labels
+        _check_known(config, {label for some in known for label in some}, labels)
     return built, labels
 
 
@@ -270,24 +273,35 @@ def list_further_tasks(
     return tasks
 
 
-def _build(member: str | Mapping[str, Any] | None, labels: list[str], device: str | None) -> System:
+def _check_known(config: EvaluationConfig, known: set[str], labels: list[str]) -> None:
+    """Refuses labels that no checkpoint knows."""
+    sources = {label: {label, config.labels_from.get(label, label)} for label in labels}
+    unknown = [label for label, names in sources.items() if not names & known]
+    unused = [label for label in config.labels_from.values() if label not in known]
+    if unknown or unused:
+        raise ValueError(
+            f"`labels` has {unknown or unused}, which no model knows; expected some of {sorted(known)}, or OWN=LABEL "
+            "to take the LABEL of a model for OWN."
+        )
+
+
+def _build(member: str | Mapping[str, Any] | None, labels: list[str], config: EvaluationConfig) -> System:
     if member == NOISY:
         return NoisyInput()
     if isinstance(member, Mapping) and set(member) == {ENHANCEMENT, EMOTION}:
-        return Cascade(*(_build_part(member[task], labels, device) for task in (ENHANCEMENT, EMOTION)))
-    return _build_part(member, labels, device)
+        return Cascade(*(_build_part(member[task], labels, config) for task in (ENHANCEMENT, EMOTION)))
+    return _build_part(member, labels, config)
 
 
 def _build_part(
-    member: str | Mapping[str, Any] | None, labels: list[str], device: str | None
+    member: str | Mapping[str, Any] | None, labels: list[str], config: EvaluationConfig
 ) -> CheckpointSystem | Reference:
     """A system that can be a part of a cascade."""
-    if not isinstance(member, Mapping):
-        return CheckpointSystem(member, labels, device)
-    if "precision" in member:
-        return CheckpointSystem(member["model"], labels, device, member["precision"])
-    options = {name: value for name, value in member.items() if name != "reference"}
-    return build_reference(member["reference"], options, labels)
+    if isinstance(member, Mapping) and "reference" in member:
+        options = {name: value for name, value in member.items() if name != "reference"}
+        return build_reference(member["reference"], options, labels)
+    given: Mapping[str, Any] = member if isinstance(member, Mapping) else {"model": member, "precision": "fp32"}
+    return CheckpointSystem(given["model"], labels, config.device, given["precision"], config.labels_from)
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
@@ -296,24 +310,3 @@ def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:
         source = member.get(EMOTION) or member.get("model")
         return source if isinstance(source, str) else None
     return None if member == NOISY else member or str(DEFAULT_CHECKPOINT)
-
-
-def weights_sha256(model: str) -> str:
-    """SHA-256 of a checkpoint's `model.safetensors`; for adapters, of their weights and the adapted ones.
-
-    Args:
-        model: a folder or a Hub id.
-
-    Raises:
-        OSError: the checkpoint or its `model.safetensors` is missing.
-    """
-    adapters = read_adapter_config(model)
-    if adapters is None:
-        return sha256_of_file(_file(model, SAFE_WEIGHTS_NAME))
-    return sha256_of_files([_file(model, WEIGHTS), _file(base_of(adapters, model), SAFE_WEIGHTS_NAME)])
-
-
-def _file(model: str, name: str) -> Path:
-    path = cached_file(model, name)
-    assert path is not None  # where there is none, it raises
-    return Path(path)

@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Exports a checkpoint to a folder that works without this package."""
 
+import json
 import logging
 import os
 import shutil
@@ -19,7 +20,8 @@ from ..models.sparse_merit.sources import WEIGHTS_LICENSE, locate
 from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
 from .files import read_json, weights_sha256
-from .model_card import EXAMPLES, RECORDS, WEIGHTS, render_card
+from .measured import checkpoint_sha256, read_results
+from .model_card import EVALUATION, EXAMPLES, RECORDS, WEIGHTS, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ def export_checkpoint(
     revision: str | None = None,
     report: Callable[[str], None] = logger.warning,
     half: bool = False,
+    results: str | os.PathLike | None = None,
 ) -> Path:
     """Writes a checkpoint that runs without this package, ready for `push_checkpoint`.
 
@@ -58,6 +61,8 @@ def export_checkpoint(
         revision: branch or commit of a model on the Hub; `main` by default.
         report: called with a sentence about each kept or removed file that should be reviewed.
         half: store weights in fp16; they are loaded in fp32.
+        results: report of `sparse-merit evaluate`, its folder or its `results.json`; the results of this model in it
+            are written to `evaluation.json`, and into a rendered card.
 
     Returns:
         The folder.
@@ -66,8 +71,8 @@ def export_checkpoint(
         FileExistsError: the folder holds a checkpoint already, or is that of the model itself.
         OSError: the checkpoint cannot be loaded.
         ValueError: the checkpoint is of another model type, lacks weights, or has weights that are not finite; its
-            results were measured with other weights; its examples are not recordings in its folder; or, with `half`, a
-            weight is beyond the range of fp16.
+            results were measured with other weights, as they are with `half`; its examples are not recordings in its
+            folder; or, with `half`, a weight is beyond the range of fp16.
     """
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
@@ -81,6 +86,8 @@ def export_checkpoint(
         if half:
             round_to_half(complete / WEIGHTS, {name for name, _ in pipe.model.named_parameters()})
         _copy_companions(source, complete, half)
+        if results is not None:
+            _write_results(source, complete, Path(results).expanduser(), half)
         _add_endpoint_files(complete)
         stale = _settle_companions(folder, complete)
         _write_card(source, complete, report)
@@ -157,6 +164,15 @@ def _copy_companions(source: Path, target: Path, are_others: bool) -> None:
                 missing_ok=True
             )  # a new file is readable by all, one of safetensors only by its owner
             shutil.copyfile(source / name, target / name)
+
+
+def _write_results(source: Path, target: Path, results: Path, half: bool) -> None:
+    """Writes the results of a model to `evaluation.json`. Those of adapters were measured with the merged weights."""
+    if half:
+        raise ValueError("--results were measured with fp32 weights: export with --half, then evaluate that folder.")
+    content = read_results(results, checkpoint_sha256(str(source)))
+    content["model"] = content["model"] | {"sha256": weights_sha256(target)}
+    (target / EVALUATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _example_recordings(source: Path, target: Path) -> list[str]:

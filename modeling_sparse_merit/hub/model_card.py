@@ -23,6 +23,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..data.licences import licence_metadata
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
 from ..models.sparse_merit.clip_tasks import define_tasks
@@ -32,9 +33,11 @@ from ..models.sparse_merit.sources import HUB_ID
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, further_tasks, tasks_of_kind
 from .card_mark import marked
 from .files import read_json, weights_sha256
+from .measured import read_results
 
 WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
-RECORDS, EXAMPLES = ("training_data.yaml", "training.yaml", "dev_results.json", "evaluation.json"), "examples.json"
+EVALUATION, EXAMPLES = "evaluation.json", "examples.json"
+RECORDS = ("training_data.yaml", "training.yaml", "dev_results.json", EVALUATION)
 """Files that a card is rendered from, in addition to the checkpoint."""
 TAGS = ("audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts")
 TASK_TAGS = {ENHANCEMENT: "speech-enhancement", EMOTION: "speech-emotion-recognition"}
@@ -137,7 +140,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
     corpora = data.get("corpora") or []
     training = _read_text(records / "training.yaml")
     dev_path = records / "dev_results.json"
-    evaluation = _read_measured(records / "evaluation.json", folder)
+    evaluation = _read_measured(records / EVALUATION, folder)
     metadata = _metadata(folder, config, data, training, evaluation)
     model_config = SparseMeritConfig.from_pretrained(folder)
     tasks = model_config.task_definitions
@@ -157,6 +160,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "acted": _listed(corpus["name"] for corpus in corpora if corpus.get("acted")),
         "languages": _listed(LANGUAGES.get(code, code) for code in metadata.language or []),
         "base_model": metadata.base_model,
+        "is_fine_tuned": _is_fine_tuned(training),
         "training": training,
         "dev_results": read_json(dev_path) if dev_path.exists() else None,
         "dev_scores": DEV_SCORES,
@@ -179,14 +183,7 @@ def _read_measured(path: Path, checkpoint: Path) -> dict[str, Any] | None:
     """Reads results, and checks that they belong to the weights; None without such a file."""
     if not path.exists():
         return None
-    content = read_json(path)
-    measured, actual = (content.get("model") or {}).get("sha256"), _sha256(checkpoint / WEIGHTS)
-    if measured != actual:
-        raise ValueError(
-            f"{path} belongs to other weights: it states the SHA-256 {measured}, but {checkpoint / WEIGHTS} has "
-            f"{actual}. Evaluate these weights, or remove the file."
-        )
-    return content
+    return read_results(path, _sha256(checkpoint / WEIGHTS))
 
 
 def _sha256(weights: Path) -> str:
@@ -239,15 +236,23 @@ def _metadata(
         model_name=data.get("name") or folder.resolve().name,
         pipeline_tag=pipeline_tag_of(config),
         library_name="transformers",
-        license=data.get("license"),
         base_model=data.get("base_model") or _started_from(training),
         datasets=_distinct(corpus.get("id") for corpus in corpora),
         language=_distinct(corpus.get("language") for corpus in corpora),
         metrics=_distinct(result.metric_type for result in results),
         tags=tags_of(config),
         eval_results=results or None,
+        **_licence(data.get("license")),
         **widget,
     )
+
+
+def _licence(stated: str | None) -> dict[str, Any]:
+    """The fields of a licence: an identifier of the Hub as it is, and the identifier of a licence in other words."""
+    if stated is None or re.fullmatch(r"[a-z0-9.-]+", stated):
+        return {"license": stated}
+    fields = licence_metadata(stated)
+    return fields | {"license": fields["license"][0]} if fields["license"] != "other" else fields
 
 
 def pipeline_tag_of(config: dict[str, Any]) -> str:
@@ -264,9 +269,15 @@ def tags_of(config: dict[str, Any]) -> list[str]:
 
 
 def _started_from(training: str | None) -> str | None:
-    """The WavLM that the training started from, if it is a model on the Hub."""
-    wavlm = str((yaml.safe_load(training or "") or {}).get("wavlm"))
-    return wavlm if HUB_ID.fullmatch(wavlm) and not Path(wavlm).exists() else None
+    """The model that was fine-tuned, or the WavLM that the training started from, if it is on the Hub."""
+    settings = yaml.safe_load(training or "") or {}
+    name = str(settings.get("model") or settings.get("wavlm"))
+    return name if HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def _is_fine_tuned(training: str | None) -> bool:
+    """Whether the training started from a whole model, not from an encoder."""
+    return bool((yaml.safe_load(training or "") or {}).get("model"))
 
 
 def _widget(example: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from .adapter_card import ADAPTER_CONFIG, is_public, name_base
 from .card_mark import read_mark
 from .client import hub_errors, open_repository
 from .files import published_files, read_json, weights_sha256
+from .measured import is_measured
 
 
 def push_checkpoint(
@@ -159,7 +160,7 @@ def _card_problems(folder: Path) -> Iterator[str]:
     import yaml
 
     if not (folder / "README.md").is_file():
-        yield "README.md, the model card, is missing"
+        yield f"README.md, the model card, is missing: `sparse-merit export DIR --model {folder}` writes one"
         return
     try:
         metadata = ModelCard.load(folder / "README.md").data.to_dict()
@@ -183,9 +184,8 @@ def _measured_problems(folder: Path) -> Iterator[str]:
             "write a new card with `sparse-merit export`, or, if it applies to these weights, remove its last line"
         )
     for name in ("evaluation.json", "examples.json"):
-        measured = ((_json_if_whole(folder / name) or {}).get("model") or {}).get("sha256")
-        if weights and measured not in (None, weights):
-            yield f"{name} belongs to other weights (SHA-256 {measured[:12]}): evaluate these weights, or remove it"
+        if weights and not is_measured(_json_if_whole(folder / name) or {}, weights):
+            yield f"{name} belongs to other weights than {weights[:12]}: evaluate these weights, or remove it"
 
 
 def _base_models(metadata: dict[str, Any]) -> set[str]:

@@ -76,7 +76,8 @@ def enhance_recordings(
     passes = _Passes(pipe.device, _passes_of(recordings, chosen.chunk_length_s), batch_seconds)
     durations = _Durations(len(recordings), progress)
     with passes, _threads(passes.workers) as pool:
-        job = _Job(pipe, pipe.window_model(detector=chosen.detector), passes, recordings, chosen, results, durations)
+        model = pipe.window_model(detector=chosen.detector, returns_expert_use=chosen.plot)
+        job = _Job(pipe, model, passes, recordings, chosen, results, durations)
         batches = _batches(recordings, batch_seconds, passes.count, durations)
         for records in _as_finished(pool, job.records, batches, passes.workers):
             durations.finish(records)

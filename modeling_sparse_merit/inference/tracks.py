@@ -20,9 +20,12 @@ from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmot
 from ..models.sparse_merit.speech_segments import SpeechSegment
 from ..models.sparse_merit.streaming import Assembler, DetectorFactory, WindowModel, WindowOutput
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks
+from ..plotting.experts import no_columns
+from ..plotting.overview import Columns, Overview
+from ..plotting.recording import plot_recording
+from ..plotting.style import save_figure
 from .blocks import BlockReader, BlockWriter
 from .files import STDIN, Recording, segments_path
-from .overview import Overview
 from .results import Results
 from .segments import write_segments
 
@@ -105,6 +108,7 @@ class Track:
         self._assembler = Assembler(model, treatment.detector)
         self._segments: list[SpeechSegment] = []
         self._sides: tuple[Overview, ...] = ()
+        self._expert_use: dict[str, Columns] = {}
         self._writer: BlockWriter | None = None
         self._samples = 0
 
@@ -131,7 +135,7 @@ class Track:
         self._segments += ended
         self._samples = window.end
         if self._treatment.plot:
-            self._look(window.piece, joined.get(ENHANCEMENT))
+            self._look(window.piece, joined.get(ENHANCEMENT), output.expert_use)
         if ENHANCEMENT in self._model.asked:
             with output_errors():
                 if self._writer is None:
@@ -179,12 +183,15 @@ class Track:
         rate = self._treatment.rate or self._reader.own_rate
         return round(self._reader.own_samples * rate / self._reader.own_rate)
 
-    def _look(self, noisy: np.ndarray, enhanced: np.ndarray | None) -> None:
+    def _look(self, noisy: np.ndarray, enhanced: np.ndarray | None, expert_use: dict[str, np.ndarray]) -> None:
         if not self._sides:
             self._sides = tuple(Overview(SAMPLING_RATE) for _ in range(1 if enhanced is None else 2))
         for side, block in zip(self._sides, (noisy, enhanced), strict=False):
             if block is not None:
                 side.add(block)
+        for task, shares in expert_use.items():
+            columns = self._expert_use.get(task, no_columns(shares.shape[1]))
+            self._expert_use[task] = columns.plus(shares)
 
     def _record(self, outputs: dict[str, Any]) -> dict[str, Any]:
         scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
@@ -217,13 +224,14 @@ class Track:
             write_segments(path, record["segments"], self._treatment.segments, labels, name, int(number))
 
     def _plot(self, record: dict[str, Any]) -> None:
-        from .plotting import plot_result
-
         noisy, enhanced = (*self._sides, None)[:2]
         assert noisy is not None  # it was drawn block by block
-        facts = (record["scores"], self._recording.path.name, self._reader.own_rate / 2, record.get("segments"))
-        with _one_drawing, replacing(picture_path(self._target)) as picture:
-            plot_result(picture, noisy, enhanced, *facts)
+        band, segments = self._reader.own_rate / 2, record.get("segments")
+        with _one_drawing:
+            figure = plot_recording(
+                noisy, enhanced, record["scores"], self._recording.path.name, band, segments, self._expert_use
+            )
+            save_figure(figure, picture_path(self._target))
 
     def _keep(self, record: dict[str, Any]) -> None:
         if self._results is not None:

@@ -188,9 +188,9 @@ def build_optimizer(
         if parameter.requires_grad:
             factor = settings.encoder_learning_rate_factor if "model.encoder." in name else 1.0
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((settings.learning_rate * factor, decay), []).append(parameter)
+            groups.setdefault((settings.peak_learning_rate * factor, decay), []).append(parameter)
     for parameter in extra:
-        rate = settings.learning_rate if parameter.ndim else settings.uncertainty_learning_rate
+        rate = settings.peak_learning_rate if parameter.ndim else settings.uncertainty_learning_rate
         groups.setdefault((rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return torch.optim.AdamW([{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()])
 

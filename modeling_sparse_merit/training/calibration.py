@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.nn import functional as F
 
@@ -47,12 +48,19 @@ def calibrate_fusion(
         sums = [known + added for known, added in zip(sums, moments, strict=True)] if sums else moments
     sums = accelerator.reduce(sums, "sum")
     for norms in _fusion_norms(plain.model.integration):
-        for norm, (count, total, squares) in zip(norms, sums, strict=True):
-            assert isinstance(norm, nn.LayerNorm)
+        for norm, (count, total, squares) in zip(map(_trained, norms), sums, strict=True):
             mean = total / count  # (D,)
             std = (squares / count - mean.square()).clamp(min=SMALLEST_DEVIATION**2).sqrt()
             norm.weight.copy_(1 / std)
             norm.bias.copy_(-mean / std)
+
+
+def _trained(norm: nn.Module) -> nn.LayerNorm:
+    """The layer norm itself or, next to adapters, the copy of it that is trained."""
+    if isinstance(norm, ModulesToSaveWrapper):
+        norm = norm.modules_to_save[norm.active_adapters[0]]
+    assert isinstance(norm, nn.LayerNorm)
+    return norm
 
 
 def _moments(frames: torch.Tensor) -> torch.Tensor:

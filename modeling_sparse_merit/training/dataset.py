@@ -461,11 +461,12 @@ def build_loader(
         compares_clips: Whether a loss compares the clips of a batch, which are then not of similar length by default.
     """
     sampler: Sampler | list[int]
+    batch_size = settings.batch_size(len(clips))
     if isinstance(clips, StreamedClips):
         sampler = clips.rows
     elif shuffle:
         sampler = EpochSampler(
-            settings.per_device_train_batch_size,
+            batch_size,
             clips.lengths(),
             settings.seed,
             clip_frequencies(clips, settings),
@@ -476,7 +477,7 @@ def build_loader(
         sampler = np.argsort(clips.lengths(), kind="stable").tolist()
     return DataLoader(
         clips,
-        settings.per_device_train_batch_size,
+        batch_size,
         sampler=sampler,
         collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
         num_workers=settings.dataloader_num_workers,

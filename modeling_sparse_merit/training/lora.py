@@ -4,21 +4,21 @@ Low-rank adapters (LoRA, arXiv 2106.09685) for fine-tuning: every attention and 
 a trainable product of two small matrices. Experts, routers and heads, if they are trained, are trained in full.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import nn
 
 from ..files import one_line
-from ..hub.adapter_card import render_adapter_card
+from ..hub.adapter_card import ADAPTER_CONFIG, render_adapter_card
+from ..hub.files import read_json
 from ..models.sparse_merit.adapters import base_of
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate, portable_name
 from ..models.sparse_merit.tasks import EMOTION, TASKS
+from .records import write_settings
 from .settings import TrainingSettings
 
 try:
@@ -34,6 +34,9 @@ ENCODER_LAYERS = (
     r"(attention\.(q_proj|k_proj|v_proj|out_proj)|feed_forward\.(intermediate_dense|output_dense))"
 )
 
+
+AUTO_MAPPING = {"base_model_class": "AutoModel", "parent_library": "transformers"}
+"""How `peft.AutoPeftModel` loads the checkpoint: with the code of its repository, not with that of this package."""
 
 TrainedModel = SparseMeritForSpeechEnhancementAndEmotion | PeftModel
 
@@ -124,6 +127,8 @@ def save_adapters(model: PeftModel, folder: Path) -> None:
     """
     # otherwise peft looks for the checkpoint on the Hub
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    config = read_json(folder / ADAPTER_CONFIG) | {"auto_mapping": AUTO_MAPPING}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     without_adapters(model).config.save_pretrained(folder)
 
 
@@ -138,32 +143,8 @@ def describe_adapters(folder: Path, settings: TrainingSettings) -> None:
     Raises:
         FileNotFoundError: There are no adapters in the folder.
     """
-    record = yaml.safe_dump(recorded(settings), sort_keys=False, allow_unicode=True)
-    (folder / "training.yaml").write_text(record, encoding="utf-8")
+    write_settings(folder, settings)
     (folder / "README.md").write_text(render_adapter_card(folder), encoding="utf-8")
-
-
-def recorded(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings of a run that differ from the defaults, without paths of this machine."""
-    assert settings.model is not None  # adapters need one
-    defaults = asdict(TrainingSettings(model=settings.model))
-    changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
-    values = {"model": _plain_name(portable_name(locate(settings.model))), "labels": settings.labels, **changed}
-    for name in ("output_dir", "resume", "dataloader_num_workers", "feature_cache", "cleaned_by"):
-        values.pop(name, None)
-    for name in ("speech", "unlabelled", "noise", "rirs"):
-        if name in values:
-            values[name] = [_plain_name(path) for path in values[name]]
-    if "sampling_weights" in values:  # of datasets and of labels
-        values["sampling_weights"] = {_plain_name(name): weight for name, weight in values["sampling_weights"].items()}
-    if "teacher" in values:
-        values["teacher"] = _plain_name(portable_name(locate(values["teacher"])))
-    return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
-
-
-def _plain_name(path: str) -> str:
-    """A path that exists on this machine without its folders; any other name as it is."""
-    return Path(path).name if Path(path).exists() else path
 
 
 def load_adapted(folder: str | Path, base: str | None = None) -> PeftModel:

@@ -40,11 +40,15 @@ from .ema import MovingAverage
 from .feature_cache import CachedLoader
 from .lora import TrainedModel, describe_adapters, save_adapters, without_adapters
 from .pretraining import build_objective
+from .records import training_data, write_settings, write_training_data
 from .settings import TrainingSettings, parse_settings
 from .targets import add_classes, compares_clips, configured_tasks
 from .validation import selection, validate
 
 logger = logging.getLogger("train_accelerate")
+
+MAY_CHANGE = ("output_dir", "resume", "dataloader_num_workers", "frozen_epochs", "epochs", "max_steps")
+"""Settings that a run may be resumed with other values of."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
         train_clips.add_descriptors(receptive_field(model.config))
     if settings.teacher:
         train_clips.add_teacher_values(build.load_feature_extractor(settings.teacher))
-    compares = compares_clips(settings, tasks, accelerator.num_processes)
+    batch_size = settings.batch_size(len(train_clips))
+    compares = compares_clips(settings, tasks, batch_size * accelerator.num_processes)
     train_loader = accelerator.prepare(
         dataset.build_loader(train_clips, feature_extractor, settings, shuffle=True, compares_clips=compares)
     )
@@ -84,12 +89,14 @@ def main(arguments: list[str] | None = None) -> None:
         run.balancing.calibrate(train_loader)
     for stage in build.stages(settings):
         run.train_stage(stage, train_loader, dev_loader)
+    run.announce_best()
     accelerator.end_training()
 
 
 def start(settings: TrainingSettings) -> Accelerator:
     """Prepares the process: logging, seeds, and an accelerator that logs to `output_dir`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it logs every file of a checkpoint
     # Gradients of an LSTM become denormal numbers, which slow a CPU down several times. Threads that torch starts from
     # now on also treat them as 0.
     torch.set_flush_denormal(True)
@@ -105,6 +112,7 @@ def start(settings: TrainingSettings) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
     if accelerator.is_main_process:
+        warn_of_changes(settings)
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
         (Path(settings.output_dir) / "settings.json").write_text(
             json.dumps(asdict(settings), indent=2), encoding="utf-8"
@@ -112,6 +120,22 @@ def start(settings: TrainingSettings) -> Accelerator:
     accelerator.init_trackers("sparse_merit")
     set_seed(settings.seed, device_specific=True)
     return accelerator
+
+
+def warn_of_changes(settings: TrainingSettings) -> None:
+    """Warns of settings that differ from those of the run in `output_dir`, which is resumed all the same."""
+    folder = Path(settings.output_dir)
+    if checkpoints.newest_checkpoint(folder) is None or not (folder / "settings.json").exists():
+        return
+    then = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(asdict(settings)))
+    changed = [name for name in now if name not in MAY_CHANGE and then.get(name, now[name]) != now[name]]
+    if changed:
+        logger.warning(
+            "%s holds a run with other settings, which is resumed: %s. To start a new run, give another output_dir.",
+            folder,
+            "; ".join(f"{name} was {then[name]}, is {now[name]}" for name in changed),
+        )
 
 
 class Loader(Protocol):
@@ -152,6 +176,7 @@ class Run:
         self.model, self.feature_extractor = model, feature_extractor
         self.balancing = build_objective(settings, accelerator, model)
         self.folder = Path(settings.output_dir)
+        self.data = training_data(settings)
         self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint and not settings.resume:
             raise FileExistsError(
@@ -312,8 +337,23 @@ class Run:
             self.feature_extractor.save_pretrained(folder)
             results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
             (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+            write_training_data(folder, self.data)
             if self.settings.lora_rank:
                 describe_adapters(folder, self.settings)
+            else:
+                write_settings(folder, self.settings)
+
+    def announce_best(self) -> None:
+        """Logs which epoch was the best, its scores on the dev set, and the folder of its model."""
+        best = self.folder / "best"
+        if not self.accelerator.is_main_process or not (best / "dev_results.json").exists():
+            return
+        results = json.loads((best / "dev_results.json").read_text(encoding="utf-8"))
+        named = {"score": self.progress.best_score, **results["dev"]}
+        scores = ", ".join(
+            f"{name} {named[name]:.3f}" for name in ("score", "macro_f1", "si_sdr_gain") if name in named
+        )
+        logger.info("Best epoch: %d of %d (dev: %s). Model: %s", results["epoch"], self.progress.epoch, scores, best)
 
     def log(self, values: dict[str, float]) -> None:
         """Logs values to the console, TensorBoard and `log.jsonl`."""

@@ -1,18 +1,13 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The settings of a training run: a YAML file, any field of which the command line can override."""
 
-import inspect
 import math
-import re
-import sys
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
-from transformers import HfArgumentParser, SchedulerType
-from transformers.hf_argparser import DataClassType
+from transformers import SchedulerType
 
 from ..data.transmission import checked_transmissions
 from ..fields import (
@@ -25,12 +20,13 @@ from ..fields import (
     Probability,
     checked_dataclass,
     names_of,
-    read_yaml,
     require,
+    split_labels,
     unknown_names,
 )
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.tasks import EMOTION, TASKS
+from .arguments import parse_fields
 
 UNLABELLED_NAME = "unlabelled"
 EQUAL_CLASSES = ("oversampled", "undersampled")
@@ -130,7 +126,7 @@ class TrainingSettings:
         streaming: Read the training speech from the Hub during training, without downloading it first. Batches then
             mix clips of all lengths.
         shuffle_buffer: Clips of each streamed dataset that are kept in memory to draw the next one from.
-        snr_db: Range of the signal-to-noise ratio in dB.
+        snr_db: Range of the signal-to-noise ratio in dB. The paper also trains at exactly 5 dB, [5, 5].
         level_db: Range of the speech level, RMS in dB relative to full scale.
         speed: Range of the speed factor of the speech.
         pitch_semitones: Range of the pitch shift of the speech in semitones, at unchanged speed.
@@ -153,11 +149,13 @@ class TrainingSettings:
         feature_cache_dtype: Type of the numbers in `feature_cache`; that of `mixed_precision` by default.
         epochs: Epochs of the second stage, in which everything is trained except the feature encoder.
         train_feature_encoder: Train the convolutional feature encoder as well.
-        per_device_train_batch_size: Clips in a batch of each process, in training and in validation.
+        per_device_train_batch_size: Clips in a batch of each process, in training and in validation. By default 32 (as
+            in the paper) or, for fewer than 512 clips, a sixteenth of their number, but at least 4.
         train_sampling_strategy: Batches have clips of similar length, or random ones; the latter is the default for a
             CCC loss, which is biased if the clips of a batch are alike.
         gradient_accumulation_steps: Batches per optimizer step.
-        learning_rate: Peak learning rate of AdamW.
+        learning_rate: Peak learning rate of AdamW; by default 5e-5 (as in the paper), and 5e-4 with adapters, which
+            are small and start at zero.
         encoder_learning_rate_factor: Learning rate of the encoder relative to `learning_rate`.
         weight_decay: Weight decay of matrices and convolutions; biases and norms have none.
         warmup_ratio: Share of the steps of each stage with a linear warm-up.
@@ -236,7 +234,7 @@ class TrainingSettings:
     rirs: Names = field(default_factory=list)
     streaming: bool = False
     shuffle_buffer: PositiveCount = 1000
-    snr_db: Range = field(default_factory=lambda: [5.0, 5.0])
+    snr_db: Range = field(default_factory=lambda: [-5.0, 15.0])
     level_db: Range = field(default_factory=lambda: [-35.0, -15.0])
     speed: Range = field(default_factory=lambda: [1.0, 1.0])
     pitch_semitones: Range = field(default_factory=lambda: [0.0, 0.0])
@@ -258,10 +256,10 @@ class TrainingSettings:
     feature_cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     epochs: Count = 20
     train_feature_encoder: bool = False
-    per_device_train_batch_size: PositiveCount = 32
+    per_device_train_batch_size: PositiveCount | None = None
     train_sampling_strategy: Literal["group_by_length", "random"] | None = None
     gradient_accumulation_steps: PositiveCount = 1
-    learning_rate: Positive = 5e-5
+    learning_rate: Positive | None = None
     encoder_learning_rate_factor: Positive = 0.5
     weight_decay: NonNegative = 0.01
     warmup_ratio: Probability = 0.1
@@ -296,6 +294,15 @@ class TrainingSettings:
         self._check_adapters()
 
     @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or its default."""
+        return self.learning_rate or (5e-4 if self.lora_rank else 5e-5)
+
+    def batch_size(self, clips: int) -> int:
+        """`per_device_train_batch_size`, or its default for a number of clips."""
+        return self.per_device_train_batch_size or min(32, max(4, clips // 16))
+
+    @property
     def label_sources(self) -> dict[str, str]:
         """{label: the label of `model` whose classifier row it starts from, if there is one}, in order."""
         return {label: self.labels_from.get(label, label) for label in self.labels}
@@ -327,12 +334,7 @@ class TrainingSettings:
 
     def _check_labels(self) -> None:
         """Checks the labels, and splits OWN=LABEL: `labels` has OWN, `labels_from` {OWN: LABEL}."""
-        parts = [[part.strip() for part in label.split("=")] for label in self.labels]
-        named = all(len(part) <= 2 and all(part) for part in parts)
-        require(self, "labels", named, "names, or OWN=LABEL to start OWN from a LABEL of the `model`")
-        mapped = {part[0]: part[1] for part in parts if len(part) == 2}
-        names = [part[0] for part in parts]
-        require(self, "labels", len(set(names)) == len(names), "distinct names")
+        names, mapped = split_labels(self.labels)
         conflicts = [own for own in mapped if self.labels_from.get(own, mapped[own]) != mapped[own]]
         require(self, "labels_from", not conflicts, f"the same source of {conflicts} as in `labels`")
         require(self, "labels_from", set(self.labels_from) <= set(names), f"names in `labels`, {names}")
@@ -415,6 +417,8 @@ class TrainingSettings:
                 f"`lora_train_modules` is {self.lora_train_modules}, without the `clip_tasks` {new}, whose heads "
                 "would not be trained; add them."
             )
+        calibrated = not (self.lora_rank and self.calibration_batches) or "experts" in self.lora_train_modules
+        require(self, "lora_train_modules", calibrated, "experts among them, because of `calibration_batches`")
         if self.lora_rank and (self.model is None or self.train_feature_encoder):
             raise ValueError(
                 f"`lora_rank` is {self.lora_rank}, but adapters need a `model` and leave its feature encoder frozen; "
@@ -424,71 +428,15 @@ class TrainingSettings:
 
 def parse_settings(arguments: list[str] | None = None) -> TrainingSettings:
     """
-    Reads `[CONFIG.yaml] [--field value ...]`. CONFIG.yaml may contain `extends: OTHER.yaml`, a path relative to its
-    own folder: fields that it does not set are those of OTHER.yaml, mappings such as `config` entry by entry.
+    Reads `[CONFIG.yaml] [--field value ...]`, see [`parse_fields`].
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A field is unknown or has a wrong value, or a file extends itself.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(
-        DataClassType(TrainingSettings),
-        description="Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it.",
+    return parse_fields(
+        TrainingSettings,
+        arguments,
+        "Trains Sparse MERIT. CONFIG.yaml comes first, then what overrides it.",
+        "Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4",
     )
-    for name, text in documented_fields().items():
-        parser._option_string_actions[f"--{name}"].help = text.replace("%", "%%")
-    parser._option_string_actions["--no_resume"].help = "Refuse an output_dir that holds a checkpoint."
-    if arguments and not arguments[0].startswith("-"):
-        parser.set_defaults(**_read_fields(Path(arguments.pop(0))))
-    settings, unused = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    _refuse(unused)
-    return settings
-
-
-def documented_fields() -> dict[str, str]:
-    """{field: what the docstring of [`TrainingSettings`] says of it}, without line breaks."""
-    section = (inspect.getdoc(TrainingSettings) or "").partition("\nArgs:\n")[2].partition("\nRaises:\n")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
-
-
-def _refuse(unused: list[str]) -> None:
-    """
-    Raises an error for arguments that set no field.
-
-    Raises:
-        ValueError: There are some.
-    """
-    if options := [argument[2:].partition("=")[0] for argument in unused if argument.startswith("--")]:
-        raise ValueError(unknown_names(options, names_of(TrainingSettings), TrainingSettings.RENAMED))
-    if unused:
-        raise ValueError(f"The arguments {unused} set no field; expected [CONFIG.yaml] [--field value ...].")
-
-
-def _read_fields(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """
-    The fields of a file, and of those that it extends.
-
-    Args:
-        path: The file.
-        extending: Files that extend it, directly or not.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A field is unknown, or the file extends itself.
-    """
-    if path.resolve() in extending:
-        raise ValueError(f"{path} extends itself, through {[str(other) for other in extending]}.")
-    values = read_yaml(path)
-    base = values.pop("extends", None)
-    if unknown := unknown_names(values, names_of(TrainingSettings), TrainingSettings.RENAMED):
-        raise ValueError(f"{path}: {unknown}")
-    if base is None:
-        return values
-    inherited = _read_fields(path.parent / base, (*extending, path.resolve()))
-    return inherited | {name: _overridden(inherited.get(name), value) for name, value in values.items()}
-
-
-def _overridden(inherited: Any, value: Any) -> Any:
-    return {**inherited, **value} if isinstance(inherited, dict) and isinstance(value, dict) else value

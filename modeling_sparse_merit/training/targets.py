@@ -123,20 +123,19 @@ def add_classes(settings: TrainingSettings) -> None:
         clip_tasks[name] = {**clip_tasks[name], "labels": sorted(map(str, named))}
 
 
-def compares_clips(settings: TrainingSettings, tasks: Mapping[str, Task], num_processes: int) -> bool:
+def compares_clips(settings: TrainingSettings, tasks: Mapping[str, Task], clips: int) -> bool:
     """
     Whether the loss of a task compares the clips of a batch, which then needs enough of them.
 
     Args:
         settings: Settings of the run.
         tasks: The tasks to train, by name.
-        num_processes: Processes, whose clips are gathered.
+        clips: Clips in the batches of all processes, which are gathered.
 
     Raises:
         ValueError: Gradients are accumulated over batches with too few clips.
     """
     comparing = [name for name, task in tasks.items() if task.compares_clips]
-    clips = settings.per_device_train_batch_size * num_processes
     if comparing and settings.gradient_accumulation_steps > 1 and clips < LEAST_CLIPS:
         raise ValueError(
             f"`gradient_accumulation_steps` is {settings.gradient_accumulation_steps} and a batch has {clips} clips, "

@@ -237,6 +237,23 @@ def load_balancing_loss(router_logits: torch.Tensor, frame_mask: torch.Tensor) -
     return num_experts * (share * probabilities.sum((0, 1)) / num_frames).sum()
 
 
+def expert_use(router_logits: torch.Tensor, router: str) -> torch.Tensor:
+    """
+    The share of each expert in each frame: 1 for the chosen expert of a sparse router; the weights of a dense one.
+
+    Args:
+        router_logits: (B, T, N).
+        router: See [`SparseMeritConfig`].
+
+    Returns:
+        (B, T, N) in fp32.
+    """
+    if router == "dense":
+        return router_logits.float().softmax(-1)
+    experts = torch.arange(router_logits.shape[-1], device=router_logits.device)
+    return (router_logits.argmax(-1, keepdim=True) == experts).float()
+
+
 def count_routed_frames(router_logits: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
     """
     Counts the valid frames of each clip that are routed to each expert.
@@ -248,8 +265,7 @@ def count_routed_frames(router_logits: torch.Tensor, frame_mask: torch.Tensor) -
     Returns:
         (B, N).
     """
-    experts = torch.arange(router_logits.shape[-1], device=router_logits.device)
-    chosen = router_logits.argmax(-1, keepdim=True) == experts  # (B, T, N)
+    chosen = expert_use(router_logits, "sparse") > 0  # (B, T, N)
     return (chosen * frame_mask[..., None]).sum(1)
 
 

@@ -62,6 +62,8 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             recording has, its reason is "unsure". 0 by default.
         return_segments: whether to return the `segments` of speech as well, each with its `start` and `end` in
             seconds, its `emotion` and its `scores`.
+        return_expert_use: whether to return `expert_use` as well, {task: (T, N)}: the share of each of N experts in
+            each of T frames of 20 ms, which is 1 for the chosen expert of a sparse router.
         chunk_length_s: longest window in seconds, 10 by default.
         stride_length_s: context of a window on either side, or (left, right), in seconds, 0.04 by default. With less
             than 2 s between both contexts, windows have a fixed length.
@@ -81,7 +83,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     feature_extractor: SparseMeritFeatureExtractor
     _load_feature_extractor: Any = True
     _load_tokenizer: Any = False
-    _parameters = f"tasks, top_k, min_score, return_segments, {COMMON_PARAMETERS}"
+    _parameters = f"tasks, top_k, min_score, return_segments, return_expert_use, {COMMON_PARAMETERS}"
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
@@ -211,18 +213,23 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         return StreamingEnhancer(model, (describe, ranked), sampling_rate, chunk_length_s, stride_length_s, detector)
 
-    def window_model(self, tasks: Sequence[str] | None = None, detector: DetectorFactory | None = None) -> WindowModel:
+    def window_model(
+        self,
+        tasks: Sequence[str] | None = None,
+        detector: DetectorFactory | None = None,
+        returns_expert_use: bool = False,
+    ) -> WindowModel:
         """The model on batches of windows.
 
         Args:
             tasks: tasks to compute; by default those of the construction.
             detector: factory of the speech detector. Unless its `uses_enhancement` is False, the enhancement also runs
                 if only the emotion is requested.
+            returns_expert_use: whether the outputs include the use of the experts.
         """
         tasks = self._forward_params.get("tasks") if tasks is None else tasks
-        return WindowModel(
-            self.model, self.feature_extractor, tasks, uses_enhancement=getattr(detector, "uses_enhancement", True)
-        )
+        uses_enhancement = getattr(detector, "uses_enhancement", True)
+        return WindowModel(self.model, self.feature_extractor, tasks, uses_enhancement, returns_expert_use)
 
     def _sanitize_parameters(
         self,
@@ -230,6 +237,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         top_k: int | None = None,
         min_score: float | None = None,
         return_segments: bool | None = None,
+        return_expert_use: bool | None = None,
         sampling_rate: int | None = None,
         channel: Channel | None = None,
         chunk_length_s: float | None = None,
@@ -258,7 +266,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             "chunk_length_s": chunk_length_s,
             "stride_length_s": stride_length_s,
         }
-        during = {"tasks": tasks, "detector": detector}
+        during = {"tasks": tasks, "detector": detector, "return_expert_use": return_expert_use}
         after = {"top_k": top_k, "min_score": min_score, "return_segments": return_segments, **during}
         return _given(before), _given(during), _given(after)
 
@@ -294,9 +302,10 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         model_inputs: dict[str, Any],
         tasks: Sequence[str] | None = None,
         detector: DetectorFactory | None = None,
+        return_expert_use: bool = False,
     ) -> dict[str, Any]:
         travelling = {name: model_inputs.pop(name) for name in ("window", "is_last")}
-        return {**self.window_model(tasks, detector).forward(model_inputs), **travelling}
+        return {**self.window_model(tasks, detector, return_expert_use).forward(model_inputs), **travelling}
 
     def postprocess(  # type: ignore[override]
         self,
@@ -306,22 +315,23 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         return_segments: bool = False,
         tasks: Sequence[str] | None = None,
         detector: DetectorFactory | None = None,
+        return_expert_use: bool = False,
     ) -> dict[str, Any]:
         """
         Joins the outputs of the windows of a recording.
 
         Args:
             model_outputs: the outputs of each window.
-            top_k, min_score, return_segments, tasks, detector: as for a call.
+            top_k, min_score, return_segments, tasks, detector, return_expert_use: as for a call.
 
         Returns:
             {task: result}: for a classification [{"label", "score"}, ...], likeliest first; for a regression
             {rating: number}; for an embedding (size,). The enhancement gives `audio`, float32 (samples,), and its
             `sampling_rate` in Hz. The emotion also gives `segments`, if requested, and `reason` where it is missing or
-            below `min_score`.
+            below `min_score`. `expert_use`, if requested, is {task: (T, N)}.
         """
-        model = self.window_model(tasks, detector)
-        enhanced, segments, samples = self._assembled(model, model_outputs, detector)
+        model = self.window_model(tasks, detector, return_expert_use)
+        enhanced, segments, samples, expert_use = self._assembled(model, model_outputs, detector)
         result = self.clip_results(segments, samples, model.clip_tasks, min_score)
         for task, waveform in enhanced.items():
             if task in model.asked:
@@ -331,22 +341,26 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             result[EMOTION] = result[EMOTION][:top_k]
         if not return_segments:
             result.pop("segments", None)
-        return result
+        return {**result, "expert_use": expert_use} if return_expert_use else result
 
     def _assembled(
         self, model: WindowModel, model_outputs: list[dict[str, Any]], detector: DetectorFactory | None
-    ) -> tuple[dict[str, np.ndarray], list[SpeechSegment], int]:
-        """Waveforms (samples,) by task, the segments, and the number of samples of a recording."""
+    ) -> tuple[dict[str, np.ndarray], list[SpeechSegment], int, dict[str, np.ndarray]]:
+        """Waveforms (samples,) by task, segments, number of samples, and use of the experts (T, N) by task."""
         assembler = Assembler(model, detector)
         parts: dict[str, list[np.ndarray]] = {}
+        use: dict[str, list[np.ndarray]] = {}
         segments = []
         for outputs in model_outputs:
             window: Window = outputs.pop("window")
-            joined, ended = assembler.add(window, model.output(window, outputs))
+            output = model.output(window, outputs)
+            joined, ended = assembler.add(window, output)
             segments += ended
-            for task, waveform in joined.items():
-                parts.setdefault(task, []).append(waveform)
-        return {task: np.concatenate(waveforms) for task, waveforms in parts.items()}, segments, window.end
+            for kept, values in ((parts, joined), (use, output.expert_use)):
+                for task, value in values.items():
+                    kept.setdefault(task, []).append(value)
+        waveforms, shares = ({task: np.concatenate(values) for task, values in kept.items()} for kept in (parts, use))
+        return waveforms, segments, window.end, shares
 
     def clip_results(
         self, segments: list[SpeechSegment], samples: int, tasks: Sequence[str], min_score: float = 0.0
@@ -444,9 +458,11 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         tasks: Any = None,
         min_score: Any = None,
         return_segments: Any = None,
+        return_expert_use: Any = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refused = {"tasks": tasks, "min_score": min_score, "return_segments": return_segments}
+        refused["return_expert_use"] = return_expert_use
         if not_taken := [name for name, value in refused.items() if value is not None]:
             raise TypeError(f"Unknown arguments {not_taken}, expected {self._parameters}.")
         before, during, after = super()._sanitize_parameters(tasks=(EMOTION,), **kwargs)
@@ -478,7 +494,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         Returns:
             [{"label", "score"}, ...], likeliest first.
         """
-        _, segments, _ = self._assembled(self.window_model(tasks, detector), model_outputs, detector)
+        _, segments, *_ = self._assembled(self.window_model(tasks, detector), model_outputs, detector)
         if not segments:
             return [{"label": NO_SPEECH, "score": 1.0}]
         scores = average(segments, lambda task, logits: SCORE_FUNCTIONS[function_to_apply](logits))[EMOTION]

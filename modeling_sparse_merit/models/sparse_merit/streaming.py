@@ -2,7 +2,7 @@
 """Runs the model on the windows of recordings and streams of any length, in bounded memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from .activity import LevelDetector
 from .audio import as_float32, checked_rate
 from .cutting import FRAME, LEVEL_CHANGE, MIN_SAMPLES, SAMPLING_RATE, Stride, Window, WindowCutter
 from .decoding import soxr
+from .experts import expert_use
 from .speech_segments import SpeechSegment, SpeechSegments
 from .tasks import ENHANCEMENT
 
@@ -19,6 +20,8 @@ HALF_FADE = 640  # samples, 40 ms, on either side of a cut
 LATENCY_CHUNK_S, LATENCY_STRIDE_S = 2.0, (1.6, 0.08)
 """Window of a stream and its context in seconds; the algorithmic latency is about 0.4 s."""
 
+EXPERTS_OF = "experts of "
+"""Before the name of a task, in the outputs of `WindowModel.forward`."""
 Detector = Callable[[Window, np.ndarray | None], np.ndarray]
 """Speech detector of one recording. It is called with each window in order and its enhanced waveform, or None without
 enhancement, and returns boolean (ceil(samples of the piece / 320),), true for speech. If it or its factory has the
@@ -34,10 +37,12 @@ class WindowOutput:
     Args:
         enhanced: {task: (samples,)} of the waveform tasks, as long as the window, in the level of the recording.
         features: {task: (T, D)} of the clip tasks, for the frames of the piece.
+        expert_use: {task: (T, N)}, the share of each expert in each frame of the piece, if requested.
     """
 
     enhanced: dict[str, np.ndarray]
     features: dict[str, torch.Tensor]
+    expert_use: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class WindowModel:
@@ -48,10 +53,18 @@ class WindowModel:
         feature_extractor: its `SparseMeritFeatureExtractor`.
         tasks: tasks to compute; None for all tasks of the model.
         uses_enhancement: whether the enhancement also runs if only clip tasks are requested, to find the speech.
+        returns_expert_use: whether the outputs include the use of the experts.
     """
 
-    def __init__(self, model: Any, feature_extractor: Any, tasks: Sequence[str] | None, uses_enhancement: bool = True):
-        self.model, self.feature_extractor = model, feature_extractor
+    def __init__(
+        self,
+        model: Any,
+        feature_extractor: Any,
+        tasks: Sequence[str] | None,
+        uses_enhancement: bool = True,
+        returns_expert_use: bool = False,
+    ):
+        self.model, self.feature_extractor, self.returns_expert_use = model, feature_extractor, returns_expert_use
         self.asked = list(model.config.tasks if tasks is None else tasks)
         tasks = model.tasks
         self.clip_tasks = [task for task in self.asked if task in tasks and tasks[task].kind != "waveform"]
@@ -66,10 +79,14 @@ class WindowModel:
         return dict(self.feature_extractor(waveforms, **options))
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The model's outputs: waveforms (B, S) by the names of their tasks, and features (B, T, D) of clip tasks."""
-        outputs = self.model(**inputs, tasks=self.tasks, output_features=bool(self.clip_tasks))
+        """The model's outputs: waveforms (B, S) by the names of their tasks, features (B, T, D) of clip tasks, and, if
+        requested, the use of the experts (B, T, N) by `EXPERTS_OF` and the names of the tasks."""
+        options = {"output_features": bool(self.clip_tasks), "output_router_logits": self.returns_expert_use}
+        outputs = self.model(**inputs, tasks=self.tasks, **options)
         waveforms = {task: outputs.of(task) for task in self.tasks if task not in self.clip_tasks}
-        return waveforms | {task: outputs.features[task] for task in self.clip_tasks}
+        logits = {task: values for task, values in (outputs.router_logits or {}).items() if task in self.asked}
+        use = {EXPERTS_OF + task: expert_use(values, self.model.config.router) for task, values in logits.items()}
+        return waveforms | {task: outputs.features[task] for task in self.clip_tasks} | use
 
     def output(self, window: Window, row: dict[str, torch.Tensor]) -> WindowOutput:
         """Converts the outputs of one window.
@@ -78,16 +95,20 @@ class WindowModel:
             window: the window.
             row: {task: (1, S) or (1, T, D)}, its row of the outputs of `forward`.
         """
-        enhanced, features = {}, {}
+        enhanced, features, use = {}, {}, {}
         for task, values in row.items():
-            if task in self.clip_tasks:
+            if task.startswith(EXPERTS_OF):
+                shares = self._of_piece(window, values[0]).float().numpy()
+                missing = -(-(window.end - window.start) // self.feature_samples) - len(shares)
+                use[task.removeprefix(EXPERTS_OF)] = np.pad(shares, ((0, missing), (0, 0)), mode="edge")
+            elif task in self.clip_tasks:
                 features[task] = self._of_piece(window, values[0])
             else:
                 waveforms = self.feature_extractor.denormalize(
                     values.float(), [window.waveform], scale_like=[window.measured]
                 )
                 enhanced[task] = waveforms[0]
-        return WindowOutput(enhanced, features)
+        return WindowOutput(enhanced, features, use)
 
     def _of_piece(self, window: Window, features: torch.Tensor) -> torch.Tensor:
         """Features (T, D) of a window, padding included -> those of its piece; at least one."""

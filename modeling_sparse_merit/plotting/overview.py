@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Envelope and spectrogram of a signal for figures, computed block by block in constant memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,19 +12,21 @@ LOWEST_POWER = 1e-12
 
 @dataclass(frozen=True)
 class Columns:
-    """At most `MAX_COLUMNS` columns, each of which joins `step` adjacent items; the last one may be incomplete.
+    """At most `limit` columns, each of which joins `step` adjacent items; the last one may be incomplete.
 
     Args:
         join: a binary ufunc: `np.minimum`, `np.maximum` or `np.add`.
         values: (columns, ...).
         items: number of items so far.
         step: number of items per column, a power of two.
+        limit: maximum number of columns.
     """
 
     join: np.ufunc
     values: np.ndarray
     items: int = 0
     step: int = 1
+    limit: int = MAX_COLUMNS
 
     def plus(self, items: np.ndarray) -> "Columns":
         """The columns with further items (items, ...) appended; the step doubles if there are too many columns."""
@@ -34,9 +36,9 @@ class Columns:
         if len(values):
             values = self.join.reduceat(values, np.concatenate([np.arange(len(self.values)), starts]), axis=0)
         step = self.step
-        while len(values) > MAX_COLUMNS:
+        while len(values) > self.limit:
             values, step = self.join.reduceat(values, np.arange(0, len(values), 2), axis=0), 2 * step
-        return Columns(self.join, values, self.items + len(items), step)
+        return replace(self, values=values, items=self.items + len(items), step=step)
 
     @property
     def counts(self) -> np.ndarray:

@@ -1,18 +1,20 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Draws emotions over time as coloured spans, and time axes for seconds and hours."""
+"""Emotions over time as coloured spans, and time axes for seconds and hours."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
-from .segments import UNSURE, Segment
+from .style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Segment = Mapping[str, Any]
+"""A segment of a pipeline: `start` and `end` in seconds, and `emotion`, None if it is unsure."""
 Span = tuple[float, float, str]
 """Start and end in seconds, and the emotion, or "unsure"."""
 # Paul Tol's "muted" colours, which colour-blind readers can distinguish (https://sronpersonalpages.nl/~pault)
@@ -29,13 +31,39 @@ COLOURS = {
 }
 """Colour of each usual emotion, by its first three letters."""
 OTHER_COLOURS = ("#ee7733", "#0077bb", "#bbcc33", "#ee3377", "#663333", "#555555")
-UNSURE_COLOUR = "#dddddd"
+UNSURE, UNSURE_COLOUR = "unsure", "#dddddd"
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400)
 MOST_STEPS = 9
 LONG = 120  # seconds; longer recordings have minutes on their axis
 MANY = 120  # maximum number of spans that are drawn one by one
 BINS = 100  # number of bars for a recording with many spans
 MARGIN = 8  # pixels around the name of an emotion in its span
+
+
+def plot_timeline(
+    segments: Sequence[Segment], seconds: float, labels: Iterable[str] = (), title: str | None = None
+) -> "Figure":
+    """Draws the emotions over the time of a recording.
+
+    Args:
+        segments: segments in temporal order, as `pipe.emotion_timeline(recording)` returns them.
+        seconds: length of the recording.
+        labels: all emotions of the model; they keep their colours in all pictures if they are given.
+        title: heading of the figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Usage:
+        >>> segments = [{"start": 0.5, "end": 2.0, "emotion": "sad"}, {"start": 2.6, "end": 4.0, "emotion": None}]
+        >>> figure = plot_timeline(segments, 5.0, title="call.wav")
+    """
+    figure = new_figure(11, 1.6, title)
+    axes = figure.subplots()
+    axes.set(ylim=(0, 1), yticks=[], ylabel="emotion")
+    draw_time(axes, seconds)
+    draw_timeline(axes, segments, labels)
+    return figure
 
 
 def emotion_colours(labels: Iterable[str]) -> dict[str, str]:
