@@ -33,7 +33,7 @@ from modeling_sparse_merit.metrics.emotion import defined_mean, f1_from_confusio
 
 SPLITS = ("train", "dev", "test")
 RATINGS = ("valence", "arousal", "dominance")
-RESAMPLES, SEED = 2_000, 0
+RESAMPLES, SEED, TOLERANCE = 2_000, 0, 1e-3
 ALPHAS, STRENGTHS = (0.1, 0.3, 1.0, 3.0), (0.25, 1.0, 4.0)
 WORDS = partial(TfidfVectorizer, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
 CHARACTERS = partial(TfidfVectorizer, analyzer="char_wb", ngram_range=(2, 5), min_df=2, sublinear_tf=True)
@@ -110,7 +110,7 @@ def classify(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
     rows = _splits(path)
     targets = {split: np.array(rows[split]["emotion"]) for split in SPLITS}
     inputs = _transformed(rows, make_features())
-    plain = {strength: LogisticRegression(C=strength, max_iter=1_000) for strength in STRENGTHS}
+    plain = {strength: LogisticRegression(C=strength, tol=TOLERANCE) for strength in STRENGTHS}
     for model in plain.values():
         model.fit(inputs["train"], targets["train"])
     dev = {
@@ -118,7 +118,7 @@ def classify(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
         for strength, model in plain.items()
     }
     best = max(dev, key=lambda strength: dev[strength])
-    weighted = LogisticRegression(C=1.0, max_iter=1_000, class_weight="balanced")
+    weighted = LogisticRegression(C=1.0, tol=TOLERANCE, class_weight="balanced")
     models = {
         "most frequent class": DummyClassifier(),
         "C = 1": plain[1.0],

@@ -394,7 +394,12 @@ COMMANDS: dict[str, tuple[str, Callable[..., "Dataset"]]] = {
     "synthetic_noise": ("Synthetic noises, and babble of speech datasets.", _synthetic_noise),
 }
 """Other sources: help, and what builds their dataset."""
-EXAMPLES = {"noisy": ["datasets/calls", "datasets/noise"], "descriptors": ["datasets/calls"], "synthetic_noise": []}
+EXAMPLES = {
+    "noisy": ["datasets/calls", "datasets/noise"],
+    "descriptors": ["datasets/calls"],
+    "prosody": ["datasets/calls"],
+    "synthetic_noise": [],
+}
 """Arguments in the examples of the help; a folder by default."""
 
 for _name, _help in CORPORA.items():

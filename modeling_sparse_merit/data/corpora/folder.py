@@ -2,8 +2,8 @@
 """Any folder of recordings with a `metadata.csv`, such as a private corpus.
 
 `metadata.csv` needs a column `file_name` (relative to the folder) and may have `emotion`, `speaker`, `split`,
-`gender`, `language`, `text`, `sentence`, `source_file`, `arousal`, `valence` and `dominance`. Other columns are left
-out unless `--column emotion=label` maps them. An empty cell is None, and so is a speaker called `unknown`.
+`gender`, `language`, `text`, `sentence`, `source_file`, `intent`, `arousal`, `valence` and `dominance`. Other columns
+are left out unless `--column emotion=label` maps them. An empty cell is None, and so is a speaker called `unknown`.
 
 Emotions are those of the file: the shared vocabulary, or, if the file has labels of its own, exactly the labels that
 occur. `--labels` states which ones are expected, and refuses others. Without a column `split`, `--dev` and `--test`
