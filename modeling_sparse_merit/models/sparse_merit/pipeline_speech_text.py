@@ -29,7 +29,7 @@ class SpeechTextPipeline(Pipeline):
     Usage:
         >>> from modeling_sparse_merit import SpeechTextPipeline
         >>> pipe = SpeechTextPipeline.from_pretrained("my-speech-text-model")  # doctest: +SKIP
-        >>> pipe({"audio": "call.flac", "text": "I am so glad to hear that."})  # doctest: +SKIP
+        >>> pipe({"audio": "call.flac", "text": "I am so glad to know that."})  # doctest: +SKIP
         {'emotion': [{'label': 'happy', 'score': 0.81}, ...], 'attributes': {'valence': 5.2, 'arousal': 4.1}}
 
     A clip is processed as a whole: cut long recordings into utterances, each with its text.
