@@ -369,7 +369,7 @@ class SpeechTextForEmotion(PreTrainedModel):
         return [part for name in names for part in (getattr(self, name), getattr(self, f"{name}_pooling"))]
 
 
-def _text_model(model: PreTrainedModel) -> PreTrainedModel:
+def _text_model(model: Any) -> PreTrainedModel:
     """A text encoder without the pooler of models such as BERT, which is not used, and without a decoder's cache."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None

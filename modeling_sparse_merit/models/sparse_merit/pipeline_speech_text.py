@@ -103,7 +103,7 @@ class SpeechTextPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     # `Pipeline` hands each step its own parameters, which the signatures here name.
-    def _sanitize_parameters(  # type: ignore[override]
+    def _sanitize_parameters(
         self,
         transcriber: Transcriber | None = None,
         top_k: int | None = None,
@@ -123,7 +123,7 @@ class SpeechTextPipeline(Pipeline):
                 f"transcriber is {transcriber!r}, expected a pipeline "
                 '`transformers.pipeline("automatic-speech-recognition", ...)` or a function from a waveform to a text.'
             )
-        before = {"transcriber": transcriber, "sampling_rate": sampling_rate}
+        before: dict[str, Any] = {"transcriber": transcriber, "sampling_rate": sampling_rate}
         before["channel"] = None if channel is None else checked_channel(channel)
         return {name: value for name, value in before.items() if value is not None}, {}, {"top_k": top_k}
 
