@@ -25,7 +25,7 @@ from modeling_sparse_merit import (
 from modeling_sparse_merit.models.sparse_merit.clip_heads import ClipHead
 from modeling_sparse_merit.models.sparse_merit.tasks import EMOTION
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "am", "so", "glad", "sad", "to", "hear", "that", "hello"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "am", "so", "glad", "sad", "to", "know", "that", "hello"]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT_CONFIGS = {
     "roberta": RobertaConfig(vocab_size=len(WORDS), pad_token_id=0, max_position_embeddings=40, **SIZES),
@@ -34,7 +34,7 @@ TEXT_CONFIGS = {
 }
 ATTRIBUTES = {"kind": "regression", "outputs": ["valence", "arousal"], "minimum": 1.0, "maximum": 7.0}
 TASKS = {"tasks": ["emotion", "attributes"], "clip_tasks": {"attributes": ATTRIBUTES}}
-TEXTS = ["i am so glad to hear that", "hello", "sad"]
+TEXTS = ["i am so glad to know that", "hello", "sad"]
 
 
 def speech_config(**fields) -> SparseMeritConfig:

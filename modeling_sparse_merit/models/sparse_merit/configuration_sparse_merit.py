@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
 
-from .task_config import TaskConfig, check_heads
+from .task_config import TaskConfig, check_heads, set_label_defaults
 from .tasks import EMOTION, ENHANCEMENT
 
 FEATURE_ENCODERS = ("convolution", "log_mel", "whisper")
@@ -153,7 +153,7 @@ class SparseMeritConfig(TaskConfig, WavLMConfig):
     win_length: int = 400
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.set_label_defaults(kwargs)
+        set_label_defaults(self, kwargs)
         super().__post_init__(**kwargs)
 
     @classmethod

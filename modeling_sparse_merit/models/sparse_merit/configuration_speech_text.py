@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_sparse_merit import SparseMeritConfig
-from .task_config import TaskConfig, check_heads
+from .task_config import TaskConfig, check_heads, set_label_defaults
 from .tasks import EMOTION, Task, tasks_of_kind
 
 if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipeline travels with the configuration
@@ -61,8 +61,8 @@ class SpeechTextConfig(TaskConfig, PreTrainedConfig):
     # `Trainer` gathers every other output of an evaluation: the logits alone
     keys_to_ignore_at_inference = ["losses", "task_outputs", "speech_embeddings", "text_embeddings"]
 
-    speech_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    speech_config: Any = None
+    text_config: Any = None
     tasks: list[str] | tuple[str, ...] = (EMOTION,)
     clip_tasks: dict[str, Any] | None = None
     task_weights: dict[str, float] | None = None
@@ -79,7 +79,7 @@ class SpeechTextConfig(TaskConfig, PreTrainedConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.set_label_defaults(kwargs)
+        set_label_defaults(self, kwargs)
         if isinstance(self.speech_config, dict):
             self.speech_config = SparseMeritConfig(**self.speech_config)
         if isinstance(self.text_config, dict):

@@ -476,7 +476,15 @@ def load_encoder(encoder: SparseMeritEncoder, weights: dict[str, torch.Tensor]) 
 
 
 def check_unused(arguments: dict[str, Any]) -> None:
-    """Refuses arguments that would be ignored."""
+    """
+    Refuses arguments that would be ignored.
+
+    Args:
+        arguments: Arguments of `forward` that it does not know, by name; None and False are allowed.
+
+    Raises:
+        TypeError: One has another value.
+    """
     given = [name for name, value in arguments.items() if value is not None and value is not False]
     if given:
         raise TypeError(f"`forward` got the unknown arguments {given}. Leave them out.")

@@ -369,7 +369,7 @@ class SpeechTextForEmotion(PreTrainedModel):
         return [part for name in names for part in (getattr(self, name), getattr(self, f"{name}_pooling"))]
 
 
-def _text_model(model: PreTrainedModel) -> PreTrainedModel:
+def _text_model(model: Any) -> PreTrainedModel:
     """A text encoder without the pooler of models such as BERT, which is not used, and without a decoder's cache."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
@@ -406,8 +406,8 @@ def _fields_of(parts: dict[str, Any], overrides: dict[str, Any]) -> dict[str, An
             fields = {"tasks": tasks, "clip_tasks": part.config.clip_tasks, "id2label": part.config.id2label}
     if TEXT in parts:
         fields["text_pooling"] = getattr(parts[TEXT].config, "text_pooling", "mean")
-    tasks = overrides.get("tasks", fields.get("tasks"))
-    definitions = {name: each for name, each in (fields.get("clip_tasks") or {}).items() if name in tasks}
+    chosen = overrides.get("tasks", fields.get("tasks"))
+    definitions = {name: each for name, each in (fields.get("clip_tasks") or {}).items() if name in chosen}
     return fields | {"clip_tasks": definitions or None} | overrides
 
 

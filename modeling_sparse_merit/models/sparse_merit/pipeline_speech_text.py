@@ -29,7 +29,7 @@ class SpeechTextPipeline(Pipeline):
     Usage:
         >>> from modeling_sparse_merit import SpeechTextPipeline
         >>> pipe = SpeechTextPipeline.from_pretrained("my-speech-text-model")  # doctest: +SKIP
-        >>> pipe({"audio": "call.flac", "text": "I am so glad to hear that."})  # doctest: +SKIP
+        >>> pipe({"audio": "call.flac", "text": "I am so glad to know that."})  # doctest: +SKIP
         {'emotion': [{'label': 'happy', 'score': 0.81}, ...], 'attributes': {'valence': 5.2, 'arousal': 4.1}}
 
     A clip is processed as a whole: cut long recordings into utterances, each with its text.
@@ -103,7 +103,7 @@ class SpeechTextPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     # `Pipeline` hands each step its own parameters, which the signatures here name.
-    def _sanitize_parameters(  # type: ignore[override]
+    def _sanitize_parameters(
         self,
         transcriber: Transcriber | None = None,
         top_k: int | None = None,
@@ -123,7 +123,7 @@ class SpeechTextPipeline(Pipeline):
                 f"transcriber is {transcriber!r}, expected a pipeline "
                 '`transformers.pipeline("automatic-speech-recognition", ...)` or a function from a waveform to a text.'
             )
-        before = {"transcriber": transcriber, "sampling_rate": sampling_rate}
+        before: dict[str, Any] = {"transcriber": transcriber, "sampling_rate": sampling_rate}
         before["channel"] = None if channel is None else checked_channel(channel)
         return {name: value for name, value in before.items() if value is not None}, {}, {"top_k": top_k}
 

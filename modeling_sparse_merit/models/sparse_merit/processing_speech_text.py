@@ -70,7 +70,7 @@ class SpeechTextProcessor(ProcessorMixin):
         return cls(feature_extractor, _read_tokenizer(text) if text else None, max_tokens)
 
     # The signature differs from that of `ProcessorMixin`, whose other modalities are not supported.
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         audio: Any = None,
         text: str | Sequence[str | None] | None = None,
@@ -94,7 +94,7 @@ class SpeechTextProcessor(ProcessorMixin):
             ValueError: A modality is given that the processor does not have, none is given, or there are not as many
                 texts as recordings.
         """
-        clips = {SPEECH: _as_list(audio), TEXT: [text] if isinstance(text, str) else _as_list(text)}
+        clips: dict[str, Any] = {SPEECH: _as_list(audio), TEXT: [text] if isinstance(text, str) else _as_list(text)}
         clips = {name: values for name, values in clips.items() if values is not None}
         self._check(clips)
         features: dict[str, np.ndarray] = {}
@@ -113,7 +113,9 @@ class SpeechTextProcessor(ProcessorMixin):
         """As in `ProcessorMixin`, with the modalities that the processor has."""
         return {**super().to_dict(), "modalities": self._modalities()}
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, **kwargs: Any
+    ) -> list[str]:
         """
         Writes the processor and its code: `AutoProcessor` loads it with `trust_remote_code=True`.
 
@@ -125,7 +127,7 @@ class SpeechTextProcessor(ProcessorMixin):
             The configuration file.
         """
         os.makedirs(save_directory, exist_ok=True)
-        custom_object_save(self, save_directory, config=self)
+        custom_object_save(self, save_directory, config=self)  # type: ignore[arg-type]  # or an object with `auto_map`
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         file = os.path.join(save_directory, PROCESSOR_FILE)
@@ -133,7 +135,9 @@ class SpeechTextProcessor(ProcessorMixin):
         return [file]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "SpeechTextProcessor":
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> "SpeechTextProcessor":
         """
         Args:
             pretrained_model_name_or_path: Folder or Hub id of a speech-text model.
@@ -172,7 +176,7 @@ class SpeechTextProcessor(ProcessorMixin):
         features = self.feature_extractor(given, sampling_rate=sampling_rate, return_attention_mask=True)
         return {name: _with_empty_rows(features[name], present, 0) for name in ("input_values", "attention_mask")}
 
-    def _text_features(self, texts: list[str | None]) -> dict[str, np.ndarray]:
+    def _text_features(self, texts: list[Any]) -> dict[str, np.ndarray]:
         present = [text is not None and bool(text.strip()) for text in texts]
         given = [text for text, here in zip(texts, present, strict=True) if here]
         padding = self.tokenizer.pad_token_id

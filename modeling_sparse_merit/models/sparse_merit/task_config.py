@@ -18,19 +18,6 @@ class TaskConfig:
     `class_weights`, `focal_gamma` and `label_smoothing`.
     """
 
-    def set_label_defaults(self: Any, given: dict[str, Any]) -> None:
-        """
-        Gives the labels their defaults, before `__post_init__` of `PreTrainedConfig`.
-
-        Args:
-            given: Arguments of the configuration that are not fields, among them perhaps `num_labels`.
-        """
-        if self.id2label is None and "num_labels" not in given:
-            self.id2label = dict(enumerate(PUBLISHED_LABELS))
-        if self.id2label is not None and self.label2id is None:
-            self.label2id = {label: int(index) for index, label in self.id2label.items()}
-        self.tasks = list(self.tasks)
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Converts the keys of labels to integers. New labels reset `class_weights`, which belong to the old ones."""
         if name == "id2label" and value is not None:
@@ -42,7 +29,8 @@ class TaskConfig:
 
     def to_diff_dict(self: Any) -> dict[str, Any]:
         """As in `PreTrainedConfig`, but always with the labels, whose default is another one."""
-        return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
+        fields = super().to_diff_dict()  # type: ignore[misc]  # of the configuration that this is mixed into
+        return {**fields, "id2label": self.id2label, "label2id": self.label2id}
 
     @property
     def loss_weights(self: Any) -> dict[str, float]:
@@ -54,6 +42,21 @@ class TaskConfig:
     def task_definitions(self: Any) -> dict[str, Task]:
         """The `tasks` by name: entries of `TASKS`, and those of `clip_tasks`."""
         return define_tasks(list(self.tasks), self.clip_tasks)
+
+
+def set_label_defaults(config: Any, given: dict[str, Any]) -> None:
+    """
+    Gives the labels their defaults, before `__post_init__` of `PreTrainedConfig`.
+
+    Args:
+        config: A [`TaskConfig`].
+        given: Arguments of the configuration that are not fields, among them perhaps `num_labels`.
+    """
+    if config.id2label is None and "num_labels" not in given:
+        config.id2label = dict(enumerate(PUBLISHED_LABELS))
+    if config.id2label is not None and config.label2id is None:
+        config.label2id = {label: int(index) for index, label in config.id2label.items()}
+    config.tasks = list(config.tasks)
 
 
 def check_heads(config: Any) -> None:
