@@ -52,7 +52,7 @@ def _print_card(console: Console, card: "ModelCard | None", tasks: str) -> None:
     """Prints the measurements and the training data that the card states, and names those that it does not."""
     from ..hub.card_tables import DATA, EMOTION, ENHANCEMENT, EXPERT_USE, card_tables
 
-    shown = [
+    shown: list[tuple[str, str, tuple[str, ...] | None]] = [
         ("Emotion", EMOTION, ("noise", "SNR (dB)", "macro-F1", "clips")),
         ("SI-SDR in dB", ENHANCEMENT, ("noise", "SNR (dB)", "recording", "enhanced")),
         ("Share of frames of each expert", EXPERT_USE, None),
@@ -66,11 +66,11 @@ def _print_card(console: Console, card: "ModelCard | None", tasks: str) -> None:
         if not lines:
             continue
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-        columns = columns or tuple(lines[0])
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        names = columns or tuple(lines[0])
+        for name in names:
+            table.add_column(name, overflow="fold")
         for line in lines:
-            table.add_row(*(Text(line.get(column, "")) for column in columns))
+            table.add_row(*(Text(line.get(name, "")) for name in names))
         console.print()
         console.print(table)
     missing = [title for title, heading, _ in shown if not tables.get(heading)]

@@ -65,6 +65,12 @@ class ListsCommand(TyperCommand):
     """A command whose lists take several values after one option: `--snr-db -5 0 5`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the command line.
+
+        Args:
+            ctx: the context of click.
+            args: the arguments after the name of the command.
+        """
         lists = {name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts}
         return super().parse_args(ctx, list(_repeat(args, lists)))
 
