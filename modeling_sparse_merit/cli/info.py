@@ -52,7 +52,7 @@ def _print_card(console: Console, card: "ModelCard | None", tasks: str) -> None:
     """Prints the measurements and the training data that the card states, and names those that it does not."""
     from ..hub.card_tables import DATA, EMOTION, ENHANCEMENT, EXPERT_USE, card_tables
 
-    shown = [
+    shown: list[tuple[str, str, tuple[str, ...] | None]] = [
         ("Emotion", EMOTION, ("noise", "SNR (dB)", "macro-F1", "clips")),
         ("SI-SDR in dB", ENHANCEMENT, ("noise", "SNR (dB)", "recording", "enhanced")),
         ("Share of frames of each expert", EXPERT_USE, None),

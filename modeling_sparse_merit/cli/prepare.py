@@ -67,10 +67,11 @@ class ListsCommand(TyperCommand):
     """A command whose lists take several values after one option: `--snr-db -5 0 5`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As in `TyperCommand`, with options that take lists repeated before each value.
+        """Parses the command line.
 
         Args:
-            ctx, args: as in `TyperCommand`.
+            ctx: the context of click.
+            args: the arguments after the name of the command.
         """
         lists = {name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts}
         return super().parse_args(ctx, list(_repeat(args, lists)))
