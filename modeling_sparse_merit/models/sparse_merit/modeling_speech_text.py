@@ -406,7 +406,7 @@ def _fields_of(parts: dict[str, Any], overrides: dict[str, Any]) -> dict[str, An
             fields = {"tasks": tasks, "clip_tasks": part.config.clip_tasks, "id2label": part.config.id2label}
     if TEXT in parts:
         fields["text_pooling"] = getattr(parts[TEXT].config, "text_pooling", "mean")
-    chosen = overrides.get("tasks", fields.get("tasks"))
+    chosen: Any = overrides.get("tasks", fields.get("tasks"))
     definitions = {name: each for name, each in (fields.get("clip_tasks") or {}).items() if name in chosen}
     return fields | {"clip_tasks": definitions or None} | overrides
 
