@@ -358,7 +358,7 @@ def test_only_a_space_is_replaced(tmp_path, tiny_checkpoint):
 
 def test_options_of_other_exports_do_not_apply_to_a_space(tmp_path):
     result = CliRunner().invoke(app, ["export", str(tmp_path / "space"), "--space", "--half"])
-    assert result.exit_code == 2 and "leave out --onnx, --half and --precision" in result.stderr
+    assert result.exit_code == 2 and "leave out --onnx, --half, --precision and --results" in result.stderr
 
 
 def test_the_space_runs(tiny_checkpoint, tmp_path):

@@ -58,7 +58,7 @@ def test_the_number_of_parameters_is_the_same_wherever_it_is_stated(checkpoint, 
     number = sum(parameter.numel() for parameter in model.parameters())
     assert any(True for _ in model.buffers()) and model.num_parameters() == number  # buffers do not count
     shown = CliRunner().invoke(app, ["info", "--model", checkpoint.name]).stdout
-    assert re.search(rf"Parameters +{number:,} *$", shown, re.MULTILINE)
+    assert re.search(rf"Parameters +{number:,}: ", shown, re.MULTILINE)
     assert f"| size | {number:,} parameters |" in (checkpoint / "README.md").read_text(encoding="utf-8")
     assert f"{number / 1e6:.2f} million" in README
     assert CheckpointSystem(checkpoint.name).describe()["parameters"] == number

@@ -30,7 +30,7 @@ from modeling_sparse_merit.training import speech_text
 from modeling_sparse_merit.training.arguments import documented_fields
 from modeling_sparse_merit.training.speech_text import SpeechTextSettings
 
-TEXTS = {"angry": "i am so sad", "happy": "so glad to hear that", "neutral": "hello"}
+TEXTS = {"angry": "i am so sad", "happy": "i am so glad", "neutral": "hello"}
 ATTRIBUTES = {"kind": "regression", "outputs": ["valence", "arousal"], "minimum": 1, "maximum": 5}
 TASKS = {"tasks": ["emotion", "attributes"], "clip_tasks": {"attributes": ATTRIBUTES}}
 

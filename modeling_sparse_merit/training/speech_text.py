@@ -249,7 +249,11 @@ class LogFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """As in `TrainerCallback`; arguments are those of `Trainer`."""
+        """As in `TrainerCallback`.
+
+        Args:
+            args, state, control, logs, kwargs: As `Trainer` passes them.
+        """
         if state.is_world_process_zero:
             assert args.output_dir is not None
             entry: dict[str, float] = {"epoch": round(state.epoch or 0), "step": state.global_step}
@@ -262,7 +266,12 @@ class LogFile(TrainerCallback):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains a model. The arguments, by default those of the command line, are described at [`parse_fields`]."""
+    """
+    Trains a model. The arguments, by default those of the command line, are described at [`parse_fields`].
+
+    Raises:
+        FileExistsError: `output_dir` has a checkpoint, and `resume` is false.
+    """
     description = "Trains a model of speech and text. CONFIG.yaml comes first, then what overrides it."
     settings = parse_fields(SpeechTextSettings, arguments, description)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
