@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What several test files share: a speech-like sound and a very small checkpoint with random weights."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -34,6 +35,16 @@ def fresh_accelerate():
 
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def log_levels_as_before():
+    """Commands silence these loggers for the rest of their process, which is that of other tests, too."""
+    loggers = [logging.getLogger(name) for name in ("modeling_sparse_merit", "transformers")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def make_speech(seconds: float = 1.0, sampling_rate: int = 16_000, seed: int = 0) -> np.ndarray:
