@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from benchmarks.wild.text_baselines import concordance, estimates, f1
+from benchmarks.wild.text_baselines import estimates, f1
+from modeling_sparse_merit.evaluation.task_scores import concordance
 from modeling_sparse_merit.metrics.regression import concordance_correlation
 
 COUNTS = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 3, 0, 0], [0, 1, 1, 1, 3, 0]], dtype=float)
@@ -18,7 +19,7 @@ def repeated(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def test_ccc_of_a_resample_is_that_of_the_repeated_rows():
     true, predicted = np.array([1.0, 2, 3, 4, 2, 1]), np.array([1.5, 2, 2, 5, 1, 1])
     expected = [concordance_correlation(repeated(true, row), repeated(predicted, row)) for row in COUNTS]
-    np.testing.assert_allclose(concordance(true, predicted, COUNTS), expected, rtol=1e-12)
+    np.testing.assert_allclose(concordance(true, predicted[None])(COUNTS)[:, 0], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("average", ["weighted", "macro"])

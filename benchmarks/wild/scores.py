@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.wild.text_baselines import concordance, f1
+from benchmarks.wild.text_baselines import f1
 from modeling_sparse_merit.evaluation.statistics import (
     Comparison,
     Resampling,
@@ -19,6 +19,7 @@ from modeling_sparse_merit.evaluation.statistics import (
     holm,
     resampled_score,
 )
+from modeling_sparse_merit.evaluation.task_scores import Statistic, concordance
 from modeling_sparse_merit.models.sparse_merit.tasks import ClassificationTask, RegressionTask, Task
 
 RESAMPLES, SEED = 1_000, 0
@@ -78,23 +79,21 @@ def _stream(name: str) -> int:
 
 def _scores(members: Sequence[Predictions], resampling: Resampling, stream: int) -> dict[str, Score]:
     first = members[0]
-    predicted = [member.predicted for member in members]
+    predicted = np.stack([member.predicted for member in members])  # (members, clips) or (members, clips, K)
+    statistics: dict[str, Statistic]
     if isinstance(first.task, RegressionTask):
-        pairs = {
-            f"ccc_{rating}": (first.true[:, place], [values[:, place] for values in predicted])
-            for place, rating in enumerate(first.task.outputs)
-        }
         statistics = {
-            name: [partial(concordance, true, values) for values in each] for name, (true, each) in pairs.items()
+            f"ccc_{rating}": concordance(first.true[:, place], predicted[..., place])
+            for place, rating in enumerate(first.task.outputs)
         }
     else:
         statistics = {
-            f"{average}_f1": [partial(f1, first.true, values, average) for values in predicted]
+            f"{average}_f1": _of_members([partial(f1, first.true, values, average) for values in predicted])
             for average in ("macro", "weighted")
         }
     return {
-        name: resampled_score(_of_members(functions), len(first.true), len(members), resampling, stream)
-        for name, functions in statistics.items()
+        name: resampled_score(statistic, len(first.true), len(members), resampling, stream)
+        for name, statistic in statistics.items()
     }
 
 

@@ -26,9 +26,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_union
 
+from benchmarks.intervals import shown
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.evaluation.statistics import confusion_cells, draw_counts, resampled_confusion
+from modeling_sparse_merit.evaluation.task_scores import Statistic, concordance
 from modeling_sparse_merit.metrics.emotion import defined_mean, f1_from_confusion
 
 SPLITS = ("train", "dev", "test")
@@ -44,15 +46,6 @@ FEATURES: dict[str, Callable[[], Any]] = {
 
 Scores = dict[str, Callable[[np.ndarray], np.ndarray]]
 """Each score as a function of how often a row counts in each resample, (resamples, rows) -> (resamples,)."""
-
-
-def concordance(true: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """CCC of ratings (rows,) in resamples with these counts: (resamples, rows) -> (resamples,)."""
-    shares = counts / counts.sum(1, keepdims=True)
-    mean_true, mean_predicted = shares @ true, shares @ predicted
-    covariance = shares @ (true * predicted) - mean_true * mean_predicted
-    variances = shares @ true**2 - mean_true**2 + shares @ predicted**2 - mean_predicted**2
-    return 2 * covariance / (variances + (mean_true - mean_predicted) ** 2)
 
 
 def f1(true: np.ndarray, predicted: np.ndarray, average: str, counts: np.ndarray) -> np.ndarray:
@@ -154,15 +147,18 @@ def _numbered(names: np.ndarray) -> np.ndarray:
 
 
 def _concordances(true: np.ndarray, predicted: np.ndarray) -> Scores:
-    return {name: partial(concordance, true[:, place], predicted[:, place]) for place, name in enumerate(RATINGS)}
+    return {
+        name: _of_one(concordance(true[:, place], predicted[None, :, place])) for place, name in enumerate(RATINGS)
+    }
+
+
+def _of_one(statistic: Statistic) -> Callable[[np.ndarray], np.ndarray]:
+    """A score of the only member."""
+    return lambda counts: statistic(counts)[:, 0]
 
 
 def _f1s(true: np.ndarray, predicted: np.ndarray) -> Scores:
     return {average: partial(f1, true, predicted, average) for average in ("weighted", "macro")}
-
-
-def _shown(estimate: dict[str, float]) -> str:
-    return f"{estimate['mean']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -181,7 +177,7 @@ def markdown(results: dict[str, Any]) -> str:
         "|---|---:|---|---|---|",
     ]
     for name, result in results["emobank"].items():
-        scores = " | ".join(_shown(result["test"][rating]) for rating in RATINGS)
+        scores = " | ".join(shown(result["test"][rating], 3) for rating in RATINGS)
         lines.append(f"| {name} | {result['alpha']:g} | {scores} |")
     meld = results["meld"]
     lines += [
@@ -194,7 +190,7 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     for name, result in meld["systems"].items():
         scores = " | ".join(
-            _shown(result[part][average]) for part in ("test", "new lines") for average in ("weighted", "macro")
+            shown(result[part][average], 3) for part in ("test", "new lines") for average in ("weighted", "macro")
         )
         lines.append(f"| {name} | {scores} |")
     return "\n".join(lines)

@@ -50,7 +50,7 @@ def mix_files(
 
     Writes `noisy/NAME.SNRdB.wav` and, under the same name, the reference `clean/NAME.SNRdB.wav` (16 kHz, mono), and
     `mixtures.csv` with a line for each of them. All ratios of a recording use the same segment. The folder is written
-    as a whole or not at all. Mixing is that of the training, `MixingRecipe`; the same files and seed give the same
+    atomically. Mixing is that of the training, `MixingRecipe`; the same files and seed give the same
     samples.
 
     Args:

@@ -2,7 +2,6 @@
 """Evaluated systems: the noisy input, checkpoints and cascades, which predict clean speech and emotions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +16,15 @@ from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFea
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.sources import embedded_name, locate
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, ClassificationTask, Task, further_tasks
+from ..models.sparse_merit.tasks import (
+    EMOTION,
+    ENHANCEMENT,
+    TASKS,
+    ClassificationTask,
+    Task,
+    further_tasks,
+    with_columns,
+)
 from .configuration import NOISY, EvaluationConfig
 from .predictions import Prediction, Reference, System
 from .references import build_reference
@@ -257,11 +264,7 @@ def list_further_tasks(
     ]
     for system in checkpoints:
         for name, task in system.further_tasks().items():
-            columns = task_columns.get(name, task.columns)
-            columns = (columns,) if isinstance(columns, str) else tuple(columns)
-            if len(columns) != len(task.columns):
-                raise ValueError(f"`task_columns` has {columns} for {name}; expected {len(task.columns)} columns.")
-            task = replace(task, columns=columns)
+            task = with_columns(name, task, task_columns.get(name, task.columns))
             known = tasks.setdefault(name, task)
             if known.describe(system.config) != task.describe(system.config):
                 raise ValueError(

@@ -86,7 +86,7 @@ def compare_ratings(
                 continue
             own, other = (side[..., place] for side in predicted)  # each (members, clips)
             own_score, other_score = (
-                resampled_score(_concordance(true, value), len(true), len(value), resampling, stream)
+                resampled_score(concordance(true, value), len(true), len(value), resampling, stream)
                 for value, stream in zip((own, other), streams, strict=True)
             )
             yield name, rating, compare_ccc(true, own, other, (own_score, other_score), resampling)
@@ -111,7 +111,7 @@ def _statistics(task: Task, clips: Sequence[dict], predicted: list[list[Any]]) -
         for place, (rating, column) in enumerate(zip(task.outputs, task.columns, strict=True)):
             true = _ratings(clips, column)
             if np.isfinite(true).any():
-                yield f"ccc_{rating}", _concordance(true, values[..., place])
+                yield f"ccc_{rating}", concordance(true, values[..., place])
                 yield f"mae_{rating}", _mean_error(true, values[..., place])
         return
     labels = [row.get(task.columns[0]) for row in clips]
@@ -133,8 +133,13 @@ def _statistics(task: Task, clips: Sequence[dict], predicted: list[list[Any]]) -
     )
 
 
-def _concordance(true: np.ndarray, predicted: np.ndarray) -> Statistic:
-    """CCC by weighted moments: (clips,) with NaN for missing ratings, (members, clips)."""
+def concordance(true: np.ndarray, predicted: np.ndarray) -> Statistic:
+    """CCC as a function of the counts of clips, by weighted moments.
+
+    Args:
+        true: ratings (clips,), NaN for a missing one.
+        predicted: ratings (members, clips).
+    """
     rated = np.isfinite(true)
     true = np.where(rated, true, 0.0)
 

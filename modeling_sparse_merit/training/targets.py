@@ -2,7 +2,6 @@
 """Targets of the tasks from the columns of a speech dataset: classes and ratings of each clip."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..models.sparse_merit.tasks import (
     RegressionTask,
     Task,
     columns_of,
+    with_columns,
 )
 
 LEAST_CLIPS = 32
@@ -109,12 +109,9 @@ def _with_columns(name: str, task: Task, settings: TaskSettings) -> Task:
     columns = settings.task_columns.get(name)
     if columns is None:
         return task
-    columns = [columns] if isinstance(columns, str) else list(columns)
-    if name in TASKS or len(columns) != len(task.columns):
-        raise ValueError(
-            f"`task_columns` has {columns} for {name}; expected {len(task.columns)} columns of a task in `clip_tasks`."
-        )
-    return replace(task, columns=tuple(columns))
+    if name in TASKS:
+        raise ValueError(f"`task_columns` has {name}; expected tasks in `clip_tasks`.")
+    return with_columns(name, task, columns)
 
 
 def add_classes(settings: TaskSettings) -> None:

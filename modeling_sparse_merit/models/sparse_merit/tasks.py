@@ -14,8 +14,8 @@ A new head is a file of its own with an `nn.Module`, and a line here:
     TASKS["valence"] = RegressionTask(ValenceHead, outputs=("valence",), minimum=1.0, maximum=7.0)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -254,6 +254,24 @@ def further_tasks(tasks: Mapping[str, Task]) -> list[str]:
 def columns_of(tasks: Mapping[str, Task]) -> list[str]:
     """The columns of a speech dataset that some tasks learn from, each once."""
     return list(dict.fromkeys(column for task in tasks.values() for column in task.columns))
+
+
+def with_columns(name: str, task: Task, columns: str | Sequence[str]) -> Task:
+    """
+    The task with targets in other columns.
+
+    Args:
+        name: Its name.
+        task: A task with one output per recording.
+        columns: One column, or as many as the task has.
+
+    Raises:
+        ValueError: Their number differs.
+    """
+    names = (columns,) if isinstance(columns, str) else tuple(columns)
+    if len(names) != len(task.columns):
+        raise ValueError(f"`task_columns` has {list(names)} for {name}; expected {len(task.columns)} columns.")
+    return replace(task, columns=names)
 
 
 def tasks_of_kind(tasks: Mapping[str, Task], *kinds: str) -> list[str]:
