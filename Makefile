@@ -96,7 +96,6 @@ release: $(VENV)/.installed-test
 
 # Embedded checkpoints -------------------------------------------------------------------------------------------------
 # CORPORA contains the folders named below, each with a metadata.csv; rir has one in each of its subfolders.
-RECORDS := benchmarks/results/tiny
 SPEECH_DATASET = $(BIN)/python -m dataset_scripts.folder --overwrite
 NOISE_DATASET = $(BIN)/python -m dataset_scripts.noise --overwrite
 
@@ -119,8 +118,6 @@ tables: $(VENV)/.installed-test
 	$(NOISE_DATASET) $(CORPORA)/noise/moodist tables/moodist --license "Pixabay Content License or CC0"
 	$(NOISE_DATASET) $(CORPORA)/noise/emospeech_background tables/emospeech_background --license "CC BY-NC-SA 4.0"
 	$(NOISE_DATASET) $(CORPORA)/rir tables/rirs --license "Apache-2.0, CC0, and Creative Commons by OpenAIR"
-	for speech in ravdess emodb nemo picovoice_commands; do \
-	  $(BIN)/python -m dataset_scripts.acoustic_features --overwrite --embed tables/$$speech tables/$${speech}_described || exit 1; done
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise --clips 240 --seconds 6 --seed 0 \
 	  --babble tables/ravdess tables/nemo tables/emodb tables/picovoice_commands
 	$(BIN)/python -m dataset_scripts.synthetic_noise --overwrite tables/synthetic_noise_free --clips 240 --seconds 6 --seed 1 \
@@ -163,10 +160,13 @@ evaluate-free: $(VENV)/.installed-test
 	$(call EVALUATE,enhance_free)
 
 train-tiny: $(VENV)/.installed-test
-	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/pretraining.yaml
-	$(BIN)/accelerate launch train_accelerate.py $(RECORDS)/training.yaml
-	cat runs/pretrained/log.jsonl runs/tiny/log.jsonl > $(RECORDS)/training_log.jsonl
-	$(call EMBED,tiny)
+	test -d runs/whisper-base-1 || $(BIN)/sparse-merit convert openai/whisper-base runs/whisper-base-1 --layers 1
+	test -d runs/whisper-base-1-pruned || $(BIN)/python -m benchmarks.prune runs/whisper-base-1 runs/whisper-base-1-pruned \
+	  --units 320 --speech tables/ravdess --speech tables/nemo --speech tables/ased --speech tables/emodb
+	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/tiny/pretraining.yaml
+	$(BIN)/accelerate launch train_accelerate.py benchmarks/results/tiny/training.yaml
+	cat runs/tiny_pretraining/log.jsonl runs/tiny/log.jsonl > benchmarks/results/tiny/training_log.jsonl
+	$(call EMBED,tiny,--half)
 
 evaluate-tiny: $(VENV)/.installed-test
 	$(call EVALUATE,tiny)

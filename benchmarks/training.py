@@ -2,7 +2,7 @@
 """
 Speed of training and of its parts: `python -m benchmarks.training`, in less than four minutes on two cores.
 
-The step of both stages on two layouts (that of sparse-merit-tiny, and a WavLM of six layers of 512, random weights),
+The step of both stages on two layouts (log-mel bands and three layers of 128, and a WavLM of six layers of 512, random weights),
 frozen with and without a graph in the encoder, with kept features, and in bf16; batches of similar length against
 random ones; seconds of audio that a worker mixes in a second; and how long a step waits for its data. Clips are
 synthetic. Writes `training.json` and `training.md` to `benchmarks/results/MACHINE`.
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import typer
-import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import Audio, ClassLabel, Dataset
@@ -36,8 +35,25 @@ from modeling_sparse_merit.training.settings import TrainingSettings
 
 RATE = 16_000
 SECONDS = 4.0
-RECORDS = Path(__file__).parent / "results" / "tiny"
-TINY = yaml.safe_load((RECORDS / "pretraining.yaml").read_text(encoding="utf-8"))["config"]
+SMALL = {  # trained from scratch on log-mel bands
+    "feature_encoder": "log_mel",
+    "conv_dim": [128],
+    "conv_kernel": [400],
+    "conv_stride": [320],
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 384,
+    "num_conv_pos_embeddings": 11,
+    "num_conv_pos_embedding_groups": 1,
+    "expert_hidden_size": 192,
+    "emotion_hidden_size": 128,
+    "enhancement_mask": "magnitude",
+    "enhancement_hidden_size": 128,
+    "enhancement_num_layers": 1,
+    "n_fft": 512,
+    "win_length": 512,
+}
 WAVLM = {
     "hidden_size": 512,
     "num_hidden_layers": 6,
@@ -46,7 +62,7 @@ WAVLM = {
     "expert_hidden_size": 512,
     "emotion_hidden_size": 256,
 }
-LAYOUTS = {"tiny": (TINY, 12), "wavlm 6 x 512": (WAVLM, 4)}
+LAYOUTS = {"log-mel 3 x 128": (SMALL, 12), "wavlm 6 x 512": (WAVLM, 4)}
 MIXING = {
     "plain": {},
     "noise at another speed": {"noise_speed": [0.75, 1.3]},
@@ -118,7 +134,7 @@ def step_times(tables: dict[str, list[str]], folder: Path, layout: str) -> dict[
         sides[f"frozen encoder, {name}"] = partial(make_step(settings, FROZEN), batch)
         sides[f"frozen encoder, kept features, {name}"] = partial(make_step(settings, FROZEN), kept)
         sides[f"all trained, {name}"] = partial(make_step(settings, JOINT), batch)
-    return in_turn(sides, rounds=7 if config is TINY else 3)
+    return in_turn(sides, rounds=7 if config is SMALL else 3)
 
 
 def make_step(settings: TrainingSettings, stage: build.Stage) -> Callable[[dict[str, Any]], None]:
@@ -145,7 +161,7 @@ def grouped_times(tables: dict[str, list[str]]) -> dict[str, Timing]:
     since
     the sampler groups few clips loosely: it sorts at least four parts of them apart."""
     settings = make_settings(
-        tables, "speech", config=TINY, per_device_train_batch_size=4, max_seconds=8.0, dataloader_num_workers=0
+        tables, "speech", config=SMALL, per_device_train_batch_size=4, max_seconds=8.0, dataloader_num_workers=0
     )
     loader, step = make_loader(settings), make_step(settings, FROZEN)
     shuffled = DataLoader(
@@ -192,7 +208,7 @@ def mixing_speed(tables: dict[str, list[str]], workers: int, changes: dict[str, 
 
 def waiting_shares(tables: dict[str, list[str]], folder: Path) -> dict[str, float]:
     """The share of the frozen stage's time, on the tiny layout, in which it waits for one worker."""
-    settings = make_settings(tables, config=TINY, per_device_train_batch_size=12)
+    settings = make_settings(tables, config=SMALL, per_device_train_batch_size=12)
     kept = make_cached_loader(settings, folder)
     list(kept)  # the first epoch computes the features
     sides = {"frozen encoder": make_loader(settings), "frozen encoder, kept features": kept}
