@@ -2,10 +2,10 @@
 """
 Speed of training and of its parts: `python -m benchmarks.training`, in less than four minutes on two cores.
 
-The step of both stages on two layouts (log-mel bands and three layers of 128, and a WavLM of six layers of 512, random weights),
-frozen with and without a graph in the encoder, with kept features, and in bf16; batches of similar length against
-random ones; seconds of audio that a worker mixes in a second; and how long a step waits for its data. Clips are
-synthetic. Writes `training.json` and `training.md` to `benchmarks/results/MACHINE`.
+The step of both stages on two layouts (log-mel bands and three layers of 128, and a WavLM of six layers of 512, random
+weights), frozen with and without a graph in the encoder, with kept features, and in bf16; batches of similar length
+against random ones; seconds of audio that a worker mixes in a second; and how long a step waits for its data. Clips
+are synthetic. Writes `training.json` and `training.md` to `benchmarks/results/MACHINE`.
 """
 
 import json
@@ -207,7 +207,7 @@ def mixing_speed(tables: dict[str, list[str]], workers: int, changes: dict[str, 
 
 
 def waiting_shares(tables: dict[str, list[str]], folder: Path) -> dict[str, float]:
-    """The share of the frozen stage's time, on the tiny layout, in which it waits for one worker."""
+    """The share of the frozen stage's time, on the small layout, in which it waits for one worker."""
     settings = make_settings(tables, config=SMALL, per_device_train_batch_size=12)
     kept = make_cached_loader(settings, folder)
     list(kept)  # the first epoch computes the features
@@ -269,13 +269,13 @@ def markdown(report: dict[str, Any]) -> str:
     titles = {f"step, {layout}, {LAYOUTS[layout][1]} clips of 4 s": rows for layout, rows in report["steps"].items()}
     for title, rows in {
         **titles,
-        "epoch, tiny, 96 clips of 1 to 8 s in batches of 4, frozen encoder": report["epoch"],
+        "epoch, log-mel 3 x 128, 96 clips of 1 to 8 s in batches of 4, frozen encoder": report["epoch"],
     }.items():
         lines += ["", f"| {title} | seconds | times as fast | as |", "| --- | ---: | ---: | --- |"]
         lines += [_row(name, row) for name, row in rows.items()]
     lines += ["", "| seconds of audio mixed a second | 1 worker | 2 workers |", "| --- | ---: | ---: |"]
     lines += [f"| {kind} | {results['1']:.0f} | {results['2']:.0f} |" for kind, results in report["mixing"].items()]
-    lines += ["", "| share of an epoch that waits for one worker, tiny | |", "| --- | ---: |"]
+    lines += ["", "| share of an epoch that waits for one worker, log-mel 3 x 128 | |", "| --- | ---: |"]
     return "\n".join(lines + [f"| {name} | {share:.1%} |" for name, share in report["waiting"].items()]) + "\n"
 
 

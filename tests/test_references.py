@@ -46,7 +46,8 @@ def write_dataset(path: Path, recordings: list[np.ndarray], names: list[str] | N
 
 def test_an_error_names_the_references_and_their_options():
     with pytest.raises(
-        ValueError, match="no reference 'cmgan'; .* are egemaps_svm, encoder_probe, processed, noisereduce, rnnoise, "
+        ValueError,
+        match="no reference 'cmgan'; .* are egemaps_svm, encoder_probe, egemaps_ridge, processed, noisereduce",
     ):
         build_reference("cmgan", {}, NAMES)
     with pytest.raises(ValueError, match=r"unknown options \['path'\], and the options \['folder', 'test_set'\] are"):
@@ -149,6 +150,43 @@ def test_egemaps_has_the_pitch_and_full_scale_does_not_wrap():
     assert functionals[0] == pytest.approx(36, abs=0.1)  # mean pitch in semitones from 27.5 Hz: three octaves
     loud = recording / np.abs(recording).max()
     np.testing.assert_allclose(probes.egemaps(loud), probes.egemaps(0.9999 * loud), rtol=0.02, atol=0.05)
+
+
+# eGeMAPS and ridge regression ----------------------------------------------------------------------------------------
+
+TONES = {"train": (100, 130, 160, 190, 220, 250, 280, 310), "dev": (115, 205, 295), "test": (145, 265)}  # Hz
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory) -> dict:
+    """The arousal of a clip is its pitch in octaves above 100 Hz; its valence is the opposite, and one is missing."""
+    folder = tmp_path_factory.mktemp("rated")
+    pitches = [(split, pitch) for split, some in TONES.items() for pitch in some]
+    arousal = [float(np.log2(pitch / 100)) for _, pitch in pitches]
+    valence = [None, *(-value for value in arousal[1:])]
+    recordings = [voice(pitch, 0.1) for _, pitch in pitches]
+    columns = {"split": [split for split, _ in pitches], "arousal": arousal, "valence": valence}
+    speech = [write_dataset(folder / "speech.parquet", recordings, **columns)]
+    return {"speech": speech, "task": "attributes", "cache": str(folder / "cache"), "workers": 1}
+
+
+def test_ridge_regression_predicts_the_ratings_of_new_clips(rated):
+    pytest.importorskip("opensmile", reason="opensmile is not installed: extra `benchmark`")
+    ridge = build_reference("egemaps_ridge", {**rated, "ratings": ["arousal", "valence"]}, NAMES)
+    assert ridge.tasks == ("attributes",)
+    outputs = ridge.predict([voice(pitch, 0.1) for pitch in TONES["test"]])
+    predicted = np.array([output.task_outputs["attributes"] for output in outputs])
+    true = np.log2(np.array(TONES["test"]) / 100)  # 0.54 and 1.41
+    np.testing.assert_allclose(predicted, np.stack([true, -true], axis=1), atol=0.15)
+    described = json.loads(json.dumps(ridge.describe(), allow_nan=False))
+    assert described["training"] == {"clips": 8, "dev_clips": 3}
+    assert all(choice["dev_ccc"] > 0.95 for choice in described["ratings"].values())
+
+
+def test_ratings_that_the_datasets_lack_are_named(rated):
+    pytest.importorskip("opensmile", reason="opensmile is not installed: extra `benchmark`")
+    with pytest.raises(DatasetError, match=r"\['dominance'\], which are no columns"):
+        build_reference("egemaps_ridge", {**rated, "ratings": ["arousal", "dominance"]}, NAMES)
 
 
 # Probe of an encoder ------------------------------------------------------------------------------------------------

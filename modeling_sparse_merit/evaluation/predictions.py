@@ -46,4 +46,4 @@ class Reference(System, Protocol):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """`("enhancement",)` or `("emotion",)`."""
+        """`("enhancement",)`, `("emotion",)` or the name of a regression task."""

@@ -85,7 +85,7 @@ class EmotionProbe(ABC):
     ):
         self.labels, self.cache = list(labels), Path(cache)
         self.snr_db, self.copies, self.seed = (float(snr_db[0]), float(snr_db[-1])), copies, seed
-        train, dev = (self._examples(_as_list(speech), _as_list(noise), split) for split in ("train", "dev"))
+        train, dev = (self._examples(as_list(speech), as_list(noise), split) for split in ("train", "dev"))
         self.training = {"clips": len(train[1]), "sha256": train[2], "dev_clips": len(dev[1]), "dev_sha256": dev[2]}
         self.choice, self.classifier = choose_classifier(*train[:2], *dev[:2], self.labels, self.candidates)
 
@@ -165,11 +165,10 @@ class EgemapsSvm(EmotionProbe):
         workers: int | None = None,
         cache: str | None = None,
     ):
-        _import_opensmile()
+        import_opensmile()
         self.title = f"eGeMAPSv02 of openSMILE {version('opensmile')} (no commercial use) and an SVM"
         self.workers = workers
-        folder = cache or cached_assets_path("modeling-sparse-merit", "egemaps", version("opensmile"))
-        super().__init__(labels, speech, noise, snr_db, copies, seed, folder)
+        super().__init__(labels, speech, noise, snr_db, copies, seed, cache or functionals_cache())
 
     def describe(self) -> dict[str, Any]:
         """What identifies the system in a report."""
@@ -191,10 +190,7 @@ class EgemapsSvm(EmotionProbe):
 
     def features(self, recordings: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """SHA-256 and functionals (88,) of each recording (samples,) at 16 kHz, in order."""
-        from joblib import Parallel, delayed
-
-        tasks = (delayed(cached_functionals)(recording, str(self.cache)) for recording in recordings)
-        return Parallel(n_jobs=self.workers or -1, return_as="generator")(tasks)
+        return functionals(recordings, self.cache, self.workers)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(clips, 88) to the softmax of the decision values (clips, labels)."""
@@ -350,6 +346,32 @@ def cached_features(recording: np.ndarray, cache: Path, compute: Any) -> tuple[s
     return sha256, np.load(path)
 
 
+def functionals(
+    recordings: Iterable[np.ndarray], cache: Path, workers: int | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """SHA-256 and eGeMAPS functionals (88,) of each recording (samples,) at 16 kHz, in order.
+
+    Args:
+        recordings: the recordings.
+        cache: folder of cached functionals.
+        workers: processes that compute; None is one per CPU core.
+    """
+    from joblib import Parallel, delayed
+
+    tasks = (delayed(cached_functionals)(recording, str(cache)) for recording in recordings)
+    return Parallel(n_jobs=workers or -1, return_as="generator")(tasks)
+
+
+def functionals_cache() -> Path:
+    """The default folder of cached functionals, in the cache of `huggingface_hub`.
+
+    Raises:
+        ImportError: opensmile is not installed.
+    """
+    import_opensmile()
+    return cached_assets_path("modeling-sparse-merit", "egemaps", version("opensmile"))
+
+
 def cached_functionals(recording: np.ndarray, cache: str) -> tuple[str, np.ndarray]:
     """`cached_features` of eGeMAPS. It is a function of the module, so that it can be sent to worker processes.
 
@@ -372,16 +394,22 @@ def egemaps(recording: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _extractor() -> Any:
-    opensmile = _import_opensmile()
+    opensmile = import_opensmile()
     return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
 
 
-def _import_opensmile() -> ModuleType:
+def import_opensmile() -> ModuleType:
+    """openSMILE.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         return import_extra("opensmile", "benchmark")
     except ImportError as error:
         raise ImportError(f"{error}. Its licence: {OPENSMILE_LICENCE}.") from error
 
 
-def _as_list(paths: str | Sequence[str]) -> list[str]:
+def as_list(paths: str | Sequence[str]) -> list[str]:
+    """One path or several as a list."""
     return [paths] if isinstance(paths, str) else list(paths)

@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""External reference systems with the interface of a checkpoint: emotion probes, enhancers of other packages, and
-files written by any other system."""
+"""External reference systems with the interface of a checkpoint: probes of emotions and of ratings, enhancers of other
+packages, and files written by any other system."""
 
 import hashlib
 import inspect
@@ -18,6 +18,7 @@ from ..models.sparse_merit.tasks import ENHANCEMENT
 from .enhancers import ENHANCERS
 from .predictions import Prediction, Reference
 from .probes import EgemapsSvm, EncoderProbe
+from .rating_probe import EgemapsRidge
 
 
 class ProcessedFiles:
@@ -99,6 +100,7 @@ class ProcessedFiles:
 REFERENCES: dict[str, Callable[..., Reference]] = {
     EgemapsSvm.name: EgemapsSvm,
     EncoderProbe.name: EncoderProbe,
+    EgemapsRidge.name: EgemapsRidge,
     ProcessedFiles.name: ProcessedFiles,
     **ENHANCERS,
 }
