@@ -129,8 +129,10 @@ def test_a_weight_beyond_the_range_is_an_error_that_names_it(tiny_checkpoint, tm
     assert not list((tmp_path / "half").iterdir())
 
 
-def test_results_of_the_weights_before_are_not_taken_along(tmp_path):
-    result = export(tmp_path / "half", "--model", "tiny")
+def test_results_of_the_weights_before_are_not_taken_along(tiny_checkpoint, tmp_path):
+    exported = CliRunner().invoke(app, ["export", str(tmp_path / "whole"), "--model", str(tiny_checkpoint)])
+    assert exported.exit_code == 0, exported.output
+    result = export(tmp_path / "half", "--model", tmp_path / "whole")
     assert result.exit_code == 0, result.output
     card = (tmp_path / "half" / "README.md").read_text()
     assert "describes other weights" in " ".join(result.stderr.split()) and "no `evaluation.json`" in card

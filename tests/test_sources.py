@@ -89,6 +89,6 @@ def test_pipelines_training_and_evaluation_take_names():
     assert CheckpointSystem("tiny").describe()["name"] == "sparse-merit-tiny"
     labels = ["angry", "sad", "happy", "neutral"]
     for settings in (TrainingSettings(model="tiny", labels=labels), TrainingSettings(encoder="tiny", labels=labels)):
-        assert build_feature_extractor(settings).normalization == "recording"
-        assert build_model(settings).config.hidden_size == 128
+        assert build_feature_extractor(settings).normalization == "corpus"
+        assert build_model(settings).config.hidden_size == 512
     assert "enhancement" in EnhancementModel("tiny", "cpu").model.config.tasks

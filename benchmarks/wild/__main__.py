@@ -9,6 +9,7 @@ Writes `NAME.json` and `NAME.md` to `benchmarks/results/wild`.
 
     python -m benchmarks.wild emobank --text-model TEXT_ENCODER
     python -m benchmarks.wild meld --text-model TEXT_ENCODER
+    python -m benchmarks.wild acted --text-model TEXT_ENCODER
 """
 
 import shlex
@@ -20,10 +21,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+import yaml
+from transformers import AutoConfig
 
 from benchmarks.wild.scores import Predictions, score_systems, scores_as_markdown
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import SpeechTextForEmotion, SpeechTextProcessor
+from modeling_sparse_merit.models.sparse_merit.configuration_speech_text import SPEECH
 from modeling_sparse_merit.training.arguments import parse_fields
 from modeling_sparse_merit.training.speech_text import SpeechTextSettings, load_clips
 from modeling_sparse_merit.training.speech_text_clips import Collator
@@ -31,8 +35,8 @@ from modeling_sparse_merit.training.targets import configured_tasks
 
 FOLDER, RUNS = Path(__file__).parent, Path("runs/wild")
 FINISHED = "finished"  # an empty file in the folder of a finished run
-BASELINES = {"emobank": "frozen", "meld": "ce_natural"}
-UNITS = {"meld": "dialogue"}
+BASELINES = {"emobank": "frozen", "meld": "ce_natural", "acted": "speech"}
+UNITS = {"meld": "dialogue", "acted": "speaker"}
 """Column whose values are drawn together for the interval over speakers; none for EmoBank."""
 CLIPS_AT_ONCE = 32
 
@@ -81,14 +85,16 @@ def main(
     for name, path in files.items():
         for seed in range(seeds):
             folder = RUNS / group / name / str(seed)
-            arguments = [str(path), "--text_model", text_model, "--seed", str(seed), "--output_dir", str(folder)]
+            arguments = [str(path), "--seed", str(seed), "--output_dir", str(folder)]
+            if yaml.safe_load(path.read_text(encoding="utf-8")).get("stage") != SPEECH:
+                arguments += ["--text_model", text_model]
             settings = parse_fields(SpeechTextSettings, arguments, "")
             train(folder, arguments)
             members.setdefault(name, []).append(predict(folder / "best", settings, UNITS.get(group)))
     result = {
         "command": shlex.join(["python", "-m", "benchmarks.wild", *sys.argv[1:]]).replace(text_model, "TEXT_ENCODER"),
         "commit": commit(),
-        "text_encoder": SpeechTextForEmotion.from_pretrained(folder / "best").config.text_config.to_dict(),
+        "text_encoder": AutoConfig.from_pretrained(text_model).to_dict(),
         "seeds": seeds,
         **score_systems(members, BASELINES[group]),
     }

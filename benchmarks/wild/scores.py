@@ -133,7 +133,7 @@ def scores_as_markdown(name: str, result: dict[str, Any]) -> str:
     """
     measures = list(next(iter(result["systems"].values())))
     lines = [
-        f"# Text alone: {name}",
+        f"# Speech and text: {name}",
         "",
         f"`{result['command']}`, commit {result['commit']}, {result['seeds']} seeds, {result['clips']} test clips. "
         "Means over the seeds, 95 % bootstrap intervals over clips; in parentheses the lowest and the highest seed.",

@@ -1,33 +1,36 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Baselines of emotion in texts that need no pre-trained model: TF-IDF features and linear models.
+"""Baselines of emotion in texts: linear models on TF-IDF features, and on a frozen text encoder.
 
 Ratings of EmoBank by ridge regression, emotions of MELD by logistic regression, trained on the train split and scored
-on the test split. Regularisation is also chosen on the dev split, by the mean CCC and the weighted F1. Intervals are
-bootstrap intervals over sentences and over dialogues. Writes `text_baselines.json` and `.md` to
-`benchmarks/results/wild`.
+on the test split. Regularisation is also chosen on the dev split, by the mean CCC and the weighted F1. The frozen
+encoder, whose features are means over the tokens, is measured on EmoBank. Intervals are bootstrap intervals over
+sentences and over dialogues. Writes `text_baselines.json` and `.md` to `benchmarks/results/wild`.
 
     sparse-merit prepare emobank EMOBANK tables/emobank
     sparse-merit prepare meld MELD tables/meld
-    python -m benchmarks.wild.text_baselines
+    python -m benchmarks.wild.text_baselines --text-model TEXT_ENCODER
 """
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import sklearn
+import torch
 import typer
 from datasets import Dataset
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_union
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from benchmarks.intervals import shown
 from benchmarks.writing import RESULTS, commit, write_results
+from modeling_sparse_merit import SpeechTextForEmotion, SpeechTextProcessor
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.evaluation.statistics import confusion_cells, draw_counts, resampled_confusion
 from modeling_sparse_merit.evaluation.task_scores import Statistic, concordance
@@ -37,6 +40,9 @@ SPLITS = ("train", "dev", "test")
 RATINGS = ("valence", "arousal", "dominance")
 RESAMPLES, SEED, TOLERANCE = 2_000, 0, 1e-3
 ALPHAS, STRENGTHS = (0.1, 0.3, 1.0, 3.0), (0.25, 1.0, 4.0)
+EMBEDDING_ALPHAS = (1.0, 10.0, 100.0, 1_000.0)
+FROZEN = "frozen text encoder"
+TEXTS_AT_ONCE = 64
 WORDS = partial(TfidfVectorizer, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
 CHARACTERS = partial(TfidfVectorizer, analyzer="char_wb", ngram_range=(2, 5), min_df=2, sublinear_tf=True)
 FEATURES: dict[str, Callable[[], Any]] = {
@@ -81,14 +87,22 @@ def point(score: Callable[[np.ndarray], np.ndarray], rows: int) -> float:
     return float(score(np.ones((1, rows)))[0])
 
 
-def rate(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
-    """Ridge regression of the ratings of EmoBank, with the regularisation that the dev split chooses."""
+def rate(path: str, features: Any, alphas: Sequence[float], solver: str) -> dict[str, Any]:
+    """
+    Ridge regression of the ratings of EmoBank, with the regularisation that the dev split chooses.
+
+    Args:
+        path: The dataset of EmoBank.
+        features: A scikit-learn transformer of texts.
+        alphas: Regularisations to choose from.
+        solver: Solver of scikit-learn's `Ridge`.
+    """
     rows = _splits(path)
     targets = {split: np.array([rows[split][name] for name in RATINGS]).T for split in SPLITS}  # (rows, 3)
-    inputs = _transformed(rows, make_features())
+    inputs = _transformed(rows, features)
     best, chosen, alpha = -np.inf, None, 0.0
-    for value in ALPHAS:
-        model = Ridge(alpha=value, solver="sparse_cg", random_state=SEED).fit(inputs["train"], targets["train"])
+    for value in alphas:
+        model = Ridge(alpha=value, solver=solver, random_state=SEED).fit(inputs["train"], targets["train"])
         scores = _concordances(targets["dev"], model.predict(inputs["dev"]))
         mean = np.mean([point(score, len(targets["dev"])) for score in scores.values()])
         if mean > best:
@@ -96,6 +110,26 @@ def rate(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
     assert chosen is not None
     scores = _concordances(targets["test"], chosen.predict(inputs["test"]))
     return {"alpha": alpha, "dev": float(best), "test": estimates(scores, np.arange(len(targets["test"])))}
+
+
+def embedding_features(text_model: str) -> Any:
+    """
+    A scikit-learn transformer of texts to standardised means over the tokens of a frozen encoder, (texts, D).
+
+    Args:
+        text_model: Text encoder of transformers: a folder or a Hub id.
+    """
+    model = SpeechTextForEmotion.from_parts(text=text_model).eval()
+    processor = SpeechTextProcessor.from_parts(text=text_model)
+
+    def embedded(texts: Sequence[str]) -> np.ndarray:
+        batches = (list(texts[start : start + TEXTS_AT_ONCE]) for start in range(0, len(texts), TEXTS_AT_ONCE))
+        with torch.inference_mode():
+            return np.concatenate(
+                [model.embed_text(**processor(text=batch, return_tensors="pt")).numpy() for batch in batches]
+            )
+
+    return make_pipeline(FunctionTransformer(embedded), StandardScaler())
 
 
 def classify(path: str, make_features: Callable[[], Any]) -> dict[str, Any]:
@@ -164,7 +198,7 @@ def _f1s(true: np.ndarray, predicted: np.ndarray) -> Scores:
 def markdown(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        "# Emotion in texts without pre-trained models",
+        "# Emotion in texts by linear models",
         "",
         f"`{results['command']}`, commit {results['commit']}, seed {results['seed']}, scikit-learn "
         f"{results['scikit_learn']}. TF-IDF with sublinear term frequencies, of terms in at least two texts; 95 % "
@@ -197,17 +231,21 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(
+    text_model: Annotated[str, typer.Option(help="Text encoder of transformers: a folder or a Hub id.")],
     emobank: Annotated[str, typer.Option(help="The dataset of EmoBank.")] = "tables/emobank",
     meld: Annotated[str, typer.Option(help="The dataset of MELD.")] = "tables/meld",
 ) -> None:
     """Measures the baselines, and writes the results."""
     measured = commit()
+    emobank_results = {name: rate(emobank, make(), ALPHAS, "sparse_cg") for name, make in FEATURES.items()}
+    emobank_results[FROZEN] = rate(emobank, embedding_features(text_model), EMBEDDING_ALPHAS, "cholesky")
+    command = shlex.join(["python", "-m", "benchmarks.wild.text_baselines", *sys.argv[1:]])
     results = {
-        "command": shlex.join(["python", "-m", "benchmarks.wild.text_baselines", *sys.argv[1:]]),
+        "command": command.replace(text_model, "TEXT_ENCODER"),
         "commit": measured,
         "seed": SEED,
         "scikit_learn": sklearn.__version__,
-        "emobank": {name: rate(emobank, make) for name, make in FEATURES.items()},
+        "emobank": emobank_results,
         "meld": classify(meld, FEATURES["words 1-2, characters 2-5"]),
     }
     write_results(RESULTS / "wild" / "text_baselines", results, markdown(results))
