@@ -342,7 +342,7 @@ def test_info_shows_what_the_card_states_within_80_columns():
     evaluation = json.loads((TINY.parents[2] / "benchmarks" / "results" / "tiny" / "evaluation.json").read_text())
     condition = next(one for one in evaluation["conditions"] if one["condition"] == "urbansound8k_-5dB")
     low, high = condition["emotion"]["macro_f1_interval"]
-    expected = f"urbansound8k -5 {condition['emotion']['macro_f1']:.3f} [{low:.3f}, {high:.3f}] 295"
+    expected = f"urbansound8k -5 {condition['emotion']['macro_f1']:.3f} [{low:.3f}, {high:.3f}] 595"
     assert expected in [" ".join(line.split()) for line in lines]
     use = [
         " / ".join(f"{share:.2f}" for share in condition["expert_use"][task]) for task in ("enhancement", "emotion")
