@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from modeling_sparse_merit import load_audio
-from modeling_sparse_merit.data.transmission import TRANSMISSIONS, checked_transmissions
+from modeling_sparse_merit.data.transmission import TRANSMISSIONS, PacketLoss, checked_transmissions
 
 RATE = 16_000
 BANDS = {  # Hz that a transmission keeps, at half power
@@ -22,6 +22,7 @@ BANDS = {  # Hz that a transmission keeps, at half power
     "opus_narrowband": (0, 3700),
     "opus_wideband": (0, 8000),
     "mp3": (0, 8000),
+    **dict.fromkeys((name for name in TRANSMISSIONS if name.startswith("packet_loss")), (300, 3400)),
 }
 
 every_transmission = pytest.mark.parametrize("name", TRANSMISSIONS)
@@ -131,3 +132,23 @@ def test_names_are_safe_in_files_and_unknown_ones_are_refused():
 def test_this_libsndfile_has_every_codec():
     for codec in [one.codec for one in TRANSMISSIONS.values() if one.codec]:
         assert codec.subtype in soundfile.available_subtypes(codec.file_format)
+
+
+def test_lost_packets_are_silent_or_repeat_the_last_one():
+    packets = 5_000
+    waveform = np.repeat(np.arange(1, packets + 1), 160).astype(np.float32)  # at 8 kHz, a packet of 20 ms is constant
+    silent = PacketLoss(0.1).apply(waveform, 8_000).reshape(packets, 160)
+    lost = (silent == 0).all(1)
+    assert 0.085 < lost.mean() < 0.115  # 3.5 standard deviations
+    np.testing.assert_array_equal(silent[~lost].ravel(), waveform.reshape(packets, 160)[~lost].ravel())
+    repeated = PacketLoss(0.1, is_repeated=True).apply(waveform, 8_000).reshape(packets, 160)[:, 0]
+    last = np.maximum.accumulate(np.where(lost, 0, np.arange(1, packets + 1)))
+    np.testing.assert_array_equal(repeated, last)
+    after_loss = lost[1:][lost[:-1]].mean()
+    assert abs(after_loss - 0.1) < 0.05  # losses are independent
+
+
+def test_the_same_packets_are_lost_in_every_run(speech):
+    transmission = TRANSMISSIONS["packet_loss_10"]
+    np.testing.assert_array_equal(transmission.apply(speech), transmission.apply(speech.copy()))
+    assert not np.array_equal(transmission.apply(speech), TRANSMISSIONS["packet_loss_2"].apply(speech))

@@ -1,12 +1,14 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Simulated transmissions: the effect of telephone channels and codecs on speech at 16 kHz.
 
-A transmission has a linear part, which limits the band, and optionally a codec, which adds distortion. `apply` does
-both; `band_limit` applies only the linear part and gives the target of enhancement: a model can remove distortion, but
-not recover what was not transmitted. Both keep the number of samples and the alignment, to a fraction of a sample.
+A transmission has a linear part, which limits the band, and optionally a codec, which adds distortion, and the loss of
+packets. `apply` does all; `band_limit` applies only the linear part and gives the target of enhancement: a model can
+remove distortion and fill gaps, but not recover a band that was not transmitted. Both keep the number of samples and
+the alignment, to a fraction of a sample.
 """
 
 import io
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ from ..models.sparse_merit.audio import SAMPLING_RATE, resample
 TELEPHONE_BAND = (300.0, 3400.0)  # Hz, of a telephone channel (ITU-T G.712)
 FILTER_TAPS = 255  # odd: a delay of whole samples; edges of about 100 Hz at 8 kHz
 CODEC_PEAK = 0.7  # codecs saturate, and some overshoot
+PACKET_SECONDS = 0.02  # the usual packet of speech (RFC 3551)
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,58 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class PacketLoss:
+    """Packets of 20 ms that do not arrive, each independently of the others.
+
+    Attributes:
+        share: probability that a packet is lost.
+        is_repeated: the last packet that arrived is played in place of a lost one; False plays silence.
+    """
+
+    share: float
+    is_repeated: bool = False
+
+    def apply(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """The waveform as it is played. Which packets are lost depends on the waveform alone, so that it is the same
+        in every run.
+
+        Args:
+            waveform: float32 (samples,).
+            sampling_rate: in Hz.
+        """
+        size = round(PACKET_SECONDS * sampling_rate)
+        packets = _of_length(waveform, -(-len(waveform) // size) * size).reshape(-1, size)  # (packets, size)
+        draws = np.random.default_rng(zlib.crc32(waveform.tobytes())).random(len(packets))
+        played, last = [], np.zeros_like(waveform, shape=size)
+        for packet, draw in zip(packets, draws, strict=True):
+            last = packet if draw >= self.share else last if self.is_repeated else np.zeros_like(packet)
+            played.append(last)
+        return np.concatenate([*played, waveform[:0]])[: len(waveform)]  # also of an empty waveform
+
+
+@dataclass(frozen=True)
 class Transmission:
     """A simulated transmission of speech.
 
     Attributes:
         sampling_rate: sampling rate of the channel in Hz; frequencies below half of it are kept.
         band: lowest and highest frequency in Hz that the channel keeps; None for all below half the sampling rate.
-        codec: None for a channel that only limits the band.
+        codec: None for a channel without one.
+        loss: None for a channel on which everything arrives.
     """
 
     sampling_rate: int
     band: tuple[float, float] | None = None
     codec: Codec | None = None
+    loss: PacketLoss | None = None
 
     def apply(self, waveform: np.ndarray) -> np.ndarray:
-        """Band limit and codec: float32 (samples,) at 16 kHz to the same."""
+        """Band limit, codec and loss: float32 (samples,) at 16 kHz to the same."""
         sent = self._sent(waveform)
-        return self._received(sent if self.codec is None else self.codec.apply(sent, self.sampling_rate), waveform)
+        for distortion in (self.codec, self.loss):
+            if distortion is not None:
+                sent = distortion.apply(sent, self.sampling_rate)
+        return self._received(sent, waveform)
 
     def band_limit(self, waveform: np.ndarray) -> np.ndarray:
         """The band limit alone, which is linear and has no delay: float32 (samples,) at 16 kHz to the same."""
@@ -109,6 +147,11 @@ TRANSMISSIONS = {
     "mp3": Transmission(
         16_000, None, Codec("MP3", "MPEG_LAYER_III", {"compression_level": 0.9, "bitrate_mode": "VARIABLE"})
     ),  # 25 kbit/s; a file of constant rate may lack the header that states the delay
+    # G.711 over the internet: 2 or 10 % of the packets are lost, and played as silence or as the packet before
+    "packet_loss_2": Transmission(8_000, TELEPHONE_BAND, Codec("WAV", "ULAW"), PacketLoss(0.02)),
+    "packet_loss_10": Transmission(8_000, TELEPHONE_BAND, Codec("WAV", "ULAW"), PacketLoss(0.1)),
+    "packet_loss_2_repeated": Transmission(8_000, TELEPHONE_BAND, Codec("WAV", "ULAW"), PacketLoss(0.02, True)),
+    "packet_loss_10_repeated": Transmission(8_000, TELEPHONE_BAND, Codec("WAV", "ULAW"), PacketLoss(0.1, True)),
 }
 """Every transmission by its name."""
 
