@@ -702,3 +702,17 @@ def test_numbers_are_shown_with_the_decimals_that_suit_them():
     assert format_score("stoi", 0.87654, [0.8, 0.9]) == "0.877 [0.800, 0.900]"
     assert format_score("si_sdr", -0.0001) == "0.00" and format_score("si_sdr", 1.5, sign="+") == "+1.50"
     assert format_score("macro_f1", None) == "–" == format_score("macro_f1", math.nan)
+
+
+def test_experts_are_drawn_by_emotion_only_if_a_clip_has_one():
+    row = {"pool": None, "snr_db": None, "frames": 10, "expert_attributes_0": 0.25, "expert_attributes_1": 0.75}
+    labelled = {**row, "emotion": "sad", "frames": 30, "expert_attributes_0": 1.0, "expert_attributes_1": 0.0}
+    without = {**row, "emotion": None}
+    noisy = {**without, "pool": "hiss", "snr_db": 0.0}
+    assert figures.expert_shares([without], ["sad"]) == {}
+    assert figures.expert_shares([without, noisy], ["sad"]) == {
+        "hiss, SNR (dB)": {"attributes": {"0": [0.25, 0.75], "clean": [0.25, 0.75]}}
+    }
+    shares = figures.expert_shares([labelled, without, noisy], ["sad", "happy"])
+    assert shares["emotion"] == {"attributes": {"sad": [1.0, 0.0]}}
+    assert shares["hiss, SNR (dB)"]["attributes"]["clean"] == [0.8125, 0.1875]  # weighted by frames
