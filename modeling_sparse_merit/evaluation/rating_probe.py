@@ -20,6 +20,7 @@ ALPHAS = (0.1, 1.0, 10.0, 100.0, 1_000.0)
 class EgemapsRidge:
     """eGeMAPS functionals (Eyben et al., IEEE TAC 2016), standardised, and a ridge regression for each rating. It is
     trained on the train split as it is, and its regularisation is the one with the best CCC on the dev split.
+    Predictions are limited to the range of the training ratings: unusual recordings have extreme functionals.
 
     openSMILE's licence restricts commercial use, including that of features and models made with it: see
     `OPENSMILE_LICENCE`.
@@ -54,6 +55,7 @@ class EgemapsRidge:
             self._examples(as_list(speech), split) for split in ("train", "dev")
         )
         self.training = {"clips": len(train), "dev_clips": len(dev)}
+        self.lowest, self.highest = np.nanmin(train_ratings, axis=0), np.nanmax(train_ratings, axis=0)
         chosen = [
             choose_ridge(train, train_ratings[:, place], dev, dev_ratings[:, place])
             for place in range(len(self.ratings))
@@ -71,6 +73,7 @@ class EgemapsRidge:
         """Predictions for recordings (samples,) at 16 kHz."""
         features = np.stack([row for _, row in functionals(recordings, self.cache, self.workers)])
         ratings = np.stack([model.predict(features) for model in self.models], axis=-1)  # (clips, K)
+        ratings = np.clip(ratings, self.lowest, self.highest)
         return [Prediction(None, None, task_outputs={self.task: row.tolist()}) for row in ratings]
 
     def _examples(self, speech: list[str], split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,10 +112,11 @@ def choose_ridge(
     from sklearn.preprocessing import StandardScaler
 
     rated, dev_rated = np.isfinite(train_ratings), np.isfinite(dev_ratings)
+    limits = train_ratings[rated].min(), train_ratings[rated].max()
     candidates = []
     for alpha in ALPHAS:
         model = make_pipeline(SimpleImputer(), StandardScaler(), Ridge(alpha=alpha))
         model.fit(train[rated], train_ratings[rated])
-        score = concordance_correlation(dev_ratings[dev_rated], model.predict(dev[dev_rated]))
+        score = concordance_correlation(dev_ratings[dev_rated], model.predict(dev[dev_rated]).clip(*limits))
         candidates.append(({"alpha": alpha, "dev_ccc": score}, model))
     return max(candidates, key=lambda candidate: np.nan_to_num(candidate[0]["dev_ccc"], nan=-1.0))
