@@ -178,8 +178,9 @@ def test_ridge_regression_predicts_the_ratings_of_new_clips(rated):
     predicted = np.array([output.task_outputs["attributes"] for output in outputs])
     true = np.log2(np.array(TONES["test"]) / 100)  # 0.54 and 1.41
     np.testing.assert_allclose(predicted, np.stack([true, -true], axis=1), atol=0.15)
-    (beyond,) = ridge.predict([voice(345, 0.1)])
-    assert beyond.task_outputs["attributes"] == pytest.approx([np.log2(3.1), -np.log2(1.3)])  # those of training
+    noise = np.random.default_rng(0).standard_normal((3, 16_000)).astype(np.float32)
+    unlike = np.array([output.task_outputs["attributes"] for output in ridge.predict(list(noise))])
+    assert (unlike >= [0, -np.log2(3.1)]).all() and (unlike <= [np.log2(3.1), -np.log2(1.3)]).all()  # of training
     described = json.loads(json.dumps(ridge.describe(), allow_nan=False))
     assert described["training"] == {"clips": 8, "dev_clips": 3}
     assert all(choice["dev_ccc"] > 0.95 for choice in described["ratings"].values())
