@@ -214,7 +214,8 @@ def _enhance_recordings(
     from ..inference.tracks import Treatment
 
     treatment = Treatment(**options.treatment, detector=detector)
-    settings = settings_of(pipe.model, vad=vad, **treatment.facts)
+    calibration = {"temperature": pipe.temperature} if pipe.calibration else {}
+    settings = settings_of(pipe.model, vad=vad, **calibration, **treatment.facts)
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
         recordings = results.placed(recordings) if process == 0 else []
