@@ -151,7 +151,7 @@ def plot_reliability(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     looks, columns = line_looks(names), min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(2.7 * columns + 0.5, 2.8 * rows + 0.7, title)
+    figure = new_figure(2.7 * columns + 0.6, 3.0 * rows + 0.9, title)
     places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in places.ravel()[len(panels) :]:
         axes.set_visible(False)
@@ -160,14 +160,15 @@ def plot_reliability(
         for name, bins in lines.items():
             _draw_reliability(axes, np.array(bins, float).reshape(-1, 3), looks[name])
         axes.set_title(panel, fontsize=10, parse_math=False)
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.set_xlabel("mean confidence")
         open_frame(axes)
-    figure.supxlabel("mean confidence", fontsize=10)
-    figure.supylabel("accuracy", fontsize=10)
+    for axes in places[:, 0]:
+        axes.set_ylabel("accuracy")
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], linewidth=1.4, markersize=6, **looks[name]) for name in names]
-    figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False, handlelength=3.5)
+    handles = [Line2D([], [], linewidth=1.4, markersize=6, **looks[name]) for name in names]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, handlelength=3.5)
     return figure
 
 
