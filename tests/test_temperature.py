@@ -237,7 +237,7 @@ def toy_rows(clips: int, seed: int) -> list[dict]:
             predicted = (row + (generator.random() > accuracy)) % 4
             values = {f"probability_{label}": 0.97 if at == predicted else 0.01 for at, label in enumerate(LABELS)}
             facts = {"condition": name, "pool": pool, "snr_db": snr_db, "transmission": None, "row": row}
-            rows.append({**facts, "emotion": LABELS[row % 4], "speaker": f"s{row % 5}", **values})
+            rows.append({**facts, "emotion": LABELS[row % 4], "speaker": f"{seed}_{row % 5}", **values})
     return rows
 
 
@@ -269,6 +269,14 @@ def test_the_ece_of_an_overconfident_model_falls_and_its_accuracy_stays(toy_repo
     # one temperature for both: the clean scores are too small, the noisy ones too large
     assert noisy["expected_calibration_error"]["after"]["mean"] == pytest.approx(0.1, abs=0.05)
     assert toy_report["reliability"]["clean"]["before"][0][0] == pytest.approx(0.97)
+
+
+def test_speakers_of_both_splits_are_counted():
+    record = {"model": {"name": "toy", "sha256": "0" * 64}, "config": {}, "versions": {}}
+    clips = MeasuredClips(record, {"model": [toy_rows(40, 0)]}, None, {})
+    config = EvaluationConfig(speech=["toy"], noise={"hiss": "hiss"}, bootstrap_resamples=2)
+    with pytest.warns(UserWarning, match="5 speakers are in the dev and in the test clips, such as 0_0"):
+        build_calibration({"dev": clips, "test": clips}, LABELS, {}, config)
 
 
 def test_a_threshold_has_its_recall_on_dev():

@@ -154,6 +154,7 @@ def build_calibration(
         ValueError: no temperature fits, or no dev clip has an emotion of `recalls`.
     """
     dev, test = (_outputs_of(measured[split].rows[SYSTEM][0], labels) for split in ("dev", "test"))
+    _warn_of_shared_speakers(dev, test)
     temperature = fit_temperature(dev.logits.reshape(-1, len(labels)), dev.repeated)
     resampling = Resampling(test.speakers, config.bootstrap_resamples, config.seed)
     before, after = test.scores(1.0), test.scores(temperature)
@@ -182,6 +183,15 @@ def build_calibration(
         "config": record["config"],
         "versions": record["versions"],
     }
+
+
+def _warn_of_shared_speakers(dev: SplitOutputs, test: SplitOutputs) -> None:
+    if shared := sorted({*dev.speakers} & {*test.speakers} - {None}, key=str):
+        warnings.warn(
+            f"{len(shared)} speakers are in the dev and in the test clips, such as {shared[0]}, so the scores on test "
+            "say little about other speakers. Split the datasets by speaker.",
+            stacklevel=3,
+        )
 
 
 def choose_threshold(dev: SplitOutputs, temperature: float, label: str, recall: float) -> float:

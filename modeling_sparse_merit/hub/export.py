@@ -27,7 +27,7 @@ from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
 from .files import read_json, weights_sha256
 from .measured import read_results
-from .model_card import EVALUATION, EXAMPLES, RECORDS, WEIGHTS, render_card
+from .model_card import EVALUATION, EXAMPLES, RECORDS, WEIGHTS, read_own_calibration, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def export_checkpoint(
         _copy_companions(source, complete, half)
         if _are_adapters(source) and not half:
             _write_calibration(source, complete)
+        read_own_calibration(complete / CALIBRATION, complete)  # raises if it was fitted for other weights
         if results is not None:
             _write_results(source, complete, Path(results).expanduser(), half)
         _add_endpoint_files(complete)

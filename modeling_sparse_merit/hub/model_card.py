@@ -167,7 +167,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "dev_results": read_json(dev_path) if dev_path.exists() else None,
         "dev_scores": DEV_SCORES,
         "evaluation": evaluation,
-        "calibration": _read_calibration(records / CALIBRATION, folder),
+        "calibration": read_own_calibration(records / CALIBRATION, folder),
         "test_set": evaluation and _test_set(evaluation),
         "has_ece": evaluation is not None and any(ECE in (each[EMOTION] or {}) for each in evaluation["conditions"]),
         "groups": _group_tables(evaluation) if evaluation else [],
@@ -190,8 +190,17 @@ def _read_measured(path: Path, checkpoint: Path) -> dict[str, Any] | None:
     return read_results(path, _sha256(checkpoint / WEIGHTS))
 
 
-def _read_calibration(path: Path, checkpoint: Path) -> dict[str, Any] | None:
-    """Reads a calibration, and checks that it belongs to the weights; None without such a file."""
+def read_own_calibration(path: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """Reads a calibration, and checks that it belongs to the weights; None without such a file.
+
+    Args:
+        path: a `calibration.json`.
+        checkpoint: folder of the weights.
+
+    Raises:
+        FileNotFoundError: the weights are missing.
+        ValueError: the file is damaged, or was fitted for other weights.
+    """
     if not path.exists():
         return None
     content, sha256 = read_calibration_file(path), _sha256(checkpoint / WEIGHTS)
