@@ -94,7 +94,8 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     _load_tokenizer: Any = False
     _parameters = f"tasks, top_k, min_score, return_segments, return_expert_use, {COMMON_PARAMETERS}"
 
-    def __init__(self, *args: Any, calibrated: bool = True, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any):
+        calibrated = kwargs.pop("calibrated", True)
         local_files_only = kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
         super().__init__(*args, **kwargs)
         # `transformers.pipeline` puts classes there, which cannot be serialised
