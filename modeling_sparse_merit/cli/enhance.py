@@ -85,7 +85,8 @@ def enhance(
         typer.Option(help="Also write the emotion of each speech segment to NAME.segments.csv, .vtt or .rttm."),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(help="Emotions with a smaller score are reported as unsure.", min=0, max=1)
+        float,
+        typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1),
     ] = 0.0,
     vad: Annotated[
         Vad,
