@@ -40,6 +40,7 @@ from modeling_sparse_merit.evaluation.markdown import render_calibration
 from modeling_sparse_merit.evaluation.run import MeasuredClips
 from modeling_sparse_merit.evaluation.statistics import Resampling
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
+from modeling_sparse_merit.hub.embedded import document_checkpoint
 from modeling_sparse_merit.hub.export import export_checkpoint
 from modeling_sparse_merit.hub.push import _measured_problems, check_checkpoint, push_checkpoint
 from modeling_sparse_merit.metrics.calibration import brier_scores, fit_temperature, reliability, scale_temperature
@@ -440,6 +441,17 @@ def test_the_card_has_a_section_on_it(checkpoint, toy_report, tmp_path):
     assert "angry is reported with a recall of 0.9 on dev" in section
     assert f"(outputs.logits / {temperature:.4g}).softmax(-1)" in card and "`calibrated=False`" in card
     assert not re.search(r"\n{3}", card)
+
+
+def test_an_embedded_checkpoint_has_that_of_its_records(checkpoint, toy_report, tmp_path):
+    (tmp_path / "training_data.yaml").write_text("{name: own, license: cc-by-4.0}")
+    temperature = write_whole(tmp_path, toy_report, digest=sha256(checkpoint))
+    document_checkpoint(checkpoint, tmp_path)
+    assert "### Calibration" in (checkpoint / "README.md").read_text()
+    assert SpeechEnhancementAndEmotionPipeline.from_pretrained(checkpoint).temperature == temperature
+    (tmp_path / CALIBRATION).unlink()
+    document_checkpoint(checkpoint, tmp_path)
+    assert "### Calibration" not in (checkpoint / "README.md").read_text() and not (checkpoint / CALIBRATION).exists()
 
 
 def test_one_of_other_weights_is_neither_exported_nor_pushed(checkpoint, toy_report, tmp_path):
