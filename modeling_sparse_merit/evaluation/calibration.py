@@ -43,7 +43,7 @@ NOTICE = (
 )
 SYSTEM, SIDES = "model", ("before", "after")
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # a stored probability of 0 is a smaller one
-REPLACED = {
+REPLACED: dict[str, Any] = {
     "systems": None,
     "baseline": None,
     "labels": None,
@@ -277,7 +277,7 @@ def _split_config(
         raise ValueError(
             f"{config} has a `test_set`; expected `noise`, `snr_db` and `transmissions`, which the dev clips need too."
         )
-    own = {"model": source, "speech": [str(path) for path in speech], "speech_split": split}
+    own: dict[str, Any] = {"model": source, "speech": [str(path) for path in speech], "speech_split": split}
     own |= {"noise_split": given.get("noise_split", split), "output": str(output / split)}
     try:
         return EvaluationConfig(**{**given, **REPLACED, **own, **({"device": device} if device else {})})
@@ -376,8 +376,10 @@ def _scored(statistic: Statistic, num_clips: int, num_conditions: int, resamplin
 
 def _described(score: Score, is_biased: bool = False) -> dict[str, Any]:
     """The score, and its 95 % intervals over clips and over speakers."""
-    interval = _basic_interval if is_biased else lambda value, draws: percentile_interval(draws)
-    intervals = {unit: interval(score.mean, draws) for unit, draws in score.draws.items()}
+    intervals = {
+        unit: _basic_interval(score.mean, draws) if is_biased else percentile_interval(draws)
+        for unit, draws in score.draws.items()
+    }
     return {"mean": score.mean, "interval": intervals["clip"], "speaker_interval": intervals["speaker"]}
 
 
