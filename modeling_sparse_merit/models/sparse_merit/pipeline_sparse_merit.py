@@ -524,7 +524,7 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         return self._ranked(EMOTION, scores)[:top_k]
 
 
-def _calibration_of(model: str, where: dict[str, Any]) -> Calibration | None:
+def _calibration_of(model: str | None, where: dict[str, Any]) -> Calibration | None:
     """The calibration of a loaded model; None, with a warning, where its file cannot be read from the Hub."""
     if not model:
         return None
