@@ -31,9 +31,9 @@ from modeling_sparse_merit import (
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.evaluation.systems import CheckpointSystem
 from modeling_sparse_merit.hub.export import export_checkpoint
-from modeling_sparse_merit.hub.measured import checkpoint_sha256
 from modeling_sparse_merit.hub.push import check_checkpoint
 from modeling_sparse_merit.inference.results import settings_of
+from modeling_sparse_merit.models.sparse_merit.calibration import checkpoint_sha256
 from modeling_sparse_merit.models.sparse_merit.sources import locate, portable_name
 from modeling_sparse_merit.training import build
 from modeling_sparse_merit.training.lora import describe_adapters, load_adapted, save_adapters

@@ -18,6 +18,7 @@ from modeling_sparse_merit.plotting import (
     plot_expert_shares,
     plot_expert_use,
     plot_recording,
+    plot_reliability,
     plot_result,
     plot_robustness,
     plot_spectrograms,
@@ -124,6 +125,7 @@ FIGURES = {
     "expert use": lambda: plot_expert_use({"emotion": use_of([0, 1, 2, 1])}),
     "expert shares": lambda: plot_expert_shares({"emotion": {"emotion": {"sad": [0.3, 0.7]}}}),
     "robustness": lambda: plot_robustness({"model": {"hiss": POINTS}}, "macro-F1"),
+    "reliability": lambda: plot_reliability({"clean": {"before": [(0.9, 0.7, 10)], "after": [(0.7, 0.7, 10)]}}),
     "confusion": lambda: plot_confusion({"": {"clean": [[3, 1], [0, 4]]}}, ["happy", "sad"]),
 }
 
@@ -335,6 +337,18 @@ def test_a_confusion_matrix_shows_percents_of_each_true_class():
     }
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels == ["hiss\ntrue class", "", "roar\ntrue class", ""]
+
+
+def test_a_reliability_diagram_has_a_panel_for_each_group_and_the_diagonal():
+    bins = {"before": [(0.7, 0.5, 20), (0.95, 0.7, 80)], "after": [(0.6, 0.6, 100)]}
+    figure = plot_reliability(dict.fromkeys(["clean", "noisy", "gsm", "telephone", "narrowband"], bins))
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == ["clean", "noisy", "gsm", "telephone", "narrowband"]
+    diagonal, before, after = (line.get_xydata().tolist() for line in shown[0].lines)
+    assert diagonal == [[0, 0], [1, 1]] and before == [[0.7, 0.5], [0.95, 0.7]] and after == [[0.6, 0.6]]
+    # the area of a point is proportional to its clips
+    assert shown[0].collections[0].get_sizes().tolist() == pytest.approx([30, 120])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
 
 
 def test_shares_of_experts_are_stacked_to_one():

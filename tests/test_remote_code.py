@@ -29,6 +29,7 @@ CODE = {
     "adapters.py",
     "attention.py",
     "audio.py",
+    "calibration.py",
     "clip_heads.py",
     "clip_tasks.py",
     "configuration_sparse_merit.py",

@@ -85,7 +85,8 @@ def enhance(
         typer.Option(help="Also write the emotion of each speech segment to NAME.segments.csv, .vtt or .rttm."),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(help="Emotions with a smaller score are reported as unsure.", min=0, max=1)
+        float,
+        typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1),
     ] = 0.0,
     vad: Annotated[
         Vad,
@@ -214,7 +215,8 @@ def _enhance_recordings(
     from ..inference.tracks import Treatment
 
     treatment = Treatment(**options.treatment, detector=detector)
-    settings = settings_of(pipe.model, vad=vad, **treatment.facts)
+    calibration = {"temperature": pipe.temperature} if pipe.calibration else {}
+    settings = settings_of(pipe.model, vad=vad, **calibration, **treatment.facts)
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
         recordings = results.placed(recordings) if process == 0 else []

@@ -1,12 +1,12 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""`sparse-merit train` and `evaluate`."""
+"""`sparse-merit train`, `evaluate` and `calibrate`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import errors_in_one_line, quieten_datasets
+from .options import DeviceOption, errors_in_one_line, quieten_datasets
 
 SPEECH_TEXT = "speech_text"
 """First argument of `train` that trains a model of speech and text."""
@@ -54,3 +54,51 @@ def evaluate(
         logging.disable_progress_bar()
         quieten_datasets()
         run_evaluation(config, output=output)
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Name of an embedded checkpoint, folder or Hub id.")],
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET...", help="Speech datasets with dev and test.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path("calibration"),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of `evaluate`, which names noise, SNRs and transmissions; clean by default."),
+    ] = None,
+    recall: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL=SHARE", help="Choose a threshold for an emotion that has this recall on dev."),
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Calibrate emotion scores: fit a temperature on dev, and measure on test what it changes.
+
+    Writes calibration.json next to the weights, which pipelines apply, and a report. The scores are decision support,
+    not a decision.
+
+    Example: sparse-merit calibrate runs/small/best datasets/calls --config evaluation.yaml --recall angry=0.9
+    """
+    with errors_in_one_line():
+        recalls = _recalls(recall or [])
+        try:
+            from ..evaluation.calibration import calibrate as run_calibration
+        except ImportError as error:
+            raise ImportError(f"{error}. Calibration needs: pip install 'modeling-sparse-merit[train]'") from error
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        quieten_datasets()
+        run_calibration(model, datasets, output, config, recalls, device)
+
+
+def _recalls(given: list[str]) -> dict[str, float]:
+    """Emotions with their required recalls."""
+    recalls: dict[str, float] = {}
+    for text in given:
+        label, _, share = text.rpartition("=")
+        try:
+            recalls[label] = float(share)
+        except ValueError:
+            label = ""
+        if not label:
+            raise ValueError(f"--recall is {text!r}; expected LABEL=SHARE, such as angry=0.9.")
+    return recalls

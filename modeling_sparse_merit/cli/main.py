@@ -13,7 +13,7 @@ import typer
 from .. import __version__
 from .check import check
 from .enhance import demo, enhance
-from .experiments import evaluate, train
+from .experiments import calibrate, evaluate, train
 from .info import info
 from .mix import mix
 from .models import convert, export, push
@@ -37,7 +37,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit()
 
 
-for _command in (enhance, stream, demo, info, check, evaluate, export, push, convert):
+for _command in (enhance, stream, demo, info, check, evaluate, calibrate, export, push, convert):
     app.command()(_command)
 app.command(name="app")(show_page)
 app.command(cls=ListsCommand)(mix)

@@ -89,7 +89,8 @@ def stream(
     ] = None,
     model: ModelOption = None,
     min_score: Annotated[
-        float, typer.Option(help="Emotions with a smaller score are reported as unsure.", min=0, max=1)
+        float,
+        typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1),
     ] = 0.0,
     vad: Annotated[
         Vad,

@@ -55,6 +55,92 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def render_calibration(report: dict[str, Any], figures: Sequence[str]) -> str:
+    """The text of the `results.md` of a calibration.
+
+    Args:
+        report: from `build_calibration`.
+        figures: paths of the figures, relative to the report.
+    """
+    dev, test = report["data"]["dev"], report["data"]["test"]
+    clips = "{clips} clips of {speakers} speakers".format
+    number = len(report["conditions"])
+    sections = [
+        f"# Calibration of {report['model']['name']}",
+        f"**{report['notice']}**",
+        f"Temperature {report['temperature']:.4g}, fitted on {clips(**dev)} (dev) in {number} conditions together. "
+        f"The scores below are those of {clips(**test)} (test). Brackets hold 95 % intervals over clips, then over "
+        "speakers; those of the ECE are basic bootstrap intervals, which correct for its bias when clips are few.",
+        "## Scores before and after",
+        _table(CALIBRATION_COLUMNS, calibration_rows(report)),
+    ]
+    for label, chosen in report["thresholds"].items():
+        sections.append(
+            f"## Threshold for {label}\n\n{label} is reported from a calibrated score of {chosen['threshold']:.4g}, "
+            f"the largest with a recall of {chosen['recall']:g} on dev."
+        )
+        header = ["condition", "recall", "precision", "share of alarms", f"{label}, clips"]
+        sections.append(_table(header, alarm_rows(chosen)))
+    return "\n\n".join([*sections, *_figure_section(figures)]) + "\n"
+
+
+CALIBRATION_COLUMNS = ["condition", "ECE before", "ECE after", "Brier before", "Brier after", "accuracy", "clips"]
+
+
+def calibration_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Cells of `CALIBRATION_COLUMNS` for each condition, and for all together if there are several.
+
+    Args:
+        report: from `build_calibration`, or the content of a `calibration.json`.
+    """
+
+    def cells(summary: dict[str, Any]) -> list[str]:
+        sides = [
+            _both_intervals(summary[name][side])
+            for name in ("expected_calibration_error", "brier_score")
+            for side in ("before", "after")
+        ]
+        accuracy = summary["accuracy"]
+        shown = [_both_intervals(accuracy["after"])]
+        if accuracy["before"]["mean"] != accuracy["after"]["mean"]:
+            shown.insert(0, _both_intervals(accuracy["before"]))
+        return [*sides, " → ".join(shown), str(summary["clips"])]
+
+    return [[title, *cells(summary)] for title, summary in titled_summaries(report)]
+
+
+def alarm_rows(chosen: dict[str, Any]) -> list[list[str]]:
+    """Recall, precision, share of alarms and number of clips of an emotion in each condition.
+
+    Args:
+        chosen: an entry of `thresholds`.
+    """
+    return [
+        [
+            title,
+            *(_both_intervals(summary[name]) for name in ("recall", "precision", "alarms")),
+            str(summary["of_label"]),
+        ]
+        for title, summary in titled_summaries(chosen)
+    ]
+
+
+def titled_summaries(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The summaries of all conditions together, if there are several, and of each, with their titles.
+
+    Args:
+        report: from `build_calibration`, or one of its `thresholds`.
+    """
+    together = [("all", report["overall"])] if len(report["conditions"]) > 1 else []
+    return [*together, *((_condition_title(summary), summary) for summary in report["conditions"])]
+
+
+def _both_intervals(score: dict[str, Any]) -> str:
+    """A score with its intervals over clips and over speakers."""
+    over_speakers = f" {_bounds('macro_f1', score['speaker_interval'])}" if score["speaker_interval"] else ""
+    return f"{format_score('macro_f1', score['mean'], score['interval'])}{over_speakers}"
+
+
 def list_measures(report: dict[str, Any]) -> list[str]:
     """All scores in the order of the report, starting with those of the paper."""
     measured = next(iter(report["results"].values()))["conditions"][0]["enhancement"]

@@ -201,7 +201,7 @@ def build_report(
     Raises:
         ValueError: two systems were not evaluated on the same clips.
     """
-    grouped = {system: [_by_condition(member) for member in members] for system, members in rows.items()}
+    grouped = {system: [rows_by_condition(member) for member in members] for system, members in rows.items()}
     conditions = next(iter(grouped.values()))[0]
     known = {system: _known_labels(members, record["labels"]) for system, members in rows.items()}
 
@@ -232,7 +232,7 @@ def build_report(
     return report
 
 
-def _by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
+def rows_by_condition(rows: list[dict]) -> dict[Condition, list[dict]]:
     """Rows grouped by condition in order of appearance, and sorted by clip number."""
     grouped: dict[str, list[dict]] = {}
     for row in rows:
@@ -517,7 +517,7 @@ def write_report(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
         figures = []
     figures += sorted((folder / "figures").glob("spectrograms_*.png"))
     text = render_markdown(report, [path.relative_to(folder).as_posix() for path in figures])
-    _write_text(folder / "results.md", text)
+    write_text(folder / "results.md", text)
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
@@ -527,10 +527,16 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
         path: the file to write.
         report: the content.
     """
-    _write_text(path, json.dumps(_strict(report), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_strict(report), indent=2, allow_nan=False) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically.
+
+    Args:
+        path: the file to write.
+        text: the content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

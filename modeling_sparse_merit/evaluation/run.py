@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
 
 from .. import __version__
 from ..files import remove_unfinished
 from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
-from ..models.sparse_merit.tasks import columns_of
+from ..models.sparse_merit.tasks import Task, columns_of
 from ..plotting.spectrograms import plot_spectrogram_rows
 from ..plotting.style import save_figure
 from .conditions import Condition
@@ -60,6 +62,45 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
     """
     config = EvaluationConfig.from_yaml(config_path, output=output, **overrides)
     state = join_processes(config.device)
+    clips = measure_clips(config, state)
+    if state.is_main_process:
+        with _pinned_threads(config.threads):
+            groups = clips.test_set.group_clips(config.subsets)
+            report = build_report(clips.record, clips.rows, config, groups, clips.tasks)
+            _draw_examples(config, clips.test_set, list(clips.record["systems"]))
+            write_report(Path(config.output), report, clips.rows)
+            print_report(report)
+    state.wait_for_everyone()
+    return json.loads((Path(config.output) / "results.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class MeasuredClips:
+    """The results of all clips.
+
+    Attributes:
+        record: systems, data and versions.
+        rows: `{system: [rows of all conditions of each member]}`.
+        test_set: the clips in each condition.
+        tasks: the further tasks of all systems, by name.
+    """
+
+    record: dict[str, Any]
+    rows: dict[str, list[list[dict]]]
+    test_set: FrozenTestSet
+    tasks: dict[str, Task]
+
+
+def measure_clips(config: EvaluationConfig, state: PartialState) -> MeasuredClips:
+    """Measures all systems in all conditions, and writes the results of each clip, but no report.
+
+    Args:
+        config: the settings.
+        state: the processes, from `join_processes`.
+
+    Raises:
+        ValueError: the folder holds results of other settings, weights or data.
+    """
     if state.is_main_process:
         remove_unfinished(Path(config.output))
     with _pinned_threads(config.threads):
@@ -72,14 +113,8 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
         measurements = _list_measurements(config, record, test_set)
         with scoring_processes(config.workers or max(1, (os.cpu_count() or 1) // state.num_processes)) as executor:
             _measure(systems, measurements, Examiner(config, labels, test_set, state, executor))
-        if state.is_main_process:
-            rows = _read_rows(measurements)
-            report = build_report(record, rows, config, test_set.group_clips(config.subsets), tasks)
-            _draw_examples(config, test_set, list(record["systems"]))
-            write_report(Path(config.output), report, rows)
-            print_report(report)
     state.wait_for_everyone()
-    return json.loads((Path(config.output) / "results.json").read_text(encoding="utf-8"))
+    return MeasuredClips(record, _read_rows(measurements), test_set, tasks)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .. import DEFAULT_CHECKPOINT
-from ..hub.measured import checkpoint_sha256
+from ..models.sparse_merit.calibration import checkpoint_sha256
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor

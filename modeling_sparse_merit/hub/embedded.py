@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..models.sparse_merit.calibration import CALIBRATION
 from ..models.sparse_merit.sources import WEIGHTS_LICENSE
 from .export import CARD, export_checkpoint
 from .model_card import WEIGHTS, read_training_data, render_card
@@ -31,7 +32,8 @@ def embed_checkpoint(
     Args:
         model: name, folder or Hub id of a checkpoint, such as `best` of a training run.
         folder: `checkpoints/NAME` in the package; an existing checkpoint is replaced.
-        records: `benchmarks/results/NAME`, which holds `training_data.yaml` and the results of evaluations.
+        records: `benchmarks/results/NAME`, which holds `training_data.yaml`, the results of evaluations and, if there
+            is one, `calibration.json`.
         half: store weights in fp16; they are loaded in fp32.
 
     Returns:
@@ -48,11 +50,12 @@ def embed_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         for name in (*FILES, WEIGHTS_LICENSE, CARD):
             shutil.copyfile(complete / name, folder / name)
+        _copy_calibration(complete, folder)
     return folder
 
 
 def document_checkpoint(folder: str | os.PathLike, records: str | os.PathLike) -> None:
-    """Writes licence and card of an embedded checkpoint.
+    """Writes licence, card and calibration of an embedded checkpoint.
 
     Args:
         folder: folder of the checkpoint.
@@ -64,6 +67,15 @@ def document_checkpoint(folder: str | os.PathLike, records: str | os.PathLike) -
     texts = {WEIGHTS_LICENSE: render_license(records), CARD: render_card(folder, records)}
     for name, text in texts.items():
         (Path(folder) / name).write_text(text, encoding="utf-8")
+    _copy_calibration(Path(records), Path(folder))
+
+
+def _copy_calibration(source: Path, folder: Path) -> None:
+    """Copies a `calibration.json`; where there is none, there is none in the folder either."""
+    if (source / CALIBRATION).exists():
+        shutil.copyfile(source / CALIBRATION, folder / CALIBRATION)
+    else:
+        (folder / CALIBRATION).unlink(missing_ok=True)
 
 
 def render_license(records: str | os.PathLike) -> str:

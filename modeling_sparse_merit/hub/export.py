@@ -15,13 +15,19 @@ import yaml
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
+from ..models.sparse_merit.calibration import (
+    CALIBRATION,
+    checkpoint_sha256,
+    read_calibration,
+    read_calibration_file,
+)
 from ..models.sparse_merit.decoding import audio_suffixes
 from ..models.sparse_merit.sources import WEIGHTS_LICENSE, locate
 from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
 from .files import read_json, weights_sha256
-from .measured import checkpoint_sha256, read_results
-from .model_card import EVALUATION, EXAMPLES, RECORDS, WEIGHTS, render_card
+from .measured import read_results
+from .model_card import EVALUATION, EXAMPLES, RECORDS, WEIGHTS, read_own_calibration, render_card
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +55,10 @@ def export_checkpoint(
 
     The folder contains the weights (an exact copy of `model.safetensors`, so that results which refer to its hash stay
     valid), both configurations, all code, `handler.py`, `requirements.txt`, and the companion files: licence, results,
-    examples. The card of the model is copied if it describes these weights; otherwise a new one is rendered. A
-    rendered card in the folder is replaced; a card edited by hand is kept and reported. Companion files of another
-    checkpoint in the folder are removed. With weights rounded to fp16, results and examples of the exact weights are
-    not copied.
+    calibration, examples. The card of the model is copied if it describes these weights; otherwise a new one is
+    rendered. A rendered card in the folder is replaced; a card edited by hand is kept and reported. Companion files of
+    another checkpoint in the folder are removed. With weights rounded to fp16, results, calibration and examples of
+    the exact weights are not copied.
 
     Args:
         model: folder or Hub id of a checkpoint, or of adapters, which are merged into their checkpoint.
@@ -71,8 +77,8 @@ def export_checkpoint(
         FileExistsError: the folder holds a checkpoint already, or is that of the model itself.
         OSError: the checkpoint cannot be loaded.
         ValueError: the checkpoint is of another model type, lacks weights, or has weights that are not finite; its
-            results were measured with other weights, as they are with `half`; its examples are not recordings in its
-            folder; or, with `half`, a weight is beyond the range of fp16.
+            results were measured, or its calibration was fitted, with other weights, as results are with `half`; its
+            examples are not recordings in its folder; or, with `half`, a weight is beyond the range of fp16.
     """
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
@@ -86,6 +92,9 @@ def export_checkpoint(
         if half:
             round_to_half(complete / WEIGHTS, {name for name, _ in pipe.model.named_parameters()})
         _copy_companions(source, complete, half)
+        if _are_adapters(source) and not half:
+            _write_calibration(source, complete)
+        read_own_calibration(complete / CALIBRATION, complete)  # raises if it was fitted for other weights
         if results is not None:
             _write_results(source, complete, Path(results).expanduser(), half)
         _add_endpoint_files(complete)
@@ -153,8 +162,8 @@ def _check_export_target(source: Path, folder: Path, overwrite: bool) -> None:
 def _copy_companions(source: Path, target: Path, are_others: bool) -> None:
     """Copies the companion files, and the weights if they are in one file.
 
-    If the target gets other weights, merged or rounded ones (`are_others`), results and examples do not apply to them
-    and are not copied.
+    If the target gets other weights, merged or rounded ones (`are_others`), results, calibration and examples do not
+    apply to them and are not copied.
     """
     names = [WEIGHTS, *COMPANIONS, *_example_recordings(source, target)]
     for name in UNMEASURED if are_others or _are_adapters(source) else names:
@@ -173,6 +182,14 @@ def _write_results(source: Path, target: Path, results: Path, half: bool) -> Non
     content = read_results(results, checkpoint_sha256(str(source)))
     content["model"] = content["model"] | {"sha256": weights_sha256(target)}
     (target / EVALUATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_calibration(source: Path, target: Path) -> None:
+    """Writes the calibration of adapters, which was fitted with the merged weights."""
+    if read_calibration(source) is not None:
+        content = read_calibration_file(source / CALIBRATION)
+        content["model"] |= {"sha256": weights_sha256(target)}
+        (target / CALIBRATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _example_recordings(source: Path, target: Path) -> list[str]:

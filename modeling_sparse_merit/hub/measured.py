@@ -4,32 +4,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
-
-from ..files import sha256_of_file, sha256_of_files
-from ..models.sparse_merit.adapters import WEIGHTS, base_of, read_adapter_config
 from .files import read_json
-
-
-def checkpoint_sha256(model: str) -> str:
-    """SHA-256 of a checkpoint's `model.safetensors`; for adapters, of their weights and the adapted ones.
-
-    Args:
-        model: a folder or a Hub id.
-
-    Raises:
-        OSError: the checkpoint or its `model.safetensors` is missing.
-    """
-    adapters = read_adapter_config(model)
-    if adapters is None:
-        return sha256_of_file(_file(model, SAFE_WEIGHTS_NAME))
-    return sha256_of_files([_file(model, WEIGHTS), _file(base_of(adapters, model), SAFE_WEIGHTS_NAME)])
-
-
-def _file(model: str, name: str) -> Path:
-    path = cached_file(model, name)
-    assert path is not None  # where there is none, it raises
-    return Path(path)
 
 
 def read_results(path: Path, sha256: str) -> dict[str, Any]:

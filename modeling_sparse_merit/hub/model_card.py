@@ -6,6 +6,7 @@
     training.yaml         settings of the training
     dev_results.json      dev scores stored by the training
     evaluation.json       the `results.json` of `sparse-merit evaluate`
+    calibration.json      temperature and thresholds, written by `sparse-merit calibrate`
     examples.json         outputs for example recordings, see `write_examples`
 
 All numbers come from these files. For each missing file, the card contains a sentence that says so.
@@ -26,6 +27,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..data.licences import licence_metadata
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
+from ..models.sparse_merit.calibration import CALIBRATION, read_calibration_file
 from ..models.sparse_merit.clip_tasks import define_tasks
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.modeling_sparse_merit import count_parameters
@@ -37,7 +39,7 @@ from .measured import read_results
 
 WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
 EVALUATION, EXAMPLES = "evaluation.json", "examples.json"
-RECORDS = ("training_data.yaml", "training.yaml", "dev_results.json", EVALUATION)
+RECORDS = ("training_data.yaml", "training.yaml", "dev_results.json", EVALUATION, CALIBRATION)
 """Files that a card is rendered from, in addition to the checkpoint."""
 TAGS = ("audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts")
 TASK_TAGS = {ENHANCEMENT: "speech-enhancement", EMOTION: "speech-emotion-recognition"}
@@ -165,12 +167,14 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "dev_results": read_json(dev_path) if dev_path.exists() else None,
         "dev_scores": DEV_SCORES,
         "evaluation": evaluation,
+        "calibration": read_own_calibration(records / CALIBRATION, folder),
         "test_set": evaluation and _test_set(evaluation),
         "has_ece": evaluation is not None and any(ECE in (each[EMOTION] or {}) for each in evaluation["conditions"]),
         "groups": _group_tables(evaluation) if evaluation else [],
         "versions": evaluation and _listed(_versions(evaluation)),
         "measures": _measures(evaluation) if evaluation else {},
         "score": _score,
+        "listed": _listed,
         "condition_cells": _condition_cells,
     }
 
@@ -184,6 +188,28 @@ def _read_measured(path: Path, checkpoint: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     return read_results(path, _sha256(checkpoint / WEIGHTS))
+
+
+def read_own_calibration(path: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """Reads a calibration, and checks that it belongs to the weights; None without such a file.
+
+    Args:
+        path: a `calibration.json`.
+        checkpoint: folder of the weights.
+
+    Raises:
+        FileNotFoundError: the weights are missing.
+        ValueError: the file is damaged, or was fitted for other weights.
+    """
+    if not path.exists():
+        return None
+    content, sha256 = read_calibration_file(path), _sha256(checkpoint / WEIGHTS)
+    if content["model"]["sha256"] != sha256:
+        raise ValueError(
+            f"{path} was fitted for other weights: expected the SHA-256 {sha256}, but it states "
+            f"{content['model']['sha256']}. Calibrate these weights with `sparse-merit calibrate`, or remove the file."
+        )
+    return content
 
 
 def _sha256(weights: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, ModelCard
 
+from ..models.sparse_merit.calibration import CALIBRATION, checkpoint_sha256, read_calibration_file
 from ..models.sparse_merit.sources import HUB_ID
 from .adapter_card import ADAPTER_CONFIG, is_public, name_base
 from .card_mark import read_mark
@@ -186,6 +187,18 @@ def _measured_problems(folder: Path) -> Iterator[str]:
     for name in ("evaluation.json", "examples.json"):
         if weights and not is_measured(_json_if_whole(folder / name) or {}, weights):
             yield f"{name} belongs to other weights than {weights[:12]}: evaluate these weights, or remove it"
+    if (folder / CALIBRATION).exists():
+        yield from _calibration_problems(folder)
+
+
+def _calibration_problems(folder: Path) -> Iterator[str]:
+    """A calibration that is damaged, or was fitted for other weights; that of adapters needs their checkpoint."""
+    try:
+        stated = read_calibration_file(folder / CALIBRATION)["model"]["sha256"]
+        if stated != checkpoint_sha256(str(folder)):
+            yield f"{CALIBRATION} was fitted for other weights: calibrate these weights, or remove it"
+    except (OSError, ValueError) as error:
+        yield f"{CALIBRATION} cannot be checked ({' '.join(str(error).split())})"
 
 
 def _base_models(metadata: dict[str, Any]) -> set[str]:

@@ -207,6 +207,7 @@ class Track:
             "emotion": next(iter(scores)) if has_emotion else None,
             **({"reason": outputs["reason"]} if "reason" in outputs else {}),
             "scores": dict(sorted(scores.items())),
+            **({"temperature": self._pipe.temperature} if scores and self._pipe.calibration else {}),
             "enhanced": str(self._target) if self._writer is not None else None,
             **self._reader.facts,
             **speech,

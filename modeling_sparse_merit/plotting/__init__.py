@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     from .evaluation import plot_confusion as plot_confusion
+    from .evaluation import plot_reliability as plot_reliability
     from .evaluation import plot_robustness as plot_robustness
     from .experts import plot_expert_shares as plot_expert_shares
     from .experts import plot_expert_use as plot_expert_use
@@ -26,6 +27,7 @@ _MODULE_OF = {
     "plot_expert_shares": "experts",
     "plot_expert_use": "experts",
     "plot_recording": "recording",
+    "plot_reliability": "evaluation",
     "plot_result": "recording",
     "plot_robustness": "evaluation",
     "plot_spectrograms": "spectrograms",

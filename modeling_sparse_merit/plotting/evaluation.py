@@ -1,12 +1,12 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Results of evaluations: scores against SNR, and confusion matrices."""
+"""Results of evaluations: scores against SNR, confusion matrices, and reliability diagrams."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import line_looks, new_figure, open_frame
+from .style import GREY, line_looks, new_figure, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,3 +128,53 @@ def _draw_confusion(axes: "Axes", counts: np.ndarray, labels: Sequence[str]) -> 
         axes.text(predicted, true, f"{share:.0f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
+
+
+def plot_reliability(
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]] | np.ndarray]], title: str | None = None
+) -> "Figure":
+    """Draws reliability diagrams: accuracy against mean confidence, a panel for each group of conditions. Scores that
+    mean what they say lie on the diagonal, those of an over-confident model below it.
+
+    Args:
+        panels: {panel: {line, such as "before": (bins, 3) mean confidence, accuracy and number of clips}}, from
+            `metrics.calibration.reliability`. The area of a point is proportional to its number of clips.
+        title: heading of the figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Usage:
+        >>> bins = {"before": [(0.7, 0.5, 20), (0.95, 0.7, 80)], "after": [(0.5, 0.5, 30), (0.7, 0.67, 70)]}
+        >>> figure = plot_reliability({"clean": bins}, "tiny")
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    looks, columns = line_looks(names), min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(2.7 * columns + 0.6, 3.0 * rows + 0.9, title)
+    places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in places.ravel()[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (panel, lines) in zip(places.ravel(), panels.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
+        for name, bins in lines.items():
+            _draw_reliability(axes, np.array(bins, float).reshape(-1, 3), looks[name])
+        axes.set_title(panel, fontsize=10, parse_math=False)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.set_xlabel("mean confidence")
+        open_frame(axes)
+    for axes in places[:, 0]:
+        axes.set_ylabel("accuracy")
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], linewidth=1.4, markersize=6, **looks[name]) for name in names]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, handlelength=3.5)
+    return figure
+
+
+def _draw_reliability(axes: "Axes", bins: np.ndarray, look: Mapping[str, Any]) -> None:
+    """Draws the points (bins, 3) of one line."""
+    confidence, accuracy, counts = bins.T
+    axes.plot(confidence, accuracy, color=look["color"], linestyle=look["linestyle"], linewidth=1.4)
+    sizes = 150 * counts / counts.sum()
+    axes.scatter(confidence, accuracy, s=np.maximum(sizes, 6), color=look["color"], marker=look["marker"], zorder=3)

@@ -51,6 +51,17 @@ def base_of(config: dict[str, Any], source: str | os.PathLike) -> str:
         ) from error
 
 
+def where_of_base(config: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for the Hub to load the checkpoint that adapters were trained on.
+
+    Args:
+        config: configuration of the adapters, see `read_adapter_config`.
+        where: those of the adapters; `revision` is theirs alone.
+    """
+    of_base = {name: value for name, value in where.items() if name != "revision"}
+    return {**of_base, "revision": config["revision"]} if config.get("revision") else of_base
+
+
 def load_merged(
     source: str | os.PathLike, config: dict[str, Any], dtype: Any = None, **where: Any
 ) -> tuple[SparseMeritForSpeechEnhancementAndEmotion, dict[str, Any]]:
@@ -71,9 +82,7 @@ def load_merged(
     """
     _check_kind(config, source)
     model_class = SparseMeritForSpeechEnhancementAndEmotion
-    of_base = {name: value for name, value in where.items() if name != "revision"}
-    if config.get("revision"):
-        of_base["revision"] = config["revision"]
+    of_base = where_of_base(config, where)
     base = model_class.from_pretrained(base_of(config, source), dtype=torch.float32, **of_base)
     weights_file = cached_file(str(source), WEIGHTS, **where)
     assert weights_file is not None  # where there is none, it raises

@@ -6,6 +6,7 @@ returns the results of an "audio-classification" pipeline. All inputs are loaded
 and rows of `datasets`, at any sampling rate and with any number of channels.
 """
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -17,6 +18,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .adapters import load_merged, read_adapter_config
 from .audio import Channel, check_duration, checked_channel, decode_audio, load_audio, name_of
+from .calibration import Calibration, read_calibration
 from .configuration_sparse_merit import custom_pipelines
 from .cutting import CHUNK_LENGTH_S, SAMPLING_RATE, STRIDE_LENGTH_S, Stride, Window, WindowCutter
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
@@ -25,6 +27,8 @@ from .sources import locate
 from .speech_segments import SpeechSegment, average
 from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
 from .tasks import EMOTION, ENHANCEMENT
+
+logger = logging.getLogger(__name__)
 
 SCORE_FUNCTIONS = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid, "none": torch.clone}
 """Values of `function_to_apply`: logits (classes,) to scores (classes,)."""
@@ -55,11 +59,16 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     and variance, so windows do not affect each other, and the run time is linear in the length. Emotion is averaged
     over the segments of speech, weighted by their durations. A recording without speech has no emotion.
 
+    Parameters at construction:
+        calibrated: whether emotion scores are calibrated by a `calibration.json` next to the weights, True by default.
+            `calibration` is then its [`Calibration`], else None. Pass False for a model that was trained further after
+            loading.
+
     Parameters, at construction or at each call:
         tasks: what to compute, any of the model's tasks; all of them by default.
         top_k: how many emotions to return, all of them by default.
         min_score: if the likeliest emotion of a segment has a lower score, its emotion is None; if that of the whole
-            recording has, its reason is "unsure". 0 by default.
+            recording has, its reason is "unsure". 0 by default. It refers to calibrated scores.
         return_segments: whether to return the `segments` of speech as well, each with its `start` and `end` in
             seconds, its `emotion` and its `scores`.
         return_expert_use: whether to return `expert_use` as well, {task: (T, N)}: the share of each of N experts in
@@ -86,10 +95,13 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     _parameters = f"tasks, top_k, min_score, return_segments, return_expert_use, {COMMON_PARAMETERS}"
 
     def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
+        calibrated = kwargs.pop("calibrated", True)
+        local_files_only = kwargs.pop("local_files_only", None)  # `transformers.pipeline` leaves it in
         super().__init__(*args, **kwargs)
         # `transformers.pipeline` puts classes there, which cannot be serialised
         self.model.config.custom_pipelines = custom_pipelines()
+        where = {"revision": getattr(self.model.config, "_commit_hash", None), "local_files_only": local_files_only}
+        self.calibration = _calibration_of(self.model.name_or_path, _given(where)) if calibrated else None
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **kwargs: Any) -> "SpeechEnhancementAndEmotionPipeline":
@@ -102,9 +114,10 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         Raises:
             OSError: there is no checkpoint.
-            ValueError: the checkpoint contains another kind of model, or weights are missing or not finite.
+            ValueError: the checkpoint contains another kind of model, weights are missing or not finite, or
+                `calibration.json` is damaged.
         """
-        model, dtype = locate(model), kwargs.pop("dtype", "fp32")
+        model, dtype, calibrated = locate(model), kwargs.pop("dtype", "fp32"), kwargs.pop("calibrated", True)
         where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
         config_class = SparseMeritForSpeechEnhancementAndEmotion.config_class
         model_type = config_class.get_config_dict(model, **where)[0].get("model_type")
@@ -121,7 +134,9 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             )
         _check_weights(network, loading["missing_keys"], str(model))
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
-        return cls(model=network.eval(), feature_extractor=feature_extractor, **kwargs)
+        pipe = cls(model=network.eval(), feature_extractor=feature_extractor, calibrated=False, **kwargs)
+        pipe.calibration = _calibration_of(model, where) if calibrated else None
+        return pipe
 
     # Further positional arguments are refused, where transformers ignores them.
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -179,7 +194,8 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
         if settings.get("channel") == "each":
             raise ValueError('`channel` is "each"; expected one channel, or "mix": a timeline describes one signal.')
         parts = {"model": self.model, "feature_extractor": self.feature_extractor, "device": self.device}
-        pipe = SpeechEnhancementAndEmotionPipeline(**parts, batch_size=self._batch_size)
+        pipe = SpeechEnhancementAndEmotionPipeline(**parts, batch_size=self._batch_size, calibrated=False)
+        pipe.calibration = self.calibration
         return pipe(inputs, **{**settings, "tasks": (EMOTION,), "return_segments": True})["segments"]
 
     def stream(
@@ -393,9 +409,16 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
                 result["reason"] = UNSURE if segments else NO_SPEECH
         return result
 
+    @property
+    def temperature(self) -> float:
+        """The temperature of the emotion scores, 1 without calibration."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
     def _scored(self, task: str, output: torch.Tensor) -> torch.Tensor:
         """The values to average over segments: scores of classes, or the output (K,) of other tasks."""
-        return output.softmax(-1) if self.model.tasks[task].kind == "classification" else output
+        if self.model.tasks[task].kind != "classification":
+            return output
+        return (output / self.temperature if task == EMOTION else output).softmax(-1)
 
     def _described(self, segment: SpeechSegment, seconds: float, min_score: float) -> dict[str, Any]:
         ranked = self._ranked_emotion(segment.outputs)
@@ -431,7 +454,8 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
     Parameters, at construction or at each call:
         top_k, sampling_rate, channel, chunk_length_s, stride_length_s, detector, batch_size: as in
             `SpeechEnhancementAndEmotionPipeline`.
-        function_to_apply: converts logits to scores: "softmax" (by default), "sigmoid" or "none".
+        function_to_apply: converts logits to scores: "softmax" (by default), "sigmoid" or "none". Only "softmax" uses
+            the calibration.
 
     Raises:
         ValueError: the model has no task "emotion".
@@ -494,8 +518,21 @@ class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
         _, segments, *_ = self._assembled(self.window_model(tasks, detector), model_outputs, detector)
         if not segments:
             return [{"label": NO_SPEECH, "score": 1.0}]
-        scores = average(segments, lambda task, logits: SCORE_FUNCTIONS[function_to_apply](logits))[EMOTION]
+        temperature = self.temperature if function_to_apply == "softmax" else 1.0
+        function = SCORE_FUNCTIONS[function_to_apply]
+        scores = average(segments, lambda task, logits: function(logits / temperature))[EMOTION]
         return self._ranked(EMOTION, scores)[:top_k]
+
+
+def _calibration_of(model: str | None, where: dict[str, Any]) -> Calibration | None:
+    """The calibration of a loaded model; None, with a warning, where its file cannot be read from the Hub."""
+    if not model:
+        return None
+    try:
+        return read_calibration(model, **where)
+    except OSError as error:
+        logger.warning(f"The scores are not calibrated, because {model} may not be read: {error}")
+        return None
 
 
 def ranked_labels(labels: Sequence[str], scores: torch.Tensor) -> list[dict[str, Any]]:
