@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -13,7 +14,7 @@ import yaml
 from conftest import make_speech
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from test_card import run_python, section
+from test_card import section
 from test_evaluation_speech_text import save
 from test_pipeline_speech_text import LOAD_AND_RUN
 from test_remote_code import CODE, files_of, run_elsewhere
@@ -26,7 +27,6 @@ from modeling_sparse_merit.hub.export import export_checkpoint
 from modeling_sparse_merit.hub.model_card import render_card
 from modeling_sparse_merit.hub.push import check_checkpoint
 
-ROOT = Path(__file__).parents[1]
 DATA = {
     "name": "my-fusion",
     "encoders": {
@@ -146,15 +146,26 @@ def test_the_card_of_one_modality_speaks_of_that_one_alone(tmp_path, missing, mo
     check_checkpoint(export_checkpoint(folder, tmp_path / "exported"))
 
 
-def test_the_code_of_the_card_runs(checkpoint, tmp_path):
+def test_the_code_of_the_card_runs(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     soundfile.write(tmp_path / "call.wav", make_speech(0.6), 16_000)
     blocks = re.findall(r"^```python\n(.*?)^```$", render_card(checkpoint), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 4
     code = "\n".join(blocks).replace("USER/fusion", str(checkpoint))
-    show = "import json; print(json.dumps([sorted(result), scores.shape, attributes.shape]))"
-    variables = {"PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "code")}
-    printed = run_python(f"{code}\n{show}", tmp_path, **variables)
-    assert json.loads(printed.splitlines()[-1]) == [["attributes", "emotion"], [4], [2]]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert sorted(names["result"]) == ["attributes", "emotion"]
+    assert names["scores"].shape == (4,) and names["attributes"].shape == (2,)
+
+
+def test_info_describes_both_encoders(checkpoint):
+    done = CliRunner().invoke(app, ["info", "--model", str(checkpoint)])
+    assert done.exit_code == 0, done.output
+    shown = " ".join(done.output.split())
+    assert (
+        "Attributes valence, arousal, from 1 to 7" in shown and "Text encoder roberta, 2 layers of width 16" in shown
+    )
+    assert "there is no model card: Emotion, Training data." in shown
 
 
 def test_half_stores_fp16_that_is_loaded_in_fp32(checkpoint, tmp_path):

@@ -17,7 +17,7 @@ from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT, Speech
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
-from ..models.sparse_merit.modeling_speech_text import SpeechTextForEmotion
+from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.pipeline_speech_text import SpeechTextPipeline
 from ..models.sparse_merit.sources import embedded_name, locate
@@ -248,14 +248,12 @@ class SpeechTextSystem(Checkpoint):
 
     def describe(self) -> dict[str, Any]:
         """Description of the system for the report."""
-        with torch.device("meta"):
-            parameters = SpeechTextForEmotion(self.config).num_parameters()
         return {
             "name": self.name,
             "sha256": self.sha256,
             "device": torch.device(self._device).type,
             "precision": self.precision,
-            "parameters": parameters,
+            "parameters": count_speech_text_parameters(self.config),
             "tasks": self.tasks,
             "modalities": self.modalities,
         }

@@ -4,10 +4,8 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT, SpeechTextConfig
-from ..models.sparse_merit.modeling_speech_text import SpeechTextForEmotion
+from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
 from ..models.sparse_merit.processing_speech_text import PROCESSOR_FILE
 from ..models.sparse_merit.sources import HUB_ID
 from .files import read_json
@@ -27,22 +25,20 @@ def describe_speech_text(
         data: content of `training_data.yaml`.
         evaluation: results of this model; None if it was not measured.
     """
-    with torch.device("meta"):
-        parameters = SpeechTextForEmotion(config).num_parameters()
     modalities = list(config.embedding_sizes)
     encoders = data.get("encoders") or {}
     extractor = read_json(folder / PROCESSOR_FILE).get("feature_extractor") or {}
     with_text = evaluation["clips"].get("with_text", 0) if evaluation and TEXT in modalities else None
     return {
         "sampling_rate": extractor.get("sampling_rate"),
-        "parameters": parameters,
+        "parameters": count_speech_text_parameters(config),
         "normalizes_over_time": SPEECH in modalities and config.speech_config.feat_extract_norm == "group",
         "input_name": INPUT_NAMES[tuple(modalities)],
         "unit": "clip",
         "material": "speech" if SPEECH in modalities else "texts",
         "with_text": "" if with_text is None else f", {with_text} of them with text",
         "modalities": modalities,
-        "parts": {name: _describe_part(config, name) for name in modalities},
+        "parts": {name: describe_part(config, name) for name in modalities},
         "encoders": encoders,
         "restricted": [each["name"] for each in encoders.values() if "-nc" in each["license"].lower()],
         "is_complete": not config.modality_dropout,
@@ -71,8 +67,13 @@ def speech_text_tags(config: dict[str, Any]) -> list[str]:
     return [*speech, *(["text"] if config.get("text_config") else []), "emotion-recognition"]
 
 
-def _describe_part(config: SpeechTextConfig, modality: str) -> str:
-    """Type and size of an encoder, and how its outputs become an embedding."""
+def describe_part(config: SpeechTextConfig, modality: str) -> str:
+    """Type and size of an encoder, and how its outputs become an embedding.
+
+    Args:
+        config: configuration of the model.
+        modality: "speech" or "text".
+    """
     part = config.speech_config if modality == SPEECH else config.text_config
     encoder = part.model_type if modality == TEXT else "Whisper" if part.feature_encoder == "whisper" else "WavLM"
     layers = f"{part.num_hidden_layers} layer{'' if part.num_hidden_layers == 1 else 's'} of width {part.hidden_size}"
