@@ -6,10 +6,12 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file
 from scipy import stats
@@ -22,6 +24,7 @@ from modeling_sparse_merit import (
 )
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.evaluation import evaluate, statistics
+from modeling_sparse_merit.hub.export import export_checkpoint
 from modeling_sparse_merit.metrics.regression import concordance_correlation
 from modeling_sparse_merit.models.sparse_merit.clip_heads import (
     AttentiveStatisticsPooling,
@@ -450,6 +453,17 @@ def test_defined_tasks_are_evaluated_and_compared(trained, tables, tmp_path):  #
     difference = conditions[0]["ccc_valence"]["mean"] - conditions[1]["ccc_valence"]["mean"]
     assert comparison["difference"] == pytest.approx(difference, abs=1e-6) and 0 < comparison["p"] <= 1
     assert "Differences from `one`:" in (tmp_path / "results" / "results.md").read_text()
+
+    exported = export_checkpoint(checkpoint, tmp_path / "exported", results=tmp_path / "results")
+    ccc = conditions[1]["ccc_valence"]
+    shown = f"{ccc['mean']:z.3f} [{ccc['interval'][0]:z.3f}, {ccc['interval'][1]:z.3f}]"
+    kept = [row for split in ("train", "dev") for row in read_dataset(tables["speech"], split)]
+    rated = sum(row["valence"] is not None for row in kept)
+    row = f"| valence | 1 to 7 | {shown} | {Path(tables['speech']).stem} ({rated} clips) |"
+    card = (exported / "README.md").read_text()
+    assert row in card and "| attributes/ccc_valence |" in card
+    results = {result.metric_name: result.metric_value for result in ModelCard(card).data.eval_results}
+    assert results["CCC of valence"] == ccc["mean"]
 
 
 def test_p_values_of_the_concordance_are_those_of_scipy():

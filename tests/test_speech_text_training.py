@@ -2,12 +2,14 @@
 """Training of speech and text: each stage, its result, resuming, cached embeddings, adapters."""
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import TINY_SIZES
 from safetensors.torch import load_file
 from test_modeling_speech_text import TEXT_CONFIGS, make_tokenizer
@@ -26,8 +28,10 @@ from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus as corpus_named
 from modeling_sparse_merit.data.datasets import DatasetError
+from modeling_sparse_merit.hub.model_card import render_card
 from modeling_sparse_merit.training import speech_text
 from modeling_sparse_merit.training.arguments import documented_fields
+from modeling_sparse_merit.training.records import speech_text_data
 from modeling_sparse_merit.training.speech_text import SpeechTextSettings
 
 TEXTS = {"angry": "i am so sad", "happy": "i am so glad", "neutral": "hello"}
@@ -131,9 +135,34 @@ def test_fusion_keeps_the_encoders_and_reads_embeddings_from_the_cache(folder, t
 
     monkeypatch.setattr(SpeechTextForEmotion, "embed_speech", refuse)
     monkeypatch.setattr(SpeechTextForEmotion, "embed_text", refuse)
+    check_records(tmp_path / "first" / "best")
     again = train(folder, tmp_path / "again", **cache)
     scores = [[line["dev/score"] for line in log if "dev/score" in line] for log in (first, again)]
     assert scores[0] == scores[1]
+
+
+def check_records(best: Path) -> None:
+    """Settings and data are recorded without paths of this machine; one of 24 clips has no rating of its arousal."""
+    settings = yaml.safe_load((best / "training.yaml").read_text())
+    parts = {name: settings[name] for name in ("stage", "speech_model", "text_model", "data")}
+    assert Path(settings["speech_model"]).name == "speech" and not {"output_dir", "embedding_cache"} & set(settings)
+    assert parts == {"stage": "fusion", "speech_model": "speech", "text_model": "text", "data": ["data"]}
+    data = yaml.safe_load((best / "training_data.yaml").read_text())
+    encoders = {name: {"name": name, "license": "not stated"} for name in ("speech", "text")}
+    (corpus,) = data["corpora"]
+    assert data["encoders"] == encoders and corpus["clips"] == 24 and corpus["use"] == "speech and text"
+    assert corpus["rated_clips"] == {"attributes": {"valence": 24, "arousal": 23}}
+    assert "| arousal | 1 to 5 | not measured | data (23 clips) |" in render_card(best)
+
+
+def test_encoders_keep_their_names_and_licences_in_later_stages(folder, tmp_path):
+    stage = shutil.copytree(folder / "text", tmp_path / "best")
+    text = {"name": "someone/encoder", "license": "mit", "source": "https://huggingface.co/someone/encoder"}
+    (stage / "training_data.yaml").write_text(yaml.safe_dump({"encoders": {"text": text}}))
+    settings = {"text_model": str(stage), "speech_model": "tiny", "data": [str(folder / "data")]}
+    encoders = speech_text_data(SpeechTextSettings(**settings), {})["encoders"]
+    assert encoders["text"] == text
+    assert encoders["speech"] == {"name": "sparse-merit-tiny", "license": "cc-by-nc-sa-4.0"}
 
 
 def test_a_stopped_run_resumes_to_the_same_result(folder, tmp_path, monkeypatch):

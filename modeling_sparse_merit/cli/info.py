@@ -45,10 +45,10 @@ def info(
         grid.add_row(Text(name, style="bold"), Text(value))
     console = Console()
     console.print(grid)
-    _print_card(console, card, facts["Tasks"])
+    _print_card(console, card, facts)
 
 
-def _print_card(console: Console, card: "ModelCard | None", tasks: str) -> None:
+def _print_card(console: Console, card: "ModelCard | None", facts: dict[str, str]) -> None:
     """Prints the measurements and the training data that the card states, and names those that it does not."""
     from ..hub.card_tables import DATA, EMOTION, ENHANCEMENT, EXPERT_USE, card_tables
 
@@ -58,7 +58,8 @@ def _print_card(console: Console, card: "ModelCard | None", tasks: str) -> None:
         ("Share of frames of each expert", EXPERT_USE, None),
         ("Training data", DATA, ("corpus", "used for", "clips", "licence")),
     ]
-    unused = {heading for task, heading in (("emotion", EMOTION), ("enhancement", ENHANCEMENT)) if task not in tasks}
+    sections = (("Tasks", "emotion", EMOTION), ("Tasks", "enhancement", ENHANCEMENT), ("Experts", "", EXPERT_USE))
+    unused = {heading for fact, word, heading in sections if fact not in facts or word not in facts[fact]}
     shown = [entry for entry in shown if entry[1] not in unused]
     tables = card_tables("" if card is None else card.text)
     for title, heading, columns in shown:
@@ -83,18 +84,25 @@ def _print_card(console: Console, card: "ModelCard | None", tasks: str) -> None:
 
 def _describe(source: str, revision: str | None) -> dict[str, str]:
     """Facts from the configuration of a checkpoint; no weights are loaded."""
-    from .. import SparseMeritConfig
+    from ..hub.speech_text_card import describe_part
     from ..models.sparse_merit.adapters import read_adapter_config
+    from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
     from ..models.sparse_merit.modeling_sparse_merit import count_parameters
+    from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
     from ..models.sparse_merit.tasks import EMOTION, further_tasks
 
-    config = SparseMeritConfig.from_pretrained(source, revision=revision or "main")
+    config = read_config(source, revision=revision or "main")
     tasks = config.task_definitions
     facts = {
         "Model": source,
         "Tasks": ", ".join(config.tasks),
         "Emotions": ", ".join(tasks[EMOTION].describe(config)["labels"]) if EMOTION in tasks else "-",
         **{name.capitalize(): tasks[name].describe(config)["meaning"] for name in further_tasks(tasks)},
+    }
+    if isinstance(config, SpeechTextConfig):
+        encoders = {f"{name.capitalize()} encoder": describe_part(config, name) for name in config.embedding_sizes}
+        return {**facts, **encoders, "Parameters": f"{count_speech_text_parameters(config):,}"}
+    facts |= {
         "Encoder": _describe_encoder(config),
         "Integration": config.integration,
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",

@@ -98,7 +98,8 @@ class EvaluationConfig:
     Attributes:
         test_set: path of a frozen noisy test set (`sparse-merit prepare noisy`), used in all its conditions; None
             creates one in `OUTPUT/test_set` from the following seven fields.
-        speech: paths of speech datasets (columns `audio`, `emotion`, `speaker`, `split`, `duration`).
+        speech: paths of speech datasets (columns `audio`, `emotion`, `speaker`, `split`, `duration`, and `text` for
+            speech-text models).
         speech_split: the split of the speech datasets that is evaluated; None takes every row.
         noise: `{name of the pool: path of its noise dataset}`; empty to evaluate clean speech only.
         noise_split: the split of the noise datasets that noise is drawn from; None takes every row.

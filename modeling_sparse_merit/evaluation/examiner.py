@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 from ..data.mixing import SAMPLING_RATE
 from ..metrics import speech_scores
 from ..models.sparse_merit.audio import write_audio
-from .conditions import Condition
+from .conditions import Condition, Example
 from .configuration import EvaluationConfig
-from .noisy_set import FrozenTestSet
+from .noisy_set import TEXT, FrozenTestSet
 from .predictions import Prediction, System
-from .systems import NoisyInput
+from .systems import NoisyInput, SpeechTextSystem
 from .task_scores import PREFIX
 
 P = ParamSpec("P")
@@ -104,7 +104,7 @@ class Examiner:
         """For each clip of a batch, its row without scores, and its pending scores."""
         condition = measurement.condition
         examples = [self.test_set.example(condition, row) for row in batch]
-        predictions = system.predict([example.noisy for example in examples])
+        predictions = _predict(system, examples)
         predicted = []
         for example, prediction in zip(examples, predictions, strict=True):
             row = self.test_set.describe(condition, example.row) | {"samples": len(example.noisy)}
@@ -137,6 +137,14 @@ class Examiner:
         values = dict.fromkeys(self.config.measures) if scores is None else scores.result()
         progress.update()
         return row | {f"enhanced_{name}": score for name, score in values.items()}
+
+
+def _predict(system: System, examples: list[Example]) -> list[Prediction]:
+    """Predictions for a batch of clips."""
+    recordings = [example.noisy for example in examples]
+    if isinstance(system, SpeechTextSystem):
+        return system.predict(recordings, [example.facts[TEXT] for example in examples])
+    return system.predict(recordings)
 
 
 class _InProcess(Executor):

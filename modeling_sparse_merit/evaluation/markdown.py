@@ -159,7 +159,8 @@ def _measured(report: dict[str, Any]) -> str:
     emotions = ", ".join(f"{label} {count}" for label, count in clips["labelled"].items())
     noises = ", ".join(f"{pool} ({noise['recordings']} recordings)" for pool, noise in report["noise"].items())
     in_noise = f" Noise: {noises}." if noises else ""
-    return f"{clips['evaluated']} clips of {clips['speakers']} speakers; labelled: {emotions}.{in_noise}"
+    with_text = f", {number} of them with text" if (number := clips.get("with_text")) else ""
+    return f"{clips['evaluated']} clips of {clips['speakers']} speakers{with_text}; labelled: {emotions}.{in_noise}"
 
 
 def labels_note(report: dict[str, Any]) -> str:

@@ -38,6 +38,8 @@ from .fingerprint import check_same_run, fingerprinted_writer
 
 CORPUS = "corpus"
 """A column that test sets of earlier versions do not have."""
+TEXT = "text"
+"""A column of speech datasets that speech-text models read."""
 COLUMNS = {
     "clean": AUDIO,
     CORPUS: Value("string"),
@@ -100,7 +102,7 @@ class FrozenTestSet:
 
     def _read_facts(self, labels: list[str]) -> list[dict[str, Any]]:
         """The columns of each row except its audio."""
-        names = {"emotion", "speaker", "source_file", "duration", *self._target_columns, *COLUMNS} - {"clean"}
+        names = {"emotion", "speaker", "source_file", "duration", TEXT, *self._target_columns, *COLUMNS} - {"clean"}
         columns = {name: column_names(self.dataset, name) for name in names}
         columns["emotion"] = [emotion if emotion in labels else None for emotion in columns["emotion"]]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -189,11 +191,16 @@ class FrozenTestSet:
         durations = [self._facts[places[row]]["duration"] for row in self.rows]
         return [[self.rows[place] for place in batch] for batch in cut_batches(durations, seconds)]
 
-    def sha256(self, condition: Condition) -> str:
+    def sha256(self, condition: Condition, with_text: bool = False) -> str:
         """SHA-256 of everything that the results of a condition depend on: samples, emotions and names of its
-        clips."""
+        clips.
+
+        Args:
+            condition: the test condition.
+            with_text: also of their texts, on which speech-text models depend.
+        """
         own = ("row", "sha256", "clean_sha256", "emotion", "speaker", "source_file", "duration")
-        names = (*own, *self._target_columns)
+        names = (*own, *self._target_columns, *([TEXT] if with_text else []))
         places = self._places[condition]
         facts = [[self._facts[places[row]][name] for name in names] for row in self.rows]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -208,8 +215,13 @@ class FrozenTestSet:
             "evaluated": len(clips),
             "labelled": {label: emotions[label] for label in labels},
             "speakers": len({clip["speaker"] for clip in clips} - {None}),
+            **({"with_text": number} if (number := len(self.rows) - len(self.rows_without_text())) else {}),
             "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
         }
+
+    def rows_without_text(self) -> list[int]:
+        """Numbers of the evaluated clips whose text is missing or blank."""
+        return [row for row, text in self._values(TEXT).items() if not (text or "").strip()]
 
     def group_clips(self, subsets: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, list[int]]]:
         """Groups of clips that are also scored separately.

@@ -27,9 +27,9 @@ from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
 from .fingerprint import check_same_run, fingerprinted_writer
-from .noisy_set import FrozenTestSet, load_test_set
+from .noisy_set import TEXT, FrozenTestSet, load_test_set
 from .report import build_report, print_report, write_report
-from .systems import System, build_systems, list_further_tasks
+from .systems import SpeechTextSystem, System, build_systems, list_further_tasks
 
 SIDES = ("noisy", "enhanced", "clean")
 PACKAGES = (
@@ -108,6 +108,7 @@ def measure_clips(config: EvaluationConfig, state: PartialState) -> MeasuredClip
             systems, labels = build_systems(config)
             tasks = list_further_tasks(systems, config.task_columns)
             test_set = load_test_set(config, labels, columns_of(tasks))
+        _check_texts(systems, test_set)
         described = {name: [member.describe() for member in members] for name, members in systems.items()}
         record = _record(config, described, labels, test_set)
         measurements = _list_measurements(config, record, test_set)
@@ -127,6 +128,21 @@ def _pinned_threads(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def _check_texts(systems: dict[str, list[System]], test_set: FrozenTestSet) -> None:
+    """Refuses clips without a text, where a system needs it."""
+    needing = [
+        name
+        for name, members in systems.items()
+        if any(isinstance(member, SpeechTextSystem) and member.needs_text for member in members)
+    ]
+    if needing and (rows := test_set.rows_without_text()):
+        raise ValueError(
+            f"{len(rows)} of {len(test_set.rows)} clips of {test_set.name} have no `text`, such as clip {rows[0]}, "
+            f"which the systems {needing} need. Add the transcripts to the column `text` of the speech datasets, or "
+            "evaluate models of speech alone, or of both that were trained with `modality_dropout`."
+        )
 
 
 def _record(
@@ -185,7 +201,7 @@ def _fingerprint(
         "system": system,
         "labels": record["labels"],
         **({"labels_from": sources} if (sources := record["config"]["labels_from"]) else {}),
-        "clips": test_set.sha256(condition),
+        "clips": test_set.sha256(condition, with_text=TEXT in description.get("modalities", ())),
         "settings": {name: record["config"][name] for name in ("measures", "batch_seconds", "threads")},
         "package versions": record["versions"],
     }

@@ -1,20 +1,25 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Evaluated systems: the noisy input, checkpoints and cascades, which predict clean speech and emotions."""
+"""Evaluated systems: the noisy input, checkpoints, cascades and speech-text models."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from .. import DEFAULT_CHECKPOINT
+from ..data.mixing import SAMPLING_RATE
 from ..models.sparse_merit.calibration import checkpoint_sha256
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT, SpeechTextConfig, read_config
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
+from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from ..models.sparse_merit.pipeline_speech_text import SpeechTextPipeline
 from ..models.sparse_merit.sources import embedded_name, locate
 from ..models.sparse_merit.tasks import (
     EMOTION,
@@ -42,9 +47,9 @@ class NoisyInput:
         return [Prediction(recording, None) for recording in recordings]
 
 
-class CheckpointSystem:
-    """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub. Its weights are loaded on first use,
-    so a system whose results exist already costs nothing.
+class Checkpoint(ABC):
+    """What the systems of both types of models have in common. Weights are loaded on first use, so a system whose
+    results exist already costs nothing.
 
     Args:
         model: name of an embedded checkpoint, folder or Hub id; None is the default checkpoint of the package.
@@ -57,6 +62,9 @@ class CheckpointSystem:
     Raises:
         OSError: `model` is not a checkpoint.
     """
+
+    config_class: ClassVar[type[SparseMeritConfig | SpeechTextConfig]]
+    config: SparseMeritConfig | SpeechTextConfig
 
     def __init__(
         self,
@@ -71,7 +79,7 @@ class CheckpointSystem:
         self.precision = precision
         self._source = locate(given)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.config = SparseMeritConfig.from_pretrained(self._source)
+        self.config = self.config_class.from_pretrained(self._source)
         self.sha256 = checkpoint_sha256(self._source)
         model_labels: list[str] = TASKS[EMOTION].describe(self.config)["labels"]
         self.labels = model_labels if labels is None else list(labels)
@@ -81,6 +89,52 @@ class CheckpointSystem:
         # one class alone is no choice
         self._known = known if len(known) > 1 and EMOTION in self.tasks else []
         self._label_ids = [model_labels.index(names[place]) for place in self._known]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks of the system."""
+        return list(self.config.tasks)
+
+    def further_tasks(self) -> dict[str, Task]:
+        """The clip tasks that have no section of their own in the report, by name."""
+        tasks = self.config.task_definitions
+        return {name: tasks[name] for name in further_tasks(tasks)}
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Description of the system for the report."""
+
+    @abstractmethod
+    def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
+        """Predictions for recordings (samples,) at 16 kHz."""
+
+    def _probabilities(self, logits: torch.Tensor | None, num_clips: int) -> list[np.ndarray | None]:
+        if logits is None or not self._known:
+            return [None] * num_clips
+        if not torch.isfinite(logits).all():
+            raise ValueError(f"The emotion scores of {self.name} hold NaN or Inf: its weights may have diverged.")
+        probabilities = np.full((num_clips, len(self.labels)), np.nan, dtype=np.float32)
+        probabilities[:, self._known] = logits[:, self._label_ids].float().softmax(-1).cpu().numpy()
+        return list(probabilities)  # each (labels,)
+
+    def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor) -> None:
+        if not torch.isfinite(values).all():
+            raise ValueError(f"The task {task} of {self.name} gives NaN or Inf: its weights may have diverged.")
+        entry = self.config.task_definitions[task]
+        classes = entry.classes(self.config) if isinstance(entry, ClassificationTask) else None
+        for prediction, value in zip(predictions, values.float().cpu(), strict=True):
+            prediction.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
+
+
+class CheckpointSystem(Checkpoint):
+    """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub.
+
+    Args:
+        model, labels, device, precision, labels_from: as for `Checkpoint`.
+    """
+
+    config_class = SparseMeritConfig
+    config: SparseMeritConfig
 
     @cached_property
     def feature_extractor(self) -> SparseMeritFeatureExtractor:
@@ -94,16 +148,6 @@ class CheckpointSystem:
             self._source, device=self._device, dtype=self.precision
         )
         return pipe.model
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of the tasks of the system."""
-        return list(self.config.tasks)
-
-    def further_tasks(self) -> dict[str, Task]:
-        """The clip tasks that have no section of their own in the report, by name."""
-        tasks = self.config.task_definitions
-        return {name: tasks[name] for name in further_tasks(tasks)}
 
     def describe(self) -> dict[str, Any]:
         """Description of the system for the report."""
@@ -150,23 +194,6 @@ class CheckpointSystem:
             raise ValueError(f"The enhanced speech of {self.name} holds NaN or Inf: its weights may have diverged.")
         return self.feature_extractor.denormalize(values.float().cpu(), recordings)
 
-    def _probabilities(self, logits: torch.Tensor | None, num_clips: int) -> list[np.ndarray | None]:
-        if logits is None or not self._known:
-            return [None] * num_clips
-        if not torch.isfinite(logits).all():
-            raise ValueError(f"The emotion scores of {self.name} hold NaN or Inf: its weights may have diverged.")
-        probabilities = np.full((num_clips, len(self.labels)), np.nan, dtype=np.float32)
-        probabilities[:, self._known] = logits[:, self._label_ids].float().softmax(-1).cpu().numpy()
-        return list(probabilities)  # each (labels,)
-
-    def _add_task(self, predictions: list[Prediction], task: str, values: torch.Tensor) -> None:
-        if not torch.isfinite(values).all():
-            raise ValueError(f"The task {task} of {self.name} gives NaN or Inf: its weights may have diverged.")
-        entry = self.config.task_definitions[task]
-        classes = entry.classes(self.config) if isinstance(entry, ClassificationTask) else None
-        for prediction, value in zip(predictions, values.float().cpu(), strict=True):
-            prediction.task_outputs[task] = classes[int(value.argmax())] if classes else value.tolist()
-
     def _add_expert_use(
         self, predictions: list[Prediction], router_logits: dict[str, torch.Tensor], attention_mask: torch.LongTensor
     ) -> None:
@@ -178,6 +205,84 @@ class CheckpointSystem:
                 prediction.expert_use[task] = count / count.sum()
 
 
+class SpeechTextSystem(Checkpoint):
+    """A checkpoint of a speech-text model, from a folder or the Hub, with speech, text, or both.
+
+    Args:
+        model, labels, device, labels_from: as for `Checkpoint`.
+        precision: "fp32".
+
+    Raises:
+        ValueError: another precision.
+    """
+
+    config_class = SpeechTextConfig
+    config: SpeechTextConfig
+
+    def __init__(
+        self,
+        model: str,
+        labels: Sequence[str] | None = None,
+        device: str | None = None,
+        precision: str = "fp32",
+        labels_from: Mapping[str, str] | None = None,
+    ):
+        super().__init__(model, labels, device, precision, labels_from)
+        if precision != "fp32":
+            raise ValueError(f"{self.name} is a speech-text model, in the precision {precision}; expected fp32.")
+
+    @cached_property
+    def pipe(self) -> SpeechTextPipeline:
+        """Model and processor, on the device."""
+        return SpeechTextPipeline.from_pretrained(self._source, device=self._device)
+
+    @property
+    def modalities(self) -> list[str]:
+        """What the model reads: "speech", "text"."""
+        return list(self.config.embedding_sizes)
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether clips without a text cannot be processed."""
+        return TEXT in self.modalities and not self.config.modality_dropout
+
+    def describe(self) -> dict[str, Any]:
+        """Description of the system for the report."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "device": torch.device(self._device).type,
+            "precision": self.precision,
+            "parameters": count_speech_text_parameters(self.config),
+            "tasks": self.tasks,
+            "modalities": self.modalities,
+        }
+
+    @torch.inference_mode()
+    def predict(self, recordings: list[np.ndarray], texts: Sequence[str | None] | None = None) -> list[Prediction]:
+        """Predictions for clips, computed as one padded batch.
+
+        Args:
+            recordings: the noisy speech, (samples,) at 16 kHz.
+            texts: the text of each clip, None or blank for none; by default, no clip has one.
+
+        Raises:
+            ValueError: a clip lacks a text that the model needs, or the model's output is not finite.
+        """
+        inputs = self.pipe.processor(
+            audio=recordings if SPEECH in self.modalities else None,
+            text=(texts or [None] * len(recordings)) if TEXT in self.modalities else None,
+            sampling_rate=SAMPLING_RATE,
+            return_tensors="pt",
+        ).to(self.pipe.model.device)
+        outputs = self.pipe.model(**inputs, return_dict=True)
+        probabilities = self._probabilities(outputs.logits, len(recordings))
+        predictions = [Prediction(None, each) for each in probabilities]
+        for name in self.further_tasks():
+            self._add_task(predictions, name, outputs.of(name))
+        return predictions
+
+
 class Cascade:
     """A cascade of an enhancement model and an emotion model that gets the enhanced speech.
 
@@ -186,11 +291,16 @@ class Cascade:
         emotion: the second model, with the emotion task.
 
     Raises:
-        ValueError: a model lacks its task.
+        ValueError: a model lacks its task, or is a speech-text model.
     """
 
-    def __init__(self, enhancement: CheckpointSystem | Reference, emotion: CheckpointSystem | Reference):
+    def __init__(self, enhancement: Checkpoint | Reference, emotion: Checkpoint | Reference):
         for task, system in ((ENHANCEMENT, enhancement), (EMOTION, emotion)):
+            if isinstance(system, SpeechTextSystem):
+                raise ValueError(
+                    f"The {task} model of a cascade is {system.name}, a speech-text model; expected a Sparse MERIT "
+                    "checkpoint or a reference."
+                )
             if task not in system.tasks:
                 raise ValueError(
                     f"The {task} model of a cascade needs the task {task!r}; {system.name} has {system.tasks}."
@@ -218,7 +328,7 @@ class Cascade:
         ]
 
 
-def _predict_task(system: CheckpointSystem | Reference, recordings: list[np.ndarray], task: str) -> list[Prediction]:
+def _predict_task(system: Checkpoint | Reference, recordings: list[np.ndarray], task: str) -> list[Prediction]:
     """Predictions of one task; references have no other."""
     if isinstance(system, CheckpointSystem):
         return system.predict(recordings, tasks=(task,))
@@ -235,7 +345,7 @@ def build_systems(config: EvaluationConfig) -> tuple[dict[str, list[System]], li
     """
     systems = config.members()
     members = [member for some in systems.values() for member in some]
-    configs = [SparseMeritConfig.from_pretrained(locate(source)) for source in map(_emotion_source, members) if source]
+    configs = [read_config(locate(source)) for source in map(_emotion_source, members) if source]
     recognising = [model for model in configs if EMOTION in model.tasks]
     known = [TASKS[EMOTION].describe(model)["labels"] for model in recognising or configs[:1]]
     labels = config.labels or list(dict.fromkeys(label for some in known for label in some))
@@ -259,9 +369,7 @@ def list_further_tasks(
         ValueError: systems have different tasks of the same name, or the columns do not fit.
     """
     tasks: dict[str, Task] = {}
-    checkpoints = [
-        member for members in systems.values() for member in members if isinstance(member, CheckpointSystem)
-    ]
+    checkpoints = [member for members in systems.values() for member in members if isinstance(member, Checkpoint)]
     for system in checkpoints:
         for name, task in system.further_tasks().items():
             task = with_columns(name, task, task_columns.get(name, task.columns))
@@ -298,13 +406,15 @@ def _build(member: str | Mapping[str, Any] | None, labels: list[str], config: Ev
 
 def _build_part(
     member: str | Mapping[str, Any] | None, labels: list[str], config: EvaluationConfig
-) -> CheckpointSystem | Reference:
-    """A system that can be a part of a cascade."""
+) -> CheckpointSystem | SpeechTextSystem | Reference:
+    """A checkpoint or a reference."""
     if isinstance(member, Mapping) and "reference" in member:
         options = {name: value for name, value in member.items() if name != "reference"}
         return build_reference(member["reference"], options, labels)
     given: Mapping[str, Any] = member if isinstance(member, Mapping) else {"model": member, "precision": "fp32"}
-    return CheckpointSystem(given["model"], labels, config.device, given["precision"], config.labels_from)
+    source = locate(given["model"] or DEFAULT_CHECKPOINT)
+    kind = SpeechTextSystem if isinstance(read_config(source), SpeechTextConfig) else CheckpointSystem
+    return kind(given["model"], labels, config.device, given["precision"], config.labels_from)
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:

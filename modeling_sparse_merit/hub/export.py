@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -21,6 +22,7 @@ from ..models.sparse_merit.calibration import (
     read_calibration,
     read_calibration_file,
 )
+from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
 from ..models.sparse_merit.decoding import audio_suffixes
 from ..models.sparse_merit.sources import WEIGHTS_LICENSE, locate
 from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
@@ -54,11 +56,11 @@ def export_checkpoint(
     """Writes a checkpoint that runs without this package, ready for `push_checkpoint`.
 
     The folder contains the weights (an exact copy of `model.safetensors`, so that results which refer to its hash stay
-    valid), both configurations, all code, `handler.py`, `requirements.txt`, and the companion files: licence, results,
-    calibration, examples. The card of the model is copied if it describes these weights; otherwise a new one is
-    rendered. A rendered card in the folder is replaced; a card edited by hand is kept and reported. Companion files of
-    another checkpoint in the folder are removed. With weights rounded to fp16, results, calibration and examples of
-    the exact weights are not copied.
+    valid), both configurations, all code, `requirements.txt`, and the companion files: licence, results, calibration,
+    examples. It also contains the tokenizer of a speech-text model, and `handler.py` for any other model. The card of
+    the model is copied if it describes these weights; otherwise a new one is rendered. A rendered card in the folder
+    is replaced; a card edited by hand is kept and reported. Companion files of another checkpoint in the folder are
+    removed. With weights rounded to fp16, results, calibration and examples of the exact weights are not copied.
 
     Args:
         model: folder or Hub id of a checkpoint, or of adapters, which are merged into their checkpoint.
@@ -80,12 +82,10 @@ def export_checkpoint(
             results were measured, or its calibration was fitted, with other weights, as results are with `half`; its
             examples are not recordings in its folder; or, with `half`, a weight is beyond the range of fp16.
     """
-    from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
-
     source, folder = _local_folder(model, revision), Path(folder).expanduser()
     _check_export_target(source, folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(source, dtype="auto", device="cpu")
+    pipe = _load(source)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
         complete = Path(partial) / folder.resolve().name  # the folder's name becomes the title of the card
         pipe.save_pretrained(complete)
@@ -97,13 +97,23 @@ def export_checkpoint(
         read_own_calibration(complete / CALIBRATION, complete)  # raises if it was fitted for other weights
         if results is not None:
             _write_results(source, complete, Path(results).expanduser(), half)
-        _add_endpoint_files(complete)
+        _add_endpoint_files(source, complete)
         stale = _settle_companions(folder, complete)
         _write_card(source, complete, report)
         _settle_card(folder, complete, report)
         _remove(stale, report)
         _move_files(complete, folder)
     return folder
+
+
+def _load(source: Path) -> Any:
+    """The pipeline of a checkpoint of either type."""
+    from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+    from ..models.sparse_merit.pipeline_speech_text import SpeechTextPipeline
+
+    if isinstance(read_config(source), SpeechTextConfig):
+        return SpeechTextPipeline.from_pretrained(source, device="cpu")
+    return SpeechEnhancementAndEmotionPipeline.from_pretrained(source, dtype="auto", device="cpu")
 
 
 def round_to_half(file: Path, names: Iterable[str]) -> None:
@@ -207,9 +217,10 @@ def _example_recordings(source: Path, target: Path) -> list[str]:
     return names
 
 
-def _add_endpoint_files(folder: Path) -> None:
-    """Writes `handler.py` and `requirements.txt` for an Inference Endpoint."""
-    shutil.copyfile(HANDLER, folder / "handler.py")
+def _add_endpoint_files(source: Path, folder: Path) -> None:
+    """Writes `requirements.txt`, and `handler.py` for an Inference Endpoint, which takes recordings without texts."""
+    if not isinstance(read_config(source), SpeechTextConfig):
+        shutil.copyfile(HANDLER, folder / "handler.py")
     (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS), encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""The model card of a checkpoint: the template `model_card.md`, filled from the files next to the weights.
+"""The model card of a checkpoint: the template `model_card.md`, filled from the files next to the weights. That of a
+speech-text model, `speech_text_card.md`, extends it.
 
     config.json, preprocessor_config.json, model.safetensors    the checkpoint
     training_data.yaml    corpora and their licences, written by hand
@@ -15,7 +16,7 @@ All numbers come from these files. For each missing file, the card contains a se
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,19 @@ from ..metrics import SCORE_TITLES
 from ..models.sparse_merit.calibration import CALIBRATION, read_calibration_file
 from ..models.sparse_merit.clip_tasks import define_tasks
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
 from ..models.sparse_merit.modeling_sparse_merit import count_parameters
 from ..models.sparse_merit.sources import HUB_ID
-from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, further_tasks, tasks_of_kind
+from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, RegressionTask, Task, further_tasks, tasks_of_kind
 from .card_mark import marked
 from .files import read_json, weights_sha256
 from .measured import read_results
+from .speech_text_card import base_models_of, describe_speech_text, speech_text_tags
 
-WEIGHTS, CLASSIFIER = "model.safetensors", "audio-classification"
+WEIGHTS, CLASSIFIER, TEXT_CLASSIFIER = "model.safetensors", "audio-classification", "text-classification"
 EVALUATION, EXAMPLES = "evaluation.json", "examples.json"
+TEMPLATES = {SparseMeritConfig: "model_card.md", SpeechTextConfig: "speech_text_card.md"}
+"""Templates in this folder; `model_card.md` may also be at the top of the repository."""
 RECORDS = ("training_data.yaml", "training.yaml", "dev_results.json", EVALUATION, CALIBRATION)
 """Files that a card is rendered from, in addition to the checkpoint."""
 TAGS = ("audio", "speech", "speech-enhancement", "speech-emotion-recognition", "mixture-of-experts")
@@ -80,7 +85,7 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
         edits.
 
     Raises:
-        FileNotFoundError: the checkpoint or the template is missing.
+        FileNotFoundError: the checkpoint is missing.
         ValueError: a file is damaged or lacks a field, or its results were measured with other weights.
     """
     folder = Path(checkpoint_dir)
@@ -89,9 +94,13 @@ def render_card(checkpoint_dir: str | os.PathLike, records_dir: str | os.PathLik
         facts = _facts(folder, records)
         # a missing field must raise an error instead of leaving a gap in a sentence
         environment = jinja2.Environment(
-            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+            loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[2]]),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
         )
-        text = environment.from_string(_template().read_text(encoding="utf-8")).render(facts)
+        text = environment.get_template(facts["template"]).render(facts)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise ValueError(
             f"A file in {folder} lacks a field that the card needs ({error}). Write the file again."
@@ -128,14 +137,6 @@ def write_examples(checkpoint_dir: str | os.PathLike, recordings: Iterable[str |
     return path
 
 
-def _template() -> Path:
-    """Path of the template: at the top of the repository, or its copy in an installed package."""
-    places = [Path(__file__).with_name("model_card.md"), Path(__file__).parents[2] / "model_card.md"]
-    if not (existing := [path for path in places if path.exists()]):
-        raise FileNotFoundError(f"The template of the model card is not at {places[0]}: reinstall the package.")
-    return existing[0]
-
-
 def _facts(folder: Path, records: Path) -> dict[str, Any]:
     """The variables of the template."""
     config, data = read_json(folder / "config.json"), read_training_data(records / "training_data.yaml")
@@ -144,18 +145,24 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
     dev_path = records / "dev_results.json"
     evaluation = _read_measured(records / EVALUATION, folder)
     metadata = _metadata(folder, config, data, training, evaluation)
-    model_config = SparseMeritConfig.from_pretrained(folder)
+    model_config = read_config(folder)
     tasks = model_config.task_definitions
+    dev_results = read_json(dev_path) if dev_path.exists() else None
+    if isinstance(model_config, SpeechTextConfig):
+        own = describe_speech_text(folder, model_config, data, evaluation)
+    else:
+        own = _describe_merit(folder, model_config)
     return {
+        **own,
+        "template": TEMPLATES[type(model_config)],
         "metadata": metadata.to_yaml(),
         "name": metadata.model_name,
         "repository": f"USER/{metadata.model_name}",
-        "tasks": config["tasks"],
+        "tasks": list(tasks),
         "further_tasks": {name: tasks[name].describe(model_config) for name in further_tasks(tasks)},
+        "ratings": _ratings(tasks, corpora, evaluation),
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,
-        "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
-        "parameters": count_parameters(model_config),
         "data": {"limits": {}, **{name: data.get(name) for name in ("notes", "encoder")}, **data, "corpora": corpora},
         "license": metadata.license,
         "is_non_commercial": "-nc" in (metadata.license or ""),
@@ -164,8 +171,8 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "base_model": metadata.base_model,
         "is_fine_tuned": _is_fine_tuned(training),
         "training": training,
-        "dev_results": read_json(dev_path) if dev_path.exists() else None,
-        "dev_scores": DEV_SCORES,
+        "dev_results": dev_results,
+        "dev_scores": [*DEV_SCORES, *_task_scores(dev_results, tasks)],
         "evaluation": evaluation,
         "calibration": read_own_calibration(records / CALIBRATION, folder),
         "test_set": evaluation and _test_set(evaluation),
@@ -177,6 +184,46 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "listed": _listed,
         "condition_cells": _condition_cells,
     }
+
+
+def _describe_merit(folder: Path, config: SparseMeritConfig) -> dict[str, Any]:
+    """The variables of the template that differ for a speech-text model, see `describe_speech_text`."""
+    return {
+        "sampling_rate": read_json(folder / "preprocessor_config.json")["sampling_rate"],
+        "parameters": count_parameters(config),
+        "normalizes_over_time": config.feat_extract_norm == "group",
+        "input_name": "a voice",
+        "unit": "recording",
+        "material": "speech",
+        "with_text": "",
+    }
+
+
+def _ratings(
+    tasks: Mapping[str, Task], corpora: Sequence[dict[str, Any]], evaluation: dict[str, Any] | None
+) -> dict[str, list[dict[str, str]]]:
+    """Name, range, CCC in the first condition, and training data of each rating, by task."""
+    measured = evaluation["conditions"][0].get("tasks", {}) if evaluation else {}
+
+    def describe(name: str, task: RegressionTask, rating: str) -> dict[str, str]:
+        score = measured.get(name, {}).get(f"ccc_{rating}")
+        counts = {corpus["name"]: corpus.get("rated_clips", {}).get(name, {}).get(rating) for corpus in corpora}
+        rated = _listed(f"{corpus} ({count} clips)" for corpus, count in counts.items() if count)
+        return {
+            "name": rating,
+            "range": f"{task.minimum:g} to {task.maximum:g}",
+            "ccc": _score(score["mean"], 3, score["interval"]) if score else "not measured",
+            "data": rated or "not recorded",
+        }
+
+    regressions = {name: task for name, task in tasks.items() if isinstance(task, RegressionTask)}
+    return {name: [describe(name, task, rating) for rating in task.outputs] for name, task in regressions.items()}
+
+
+def _task_scores(dev_results: dict[str, Any] | None, tasks: Mapping[str, Task]) -> list[str]:
+    """Names of the dev scores of further tasks, such as "attributes/ccc_valence"."""
+    scores = dev_results["dev"] if dev_results else {}
+    return [name for name in scores if name.partition("/")[0] in further_tasks(tasks)]
 
 
 def _read_text(path: Path) -> str | None:
@@ -224,11 +271,12 @@ def read_training_data(path: Path) -> dict[str, Any]:
     Args:
         path: a YAML file with any of the fields `name`, `license` (its identifier on the Hub), `base_model`,
             `notes`, `limits` ({title: text}), `encoder` (with `name`, `license`, `copyright`, `source`, optionally
-            `license_text`) and `corpora`, each with `name`, `use`, `license` and optional fields, such as
-            `commercial_use`.
+            `license_text`), `encoders` of a speech-text model (`{"speech" | "text": {name, license, source}}`, the
+            last one optional) and `corpora`, each with `name`, `use`, `license` and optional fields, such as
+            `commercial_use`, and `rated_clips`, `{task: {rating: number of clips}}`.
 
     Raises:
-        ValueError: the file is invalid, or the encoder or a corpus lacks a field.
+        ValueError: the file is invalid, or an encoder or a corpus lacks a field.
     """
     try:
         content = yaml.safe_load(_read_text(path) or "{}")
@@ -239,6 +287,9 @@ def read_training_data(path: Path) -> dict[str, Any]:
     encoder = content.get("encoder") or {}
     if encoder and (missing := [name for name in ENCODER_FIELDS if not encoder.get(name)]):
         raise ValueError(f"{path}: the encoder lacks {missing}.")
+    for modality, encoder in (content.get("encoders") or {}).items():
+        if missing := [name for name in ("name", "license") if not encoder.get(name)]:
+            raise ValueError(f"{path}: the {modality} encoder lacks {missing}.")
     for corpus in content.get("corpora") or []:
         missing = [field for field in ("name", "use", "license") if not corpus.get(field)]
         if missing:
@@ -255,14 +306,16 @@ def _metadata(
 ) -> ModelCardData:
     """The metadata of the card, without unknown fields."""
     corpora = data.get("corpora") or []
-    results = _eval_results(evaluation) if evaluation else []
+    pipeline_tag = pipeline_tag_of(config)
+    classifier = TEXT_CLASSIFIER if pipeline_tag == TEXT_CLASSIFIER else CLASSIFIER
+    results = _eval_results(evaluation, classifier) if evaluation else []
     examples = _read_measured(folder / EXAMPLES, folder)
     widget: dict[str, Any] = {"widget": [_widget(example) for example in examples["examples"]]} if examples else {}
     return ModelCardData(
         model_name=data.get("name") or folder.resolve().name,
-        pipeline_tag=pipeline_tag_of(config),
+        pipeline_tag=pipeline_tag,
         library_name="transformers",
-        base_model=data.get("base_model") or _started_from(training),
+        base_model=data.get("base_model") or _started_from(training) or base_models_of(data),
         datasets=_distinct(corpus.get("id") for corpus in corpora),
         language=_distinct(corpus.get("language") for corpus in corpora),
         metrics=_distinct(result.metric_type for result in results),
@@ -283,12 +336,16 @@ def _licence(stated: str | None) -> dict[str, Any]:
 
 def pipeline_tag_of(config: dict[str, Any]) -> str:
     """The Hub's task of a model; `config` is the content of its config.json."""
+    if config.get("model_type") == SpeechTextConfig.model_type:
+        return CLASSIFIER if config.get("speech_config") else TEXT_CLASSIFIER
     tasks = define_tasks(config["tasks"], config.get("clip_tasks"))
     return "audio-to-audio" if tasks_of_kind(tasks, "waveform") == list(tasks) else CLASSIFIER
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:
     """The tags of a model on the Hub; `config` is the content of its config.json."""
+    if config.get("model_type") == SpeechTextConfig.model_type:
+        return speech_text_tags(config)
     absent = {tag for task, tag in TASK_TAGS.items() if task not in config["tasks"]}
     encoder = "whisper" if config.get("feature_encoder") == "whisper" else "wavlm"
     return [*(tag for tag in TAGS if tag not in absent), encoder]
@@ -310,12 +367,12 @@ def _widget(example: dict[str, Any]) -> dict[str, Any]:
     return {"src": example["file"], "example_title": Path(example["file"]).stem, "output": example[EMOTION]}
 
 
-def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
-    """The mean scores of every condition, unrounded."""
+def _eval_results(evaluation: dict[str, Any], classifier: str) -> list[EvalResult]:
+    """The mean scores of every condition, unrounded; `classifier` is the Hub's task for emotions and ratings."""
     results = []
     for condition in evaluation["conditions"]:
         scores = [
-            (CLASSIFIER, metric, title, condition[EMOTION][field])
+            (classifier, metric, title, condition[EMOTION][field])
             for metric, title, field in EMOTION_METRICS
             if condition[EMOTION]
         ]
@@ -323,6 +380,12 @@ def _eval_results(evaluation: dict[str, Any]) -> list[EvalResult]:
             ("audio-to-audio", metric, title, measured["mean"])
             for name, (title, metric, _) in _measures(evaluation).items()
             if (measured := condition[ENHANCEMENT][name]["enhanced"])
+        ]
+        scores += [
+            (classifier, "ccc", f"CCC of {field.removeprefix('ccc_')}", score["mean"])
+            for task in condition.get("tasks", {}).values()
+            for field, score in task.items()
+            if field.startswith("ccc_")
         ]
         results += [
             _eval_result(evaluation, condition["condition"], *score) for score in scores if score[-1] is not None

@@ -79,21 +79,28 @@ def check_checkpoint(folder: Path) -> None:
 def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
     """Problems of the two configurations and of the code that they refer to; adapters use the code of their base."""
     from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+    from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig
+    from ..models.sparse_merit.processing_speech_text import PROCESSOR_FILE
 
-    config, extractor = (_json_if_whole(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    config = _json_if_whole(folder / "config.json")
+    is_speech_text = (config or {}).get("model_type") == SpeechTextConfig.model_type
+    name, part = (PROCESSOR_FILE, "processor") if is_speech_text else ("preprocessor_config.json", "feature extractor")
+    preparation = _json_if_whole(folder / name)
     if config is None:
         yield "config.json is missing or not valid JSON"
-    elif config.get("model_type") != SparseMeritConfig.model_type:
-        expected = SparseMeritConfig.model_type
-        yield f"config.json has the model type {config.get('model_type')!r}, expected {expected!r}"
+    elif not is_speech_text and config.get("model_type") != SparseMeritConfig.model_type:
+        expected = f"{SparseMeritConfig.model_type!r} or {SpeechTextConfig.model_type!r}"
+        yield f"config.json has the model type {config.get('model_type')!r}, expected {expected}"
     elif not are_adapters and not config.get("auto_map"):
         yield "config.json has no auto_map, so others cannot load it: write it again with `sparse-merit export`"
-    if extractor is None:
-        yield "preprocessor_config.json is missing or not valid JSON: save the feature extractor too"
+    if preparation is None:
+        yield f"{name} is missing or not valid JSON: save the {part} too"
+    elif "text" in preparation.get("modalities", ()) and not (folder / "tokenizer_config.json").exists():
+        yield "tokenizer_config.json is missing: save the processor too"
     if are_adapters:
         yield from _base_problems(folder)
         return
-    code = _code_files(folder, config or {}, extractor or {})
+    code = _code_files(folder, config or {}, preparation or {})
     missing = sorted(name for name in code if not (folder / name).exists())
     if missing:
         yield f"code that auto_map refers to is missing: {', '.join(missing)}"
@@ -117,12 +124,12 @@ def _json_if_whole(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _code_files(folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> set[str]:
+def _code_files(folder: Path, config: dict[str, Any], preparation: dict[str, Any]) -> set[str]:
     """The Python files needed for loading: those named in the configurations, and their imports."""
     from transformers.dynamic_module_utils import get_relative_imports
 
     pipelines = [pipeline["impl"] for pipeline in config.get("custom_pipelines", {}).values()]
-    auto_maps = [*config.get("auto_map", {}).values(), *extractor.get("auto_map", {}).values()]
+    auto_maps = [*config.get("auto_map", {}).values(), *preparation.get("auto_map", {}).values()]
     # `name/repository--module.Class` is code of another repository
     waiting = {f"{name.split('.')[0]}.py" for name in [*auto_maps, *pipelines] if "--" not in name}
     files: set[str] = set()

@@ -1,24 +1,35 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What a training run records next to its best model, for the model card: its settings, and its data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from datasets import Dataset
+from transformers.utils import cached_file
 
 from ..data.dataset_card import values
 from ..data.datasets import read_dataset
 from ..hub.adapter_card import is_public, licence_of
+from ..hub.model_card import read_training_data
+from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT
 from ..models.sparse_merit.sources import locate, portable_name
+from ..models.sparse_merit.tasks import RegressionTask, Task
 from .settings import TrainingSettings
 
-STARTS = ("model", "encoder", "wavlm")
+if TYPE_CHECKING:
+    from .speech_text import SpeechTextSettings
+
+STARTS = ("model", "encoder", "wavlm", "speech_model", "text_model")
+NAMES = ("wavlm", "text_model")
+"""Those of `STARTS` that are not models of this package."""
+REQUIRED = ("stage", "data")
+"""Settings that a run has no valid default for."""
 
 
-def write_settings(folder: Path, settings: TrainingSettings) -> None:
+def write_settings(folder: Path, settings: "TrainingSettings | SpeechTextSettings") -> None:
     """
     Writes `training.yaml`, the settings that differ from the defaults.
 
@@ -35,7 +46,7 @@ def write_training_data(folder: Path, data: dict[str, Any]) -> None:
 
     Args:
         folder: Folder of the model.
-        data: As [`training_data`] returns it.
+        data: As [`training_data`] or [`speech_text_data`] returns it.
     """
     _write(folder / "training_data.yaml", data)
 
@@ -44,15 +55,16 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def recorded(settings: TrainingSettings) -> dict[str, Any]:
+def recorded(settings: "TrainingSettings | SpeechTextSettings") -> dict[str, Any]:
     """The settings of a run that differ from the defaults, without paths of this machine."""
-    starts = {name: _start(settings, name) for name in STARTS if getattr(settings, name)}
-    defaults = asdict(TrainingSettings(**{name: getattr(settings, name) for name in starts}))
+    starts = {name: _start(settings, name) for name in STARTS if getattr(settings, name, None)}
+    required = {name: getattr(settings, name) for name in REQUIRED if hasattr(settings, name)}
+    defaults = asdict(type(settings)(**{name: getattr(settings, name) for name in starts}, **required))
     changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
-    record = {**starts, "labels": settings.labels, **changed}
-    for name in ("output_dir", "resume", "dataloader_num_workers", "feature_cache", "cleaned_by"):
+    record = {**starts, **required, "labels": settings.labels, **changed}
+    for name in ("output_dir", "resume", "dataloader_num_workers", "feature_cache", "embedding_cache", "cleaned_by"):
         record.pop(name, None)
-    for name in ("speech", "unlabelled", "noise", "rirs"):
+    for name in ("speech", "unlabelled", "noise", "rirs", "data"):
         if name in record:
             record[name] = [_plain_name(path) for path in record[name]]
     if "sampling_weights" in record:  # of datasets and of labels
@@ -62,10 +74,10 @@ def recorded(settings: TrainingSettings) -> dict[str, Any]:
     return {name: dict(value) if isinstance(value, dict) else value for name, value in record.items()}
 
 
-def _start(settings: TrainingSettings, name: str) -> str:
+def _start(settings: "TrainingSettings | SpeechTextSettings", name: str) -> str:
     """The name of the checkpoint that a run starts from."""
     given = getattr(settings, name)
-    return _plain_name(given if name == "wavlm" else portable_name(locate(given)))
+    return _plain_name(given if name in NAMES else portable_name(locate(given)))
 
 
 def _plain_name(path: str) -> str:
@@ -73,13 +85,14 @@ def _plain_name(path: str) -> str:
     return Path(path).name if Path(path).exists() else path
 
 
-def training_data(settings: TrainingSettings) -> dict[str, Any]:
+def training_data(settings: TrainingSettings, tasks: Mapping[str, Task]) -> dict[str, Any]:
     """
     The content of `training_data.yaml`: the datasets of a run with their licences, and the checkpoint that was
     fine-tuned, whose licence also applies.
 
     Args:
         settings: Settings of the run. Of streamed speech, only the name is known.
+        tasks: The tasks that are trained, by name.
 
     Raises:
         DatasetError: A dataset is missing.
@@ -94,18 +107,77 @@ def training_data(settings: TrainingSettings) -> dict[str, Any]:
         data["notes"] = f"Fine-tuned from {name}, whose training data its own card names."
     uses = (("speech", settings.speech), ("noise", settings.noise), ("room impulse responses", settings.rirs))
     data["corpora"] = [
-        _corpus(path, use, is_streamed=settings.streaming and use == "speech") for use, paths in uses for path in paths
+        _corpus(path, use, tasks if use == "speech" else {}, is_streamed=settings.streaming and use == "speech")
+        for use, paths in uses
+        for path in paths
     ]
     return data
 
 
-def _corpus(path: str, use: str, is_streamed: bool) -> dict[str, Any]:
-    facts = {"name": _plain_name(path).removesuffix(".parquet"), "use": use, "license": "not stated"}
+def speech_text_data(settings: "SpeechTextSettings", tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """
+    The content of `training_data.yaml` of a model of speech and text: its encoders and its datasets, with their
+    licences.
+
+    Args:
+        settings: Settings of the run.
+        tasks: The tasks that are trained, by name.
+
+    Raises:
+        DatasetError: A dataset is missing.
+    """
+    models = {SPEECH: settings.speech_model, TEXT: settings.text_model}
+    used = [modality for modality, model in models.items() if model]
+    return {
+        "encoders": {modality: _encoder(str(models[modality]), modality) for modality in used},
+        "corpora": [_corpus(path, " and ".join(used), tasks) for path in settings.data],
+    }
+
+
+def _encoder(model: str, modality: str) -> dict[str, str]:
+    """Name, licence and source of an encoder: those that the model of an earlier stage records, or its own."""
+    source = locate(model) if modality == SPEECH else model
+    earlier = read_training_data(Path(source) / "training_data.yaml").get("encoders") or {}
+    if modality in earlier:
+        return earlier[modality]
+    name = portable_name(source)
+    if Path(source).exists():
+        return {"name": _plain_name(name), "license": licence_of(source) or "not stated"}
+    facts = {"name": name, "source": f"https://huggingface.co/{name}"}
+    return {**facts, "license": _licence_on_hub(source) or "not stated"}
+
+
+def _licence_on_hub(name: str) -> str | None:
+    """The licence that the card of a model on the Hub states; None if there is none, or no connection."""
+    tolerant = {f"_raise_exceptions_for_{fault}": False for fault in ("missing_entries", "connection_errors")}
+    card = cached_file(name, "README.md", **tolerant)
+    return None if card is None else licence_of(Path(card).parent)
+
+
+def _corpus(path: str, use: str, tasks: Mapping[str, Task], is_streamed: bool = False) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": _plain_name(path).removesuffix(".parquet"), "use": use, "license": "not stated"}
     if is_streamed:
         return facts
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, required="split")
     facts["license"] = dataset.info.license or facts["license"]
-    return facts | dict(_counted(dataset)) | ({"citation": dataset.info.citation} if dataset.info.citation else {})
+    facts |= dict(_counted(dataset))
+    if rated := _rated_clips(dataset, tasks):
+        facts["rated_clips"] = rated
+    return facts | ({"citation": dataset.info.citation} if dataset.info.citation else {})
+
+
+def _rated_clips(dataset: Dataset, tasks: Mapping[str, Task]) -> dict[str, dict[str, int]]:
+    """{task: {rating: clips}}, the clips in the train and dev splits that have a rating; without zeros."""
+    used = [split in ("train", "dev") for split in values(dataset, "split")]
+    counts: dict[str, dict[str, int]] = {}
+    for name, task in tasks.items():
+        if not isinstance(task, RegressionTask):
+            continue
+        for rating, column in zip(task.outputs, task.columns, strict=True):
+            given = values(dataset, column) if column in dataset.features else [None] * len(dataset)
+            if number := sum(value is not None and here for value, here in zip(given, used, strict=True)):
+                counts.setdefault(name, {})[rating] = number
+    return counts
 
 
 def _counted(dataset: Dataset) -> Iterator[tuple[str, Any]]:

@@ -176,7 +176,7 @@ class Run:
         self.model, self.feature_extractor = model, feature_extractor
         self.balancing = build_objective(settings, accelerator, model)
         self.folder = Path(settings.output_dir)
-        self.data = training_data(settings)
+        self.data = training_data(settings, configured_tasks(settings, without_adapters(model).tasks))
         self.resume_from = checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint and not settings.resume:
             raise FileExistsError(

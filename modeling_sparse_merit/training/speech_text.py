@@ -53,6 +53,7 @@ from ..models.sparse_merit.tasks import EMOTION, Task
 from .arguments import parse_fields
 from .dataset import EpochSampler, class_frequencies
 from .embeddings import EmbeddingFolder, embed_clips
+from .records import speech_text_data, write_settings, write_training_data
 from .settings import EQUAL_CLASSES, Entries, Fraction, YamlMapping
 from .speech_text_clips import ClipDataset, Collator
 from .targets import Targets, add_classes, batch_targets, compares_clips, configured_tasks, has_target
@@ -315,7 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
         (Path(settings.output_dir) / "settings.json").write_text(stored, encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
-        save_best(trainer, processor, Path(settings.output_dir))
+        save_best(trainer, processor, settings)
 
 
 def build(settings: SpeechTextSettings) -> tuple[SpeechTextForEmotion, SpeechTextProcessor]:
@@ -443,14 +444,15 @@ def plain_model(model: Any) -> SpeechTextForEmotion:
     return plain
 
 
-def save_best(trainer: SpeechTextTrainer, processor: SpeechTextProcessor, output_dir: Path) -> None:
+def save_best(trainer: SpeechTextTrainer, processor: SpeechTextProcessor, settings: SpeechTextSettings) -> None:
     """
-    Writes the best model with its processor and its scores on the dev split to `best`, atomically.
+    Writes the best model to `best`, atomically, with its processor, its scores on the dev split, and the settings and
+    the data of its training.
 
     Args:
         trainer: After its training, which has loaded the best weights.
         processor: The processor of the model.
-        output_dir: Folder of the run.
+        settings: Settings of the run.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
@@ -458,11 +460,14 @@ def save_best(trainer: SpeechTextTrainer, processor: SpeechTextProcessor, output
     state = trainer.state
     best = next(entry for entry in state.log_history if entry.get("eval_score") == state.best_metric)
     scores = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
+    output_dir = Path(settings.output_dir)
     with replacing_folder(output_dir / "best") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         results = {"epoch": round(best["epoch"]), "step": best["step"], "dev": scores}
         (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+        write_settings(folder, settings)
+        write_training_data(folder, speech_text_data(settings, trainer.tasks))
     logger.info("Best epoch: %d, score %.4f; saved in %s", results["epoch"], scores["score"], output_dir / "best")
 
 

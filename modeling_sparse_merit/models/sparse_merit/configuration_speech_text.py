@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Configuration of the speech-text model: both backbones, pooling, and heads."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
@@ -147,6 +148,19 @@ def _check_backbones(config: SpeechTextConfig) -> None:
         raise ValueError(
             f"`modality_dropout` is {config.modality_dropout}; expected 0 for a model of one modality, which it needs."
         )
+
+
+def read_config(source: str | os.PathLike, **where: Any) -> SparseMeritConfig | SpeechTextConfig:
+    """
+    The configuration of a Sparse MERIT checkpoint or of a speech-text checkpoint.
+
+    Args:
+        source: Folder or Hub id.
+        where: Arguments for the Hub, such as `revision`.
+    """
+    model_type = PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type")
+    is_speech_text = model_type == SpeechTextConfig.model_type
+    return (SpeechTextConfig if is_speech_text else SparseMeritConfig).from_pretrained(source, **where)
 
 
 def clip_tasks_of(config: SparseMeritConfig) -> dict[str, Task]:

@@ -369,6 +369,12 @@ class SpeechTextForEmotion(PreTrainedModel):
         return [part for name in names for part in (getattr(self, name), getattr(self, f"{name}_pooling"))]
 
 
+def count_speech_text_parameters(config: SpeechTextConfig) -> int:
+    """Number of parameters of a model with this configuration, without allocating its weights."""
+    with torch.device("meta"):
+        return SpeechTextForEmotion(config).num_parameters()
+
+
 def _text_model(model: Any) -> PreTrainedModel:
     """A text encoder without the pooler of models such as BERT, which is not used, and without a decoder's cache."""
     if getattr(model, "pooler", None) is not None:
