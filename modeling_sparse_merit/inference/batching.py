@@ -53,8 +53,8 @@ def enhance_recordings(
         progress: called with the seconds of audio that are done and their total, estimated from the file headers read
             so far.
         treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
-            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s` and
-            `detector`.
+            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s`,
+            `detector` and `transcriber`.
 
     Raises:
         OutputError: nothing more can be written, for example because the disk is full.
