@@ -148,6 +148,18 @@ def test_what_is_held_does_not_grow_with_the_recording():
     assert len(transcriber._held) == 0.2 * RATE
 
 
+def test_a_segment_that_is_too_long_for_whisper_is_transcribed_in_parts():
+    received = []
+
+    def transcriber(audio):
+        received.append(len(audio) / RATE)
+        return name_of_tone(audio)
+
+    tones = make_tones([(40.0, 300), (30.0, 700)])
+    assert SegmentTranscriber(transcriber).add(tones, [SpeechSegment(0, 70 * 50, {})], 70 * RATE) == ["300 300 700"]
+    assert received == pytest.approx([70 / 3] * 3, abs=0.001)
+
+
 def test_silence_has_an_empty_transcript_and_needs_no_recogniser(pipe, tmp_path):
     result, received = enhanced(tmp_path, np.zeros(RATE, np.float32), pipe)
     assert (result["transcript"], result["segments"], received) == ("", [], [])

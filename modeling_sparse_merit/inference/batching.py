@@ -54,7 +54,8 @@ def enhance_recordings(
             so far.
         treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
             file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s`,
-            `detector` and `transcriber`.
+            `detector`, and `transcriber` (a pipeline for automatic speech recognition, a function from float32
+            (samples,) at 16 kHz to a text, or a folder of transcripts as a `Path`).
 
     Raises:
         OutputError: nothing more can be written, for example because the disk is full.

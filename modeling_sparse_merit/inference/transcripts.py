@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Transcripts of recordings: recognised segment by segment, or read from a folder of text files."""
 
+import math
 import re
 import threading
 from collections import Counter
@@ -13,7 +14,7 @@ import torch
 
 from ..files import one_line, sha256_of_files
 from ..models.sparse_merit.audio import Channel
-from ..models.sparse_merit.cutting import FRAME
+from ..models.sparse_merit.cutting import FRAME, SAMPLING_RATE
 from ..models.sparse_merit.pipeline_speech_text import Transcriber, transcribe
 from ..models.sparse_merit.sources import HUB_ID
 from ..models.sparse_merit.speech_segments import SpeechSegment
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 CONTEXT = 10 * FRAME
 """Samples before and after a segment that are transcribed with it, 0.2 s: less than the pause between two segments."""
 MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")
+LONGEST = 30 * SAMPLING_RATE
+"""Samples that Whisper takes at once. Only windows of more than 28 s have longer segments."""
 _one_transcribing = threading.Lock()  # pipelines of transformers are not thread-safe
 
 
@@ -53,13 +56,16 @@ class SegmentTranscriber:
         """
         self._held = np.concatenate([self._held, piece])
         with _one_transcribing:
-            transcripts = [transcribe(self._transcriber, self._with_context(segment)) for segment in ended]
+            transcripts = [self._transcript(segment) for segment in ended]
         kept = self._place(next_start - CONTEXT)
         self._held, self._start = self._held[kept:], self._start + kept
         return transcripts
 
-    def _with_context(self, segment: SpeechSegment) -> np.ndarray:
-        return self._held[self._place(FRAME * segment.start - CONTEXT) : self._place(FRAME * segment.end + CONTEXT)]
+    def _transcript(self, segment: SpeechSegment) -> str:
+        start, end = FRAME * segment.start - CONTEXT, FRAME * segment.end + CONTEXT
+        spoken = self._held[self._place(start) : self._place(end)]
+        parts = np.array_split(spoken, math.ceil(len(spoken) / LONGEST))
+        return " ".join(filter(None, (transcribe(self._transcriber, part) for part in parts)))
 
     def _place(self, sample: int) -> int:
         """The index of a sample of the track among those that are held."""
