@@ -111,6 +111,23 @@ def test_a_segment_without_scores_has_no_score(tmp_path):
     assert written(tmp_path, "rttm", segments) == "SPEAKER my_call 1 0.000 1.000 <NA> <NA> sad <NA> <NA>\n"
 
 
+def test_transcripts_are_a_column_and_a_second_line(tmp_path):
+    segments = [
+        {"start": 0, "end": 1, "emotion": "sad", "transcript": "No, <never>\n&  so\u2026"},
+        {"start": 1, "end": 2, "emotion": None, "transcript": ""},
+    ]
+    path = tmp_path / "a.segments.csv"
+    write_segments(path, segments, "csv", ["sad"], "a.wav", has_transcripts=True)
+    assert path.read_bytes().decode() == (
+        'start,end,emotion,sad,transcript\r\n0.000,1.000,sad,,"No, <never>\n&  so\u2026"\r\n1.000,2.000,,,\r\n'
+    )
+    assert written(tmp_path, "vtt", segments).endswith(
+        "00:00:00.000 --> 00:00:01.000\nsad\nNo, &lt;never&gt; &amp; so\u2026\n\n"
+        "00:00:01.000 --> 00:00:02.000\nunsure\n"
+    )
+    assert written(tmp_path, "rttm", segments) == "SPEAKER my_call 1 0.000 1.000 <NA> <NA> sad <NA> <NA>\n"
+
+
 def test_rounding_leaves_no_segment_empty_and_none_overlapping(tmp_path):
     times = [0.0, 0.0001, 0.0002, 0.0003, 0.0012, 0.5004999, 0.5005001, 0.9995, 1.0]
     segments = [

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..inference.results import Results
     from ..inference.tracks import Treatment
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+    from ..models.sparse_merit.pipeline_speech_text import Transcriber
 
 DEMO_RECORDING = Path(__file__).parents[1] / "demo" / "noisy_speech.flac"
 LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
@@ -53,6 +54,7 @@ class Options:
     batch_seconds: float = BATCH_SECONDS
     overwrite: bool = False
     quiet: bool = False
+    transcribe: str | None = None
 
 
 def enhance(
@@ -88,6 +90,14 @@ def enhance(
         float,
         typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1),
     ] = 0.0,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL_OR_FOLDER",
+            help="Also transcribe each speech segment with a model for speech recognition (its folder, or the Hub id "
+            "of one that was downloaded), or read NAME.txt of each recording from a folder.",
+        ),
+    ] = None,
     vad: Annotated[
         Vad,
         typer.Option(
@@ -141,7 +151,7 @@ def enhance(
             **windows,
         }
         treatment["channel"] = checked_channel(channel)
-        options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines)
+        options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines, transcribe)
         load = partial(load_pipeline, model, precision=precision.value, revision=revision)
         show = print_json if json_lines else None
         summary = _enhance_recordings(recordings, output, load, device, options, show)
@@ -214,9 +224,10 @@ def _enhance_recordings(
     from ..inference.results import Results, settings_of
     from ..inference.tracks import Treatment
 
-    treatment = Treatment(**options.treatment, detector=detector)
+    transcriber, transcriber_facts = _load_transcriber(options.transcribe, recordings, pipe)
+    treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber)
     calibration = {"temperature": pipe.temperature} if pipe.calibration else {}
-    settings = settings_of(pipe.model, vad=vad, **calibration, **treatment.facts)
+    settings = settings_of(pipe.model, vad=vad, **calibration, **treatment.facts, **transcriber_facts)
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
         recordings = results.placed(recordings) if process == 0 else []
@@ -236,6 +247,20 @@ def _enhance_recordings(
             for record in results.records(recordings):
                 show(record)
     return summary
+
+
+def _load_transcriber(
+    source: str | None, recordings: "list[Recording]", pipe: "SpeechEnhancementAndEmotionPipeline"
+) -> "tuple[Transcriber | Path | None, dict[str, str]]":
+    """The transcriber of `--transcribe`, and what the records depend on: nothing without the option."""
+    if source is None:
+        return None, {}
+    from ..inference.transcripts import check_transcripts, load_transcriber
+
+    transcriber, identity = load_transcriber(source, pipe.device)
+    if isinstance(transcriber, Path):
+        check_transcripts(transcriber, recordings)
+    return transcriber, {"transcriber": identity}
 
 
 def _run(

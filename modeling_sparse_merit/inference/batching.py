@@ -53,8 +53,9 @@ def enhance_recordings(
         progress: called with the seconds of audio that are done and their total, estimated from the file headers read
             so far.
         treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
-            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s` and
-            `detector`.
+            file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s`,
+            `detector`, and `transcriber` (a pipeline for automatic speech recognition, a function from float32
+            (samples,) at 16 kHz to a text, or a folder of transcripts as a `Path`).
 
     Raises:
         OutputError: nothing more can be written, for example because the disk is full.

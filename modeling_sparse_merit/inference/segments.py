@@ -32,6 +32,7 @@ class Segment(TypedDict):
         emotion: the most probable one; None if its score is too low.
         scores: probability of each emotion.
         reason: "unsure" if `emotion` is None.
+        transcript: what is said; absent if it was not asked for.
     """
 
     start: float
@@ -39,6 +40,7 @@ class Segment(TypedDict):
     emotion: str | None
     scores: NotRequired[dict[str, float]]
     reason: NotRequired[str]
+    transcript: NotRequired[str]
 
 
 class _Cue(NamedTuple):
@@ -48,6 +50,7 @@ class _Cue(NamedTuple):
     end: int
     emotion: str | None
     scores: dict[str, float]
+    transcript: str
 
     @property
     def score(self) -> float | None:
@@ -56,7 +59,13 @@ class _Cue(NamedTuple):
 
 
 def write_segments(
-    path: Path, segments: Iterable[Segment], kind: str, labels: Iterable[str], name: str, channel: int = 1
+    path: Path,
+    segments: Iterable[Segment],
+    kind: str,
+    labels: Iterable[str],
+    name: str,
+    channel: int = 1,
+    has_transcripts: bool = False,
 ) -> None:
     """Writes the timeline of a recording atomically.
 
@@ -69,6 +78,7 @@ def write_segments(
         labels: all emotions of the model; the score columns of a CSV.
         name: name of the recording, such as `call.wav`.
         channel: number of the channel, from 1.
+        has_transcripts: whether a CSV has a column for the transcripts. WebVTT has those that there are, RTTM none.
 
     Raises:
         ValueError: the format is unknown, or a segment ends before it starts or overlaps with another one.
@@ -80,7 +90,7 @@ def write_segments(
     """
     kind, cues = SegmentFormat(kind), _cues(segments)
     if kind is SegmentFormat.CSV:
-        content = _csv(cues, sorted(labels))
+        content = _csv(cues, sorted(labels), has_transcripts)
     elif kind is SegmentFormat.VTT:
         content = _vtt(cues, name)
     else:
@@ -102,28 +112,34 @@ def _cues(segments: Iterable[Segment]) -> list[_Cue]:
             )
         first = max(round(1000 * start), free)
         last, free = end, max(round(1000 * end), first + 1)
-        cues.append(_Cue(first, free, segment["emotion"], segment.get("scores") or {}))
+        cues.append(_Cue(first, free, segment["emotion"], segment.get("scores") or {}, segment.get("transcript", "")))
     return cues
 
 
-def _csv(cues: Sequence[_Cue], labels: list[str]) -> str:
-    """One row per segment: times in seconds, the emotion (empty if unsure), and the score of each label.
+def _csv(cues: Sequence[_Cue], labels: list[str], has_transcripts: bool) -> str:
+    """One row per segment: times in seconds, the emotion (empty if unsure), score of each label, transcript.
 
     Common Format and MIME Type for Comma-Separated Values, RFC 4180.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["start", "end", "emotion", *labels])
+    writer.writerow(["start", "end", "emotion", *labels, *(["transcript"] if has_transcripts else [])])
     for cue in cues:
         scores = [f"{cue.scores[label]:.6f}" if label in cue.scores else "" for label in labels]
-        writer.writerow([_seconds(cue.start), _seconds(cue.end), cue.emotion or "", *scores])
+        transcript = [cue.transcript] if has_transcripts else []
+        writer.writerow([_seconds(cue.start), _seconds(cue.end), cue.emotion or "", *scores, *transcript])
     return text.getvalue()
 
 
 def _vtt(cues: Sequence[_Cue], name: str) -> str:
-    """One cue per segment. WebVTT: The Web Video Text Tracks Format, W3C, section 4 (https://www.w3.org/TR/webvtt1)."""
+    """One cue per segment, with the transcript in a second line.
+
+    WebVTT: The Web Video Text Tracks Format, W3C, section 4 (https://www.w3.org/TR/webvtt1).
+    """
     blocks = ["WEBVTT", f"NOTE Emotions of {_vtt_text(name)}"]
-    blocks += [f"{_timestamp(cue.start)} --> {_timestamp(cue.end)}\n{_vtt_text(_caption(cue))}" for cue in cues]
+    for cue in cues:
+        lines = [_vtt_text(line) for line in (_caption(cue), cue.transcript) if line]
+        blocks.append("\n".join([f"{_timestamp(cue.start)} --> {_timestamp(cue.end)}", *lines]))
     return "\n\n".join(blocks) + "\n"
 
 

@@ -17,6 +17,7 @@ from ..models.sparse_merit.audio import Channel
 from ..models.sparse_merit.cutting import CHUNK_LENGTH_S, SAMPLING_RATE, STRIDE_LENGTH_S, Stride, Window, WindowCutter
 from ..models.sparse_merit.decoding import rewindable
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
+from ..models.sparse_merit.pipeline_speech_text import Transcriber
 from ..models.sparse_merit.speech_segments import SpeechSegment
 from ..models.sparse_merit.streaming import Assembler, DetectorFactory, WindowModel, WindowOutput
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, TASKS, further_tasks
@@ -28,6 +29,7 @@ from .blocks import BlockReader, BlockWriter
 from .files import STDIN, Recording, segments_path
 from .results import Results
 from .segments import write_segments
+from .transcripts import SegmentTranscriber, read_transcript
 
 _one_drawing = threading.Lock()  # matplotlib is not thread-safe
 
@@ -44,6 +46,8 @@ class Treatment:
         min_score: an emotion with a smaller score becomes None, with the reason "unsure".
         chunk_length_s, stride_length_s: length and context of the windows in seconds, as for the pipeline.
         detector: voice activity detector, as for the pipeline.
+        transcriber: a pipeline for automatic speech recognition, or a function from float32 (samples,) at 16 kHz to a
+            text, which transcribes each segment of speech; or a folder with a transcript of each recording, NAME.txt.
     """
 
     rate: int | None = None
@@ -54,10 +58,11 @@ class Treatment:
     chunk_length_s: float = CHUNK_LENGTH_S
     stride_length_s: Stride = STRIDE_LENGTH_S
     detector: DetectorFactory | None = None
+    transcriber: Transcriber | Path | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Options that the records depend on, JSON-serializable; the detector is recorded by the caller."""
+        """Options that the records depend on, JSON-serializable; the caller records detector and transcriber."""
         names = ("rate", "channel", "min_score", "chunk_length_s", "stride_length_s")
         return {name: getattr(self, name) for name in names}
 
@@ -105,8 +110,11 @@ class Track:
         self._recording, self._reader, self._number, self._lines = recording, reader, number, lines
         self._pipe, self._model, self._treatment, self._results = pipe, model, treatment, results
         self._target = recording.target_of(number)
-        self._assembler = Assembler(model, treatment.detector)
+        transcriber = treatment.transcriber
+        self._transcriber = SegmentTranscriber(transcriber) if callable(transcriber) else None
+        self._assembler = Assembler(model, treatment.detector, finds_segments=self._transcriber is not None)
         self._segments: list[SpeechSegment] = []
+        self._transcripts: list[str] = []  # of the segments
         self._sides: tuple[Overview, ...] = ()
         self._expert_use: dict[str, Columns] = {}
         self._writer: BlockWriter | None = None
@@ -133,6 +141,8 @@ class Track:
         """
         joined, ended = self._assembler.add(window, output)
         self._segments += ended
+        if self._transcriber is not None:
+            self._transcripts += self._transcriber.add(window.piece, ended, self._assembler.next_start)
         self._samples = window.end
         if self._treatment.plot:
             self._look(window.piece, joined.get(ENHANCEMENT), output.expert_use)
@@ -198,7 +208,9 @@ class Track:
         has_emotion = scores and "reason" not in outputs
         further = {name: _plain(outputs[name]) for name in further_tasks(self._pipe.model.tasks) if name in outputs}
         speech = (
-            {"segments": outputs["segments"], "speech_seconds": _speech_seconds(outputs)} if EMOTION in outputs else {}
+            {"segments": self._transcribed(outputs["segments"]), "speech_seconds": _speech_seconds(outputs)}
+            if EMOTION in outputs
+            else {}
         )
         return {
             "file": str(self._recording.path),
@@ -211,8 +223,20 @@ class Track:
             "enhanced": str(self._target) if self._writer is not None else None,
             **self._reader.facts,
             **speech,
+            **({} if self._treatment.transcriber is None else {"transcript": self._transcript()}),
             **({"task_outputs": further} if further else {}),
         }
+
+    def _transcribed(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._transcriber is None:
+            return segments
+        pairs = zip(segments, self._transcripts, strict=True)
+        return [{**segment, "transcript": transcript} for segment, transcript in pairs]
+
+    def _transcript(self) -> str | None:
+        if isinstance(folder := self._treatment.transcriber, Path):
+            return read_transcript(folder, self._recording.path, self._number)
+        return " ".join(filter(None, self._transcripts))
 
     def _write_further_files(self, record: dict[str, Any]) -> None:
         """Writes the figure and the file of the segments, if requested."""
@@ -222,7 +246,15 @@ class Track:
             labels, number = TASKS[EMOTION].describe(self._pipe.model.config)["labels"], self._number or 1
             path = segments_path(self._target, self._treatment.segments)
             name = self._recording.path.name
-            write_segments(path, record["segments"], self._treatment.segments, labels, name, int(number))
+            write_segments(
+                path,
+                record["segments"],
+                self._treatment.segments,
+                labels,
+                name,
+                int(number),
+                has_transcripts=self._transcriber is not None,
+            )
 
     def _plot(self, record: dict[str, Any]) -> None:
         noisy, enhanced = (*self._sides, None)[:2]

@@ -128,6 +128,11 @@ class SpeechSegments:
             return None
         return self._heads(self._of(self._open.seen_from, self._end))
 
+    @property
+    def next_start(self) -> int:
+        """The first frame of the segment that is open; without one, the earliest that the next one can have."""
+        return self._end if self._open is None else self._open.start
+
     def _pause(self) -> int:
         assert self._open is not None
         return SHORT_PAUSE if self._open.end - self._open.start >= LONG_ENOUGH else PAUSE

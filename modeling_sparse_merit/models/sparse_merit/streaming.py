@@ -142,11 +142,13 @@ class Assembler:
     Args:
         model: the model that computed the outputs.
         detector: factory of the speech detector of this recording; `detect_by_level` by default.
+        finds_segments: whether to find the segments of speech even without clip tasks.
     """
 
-    def __init__(self, model: WindowModel, detector: DetectorFactory | None = None):
+    def __init__(self, model: WindowModel, detector: DetectorFactory | None = None, finds_segments: bool = False):
         self._detector = (detector or detect_by_level)()
-        self._timeline = SpeechSegments(model.heads, model.feature_samples) if model.clip_tasks else None
+        has_segments = finds_segments or model.clip_tasks
+        self._timeline = SpeechSegments(model.heads, model.feature_samples) if has_segments else None
         self._peak_db: float | None = None  # of the last piece
         self._held: dict[str, np.ndarray] = {}  # around the last cut, as much before it as after it
 
@@ -170,6 +172,11 @@ class Assembler:
     def _is_other_level(self, window: Window) -> bool:
         before, self._peak_db = self._peak_db, window.peak_db
         return not window.is_fixed and before is not None and abs(self._peak_db - before) >= LEVEL_CHANGE
+
+    @property
+    def next_start(self) -> int:
+        """`next_start` of the segments in samples; 0 if none are looked for."""
+        return 0 if self._timeline is None else FRAME * self._timeline.next_start
 
     def current(self) -> dict[str, torch.Tensor] | None:
         """{task: (1, K)} of the segment that is open; None if there is none or it is too short."""
