@@ -513,6 +513,17 @@ def test_journals_of_processes_are_joined_in_the_order_of_the_recordings(record,
         assert [later.is_done(recording) for recording in recordings] == [True, True, True, False]
 
 
+def test_a_recording_that_changes_while_it_is_processed_is_not_done(record, tmp_path):
+    path = record("a.wav")
+    (recording,), _ = find_recordings([str(path)], tmp_path / "out")
+    with Results(tmp_path / "out", Settings("model", {})) as results:
+        record("a.wav", seconds=0.7)
+        results.add(recording, {"file": str(path), "enhanced": None}, recording.target)
+        assert results.is_done(recording)
+        (later,), _ = find_recordings([str(path)], tmp_path / "out")
+        assert not results.is_done(later)
+
+
 def test_a_recording_of_no_file_is_never_done(tmp_path):
     with Results(tmp_path, Settings("model", {})) as results:
         (pipe,) = results.placed([Recording(Path("-"), tmp_path / "stdin.enhanced.wav")])
