@@ -453,18 +453,6 @@ def test_a_folder_is_for_one_run_at_a_time(run, tiny_checkpoint, record, tmp_pat
     assert run("a.wav", "-o", "out").exit_code == 0  # the lock goes with its process
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("file systems cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_full_disk_stops_the_run_and_loses_nothing(run, corpus, small_disk):
     result = run("in", "-o", small_disk / "out", "--batch-seconds", 2)
