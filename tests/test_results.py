@@ -453,18 +453,6 @@ def test_a_folder_is_for_one_run_at_a_time(run, tiny_checkpoint, record, tmp_pat
     assert run("a.wav", "-o", "out").exit_code == 0  # the lock goes with its process
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("file systems cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_full_disk_stops_the_run_and_loses_nothing(run, corpus, small_disk):
     result = run("in", "-o", small_disk / "out", "--batch-seconds", 2)
@@ -511,6 +499,17 @@ def test_journals_of_processes_are_joined_in_the_order_of_the_recordings(record,
     assert files_in(tmp_path / "out") == ["results.jsonl"]
     with Results(tmp_path / "out", settings) as later:
         assert [later.is_done(recording) for recording in recordings] == [True, True, True, False]
+
+
+def test_a_recording_that_changes_while_it_is_processed_is_not_done(record, tmp_path):
+    path = record("a.wav")
+    (recording,), _ = find_recordings([str(path)], tmp_path / "out")
+    with Results(tmp_path / "out", Settings("model", {})) as results:
+        record("a.wav", seconds=0.7)
+        results.add(recording, {"file": str(path), "enhanced": None}, recording.target)
+        assert results.is_done(recording)
+        (later,), _ = find_recordings([str(path)], tmp_path / "out")
+        assert not results.is_done(later)
 
 
 def test_a_recording_of_no_file_is_never_done(tmp_path):

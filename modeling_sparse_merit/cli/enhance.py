@@ -20,11 +20,22 @@ from ..extras import import_extra
 from ..files import OutputError
 from ..inference.segments import SegmentFormat
 from .options import (
+    ChannelOption,
+    ChunkLengthOption,
     DeviceOption,
+    MinScoreOption,
     ModelOption,
+    OutputOption,
+    PlotOption,
     Precision,
+    PrecisionOption,
+    QuietOption,
+    RateOption,
     RevisionOption,
+    SegmentsOption,
+    StrideLengthOption,
     Vad,
+    VadOption,
     errors_in_one_line,
     load_pipeline,
     quieten_notices,
@@ -36,7 +47,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from ..inference.files import Recording
-    from ..inference.results import Results
+    from ..inference.results import Results, Settings
     from ..inference.tracks import Treatment
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
     from ..models.sparse_merit.pipeline_speech_text import Transcriber
@@ -65,31 +76,13 @@ def enhance(
             "M4A, WebM, WMA and others need ffmpeg."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("enhanced"),
+    output: OutputOption = Path("enhanced"),
     model: ModelOption = None,
-    channel: Annotated[
-        str,
-        typer.Option(
-            help="mix (mean of the channels), left, right, a number from 1, or each (all channels separately)."
-        ),
-    ] = "mix",
-    rate: Annotated[
-        int | None,
-        typer.Option(
-            help="Sampling rate of the output in Hz; by default that of each recording. The model works at 16 kHz, so "
-            "enhanced speech has no content above 8 kHz at any rate.",
-            min=4_000,
-        ),
-    ] = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw a PNG for each recording.")] = False,
-    segments: Annotated[
-        SegmentFormat | None,
-        typer.Option(help="Also write the emotion of each speech segment to NAME.segments.csv, .vtt or .rttm."),
-    ] = None,
-    min_score: Annotated[
-        float,
-        typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1),
-    ] = 0.0,
+    channel: ChannelOption = "mix",
+    rate: RateOption = None,
+    plot: PlotOption = False,
+    segments: SegmentsOption = None,
+    min_score: MinScoreOption = 0.0,
     transcribe: Annotated[
         str | None,
         typer.Option(
@@ -98,34 +91,21 @@ def enhance(
             "of one that was downloaded), or read NAME.txt of each recording from a folder.",
         ),
     ] = None,
-    vad: Annotated[
-        Vad,
-        typer.Option(
-            help="Voice activity detector: silero (Silero VAD, from the extra vad), level (simple: mistakes some "
-            "noises for speech), or auto (silero if installed)."
-        ),
-    ] = Vad.AUTO,
-    chunk_length: Annotated[
-        float | None,
-        typer.Option(help="Longest window in seconds, 10 by default; longer recordings are cut at quiet positions."),
-    ] = None,
-    stride_length: Annotated[
-        float | None, typer.Option(help="Context on both sides of a window in seconds, 0.04 by default.")
-    ] = None,
+    vad: VadOption = Vad.AUTO,
+    chunk_length: ChunkLengthOption = None,
+    stride_length: StrideLengthOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Process recordings again that an earlier run has finished.")
     ] = False,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print only the records, as in results.jsonl, on stdout.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: QuietOption = False,
     batch_seconds: Annotated[
         float, typer.Option(help="Seconds of audio in one batch, including padding.", min=1)
     ] = BATCH_SECONDS,
     device: DeviceOption = None,
-    precision: Annotated[
-        Precision, typer.Option(help="bf16 and int8 need less memory, but are slower with the embedded checkpoints.")
-    ] = Precision.FP32,
+    precision: PrecisionOption = Precision.FP32,
     revision: RevisionOption = None,
 ) -> None:
     """Enhance recordings and recognise their emotion. Writes NAME.enhanced.wav for each and results.jsonl for all.
@@ -137,20 +117,7 @@ def enhance(
     Example: sparse-merit enhance recordings/ "more/*.mp3" -o clean
     """
     with errors_in_one_line():
-        from ..models.sparse_merit.audio import checked_channel
-        from ..models.sparse_merit.cutting import WindowCutter
-
-        given = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
-        windows = {name: value for name, value in given.items() if value is not None}
-        WindowCutter(**windows)  # raises if the options are invalid
-        treatment: dict[str, Any] = {
-            "rate": rate,
-            "plot": plot,
-            "segments": segments,
-            "min_score": min_score,
-            **windows,
-        }
-        treatment["channel"] = checked_channel(channel)
+        treatment = checked_treatment(channel, rate, plot, segments, min_score, chunk_length, stride_length)
         options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines, transcribe)
         load = partial(load_pipeline, model, precision=precision.value, revision=revision)
         show = print_json if json_lines else None
@@ -191,6 +158,67 @@ def demo(
     typer.echo(f"Look:           {recording.with_suffix('.enhanced.png')}")
 
 
+def checked_treatment(
+    channel: str,
+    rate: int | None,
+    plot: bool,
+    segments: SegmentFormat | None,
+    min_score: float,
+    chunk_length: float | None,
+    stride_length: float | None,
+) -> dict[str, Any]:
+    """Fields of a `Treatment` from the options of a command.
+
+    Args:
+        channel, rate, plot, segments, min_score, chunk_length, stride_length: the values of the options.
+
+    Raises:
+        ValueError: the channel or the windows are invalid.
+    """
+    from ..models.sparse_merit.audio import checked_channel
+    from ..models.sparse_merit.cutting import WindowCutter
+
+    given = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
+    windows = {name: value for name, value in given.items() if value is not None}
+    WindowCutter(**windows)  # raises if the options are invalid
+    fields = {"rate": rate, "plot": plot, "segments": segments, "min_score": min_score, **windows}
+    return {**fields, "channel": checked_channel(channel)}
+
+
+def load_treatment(
+    load: "Callable[[str | None], SpeechEnhancementAndEmotionPipeline]", device: str | None, options: Options
+) -> "tuple[SpeechEnhancementAndEmotionPipeline, Treatment, Settings]":
+    """The pipeline, how it treats recordings, and the settings that identify the results.
+
+    Args:
+        load: loads the pipeline on a device.
+        device: torch device; None is the fastest available.
+        options: the options of the command.
+
+    Raises:
+        ImportError: an option needs a package that is not installed.
+        FileNotFoundError: there is no such transcriber.
+        ValueError: an option needs a task that the model lacks, or the transcriber is another kind of model.
+    """
+    if options.treatment.get("plot"):
+        import_extra("matplotlib", "demo")
+    vad, detector = speech_detector(options.vad)
+    pipe = load(device)
+    if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
+        tasks = ", ".join(pipe.model.config.tasks)
+        raise ValueError(
+            f"--segments needs a model with the task emotion; this one has {tasks}. Leave the option out."
+        )
+    from ..inference.results import settings_of
+    from ..inference.tracks import Treatment
+
+    transcriber, facts = _load_transcriber(options.transcribe, pipe)
+    treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber)
+    if pipe.calibration:
+        facts = {**facts, "temperature": pipe.temperature}
+    return pipe, treatment, settings_of(pipe.model, vad=vad, **treatment.facts, **facts)
+
+
 def _enhance_recordings(
     arguments: list[str],
     output: Path,
@@ -209,25 +237,17 @@ def _enhance_recordings(
         The summary to print; None in other processes of `accelerate launch` than the first.
     """
     recordings = _find_recordings(arguments, output)
-    if options.treatment.get("plot"):
-        import_extra("matplotlib", "demo")
-    vad, detector = speech_detector(options.vad)
     state = _join_processes(device) if LAUNCHED else None
     if options.quiet or (state is not None and not state.is_main_process):
         quieten_notices()
-    pipe = load(device or (None if state is None else str(state.device)))
-    if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
-        tasks = ", ".join(pipe.model.config.tasks)
-        raise ValueError(
-            f"--segments needs a model with the task emotion; this one has {tasks}. Leave the option out."
-        )
-    from ..inference.results import Results, settings_of
-    from ..inference.tracks import Treatment
+    chosen = device or (None if state is None else str(state.device))
+    pipe, treatment, settings = load_treatment(load, chosen, options)
+    from ..inference.results import Results
 
-    transcriber, transcriber_facts = _load_transcriber(options.transcribe, recordings, pipe)
-    treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber)
-    calibration = {"temperature": pipe.temperature} if pipe.calibration else {}
-    settings = settings_of(pipe.model, vad=vad, **calibration, **treatment.facts, **transcriber_facts)
+    if isinstance(treatment.transcriber, Path):
+        from ..inference.transcripts import check_transcripts
+
+        check_transcripts(treatment.transcriber, recordings)
     process = 0 if state is None else state.process_index
     with Results(output, settings, options.overwrite, process) as results:
         recordings = results.placed(recordings) if process == 0 else []
@@ -250,16 +270,14 @@ def _enhance_recordings(
 
 
 def _load_transcriber(
-    source: str | None, recordings: "list[Recording]", pipe: "SpeechEnhancementAndEmotionPipeline"
-) -> "tuple[Transcriber | Path | None, dict[str, str]]":
+    source: str | None, pipe: "SpeechEnhancementAndEmotionPipeline"
+) -> "tuple[Transcriber | Path | None, dict[str, Any]]":
     """The transcriber of `--transcribe`, and what the records depend on: nothing without the option."""
     if source is None:
         return None, {}
-    from ..inference.transcripts import check_transcripts, load_transcriber
+    from ..inference.transcripts import load_transcriber
 
     transcriber, identity = load_transcriber(source, pipe.device)
-    if isinstance(transcriber, Path):
-        check_transcripts(transcriber, recordings)
     return transcriber, {"transcriber": identity}
 
 

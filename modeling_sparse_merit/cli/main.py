@@ -20,6 +20,7 @@ from .models import convert, export, push
 from .page import show_page
 from .prepare import ListsCommand, prepare
 from .stream import stream
+from .watch import watch
 
 app = typer.Typer(
     name="sparse-merit",
@@ -37,7 +38,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit()
 
 
-for _command in (enhance, stream, demo, info, check, evaluate, calibrate, export, push, convert):
+for _command in (enhance, watch, stream, demo, info, check, evaluate, calibrate, export, push, convert):
     app.command()(_command)
 app.command(name="app")(show_page)
 app.command(cls=ListsCommand)(mix)

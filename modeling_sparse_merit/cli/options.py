@@ -15,6 +15,7 @@ from rich.console import Console
 
 from .. import DEFAULT_CHECKPOINT
 from ..files import one_line
+from ..inference.segments import SegmentFormat
 from ..models.sparse_merit.sources import PACKAGE, locate
 
 if TYPE_CHECKING:
@@ -34,6 +35,35 @@ RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a 
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; by default the fastest available.")
 ]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+ChannelOption = Annotated[
+    str,
+    typer.Option(help="mix (mean of the channels), left, right, a number from 1, or each (all channels separately)."),
+]
+RateOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Sampling rate of the output in Hz; by default that of each recording. The model works at 16 kHz, so "
+        "enhanced speech has no content above 8 kHz at any rate.",
+        min=4_000,
+    ),
+]
+PlotOption = Annotated[bool, typer.Option("--plot", help="Also draw a PNG for each recording.")]
+SegmentsOption = Annotated[
+    SegmentFormat | None,
+    typer.Option(help="Also write the emotion of each speech segment to NAME.segments.csv, .vtt or .rttm."),
+]
+MinScoreOption = Annotated[
+    float, typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1)
+]
+ChunkLengthOption = Annotated[
+    float | None,
+    typer.Option(help="Longest window in seconds, 10 by default; longer recordings are cut at quiet positions."),
+]
+StrideLengthOption = Annotated[
+    float | None, typer.Option(help="Context on both sides of a window in seconds, 0.04 by default.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
 class Precision(StrEnum):
@@ -50,6 +80,18 @@ class Vad(StrEnum):
     AUTO = "auto"
     SILERO = "silero"
     LEVEL = "level"
+
+
+VadOption = Annotated[
+    Vad,
+    typer.Option(
+        help="Voice activity detector: silero (Silero VAD, from the extra vad), level (simple: mistakes some "
+        "noises for speech), or auto (silero if installed)."
+    ),
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="bf16 and int8 need less memory, but are slower with the embedded checkpoints.")
+]
 
 
 def load_pipeline(

@@ -4,6 +4,7 @@
 import glob
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from .segments import SegmentFormat
 
 STDIN = Path("-")
 ENHANCED_SUFFIX = ".enhanced.wav"
+Stamp = tuple[int | None, int | None]
+"""Size in bytes and modification time in ns of a file."""
+NO_STAMP: Stamp = (None, None)  # of what is not a file
 MAX_NAME_BYTES = 255 - 24  # limit of file systems, minus space for channels, numbers and other suffixes
 
 
@@ -25,11 +29,13 @@ class Recording:
         path: a file, a pipe, or `-` for standard input.
         target: file of the enhanced speech.
         error: why the recording cannot be used; None if it can.
+        stamp: size and modification time of its file when it was found. Results belong to this state of the file.
     """
 
     path: Path
     target: Path
     error: str | None = None
+    stamp: Stamp = NO_STAMP
 
     @property
     def source(self) -> str | None:
@@ -40,19 +46,25 @@ class Recording:
             else str(self.path.resolve())
         )
 
-    def stamp(self) -> tuple[int | None, int | None]:
-        """Size in bytes and modification time in ns of its file; None without a file."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None, None
-        return (status.st_size, status.st_mtime_ns) if self.path.is_file() else (None, None)
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its file is as it was when it was found."""
+        return stamp_of(self.path) == self.stamp
 
     def target_of(self, channel: Channel | None) -> Path:
         """File of the enhanced speech of one of several channels; None stands for the whole recording."""
         if channel is None:
             return self.target
         return self.target.with_name(f"{_stem(self.target)}.ch{channel}{ENHANCED_SUFFIX}")
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Size and modification time of a file; `NO_STAMP` if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return NO_STAMP
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else NO_STAMP
 
 
 def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Recording], int]:
@@ -76,7 +88,7 @@ def find_recordings(arguments: Iterable[str], output: Path) -> tuple[list[Record
     def add(path: Path, target: Path, error: str | None = None) -> None:
         free = free_target(target, lambda candidate: str(candidate).casefold() not in taken)
         taken.add(str(free).casefold())
-        recordings.append(Recording(path, free, error))
+        recordings.append(Recording(path, free, error, stamp_of(path)))
 
     for argument in arguments:
         if argument == str(STDIN):

@@ -152,11 +152,15 @@ class Results:
         """
         if self.overwrite or recording.source is None:
             return False
-        state = (self.settings.hash, *recording.stamp())
+        state = (self.settings.hash, *recording.stamp)
         lines = [line for line in self._lines.get(recording.source, ()) if line.state == state]
         return (
             bool(lines) and len(lines) == lines[0].lines and all(self._is_there(line, further_files) for line in lines)
         )
+
+    def has_lines(self, recording: Recording) -> bool:
+        """Whether there are lines of a recording, made with any file and settings."""
+        return bool(self._lines.get(recording.source))
 
     def add(self, recording: Recording, record: dict[str, Any], target: Path | None = None, lines: int = 1) -> None:
         """Appends the record of a recording.
@@ -170,7 +174,7 @@ class Results:
         Raises:
             OutputError: nothing more can be written.
         """
-        size, modified = recording.stamp()
+        size, modified = recording.stamp
         resume = {
             "path": recording.source,
             "bytes": size,
