@@ -155,7 +155,8 @@ class Track:
         outputs = self._pipe.clip_results(
             self._segments, self._samples, self._model.clip_tasks, self._treatment.min_score
         )
-        record = self._record(outputs)
+        enhanced = None if self._writer is None else str(self._target)
+        record = {"file": str(self._recording.path), **track_record(self._pipe, self._reader, outputs, enhanced)}
         with output_errors():
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._write_further_files(record)
@@ -192,26 +193,6 @@ class Track:
         for task, shares in expert_use.items():
             columns = self._expert_use.get(task, no_columns(shares.shape[1]))
             self._expert_use[task] = columns.plus(shares)
-
-    def _record(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
-        has_emotion = scores and "reason" not in outputs
-        further = {name: _plain(outputs[name]) for name in further_tasks(self._pipe.model.tasks) if name in outputs}
-        speech = (
-            {"segments": outputs["segments"], "speech_seconds": _speech_seconds(outputs)} if EMOTION in outputs else {}
-        )
-        return {
-            "file": str(self._recording.path),
-            "seconds": round(self._reader.own_samples / self._reader.own_rate, 3),
-            "sampling_rate": self._reader.own_rate,
-            "emotion": next(iter(scores)) if has_emotion else None,
-            **({"reason": outputs["reason"]} if "reason" in outputs else {}),
-            "scores": dict(sorted(scores.items())),
-            "enhanced": str(self._target) if self._writer is not None else None,
-            **self._reader.facts,
-            **speech,
-            **({"task_outputs": further} if further else {}),
-        }
 
     def _write_further_files(self, record: dict[str, Any]) -> None:
         """Writes the figure and the file of the segments, if requested."""
@@ -276,6 +257,36 @@ def open_tracks(
             stack.callback(track.close)
             tracks.append(track)
         yield tracks
+
+
+def track_record(
+    pipe: SpeechEnhancementAndEmotionPipeline, reader: BlockReader, outputs: dict[str, Any], enhanced: str | None
+) -> dict[str, Any]:
+    """The fields of a line of `results.jsonl` that describe a track and its results.
+
+    Args:
+        pipe: the pipeline that computed the results.
+        reader: read the track completely.
+        outputs: results of the track, from `clip_results`.
+        enhanced: where the enhanced speech is; None if there is none.
+    """
+    scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
+    has_emotion = scores and "reason" not in outputs
+    further = {name: _plain(outputs[name]) for name in further_tasks(pipe.model.tasks) if name in outputs}
+    speech = (
+        {"segments": outputs["segments"], "speech_seconds": _speech_seconds(outputs)} if EMOTION in outputs else {}
+    )
+    return {
+        "seconds": round(reader.own_samples / reader.own_rate, 3),
+        "sampling_rate": reader.own_rate,
+        "emotion": next(iter(scores)) if has_emotion else None,
+        **({"reason": outputs["reason"]} if "reason" in outputs else {}),
+        "scores": dict(sorted(scores.items())),
+        "enhanced": enhanced,
+        **reader.facts,
+        **speech,
+        **({"task_outputs": further} if further else {}),
+    }
 
 
 def failure(recording: Recording, error: BaseException) -> dict[str, str]:
