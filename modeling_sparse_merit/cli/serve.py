@@ -73,7 +73,7 @@ def serve(
         for package in PACKAGES:
             import_extra(package, "serve")
         from ..service.authentication import check_host, read_token
-        from ..service.server import Options
+        from ..service.server import ServiceOptions
         from ..service.server import serve as run
 
         token = None if token_file is None else read_token(token_file)
@@ -82,7 +82,8 @@ def serve(
         detector = speech_detector(vad)
         quieten_notices()
         pipe = load_pipeline(model, device, precision.value, revision)
+        options = ServiceOptions(limits, batch_seconds, max_wait_ms, token, feedback_file, detector)
         try:
-            run(pipe, Options(limits, batch_seconds, max_wait_ms, token, feedback_file, detector), host, port)
+            run(pipe, options, host, port)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None

@@ -64,7 +64,7 @@ class Analyser:
         self._batcher.start()
         noise, file = np.random.default_rng(0).normal(0, 0.01, SAMPLING_RATE), io.BytesIO()
         soundfile.write(file, noise, SAMPLING_RATE, format="WAV")
-        await self.analyse(file.getvalue(), "audio/wav", Options(), Call())
+        await self._analyse(file.getvalue(), "audio/wav", Options(), Call(), threading.Event())
         self.is_ready = True
 
     def close(self) -> None:
@@ -90,19 +90,25 @@ class Analyser:
         Raises:
             Refusal: the recording or the options are invalid, the analysis takes too long, or the model fails.
         """
-        model, is_cancelled = self._model_of(self._tasks(options)), threading.Event()
+        is_cancelled = threading.Event()
         try:
             async with asyncio.timeout(self._limits.analysis_seconds):
-                with call.stage("total"):
-                    with call.stage("decode"):
-                        decoded = await self._in_worker(self._decoded, body, content_type, options, is_cancelled)
-                    tracks = [self._track(each, model, options) for each in decoded]
-                    await self._run(Job(tracks), call)
-                    files = await self._in_worker(_files, tracks, options)
+                return await self._analyse(body, content_type, options, call, is_cancelled)
         except TimeoutError:
             raise Refusal(504, f"The analysis took more than {self._limits.analysis_seconds:g} s.") from None
         finally:
             is_cancelled.set()
+
+    async def _analyse(
+        self, body: bytes, content_type: str, options: Options, call: Call, is_cancelled: threading.Event
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        model = self._model_of(self._tasks(options))
+        with call.stage("total"):
+            with call.stage("decode"):
+                decoded = await self._in_worker(self._decoded, body, content_type, options, is_cancelled)
+            tracks = [self._track(each, model, options) for each in decoded]
+            await self._run(Job(tracks), call)
+            files = await self._in_worker(_files, tracks, options)
         call.audio_seconds = sum(track.samples for track in tracks) / SAMPLING_RATE
         call.records = [track.record for track in tracks]
         call.expert_frames = {

@@ -2,6 +2,7 @@
 """Builds the service and runs it with uvicorn, in one process."""
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,7 @@ SPARE_CONNECTIONS = 100  # besides those in the queue: health checks, metrics, r
 
 
 @dataclass(frozen=True)
-class Options:
+class ServiceOptions:
     """Options of the service.
 
     Args:
@@ -50,7 +51,7 @@ class Options:
     detector: tuple[str, DetectorFactory | None] = ("level", None)
 
 
-def build(pipe: SpeechEnhancementAndEmotionPipeline, options: Options) -> Gate:
+def build(pipe: SpeechEnhancementAndEmotionPipeline, options: ServiceOptions) -> Gate:
     """The service as an ASGI application.
 
     Args:
@@ -89,7 +90,7 @@ def _feedback(pipe: SpeechEnhancementAndEmotionPipeline, analyser: Analyser, pat
     return Feedback(path, TASKS[EMOTION].describe(pipe.model.config)["labels"], analyser.settings)
 
 
-def serve(pipe: SpeechEnhancementAndEmotionPipeline, options: Options, host: str, port: int) -> None:
+def serve(pipe: SpeechEnhancementAndEmotionPipeline, options: ServiceOptions, host: str, port: int) -> None:
     """Runs the service until SIGTERM or Ctrl-C; requests that have begun are finished.
 
     Args:
@@ -132,7 +133,7 @@ def configuration(gate: Gate, limits: Limits, host: str, port: int) -> uvicorn.C
         server_header=False,
         limit_concurrency=limits.queue + SPARE_CONNECTIONS,
         timeout_keep_alive=HEAD_SECONDS,
-        timeout_graceful_shutdown=round(limits.analysis_seconds),
+        timeout_graceful_shutdown=math.ceil(limits.analysis_seconds),
     )
 
 

@@ -32,11 +32,11 @@ class Decoded:
 
     Args:
         reader: read it; keeps its facts.
-        windows: its windows, in order.
+        windows: its windows, in order; the model takes them out.
     """
 
     reader: BlockReader
-    windows: list[Window]
+    windows: deque[Window]
 
 
 def decode(content: bytes, channel: Channel, limits: Limits, is_cancelled: threading.Event) -> list[Decoded]:
@@ -63,7 +63,7 @@ def decode(content: bytes, channel: Channel, limits: Limits, is_cancelled: threa
 
     def read(number: Channel) -> Decoded:
         with BlockReader(io.BytesIO(content), SAMPLING_RATE, number, check) as reader:
-            return Decoded(reader, list(_windows(reader)))
+            return Decoded(reader, deque(_windows(reader)))
 
     seconds = stream_seconds(io.BytesIO(content), NAME)
     if math.isfinite(seconds):
@@ -104,8 +104,8 @@ class Track:
     expert_frames: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.left = deque(self.decoded.windows)
-        self.samples = self.decoded.windows[-1].end
+        self.left = self.decoded.windows
+        self.samples = self.left[-1].end
         self.record: dict[str, Any] = {}
         self._assembler = Assembler(self.model, self.detector)
         self._segments: list[SpeechSegment] = []
