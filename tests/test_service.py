@@ -532,14 +532,16 @@ def test_metrics_count_requests(pipe):
         assert "process_resident_memory_bytes" in text
 
 
-def test_a_failing_model_is_an_error_that_is_counted(caplog):
+def test_a_failing_model_is_an_error_that_is_counted():
     broken = SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu")
     with running(broken, **OFF) as service:
         with torch.no_grad():
-            next(iter(broken.model.parameters())).fill_(float("nan"))
-        response = service.analyze(clip())
-        assert (response.status, response.json) == (500, {"error": "The model failed on this recording."})
-        assert service.outcomes("failed") == 1
+            for weights in broken.model.parameters():
+                weights.fill_(float("nan"))
+        for query in ("", "?tasks=emotion"):
+            response = service.analyze(clip(), query)
+            assert (response.status, response.json) == (500, {"error": "The model failed on this recording."})
+        assert service.outcomes("failed") == 2
 
 
 def test_a_batch_that_fails_is_repeated_one_by_one(pipe, monkeypatch):

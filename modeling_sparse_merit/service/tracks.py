@@ -126,19 +126,20 @@ class Track:
         Raises:
             ArithmeticError: the model returned NaN or infinite numbers.
         """
+        for values in output.enhanced.values():
+            _check_finite(values)
         joined, ended = self._assembler.add(window, output)
         self._segments += ended
         if ENHANCEMENT in self.model.asked:
-            self._enhanced.append(_finite(joined[ENHANCEMENT]))
+            self._enhanced.append(joined[ENHANCEMENT])
         for task, shares in output.expert_use.items():
             self.expert_frames[task] = self.expert_frames.get(task, 0) + shares.sum(axis=0)
         if window.is_last:
             outputs = self.pipe.clip_results(self._segments, self.samples, self.model.clip_tasks, self.min_score)
             self.record = track_record(self.pipe, self.decoded.reader, outputs, None)
-            _finite(list(self.record["scores"].values()))
+            _check_finite(list(self.record["scores"].values()))
 
 
-def _finite(values: Any) -> Any:
+def _check_finite(values: np.ndarray | list[float]) -> None:
     if not np.isfinite(values).all():
         raise ArithmeticError("The model returned NaN or infinite numbers.")
-    return values
