@@ -5,7 +5,7 @@ Names have one prefix, base units and plural units (https://prometheus.io/docs/p
 from the configuration of the model and from fixed lists, never from a request.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 from prometheus_client import (
@@ -97,7 +97,7 @@ class Metrics:
         return Counter(f"sparse_merit_{name}", text, ("role", *labels), registry=self.registry)
 
     def _histogram(
-        self, name: str, text: str, buckets: Iterable[float], *labels: str, role: tuple[str, ...] = ("role",)
+        self, name: str, text: str, buckets: Sequence[float], *labels: str, role: tuple[str, ...] = ("role",)
     ) -> Histogram:
         return Histogram(f"sparse_merit_{name}", text, (*role, *labels), registry=self.registry, buckets=buckets)
 

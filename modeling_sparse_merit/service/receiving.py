@@ -55,12 +55,13 @@ async def until_disconnected(request: Request, work: Coroutine[Any, Any, Output]
     Raises:
         Refusal: the client is gone.
     """
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    tasks: list[asyncio.Future[Any]] = [working, leaving]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
+        if not working.done():
             raise Refusal(DISCONNECTED, "The client is gone.")
-        return tasks[0].result()
+        return working.result()
     finally:
         for task in tasks:
             task.cancel()
