@@ -119,6 +119,7 @@ def _add_feedback(app: FastAPI, feedback: Feedback | None, limits: Limits) -> No
         "/v1/feedback",
         summary="Correct an emotion",
         status_code=204,
+        response_description="The correction is stored.",
         responses={**{status: PROBLEMS[status] for status in (400, 401, 413, 422)}, 404: unknown},
         openapi_extra={"requestBody": {"required": True, "content": body}},
     )
@@ -134,17 +135,22 @@ def _add_feedback(app: FastAPI, feedback: Feedback | None, limits: Limits) -> No
 def _add_operation(app: FastAPI, analyser: Analyser, metrics: Metrics) -> None:
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
-    @app.get("/health/live", summary="Whether the process responds")
+    @app.get("/health/live", summary="Whether the process responds", response_description="It does.")
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready", summary="Whether the model is loaded and warm", responses={503: PROBLEMS[503]})
+    @app.get(
+        "/health/ready",
+        summary="Whether the model is loaded and warm",
+        response_description="It is.",
+        responses={503: {"model": Problem, "description": "Not yet."}},
+    )
     async def ready() -> dict[str, str]:
         if not analyser.is_ready:
             raise Refusal(503, "The model is not ready yet.")
         return {"status": "ready"}
 
-    @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response, response_description="All.")
     async def show_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

@@ -63,9 +63,9 @@ class Analysis(BaseModel):
     """Response to a recording."""
 
     id: str = Field(description="Names this request in logs and in feedback.")
-    schema_version: int
-    model: str
-    settings_hash: str
+    schema_version: int = Field(description="Version of the fields of a result.")
+    model: str = Field(description="Name of the model.")
+    settings_hash: str = Field(description="The same for results of the same weights and options.")
     results: list[Result] = Field(description="One, or one per channel for the channel `each`.")
 
 
@@ -82,4 +82,4 @@ class Correction(BaseModel):
 class Problem(BaseModel):
     """Why a request was not fulfilled."""
 
-    error: str
+    error: str = Field(description="The reason, and what to do.")
