@@ -37,6 +37,11 @@ __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
 BATCH_SECONDS = 40.0  # seconds of audio in one batch
+LAWFUL_USE = (
+    "Analyse recordings only with the consent of the people in them. In the European Union, inferring emotions at "
+    "work and in education is prohibited, except for medical or safety reasons (Regulation (EU) 2024/1689, Article "
+    "5(1)(f)). Scores are guesses: do not base decisions about people on them."
+)
 
 _MODULE_OF = {
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",

@@ -210,11 +210,11 @@ def test_adapters_are_a_system_of_an_evaluation(trained, clip):
 def test_results_of_enhance_know_another_base(tiny_checkpoint, tmp_path):
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     train(str(base), tmp_path / "best")
-    before = settings_of(SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path / "best").model).hash
+    before = settings_of(SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path / "best")).hash
     weights = load_file(base / "model.safetensors")
     weights["heads.enhancement.input_dense.bias"] += 1
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    assert settings_of(SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path / "best").model).hash != before
+    assert settings_of(SpeechEnhancementAndEmotionPipeline.from_pretrained(tmp_path / "best")).hash != before
 
 
 # The name of the base ------------------------------------------------------------------------------------------------

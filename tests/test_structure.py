@@ -33,8 +33,8 @@ TRAVELLING = {
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}
 LAYERS = (
     {"cli"},
-    {"app"},
-    {"serving", "hub", "convert", "inference", "evaluation", "training"},
+    {"app", "service"},
+    {"hub", "convert", "inference", "evaluation", "training"},
     {"data", "metrics", "plotting"},
     {"models"},
     {"files", "fields", "extras", ""},

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .. import LAWFUL_USE
 from ..extras import import_extra
 from ..files import OutputError, one_line
 from .actions import CHANNELS, Actions, Steps, remove_folder
@@ -31,11 +32,6 @@ HEADER = (
 NOTHING_YET = "<h2>Results</h2><p>Choose a recording, then enhance it.</p>"
 LOADING = '<p class="sm-progress">Loading the model</p>'
 NOTHING_CHOSEN = "No recording is chosen. Upload a file, record one, or take an example."
-LAWFUL = (
-    "Analyse recordings only with the consent of the people in them. In the European Union, inferring emotions at "
-    "work and in education is prohibited, except for medical or safety reasons (Regulation (EU) 2024/1689, Article "
-    "5(1)(f)). Scores are guesses: do not base decisions about people on them."
-)
 
 
 def serve(
@@ -264,6 +260,6 @@ def about_html(limits: Limits, is_local: bool) -> str:
         else "Recordings are processed on the server of this page."
     )
     kept = f"Files are deleted within {(KEPT_S + CLEANING_S) // 60} minutes, and when the server ends."
-    texts = {"Limits": f"One recording, {limits.text}.", "Privacy": f"{privacy} {kept}", "Lawful use": LAWFUL}
+    texts = {"Limits": f"One recording, {limits.text}.", "Privacy": f"{privacy} {kept}", "Lawful use": LAWFUL_USE}
     parts = "".join(f"<p><strong>{name}.</strong> {text}</p>" for name, text in texts.items())
     return f'<footer class="sm-about">{parts}</footer>'

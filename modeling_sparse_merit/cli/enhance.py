@@ -214,9 +214,7 @@ def load_treatment(
 
     transcriber, facts = _load_transcriber(options.transcribe, pipe)
     treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber)
-    if pipe.calibration:
-        facts = {**facts, "temperature": pipe.temperature}
-    return pipe, treatment, settings_of(pipe.model, vad=vad, **treatment.facts, **facts)
+    return pipe, treatment, settings_of(pipe, vad=vad, **treatment.facts, **facts)
 
 
 def _enhance_recordings(
@@ -271,7 +269,7 @@ def _enhance_recordings(
 
 def _load_transcriber(
     source: str | None, pipe: "SpeechEnhancementAndEmotionPipeline"
-) -> "tuple[Transcriber | Path | None, dict[str, Any]]":
+) -> "tuple[Transcriber | Path | None, dict[str, str]]":
     """The transcriber of `--transcribe`, and what the records depend on: nothing without the option."""
     if source is None:
         return None, {}

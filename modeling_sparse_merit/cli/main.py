@@ -19,6 +19,7 @@ from .mix import mix
 from .models import convert, export, push
 from .page import show_page
 from .prepare import ListsCommand, prepare
+from .serve import serve
 from .stream import stream
 from .watch import watch
 
@@ -38,7 +39,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit()
 
 
-for _command in (enhance, watch, stream, demo, info, check, evaluate, calibrate, export, push, convert):
+for _command in (enhance, watch, stream, serve, demo, info, check, evaluate, calibrate, export, push, convert):
     app.command()(_command)
 app.command(name="app")(show_page)
 app.command(cls=ListsCommand)(mix)

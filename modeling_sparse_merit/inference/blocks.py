@@ -3,7 +3,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ class BlockReader:
         source: a path or an open binary file; a pipe is copied to a temporary file.
         rate: sampling rate of the blocks in Hz.
         channel: "mix" (mean of the channels), "left", "right", or a number from 1.
+        on_block: called with the seconds that a pass has decoded so far, after each block; it may raise to stop.
 
     Attributes:
         name: name of the recording in messages.
@@ -68,9 +69,16 @@ class BlockReader:
         2.0
     """
 
-    def __init__(self, source: Path | BinaryIO, rate: int, channel: Channel = "mix"):
+    def __init__(
+        self,
+        source: Path | BinaryIO,
+        rate: int,
+        channel: Channel = "mix",
+        on_block: Callable[[float], object] | None = None,
+    ):
         if channel == "each":
             raise ValueError('A `BlockReader` reads one channel: give its number instead of "each".')
+        self._on_block = on_block
         self.number = None if channel == "mix" else channel_number(channel)
         self._rate = checked_rate(rate, "The target")
         self.name = name_of(source)
@@ -108,12 +116,14 @@ class BlockReader:
 
     def _checked(self) -> Iterator[np.ndarray]:
         """Yields blocks of all channels (samples, channels) at the rate of the recording, checked to be finite."""
-        is_empty = True
+        samples = 0
         for block in self._blocks:
             check_samples(block, self.name)
-            is_empty = False
+            samples += len(block)
+            if self._on_block is not None:
+                self._on_block(samples / self.own_rate)
             yield block
-        if is_empty:
+        if samples == 0:
             check_samples(np.empty(0), self.name)
 
     def _instead_of_mix(self) -> tuple[int | None, str]:

@@ -25,7 +25,7 @@ from ..models.sparse_merit.sources import embedded_name
 from .files import Recording, free_target
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 
 SCHEMA_VERSION = 1
 RESULTS = "results.jsonl"
@@ -321,20 +321,23 @@ def _user() -> str:
         return "unknown"
 
 
-def settings_of(model: "PreTrainedModel", **options: Any) -> Settings:
-    """Settings of a run: the model, identified by the digest of its folder or its commit on the Hub, and options.
+def settings_of(pipe: "SpeechEnhancementAndEmotionPipeline", **options: Any) -> Settings:
+    """Settings of a run: the model, identified by the digest of its folder or its commit on the Hub, its calibration,
+    and options.
 
     Args:
-        model: a model from a folder or the Hub.
+        pipe: a pipeline with a model from a folder or the Hub.
         options: further options that the records depend on, JSON-serializable.
     """
+    model = pipe.model
     source, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
     folder, weights = Path(source), commit
     if folder.is_dir():
         weights = sha256_of_files(_model_files(folder))
     name = embedded_name(folder) or (f"{source}@{commit[:12]}" if commit else source)
     dtypes = sorted({str(values.dtype) for values in model.state_dict().values()})
-    return Settings(name, {"weights": weights or name, "dtypes": dtypes, **options})
+    calibration = {"temperature": pipe.temperature} if pipe.calibration else {}
+    return Settings(name, {"weights": weights or name, "dtypes": dtypes, **calibration, **options})
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -165,7 +165,12 @@ class Track:
         outputs = self._pipe.clip_results(
             self._segments, self._samples, self._model.clip_tasks, self._treatment.min_score
         )
-        record = self._record(outputs)
+        if "segments" in outputs:
+            outputs["segments"] = self._transcribed(outputs["segments"])
+        enhanced = None if self._writer is None else str(self._target)
+        record = {"file": str(self._recording.path), **track_record(self._pipe, self._reader, outputs, enhanced)}
+        if self._treatment.transcriber is not None:
+            record["transcript"] = self._transcript()
         with output_errors():
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._write_further_files(record)
@@ -202,30 +207,6 @@ class Track:
         for task, shares in expert_use.items():
             columns = self._expert_use.get(task, no_columns(shares.shape[1]))
             self._expert_use[task] = columns.plus(shares)
-
-    def _record(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
-        has_emotion = scores and "reason" not in outputs
-        further = {name: _plain(outputs[name]) for name in further_tasks(self._pipe.model.tasks) if name in outputs}
-        speech = (
-            {"segments": self._transcribed(outputs["segments"]), "speech_seconds": _speech_seconds(outputs)}
-            if EMOTION in outputs
-            else {}
-        )
-        return {
-            "file": str(self._recording.path),
-            "seconds": round(self._reader.own_samples / self._reader.own_rate, 3),
-            "sampling_rate": self._reader.own_rate,
-            "emotion": next(iter(scores)) if has_emotion else None,
-            **({"reason": outputs["reason"]} if "reason" in outputs else {}),
-            "scores": dict(sorted(scores.items())),
-            **({"temperature": self._pipe.temperature} if scores and self._pipe.calibration else {}),
-            "enhanced": str(self._target) if self._writer is not None else None,
-            **self._reader.facts,
-            **speech,
-            **({} if self._treatment.transcriber is None else {"transcript": self._transcript()}),
-            **({"task_outputs": further} if further else {}),
-        }
 
     def _transcribed(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self._transcriber is None:
@@ -309,6 +290,37 @@ def open_tracks(
             stack.callback(track.close)
             tracks.append(track)
         yield tracks
+
+
+def track_record(
+    pipe: SpeechEnhancementAndEmotionPipeline, reader: BlockReader, outputs: dict[str, Any], enhanced: str | None
+) -> dict[str, Any]:
+    """The fields of a line of `results.jsonl` that describe a track and its results.
+
+    Args:
+        pipe: the pipeline that computed the results.
+        reader: read the track completely.
+        outputs: results of the track, from `clip_results`.
+        enhanced: where the enhanced speech is; None if there is none.
+    """
+    scores = {entry["label"]: round(entry["score"], 6) for entry in outputs.get(EMOTION, ())}
+    has_emotion = scores and "reason" not in outputs
+    further = {name: _plain(outputs[name]) for name in further_tasks(pipe.model.tasks) if name in outputs}
+    speech = (
+        {"segments": outputs["segments"], "speech_seconds": _speech_seconds(outputs)} if EMOTION in outputs else {}
+    )
+    return {
+        "seconds": round(reader.own_samples / reader.own_rate, 3),
+        "sampling_rate": reader.own_rate,
+        "emotion": next(iter(scores)) if has_emotion else None,
+        **({"reason": outputs["reason"]} if "reason" in outputs else {}),
+        "scores": dict(sorted(scores.items())),
+        **({"temperature": pipe.temperature} if scores and pipe.calibration else {}),
+        "enhanced": enhanced,
+        **reader.facts,
+        **speech,
+        **({"task_outputs": further} if further else {}),
+    }
 
 
 def failure(recording: Recording, error: BaseException) -> dict[str, str]:

@@ -199,9 +199,22 @@ def audio_seconds(path: str | os.PathLike) -> float:
     Raises:
         ValueError, OSError: as for `decode`, if the structure of the file shows the problem.
     """
-    require_codecs()
     with open(path, "rb") as stream:
-        return sum(_part_seconds(part) for part in layout_of(stream, str(path)).parts)
+        return stream_seconds(stream, str(path))
+
+
+def stream_seconds(stream: BinaryIO, name: str) -> float:
+    """Duration of an open file in seconds, without decoding it; infinite if it requires decoding.
+
+    Args:
+        stream: a binary file that can be rewound.
+        name: name of the recording in messages.
+
+    Raises:
+        ValueError, OSError: as for `decode`, if the structure of the file shows the problem.
+    """
+    require_codecs()
+    return sum(_part_seconds(part) for part in layout_of(stream, name).parts)
 
 
 def _part_seconds(part: Part) -> float:
