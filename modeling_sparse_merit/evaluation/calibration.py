@@ -272,7 +272,7 @@ def _split_config(
     device: str | None,
 ) -> EvaluationConfig:
     """The settings of the evaluation of one split."""
-    given = {} if config is None else read_yaml(config)
+    given = {} if config is None else read_yaml(Path(config))
     if given.get("test_set"):
         raise ValueError(
             f"{config} has a `test_set`; expected `noise`, `snr_db` and `transmissions`, which the dev clips need too."

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ def _recogniser(folder: Path, source: str, device: torch.device) -> "Pipeline":
     import transformers
 
     dtype = torch.float32 if device.type == "cpu" else "auto"  # fp16 is slow on CPUs
-    options = {"device": device, "dtype": dtype, "trust_remote_code": False}
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": False}
     try:
         return transformers.pipeline("automatic-speech-recognition", str(folder), **options)
     except (OSError, ValueError, KeyError, AttributeError) as error:

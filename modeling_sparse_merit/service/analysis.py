@@ -64,7 +64,7 @@ class Analyser:
         self._batcher.start()
         noise, file = np.random.default_rng(0).normal(0, 0.01, SAMPLING_RATE), io.BytesIO()
         soundfile.write(file, noise, SAMPLING_RATE, format="WAV")
-        await self._analyse(file.getvalue(), "audio/wav", Options(), Call(), threading.Event())
+        await self._analyse(file.getvalue(), "audio/wav", Options.model_validate({}), Call(), threading.Event())
         self.is_ready = True
 
     def close(self) -> None:
