@@ -40,7 +40,7 @@ SPLITS = ("train", "dev", "test")
 RATINGS = ("valence", "arousal", "dominance")
 RESAMPLES, SEED, TOLERANCE = 2_000, 0, 1e-3
 ALPHAS, STRENGTHS = (0.1, 0.3, 1.0, 3.0), (0.25, 1.0, 4.0)
-EMBEDDING_ALPHAS = (1.0, 10.0, 100.0, 1_000.0)
+EMBEDDING_ALPHAS = (0.1, 1.0, 10.0, 100.0, 1_000.0)
 FROZEN = "frozen text encoder"
 TEXTS_AT_ONCE = 64
 WORDS = partial(TfidfVectorizer, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
