@@ -50,10 +50,10 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
             )
     for system, members in rows.items():
         shown = [row for row in members[0] if row.get("transmission") is None]
-        if shown and expert_columns(shown):
+        if shown and expert_columns(shown) and (shares := expert_shares(shown, report["labels"])):
             seed = f" (first of {len(members)} seeds)" if len(members) > 1 else ""
             title = f"{system}{seed}: share of the frames that each expert gets"
-            figures[f"experts_{system}"] = plot_expert_shares(expert_shares(shown, report["labels"]), title)
+            figures[f"experts_{system}"] = plot_expert_shares(shares, title)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         save_figure(figure, path)
@@ -115,7 +115,7 @@ def expert_columns(rows: list[dict]) -> dict[str, list[str]]:
 
 def expert_shares(rows: list[dict], labels: Sequence[str]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """The share of frames routed to each expert, as `plot_expert_shares` draws it: a panel for each pool by SNR, and
-    one by emotion over all conditions. Each clip is weighted by its frames.
+    one by emotion over all conditions, unless no clip has one. Each clip is weighted by its frames.
 
     Args:
         rows: rows of one member in all conditions; experts of different trainings are unrelated.
@@ -128,7 +128,9 @@ def expert_shares(rows: list[dict], labels: Sequence[str]) -> dict[str, dict[str
         levels = sorted({row["snr_db"] for row in inside})
         bars = {f"{level:g}": [row for row in inside if row["snr_db"] == level] for level in levels}
         groups[f"{pool}, SNR (dB)"] = bars | {"clean": clean}
-    groups["emotion"] = {label: [row for row in rows if row["emotion"] == label] for label in labels}
+    by_emotion = {label: [row for row in rows if row["emotion"] == label] for label in labels}
+    if any(by_emotion.values()):
+        groups["emotion"] = by_emotion
     return {
         panel: {
             task: {name: _mean_shares(clips, columns) for name, clips in bars.items() if clips}
