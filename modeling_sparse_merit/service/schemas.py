@@ -21,12 +21,18 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     channel: Annotated[str, AfterValidator(_channel)] = Field(
-        "mix", max_length=8, description="`mix` (mean of the channels), `left`, `right`, a number from 1, or `each`."
+        default="mix",
+        max_length=8,
+        description="`mix` (mean of the channels), `left`, `right`, a number from 1, or `each`.",
     )
-    tasks: list[str] | None = Field(None, description="Tasks to compute, by repetition; all of the model by default.")
-    segments: bool = Field(False, description="Return the segments of speech with their emotions.")
-    min_score: float = Field(0.0, ge=0, le=1, description="Emotions with a smaller score are unsure.")
-    audio: Literal["wav", "flac"] | None = Field(None, description="Return the enhanced speech in this format.")
+    tasks: list[str] | None = Field(
+        default=None, description="Tasks to compute, by repetition; all of the model by default."
+    )
+    segments: bool = Field(default=False, description="Return the segments of speech with their emotions.")
+    min_score: float = Field(default=0.0, ge=0, le=1, description="Emotions with a smaller score are unsure.")
+    audio: Literal["wav", "flac"] | None = Field(
+        default=None, description="Return the enhanced speech in this format."
+    )
 
 
 class Recording(BaseModel):
@@ -45,7 +51,7 @@ class Result(BaseModel):
     seconds: float = Field(description="Duration of the recording.")
     sampling_rate: int = Field(description="Of the recording, in Hz.")
     emotion: str | None = Field(description="The likeliest emotion; null if there is none.")
-    reason: Literal["no speech", "unsure"] | None = Field(None, description="Why `emotion` is null.")
+    reason: Literal["no speech", "unsure"] | None = Field(default=None, description="Why `emotion` is null.")
     scores: dict[str, float] = Field(description="Score of each emotion, averaged over the segments of speech.")
     temperature: float | None = Field(None, description="Of calibrated scores.")
     enhanced: str | None = Field(
@@ -54,10 +60,12 @@ class Result(BaseModel):
     channel: Channel = Field(description="`mix`, or a number from 1.")
     level_dbfs: float | None = Field(description="Level in dB relative to full scale; null for digital silence.")
     clipped_ratio: float = Field(description="Share of samples at full scale.")
-    warnings: list[str] = Field([], description="Anything unusual in the recording.")
-    speech_seconds: float | None = Field(None, description="Duration of the speech.")
-    segments: list[dict[str, Any]] | None = Field(None, description="Start, end, emotion and scores of each segment.")
-    task_outputs: dict[str, Any] | None = Field(None, description="Results of further tasks of the model.")
+    warnings: list[str] = Field(default=[], description="Anything unusual in the recording.")
+    speech_seconds: float | None = Field(default=None, description="Duration of the speech.")
+    segments: list[dict[str, Any]] | None = Field(
+        default=None, description="Start, end, emotion and scores of each segment."
+    )
+    task_outputs: dict[str, Any] | None = Field(default=None, description="Results of further tasks of the model.")
 
 
 class Analysis(BaseModel):
@@ -77,7 +85,7 @@ class Correction(BaseModel):
 
     id: str = Field(max_length=64, description="The id of the response.")
     emotion: str = Field(max_length=64, description="One of the labels of the model.")
-    channel: Channel | None = Field(None, description="Needed if the response has several results.")
+    channel: Channel | None = Field(default=None, description="Needed if the response has several results.")
 
 
 class Problem(BaseModel):
