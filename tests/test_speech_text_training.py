@@ -182,6 +182,10 @@ def test_a_stopped_run_resumes_to_the_same_result(folder, tmp_path, monkeypatch)
     monkeypatch.setattr(speech_text.SpeechTextTrainer, "evaluate", stopped)
     with pytest.raises(FileExistsError, match="checkpoint-6 belongs to an earlier run"):
         train(folder, tmp_path / "run", **options, resume=False)
+    for step, state in (("7", None), ("9", '{"epoch": 2.')):  # stopped before and while the state was written
+        (incomplete := tmp_path / "run" / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (incomplete / "trainer_state.json").write_text(state)
     train(folder, tmp_path / "run", **options)
     whole, resumed = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "run"))
     for name, weight in whole.items():

@@ -29,7 +29,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import DatasetError, read_datasets
@@ -280,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         transformers_logging.disable_progress_bar()
     add_classes(settings)
     options = training_arguments(settings)
-    checkpoint = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).is_dir() else None
+    checkpoint = newest_checkpoint(Path(settings.output_dir))
     if checkpoint and not settings.resume:
         raise FileExistsError(
             f"{checkpoint} belongs to an earlier run: give another output_dir, or resume it with --resume true."
@@ -317,6 +318,27 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         save_best(trainer, processor, settings)
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """
+    The newest complete checkpoint of a run. If the run was stopped while it wrote one, that one lacks the state of the
+    trainer, which is written last.
+
+    Args:
+        folder: Folder of the run; it need not exist.
+    """
+    checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_complete(path)]
+    steps = {int(path.name.rpartition("-")[2]): str(path) for path in checkpoints}
+    return steps[max(steps)] if steps else None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def build(settings: SpeechTextSettings) -> tuple[SpeechTextForEmotion, SpeechTextProcessor]:
