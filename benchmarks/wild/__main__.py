@@ -29,7 +29,7 @@ from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import SpeechTextForEmotion, SpeechTextProcessor
 from modeling_sparse_merit.models.sparse_merit.configuration_speech_text import SPEECH
 from modeling_sparse_merit.training.arguments import parse_fields
-from modeling_sparse_merit.training.speech_text import SpeechTextSettings, load_clips
+from modeling_sparse_merit.training.speech_text import SpeechTextSettings, embed_once, load_clips
 from modeling_sparse_merit.training.speech_text_clips import Collator
 from modeling_sparse_merit.training.targets import configured_tasks
 
@@ -63,6 +63,7 @@ def predict(best: Path, settings: SpeechTextSettings, unit: str | None) -> Predi
     model, processor = SpeechTextForEmotion.from_pretrained(best).eval(), SpeechTextProcessor.from_pretrained(best)
     (name,) = tasks = configured_tasks(settings, model.tasks)
     clips, collate = load_clips(settings, "test", tasks, model), Collator(processor)
+    embed_once(model, processor, clips, settings)
     predicted = []
     for start in range(0, len(clips), CLIPS_AT_ONCE):
         batch = collate([clips[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(clips)))])

@@ -295,12 +295,9 @@ def main(arguments: list[str] | None = None) -> None:
         model.config.class_weights = class_weights(
             train_clips.labels, settings.labels, settings.class_weights, settings.class_weight_beta
         )
-    if not any(parameter.requires_grad for encoder in encoders(model) for parameter in encoder.parameters()):
-        cache = settings.embedding_cache
-        folder = EmbeddingFolder(Path(cache), model, processor) if cache else None
-        model.to(options.device)  # type: ignore[arg-type]  # transformers declares it wrongly
-        for clips in (train_clips, dev_clips):
-            clips.embeddings = embed_clips(model, processor, clips, folder)
+    model.to(options.device)  # type: ignore[arg-type]  # transformers declares it wrongly
+    for clips in (train_clips, dev_clips):
+        embed_once(model, processor, clips, settings)
     trainer = SpeechTextTrainer(
         tasks,
         build_sampler(train_clips, settings),
@@ -318,6 +315,24 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         save_best(trainer, processor, settings)
+
+
+def embed_once(
+    model: SpeechTextForEmotion, processor: SpeechTextProcessor, clips: ClipDataset, settings: SpeechTextSettings
+) -> None:
+    """
+    Gives clips their embeddings if all encoders are frozen.
+
+    Args:
+        model: The model, in whose device they are computed.
+        processor: Its processor.
+        clips: The clips.
+        settings: Settings of the run, for `embedding_cache`.
+    """
+    if not any(parameter.requires_grad for encoder in encoders(model) for parameter in encoder.parameters()):
+        cache = settings.embedding_cache
+        folder = EmbeddingFolder(Path(cache), model, processor) if cache else None
+        clips.embeddings = embed_clips(model, processor, clips, folder)
 
 
 def newest_checkpoint(folder: Path) -> str | None:
