@@ -1005,7 +1005,9 @@ SETTINGS_FILES = [
 
 @pytest.mark.parametrize("path", SETTINGS_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_settings_of_the_repository_are_valid(path):
-    if "wild" in path.parts:
-        assert parse_fields(SpeechTextSettings, [str(path), "--text_model", "x"], "").data
+    if "wild" in path.parts and path.parent.name != "speech":
+        needs_text = yaml.safe_load(path.read_text(encoding="utf-8")).get("stage") != "speech"
+        arguments = ["--text_model", "x"] if needs_text else []
+        assert parse_fields(SpeechTextSettings, [str(path), *arguments], "").data
     else:
         assert parse_settings([str(path)]).speech
