@@ -238,12 +238,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tables, tmp_path, froze
     config.write_text(config.read_text() + "gradient_accumulation_steps: 2\n", encoding="utf-8")
     whole = run_training(config, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    process = subprocess.Popen(train_command(config, tmp_path / "killed"), env=one_thread(), stderr=subprocess.DEVNULL)
+    with open(log := tmp_path / "killed.log", "wb") as stderr:
+        process = subprocess.Popen(train_command(config, tmp_path / "killed"), env=one_thread(), stderr=stderr)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint-2").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL  # it did not come to its end before
+    assert process.wait() == -signal.SIGKILL, log.read_text()[-3000:]  # it did not come to its end before
     resumed = run_training(config, tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     for file in ("checkpoint-4/model.safetensors", "checkpoint-4/average.safetensors", "best/model.safetensors"):
