@@ -1,7 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """A reference for ratings of recordings: ridge regression on eGeMAPS functionals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,12 @@ class EgemapsRidge:
             self._examples(as_list(speech), split) for split in ("train", "dev")
         )
         self.training = {"clips": len(train), "dev_clips": len(dev)}
-        self.lowest, self.highest = np.nanmin(train_ratings, axis=0), np.nanmax(train_ratings, axis=0)
         chosen = [
             choose_ridge(train, train_ratings[:, place], dev, dev_ratings[:, place])
             for place in range(len(self.ratings))
         ]
         self.choices = {rating: choice for rating, (choice, _) in zip(self.ratings, chosen, strict=True)}
-        self.models = [model for _, model in chosen]
+        self.predictors = [predict for _, predict in chosen]
 
     def describe(self) -> dict[str, Any]:
         """What identifies the system in a report."""
@@ -72,8 +72,7 @@ class EgemapsRidge:
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
         """Predictions for recordings (samples,) at 16 kHz."""
         features = np.stack([row for _, row in functionals(recordings, self.cache, self.workers)])
-        ratings = np.stack([model.predict(features) for model in self.models], axis=-1)  # (clips, K)
-        ratings = np.clip(ratings, self.lowest, self.highest)
+        ratings = np.stack([predict(features) for predict in self.predictors], axis=-1)  # (clips, K)
         return [Prediction(None, None, task_outputs={self.task: row.tolist()}) for row in ratings]
 
     def _examples(self, speech: list[str], split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +94,7 @@ class EgemapsRidge:
 
 def choose_ridge(
     train: np.ndarray, train_ratings: np.ndarray, dev: np.ndarray, dev_ratings: np.ndarray
-) -> tuple[dict[str, float], Any]:
+) -> tuple[dict[str, float], Callable[[np.ndarray], np.ndarray]]:
     """
     Trains ridge regressions on standardised features, and selects the one with the best CCC on the dev split.
 
@@ -104,7 +103,7 @@ def choose_ridge(
         train_ratings, dev_ratings: ratings (clips,); clips without one (NaN) are left out.
 
     Returns:
-        {"alpha", "dev_ccc"} and the trained scikit-learn pipeline.
+        {"alpha", "dev_ccc"}, and the prediction of features (clips, F), within the range of the training ratings.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import Ridge
@@ -117,6 +116,11 @@ def choose_ridge(
     for alpha in ALPHAS:
         model = make_pipeline(SimpleImputer(), StandardScaler(), Ridge(alpha=alpha))
         model.fit(train[rated], train_ratings[rated])
-        score = concordance_correlation(dev_ratings[dev_rated], model.predict(dev[dev_rated]).clip(*limits))
-        candidates.append(({"alpha": alpha, "dev_ccc": score}, model))
+        predict = partial(_predict, model, limits)
+        score = concordance_correlation(dev_ratings[dev_rated], predict(dev[dev_rated]))
+        candidates.append(({"alpha": alpha, "dev_ccc": score}, predict))
     return max(candidates, key=lambda candidate: np.nan_to_num(candidate[0]["dev_ccc"], nan=-1.0))
+
+
+def _predict(model: Any, limits: tuple[float, float], features: np.ndarray) -> np.ndarray:
+    return model.predict(features).clip(*limits)
