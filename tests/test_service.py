@@ -4,7 +4,6 @@
 import asyncio
 import base64
 import email
-import http.client
 import io
 import json
 import logging
@@ -15,19 +14,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-import uvicorn
 from conftest import ROOT, TINY, make_speech
+from services import RATE, Service, clip, running, wait_until, wav
 from starlette.responses import Response as PlainResponse
 from typer.testing import CliRunner
 
@@ -43,85 +39,15 @@ from modeling_sparse_merit.service.authentication import Token, check_host
 from modeling_sparse_merit.service.gate import Gate
 from modeling_sparse_merit.service.limits import Limits
 from modeling_sparse_merit.service.logs import JsonFormatter, start_logging
-from modeling_sparse_merit.service.server import ServiceOptions, build, configuration
 
-RATE = 16_000
 TOKEN = "0123456789abcdef-secret"
 DEMO = ROOT / "modeling_sparse_merit" / "demo"
 OFF = {"batch_seconds": 0.0}
 
 
-@dataclass
-class Response:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self):
-        return json.loads(self.body)
-
-
-@dataclass
-class Service:
-    """A running service."""
-
-    port: int
-
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        return Response(response.status, {name.lower(): text for name, text in response.getheaders()}, content)
-
-    def analyze(self, body: bytes, query: str = "", **headers: str) -> Response:
-        return self.request("POST", f"/v1/analyze{query}", body, **headers)
-
-    def metric(self, name: str) -> float:
-        """The value of a series, such as `sparse_merit_queue_length`."""
-        text = self.request("GET", "/metrics").body.decode()
-        return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
-
-    def outcomes(self, outcome: str) -> float:
-        return self.metric(f'sparse_merit_requests_total{{outcome="{outcome}",role="primary"}}')
-
-    @contextmanager
-    def upload(self, head: str, body: bytes = b"") -> Iterator[socket.socket]:
-        """A connection with the beginning of a request."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
-            lines = f"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n"
-            connection.sendall(lines.encode() + body)
-            yield connection
-
-
-def wait_until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def pipe():
     return SpeechEnhancementAndEmotionPipeline.from_pretrained(TINY, device="cpu")
-
-
-@contextmanager
-def running(pipe, **options) -> Iterator[Service]:
-    chosen = ServiceOptions(**options)
-    uvicorn_server = uvicorn.Server(configuration(build(pipe, chosen), chosen.limits, "127.0.0.1", 0))
-    thread = threading.Thread(target=uvicorn_server.run)
-    thread.start()
-    try:
-        wait_until(lambda: uvicorn_server.started)
-        service = Service(uvicorn_server.servers[0].sockets[0].getsockname()[1])
-        wait_until(lambda: service.request("GET", "/health/ready").status == 200)
-        yield service
-    finally:
-        uvicorn_server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +57,6 @@ def service(pipe, tmp_path_factory):
     with running(pipe, feedback_file=path, **OFF) as started:
         started.feedback_file = path
         yield started
-
-
-def wav(samples: np.ndarray, rate: int = RATE, **options) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format="WAV", **options)
-    return file.getvalue()
-
-
-def clip(seconds: float = 2.0, seed: int = 0) -> bytes:
-    return wav(make_speech(seconds, seed=seed))
 
 
 def enhanced_by_command(pipe, content: bytes, folder: Path, **treatment) -> list[dict]:

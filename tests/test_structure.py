@@ -34,6 +34,7 @@ TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "sa
 LAYERS = (
     {"cli"},
     {"app", "service"},
+    {"monitoring"},
     {"hub", "convert", "inference", "evaluation", "training"},
     {"data", "metrics", "plotting"},
     {"models"},

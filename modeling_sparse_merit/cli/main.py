@@ -17,6 +17,7 @@ from .experiments import calibrate, evaluate, train
 from .info import info
 from .mix import mix
 from .models import convert, export, push
+from .monitor import monitor_reference, shadow_report
 from .page import show_page
 from .prepare import ListsCommand, prepare
 from .serve import serve
@@ -39,7 +40,11 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit()
 
 
-for _command in (enhance, watch, stream, serve, demo, info, check, evaluate, calibrate, export, push, convert):
+COMMANDS = (
+    *(enhance, watch, stream, serve, shadow_report, monitor_reference, demo, info),
+    *(check, evaluate, calibrate, export, push, convert),
+)
+for _command in COMMANDS:
     app.command()(_command)
 app.command(name="app")(show_page)
 app.command(cls=ListsCommand)(mix)

@@ -72,7 +72,7 @@ def render_calibration(report: dict[str, Any], figures: Sequence[str]) -> str:
         f"The scores below are those of {clips(**test)} (test). Brackets hold 95 % intervals over clips, then over "
         "speakers; those of the ECE are basic bootstrap intervals, which correct for its bias when clips are few.",
         "## Scores before and after",
-        _table(CALIBRATION_COLUMNS, calibration_rows(report)),
+        markdown_table(CALIBRATION_COLUMNS, calibration_rows(report)),
     ]
     for label, chosen in report["thresholds"].items():
         sections.append(
@@ -80,7 +80,7 @@ def render_calibration(report: dict[str, Any], figures: Sequence[str]) -> str:
             f"the largest with a recall of {chosen['recall']:g} on dev."
         )
         header = ["condition", "recall", "precision", "share of alarms", f"{label}, clips"]
-        sections.append(_table(header, alarm_rows(chosen)))
+        sections.append(markdown_table(header, alarm_rows(chosen)))
     return "\n\n".join([*sections, *_figure_section(figures)]) + "\n"
 
 
@@ -192,7 +192,7 @@ def _systems(report: dict[str, Any]) -> str:
         [system, "; ".join(str(member["name"]) for member in members), str(len(members)), _parameters(members[0])]
         for system, members in report["systems"].items()
     ]
-    return _table(["system", "what it is", "seeds", "parameters"], rows, text_columns=2)
+    return markdown_table(["system", "what it is", "seeds", "parameters"], rows, text_columns=2)
 
 
 def _parameters(description: dict[str, Any]) -> str:
@@ -228,7 +228,8 @@ def _heading(title: str) -> str:
     return f"## {title[0].upper()}{title[1:]}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """A table of Markdown, whose columns after the first `text_columns` are numbers."""
     ruler = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
 
@@ -313,7 +314,7 @@ def _compact_section(report: dict[str, Any], measure: str) -> str:
         header, rows = compact_table(report, measure, transmission=transmission)
         if rows:
             parts += [f"### After {transmission}"] if transmission else []
-            parts.append(_table(header, rows))
+            parts.append(markdown_table(header, rows))
     return "\n\n".join([_heading(SCORE_TITLES[measure]), *parts]) if parts else ""
 
 
@@ -367,7 +368,7 @@ def _gain_table(pooled: list[dict], measure: str) -> str:
     cells = {(comparison["system"], _level(comparison)): _gain(comparison) for comparison in family}
     systems, levels = (list(dict.fromkeys(values)) for values in zip(*cells, strict=True))
     rows = [[system, *(cells.get((system, level), "–") for level in levels)] for system in systems]
-    return f"### {SCORE_TITLES[measure]}\n\n" + _table(["system", *levels], rows)
+    return f"### {SCORE_TITLES[measure]}\n\n" + markdown_table(["system", *levels], rows)
 
 
 def _level(condition: dict[str, Any]) -> str:
@@ -418,7 +419,7 @@ def _comparison_table(comparisons: list[dict]) -> str:
                 *(_p_value(comparison[name]) for name in ("p", "p_holm", "speaker_p", "speaker_p_holm")),
             ]
         )
-    return _table(header, rows, text_columns=3)
+    return markdown_table(header, rows, text_columns=3)
 
 
 def _p_value(p_value: float | None) -> str:
@@ -493,8 +494,8 @@ def _emotion_details(report: dict[str, Any]) -> str:
         "accuracy = micro-F1",
         "ECE",
     ]
-    parts = ["## Emotion in detail", _table(header, rows, text_columns=2), "F1 of each class:"]
-    per_class_table = _table(["condition", "system", *labels], _detail_rows(report, per_class), text_columns=2)
+    parts = ["## Emotion in detail", markdown_table(header, rows, text_columns=2), "F1 of each class:"]
+    per_class_table = markdown_table(["condition", "system", *labels], _detail_rows(report, per_class), text_columns=2)
     return "\n\n".join([*parts, per_class_table])
 
 
@@ -516,7 +517,7 @@ def _group_details(report: dict[str, Any]) -> list[str]:
             "UAR",
             "over speakers",
         ]
-        table = _table([*header, "ECE"], rows, text_columns=3)
+        table = markdown_table([*header, "ECE"], rows, text_columns=3)
         note = "Macro-F1 is the mean over the classes that occur in the clips; the model chooses among all classes."
         sections.append(f"## Emotion by {kind}\n\n{table}\n\n{note}")
     return sections
@@ -542,7 +543,7 @@ def _task_details(report: dict[str, Any]) -> list[str]:
         names = [name for name in first if name != "clips"]
         header = [cell for name in names for cell in (name, "over speakers")]
         rows = _detail_rows(report, partial(_task_cells, task=task, names=names))
-        table = _table(["condition", "system", *header, "clips"], rows, text_columns=2)
+        table = markdown_table(["condition", "system", *header, "clips"], rows, text_columns=2)
         sections.append("\n\n".join([f"{_heading(task)} in detail", table, *_rating_gains(report, task)]))
     return sections
 
@@ -573,7 +574,9 @@ def _rating_gains(report: dict[str, Any], task: str) -> list[str]:
         "p over speakers",
         "(Holm)",
     ]
-    return [f"Differences from `{comparisons['baseline']}`:", _table(header, rows, text_columns=3)] if rows else []
+    if not rows:
+        return []
+    return [f"Differences from `{comparisons['baseline']}`:", markdown_table(header, rows, text_columns=3)]
 
 
 def _task_cells(summary: dict[str, Any], task: str, names: Sequence[str]) -> list[str] | None:
@@ -607,7 +610,7 @@ def _measure_details(report: dict[str, Any], measure: str) -> str:
         "gain over noisy",
         "over speakers",
     ]
-    return f"{_heading(SCORE_TITLES[measure])} in detail\n\n{_table(header, rows, text_columns=2)}"
+    return f"{_heading(SCORE_TITLES[measure])} in detail\n\n{markdown_table(header, rows, text_columns=2)}"
 
 
 def _undefined(report: dict[str, Any], measures: Sequence[str]) -> str:
@@ -626,7 +629,8 @@ def _undefined(report: dict[str, Any], measures: Sequence[str]) -> str:
     ]
     if not rows:
         return "## Undefined scores\n\nNone."
-    return f"## Undefined scores\n\n{_table(['condition', 'system', 'measure', 'undefined'], rows, text_columns=3)}"
+    table = markdown_table(["condition", "system", "measure", "undefined"], rows, text_columns=3)
+    return f"## Undefined scores\n\n{table}"
 
 
 def _figure_section(figures: Sequence[str]) -> list[str]:

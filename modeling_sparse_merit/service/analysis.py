@@ -2,7 +2,6 @@
 """Analysis of recordings: decoding and encoding in worker threads, the model in one thread."""
 
 import asyncio
-import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,9 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from ..files import one_line
 from ..inference.results import SCHEMA_VERSION, settings_of
 from ..inference.tracks import Treatment
 from ..models.sparse_merit.audio import SAMPLING_RATE
@@ -20,11 +17,11 @@ from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmot
 from ..models.sparse_merit.streaming import DetectorFactory, WindowModel
 from ..models.sparse_merit.tasks import ENHANCEMENT
 from .batching import Batcher, Job
-from .calls import Call
+from .calls import Call, Received
 from .limits import Limits, Refusal
 from .logs import log_error
 from .receiving import recording_of
-from .responses import encoded
+from .responses import encoded, wav_bytes
 from .schemas import Options
 from .tracks import Decoded, Track, decode
 
@@ -62,9 +59,8 @@ class Analyser:
     async def start(self) -> None:
         """Starts the model's thread, and warms the model up with a second of noise."""
         self._batcher.start()
-        noise, file = np.random.default_rng(0).normal(0, 0.01, SAMPLING_RATE), io.BytesIO()
-        soundfile.write(file, noise, SAMPLING_RATE, format="WAV")
-        await self._analyse(file.getvalue(), "audio/wav", Options.model_validate({}), Call(), threading.Event())
+        noise = wav_bytes(np.random.default_rng(0).normal(0, 0.01, SAMPLING_RATE))
+        await self._analyse(noise, "audio/wav", Options.model_validate({}), Call(), threading.Event())
         self.is_ready = True
 
     def close(self) -> None:
@@ -105,15 +101,13 @@ class Analyser:
         model = self._model_of(self._tasks(options))
         with call.stage("total"):
             with call.stage("decode"):
-                decoded = await self._in_worker(self._decoded, body, content_type, options, is_cancelled)
+                content = await self._in_worker(recording_of, body, content_type)
+                decoded = await self._in_worker(self._decoded, content, options, is_cancelled)
             tracks = [self._track(each, model, options) for each in decoded]
             await self._run(Job(tracks), call)
             files = await self._in_worker(_files, tracks, options)
-        call.audio_seconds = sum(track.samples for track in tracks) / SAMPLING_RATE
-        call.records = [track.record for track in tracks]
-        call.expert_frames = {
-            task: np.sum([track.expert_frames[task] for track in tracks], axis=0) for task in tracks[0].expert_frames
-        }
+        call.add_results(tracks)
+        call.received = Received(content, options.channel, options.min_score, options.tasks, tracks)
         return self._body(options, call), files
 
     def _tasks(self, options: Options) -> tuple[str, ...]:
@@ -135,14 +129,8 @@ class Analyser:
     async def _in_worker(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
 
-    def _decoded(
-        self, body: bytes, content_type: str, options: Options, is_cancelled: threading.Event
-    ) -> list[Decoded]:
-        content = recording_of(body, content_type)
-        try:
-            return decode(content, options.channel, self._limits, is_cancelled)
-        except ValueError as error:
-            raise Refusal(400, one_line(error)) from None
+    def _decoded(self, content: bytes, options: Options, is_cancelled: threading.Event) -> list[Decoded]:
+        return decode(content, options.channel, self._limits, is_cancelled)
 
     async def _run(self, job: Job, call: Call) -> None:
         """Runs the model; the future of the job is cancelled with this task."""

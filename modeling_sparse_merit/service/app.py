@@ -2,7 +2,7 @@
 """The routes of the service."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,14 +16,15 @@ from starlette.exceptions import HTTPException
 
 from .. import __version__
 from .analysis import Analyser
-from .calls import Call
+from .calls import Call, Received
 from .feedback import Feedback
 from .gate import ANALYZE, refused
 from .limits import Limits, Refusal
 from .metrics import Metrics
-from .receiving import parsed, problem_of, read_body, until_disconnected
+from .receiving import parsed, problem_of, read_body, recording_of, until_disconnected
 from .responses import MULTIPART, json_response, multipart_response
-from .schemas import Analysis, Correction, Options, Problem, Recording
+from .schemas import Accepted, Analysis, Correction, Options, Problem, Recording
+from .shadow import Shadow
 
 CORRECTION_BYTES = 4_096
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -37,24 +38,38 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     504: {"model": Problem, "description": "The analysis took too long."},
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODIES = {"audio/*": BINARY, "application/json": {"schema": Recording.model_json_schema()}}
 
 
-def create_app(analyser: Analyser, metrics: Metrics, limits: Limits, feedback: Feedback | None) -> FastAPI:
+def create_app(
+    analyser: Analyser | None,
+    shadow: Shadow | None,
+    metrics: Metrics,
+    limits: Limits,
+    feedback: Feedback | None,
+    close: Callable[[], object],
+) -> FastAPI:
     """The service as an ASGI application, without its gate.
 
     Args:
-        analyser: analyses recordings.
+        analyser: analyses recordings; None if only a candidate does.
+        shadow: the candidate of shadow mode; None for none.
         metrics: what `/metrics` shows.
         limits: what is accepted.
         feedback: stores corrections; None refuses them.
+        close: called at the end, after the last request.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(analyser.start())
+        if shadow is not None:
+            shadow.start()
+        starting = asyncio.create_task(analyser.start() if analyser is not None else asyncio.sleep(0))
         yield
         starting.cancel()
-        await asyncio.to_thread(analyser.close)
+        if analyser is not None:
+            await asyncio.to_thread(analyser.close)
+        await asyncio.to_thread(close)
 
     app = FastAPI(
         title="Sparse MERIT",
@@ -67,9 +82,13 @@ def create_app(analyser: Analyser, metrics: Metrics, limits: Limits, feedback: F
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_options)
     app.add_exception_handler(HTTPException, _refuse_path)
-    _add_analysis(app, analyser, limits)
+    if analyser is not None:
+        _add_analysis(app, analyser, limits)
+        _add_operation(app, analyser, metrics)
+    elif shadow is not None:
+        _add_acceptance(app, shadow, limits)
+        _add_operation(app, shadow, metrics)
     _add_feedback(app, feedback, limits)
-    _add_operation(app, analyser, metrics)
     return app
 
 
@@ -86,14 +105,13 @@ def _refuse_path(request: Request, error: Any) -> Response:
 
 
 def _add_analysis(app: FastAPI, analyser: Analyser, limits: Limits) -> None:
-    bodies = {"audio/*": BINARY, "application/json": {"schema": Recording.model_json_schema()}}
     success = {"model": Analysis, "content": {MULTIPART: BINARY}, "description": "The results."}
 
     @app.post(
         ANALYZE,
         summary="Analyse a recording",
         responses={200: success, **PROBLEMS},
-        openapi_extra={"requestBody": {"required": True, "content": bodies}},
+        openapi_extra={"requestBody": {"required": True, "content": BODIES}},
         response_class=JSONResponse,
     )
     async def analyze(request: Request, options: Annotated[Options, Query()]) -> Response:
@@ -109,6 +127,27 @@ def _add_analysis(app: FastAPI, analyser: Analyser, limits: Limits) -> None:
         if options.audio is not None and MULTIPART in request.headers.get("accept", ""):
             return await asyncio.to_thread(multipart_response, content, files, options.audio)
         return await asyncio.to_thread(json_response, content, files)
+
+
+def _add_acceptance(app: FastAPI, shadow: Shadow, limits: Limits) -> None:
+    @app.post(
+        ANALYZE,
+        summary="Accept a recording",
+        status_code=202,
+        response_description="The recording was accepted for shadow mode.",
+        response_model=Accepted,
+        responses={status: PROBLEMS[status] for status in (400, 401, 408, 413, 422, 503)},
+        openapi_extra={"requestBody": {"required": True, "content": BODIES}},
+    )
+    async def accept(request: Request, options: Annotated[Options, Query()]) -> Accepted:
+        """The body is an audio file, or JSON with its base64. No result is returned: the model is in shadow mode."""
+        if not shadow.is_ready:
+            raise Refusal(503, "The model is not ready yet.")
+        call: Call = request.state.call
+        body = await read_body(request, limits.bytes, limits)
+        content = await asyncio.to_thread(recording_of, body, request.headers.get("content-type", ""))
+        call.received = Received(content, options.channel, options.min_score, options.tasks)
+        return Accepted(id=call.id)
 
 
 def _add_feedback(app: FastAPI, feedback: Feedback | None, limits: Limits) -> None:
@@ -132,7 +171,7 @@ def _add_feedback(app: FastAPI, feedback: Feedback | None, limits: Limits) -> No
         return Response(status_code=204)
 
 
-def _add_operation(app: FastAPI, analyser: Analyser, metrics: Metrics) -> None:
+def _add_operation(app: FastAPI, in_charge: Analyser | Shadow, metrics: Metrics) -> None:
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
     @app.get("/health/live", summary="Whether the process responds", response_description="It does.")
@@ -146,7 +185,7 @@ def _add_operation(app: FastAPI, analyser: Analyser, metrics: Metrics) -> None:
         responses={503: {"model": Problem, "description": "Not yet."}},
     )
     async def ready() -> dict[str, str]:
-        if not analyser.is_ready:
+        if not in_charge.is_ready:
             raise Refusal(503, "The model is not ready yet.")
         return {"status": "ready"}
 

@@ -4,12 +4,12 @@
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..files import append_line
-from ..inference.results import Settings
 from .calls import Call
 from .limits import Refusal
 from .schemas import Correction
@@ -23,15 +23,15 @@ class Feedback:
 
     Args:
         path: the file; created if missing.
-        labels: the emotions that a correction may state.
-        settings: model and settings, which the lines name.
+        labels: returns the emotions that a correction may state.
+        model: name of the model, which the lines state.
 
     Raises:
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, labels: list[str], settings: Settings):
-        self._path, self._labels, self._settings = path, labels, settings
+    def __init__(self, path: Path, labels: Callable[[], Sequence[str]], model: str):
+        self._path, self._labels, self._model = path, labels, model
         self._predictions: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
         with path.open("a"):
@@ -52,8 +52,8 @@ class Feedback:
             Refusal: the id, the emotion or the channel is unknown.
             OSError: the line cannot be written.
         """
-        if correction.emotion not in self._labels:
-            raise Refusal(422, f"`emotion` is none of the labels of this model: {', '.join(self._labels)}.")
+        if correction.emotion not in (labels := self._labels()):
+            raise Refusal(422, f"`emotion` is none of the labels of this model: {', '.join(labels)}.")
         with self._lock:
             predicted = self._prediction(correction)
             line = {
@@ -63,7 +63,7 @@ class Feedback:
                 "emotion": correction.emotion,
                 "predicted": predicted["emotion"],
                 "scores": predicted["scores"],
-                "model": self._settings.model,
+                "model": self._model,
             }
             append_line(self._path, json.dumps(line))
 

@@ -8,6 +8,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from ..monitoring.drift import Measured
 from .calls import Call
 
 logger = logging.getLogger("modeling_sparse_merit.service")
@@ -49,6 +50,12 @@ def log_call(call: Call) -> None:
     milliseconds = {f"{stage}_ms": round(1000 * seconds, 1) for stage, seconds in call.stages.items()}
     fields = {"id": call.id, "status": call.status, "outcome": call.outcome, **milliseconds}
     logger.info("request", extra={"fields": {**fields, "audio_seconds": round(call.audio_seconds, 3)}})
+
+
+def log_drift(signal: str, drift: Measured) -> None:
+    """Logs that the drift of a signal has become small, large, or none."""
+    fields = {"signal": signal, "change": drift.size, "psi": round(drift.psi, 4), "limit": round(drift.limit, 4)}
+    logger.log(logging.WARNING if drift.size else logging.INFO, "drift", extra={"fields": fields})
 
 
 def log_error(error: BaseException) -> None:

@@ -44,6 +44,13 @@ def encoded(track: Track, suffix: str) -> bytes:
     return file.getvalue()
 
 
+def wav_bytes(waveform: np.ndarray) -> bytes:
+    """A waveform (samples,) at 16 kHz as a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform, SAMPLING_RATE, format="WAV")
+    return file.getvalue()
+
+
 def json_response(body: dict[str, Any], audio: list[bytes]) -> Response:
     """JSON, with audio files as base64.
 

@@ -78,6 +78,12 @@ class Analysis(BaseModel):
     results: list[Result] = Field(description="One, or one per channel for the channel `each`.")
 
 
+class Accepted(BaseModel):
+    """Response to a recording in shadow mode without a primary model."""
+
+    id: str = Field(description="Names this request in logs and in feedback.")
+
+
 class Correction(BaseModel):
     """The right emotion of an analysed recording."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import one_line
 from ..inference.blocks import BlockReader
 from ..inference.tracks import track_record
 from ..models.sparse_merit.audio import SAMPLING_RATE, Channel
@@ -49,9 +50,16 @@ def decode(content: bytes, channel: Channel, limits: Limits, is_cancelled: threa
         is_cancelled: stops decoding.
 
     Raises:
-        Refusal: the recording is too long, has too many channels, or nobody waits for it any more.
-        ValueError: the recording cannot be decoded or lacks the channel; see `load_audio`.
+        Refusal: the recording cannot be decoded, lacks the channel, is too long or has too many channels, or nobody
+            waits for it any more.
     """
+    try:
+        return _decode(content, channel, limits, is_cancelled)
+    except ValueError as error:
+        raise Refusal(400, one_line(error)) from None
+
+
+def _decode(content: bytes, channel: Channel, limits: Limits, is_cancelled: threading.Event) -> list[Decoded]:
     count = 1
 
     def check(seconds: float) -> None:
@@ -113,8 +121,8 @@ class Track:
 
     @property
     def enhanced(self) -> np.ndarray:
-        """Enhanced speech, float32 (samples,) at 16 kHz."""
-        return np.concatenate(self._enhanced)
+        """Enhanced speech, float32 (samples,) at 16 kHz; empty if it is not computed."""
+        return np.concatenate(self._enhanced or [np.zeros(0, np.float32)])
 
     def add(self, window: Window, output: WindowOutput) -> None:
         """Adds the output of the next window; the last one completes `record`.
