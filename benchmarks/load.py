@@ -1,10 +1,13 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Load test of `sparse-merit serve`: requests a second, latency and growth of memory, with and without batching.
+"""Load test of `sparse-merit serve`: requests a second, latency and growth of memory, with and without batching, and with
+a candidate in shadow mode.
 
-Starts the service on loopback, once with batching and once without. Clients send recordings one after another, each on
-one connection. Errors end the test. Writes `load.json` and `load.md` to `benchmarks/results/service`.
+Starts the service on loopback for each side in turn, as often as `--rounds` says; the scores of a side are medians over
+the rounds. Clients send recordings one after another, each on one connection. Errors end the test. Writes `load.json` and `load.md` to `benchmarks/results/service`.
 
     python -m benchmarks.load --seconds 300
+    python -m benchmarks.load --clients 1 --seconds 60 --rounds 5 --side "no batching" \\
+        --side "no batching, shadow mode" --output benchmarks/results/service/shadow
 """
 
 import http.client
@@ -12,6 +15,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -31,7 +35,8 @@ from benchmarks.writing import RESULTS, commit, write_results
 
 DEMO = Path(__file__).parents[1] / "modeling_sparse_merit" / "demo"
 RECORDINGS = ("noisy_speech.flac", "clean_speech.flac", "three_voices.ogg")
-SIDES = {"batching": (), "no batching": ("--batch-seconds", "0")}
+OFF = ("--batch-seconds", "0")
+SIDES = {"batching": (), "no batching": OFF, "no batching, shadow mode": (*OFF, "--shadow")}
 MEBIBYTE = 1 << 20
 PATIENCE = 600  # seconds for the start of the service, and for a response
 
@@ -58,16 +63,18 @@ def running(model: str, options: tuple[str, ...]) -> Iterator[tuple[int, psutil.
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "modeling_sparse_merit.cli", "serve", "--model", model, "--port", str(port)]
+    if "--shadow" in options:
+        options = (*options, model)
     with subprocess.Popen([*command, "--vad", "level", *options], stdout=subprocess.DEVNULL) as process:
         try:
-            wait_until_ready(port)
+            wait_until_ready(port, has_candidate="--shadow" in options)
             yield port, psutil.Process(process.pid)
         finally:
             process.terminate()
 
 
-def wait_until_ready(port: int) -> None:
-    """Waits for the model.
+def wait_until_ready(port: int, has_candidate: bool) -> None:
+    """Waits for the model, and for the candidate if there is one.
 
     Raises:
         TimeoutError: it was not ready in time.
@@ -75,14 +82,22 @@ def wait_until_ready(port: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/health/ready")
-            if connection.getresponse().status == 200:
+            if get(port, "/health/ready")[0] == 200 and (
+                not has_candidate or b"sparse_merit_shadow_up 1.0" in get(port, "/metrics")[1]
+            ):
                 return
         except OSError:
             pass
         time.sleep(0.5)
     raise TimeoutError(f"The service was not ready after {PATIENCE} s.")
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a page of the service."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def send(port: int, contents: Iterator[bytes], end: float, load: Load) -> None:
@@ -138,9 +153,10 @@ def described(load: Load) -> dict[str, Any]:
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The results as a table."""
+    rounds = {len(row["rounds"]) for row in results["sides"].values()}
     lines = [
-        f"{results['clients']} clients for {results['seconds']:g} s, recordings of 5.7, 5.6 and 24.3 s; "
-        f"{results['machine']}, commit {results['commit']}.",
+        f"{results['clients']} clients for {results['seconds']:g} s, recordings of 5.7, 5.6 and 24.3 s, medians over "
+        f"{max(rounds)} rounds; {results['machine']}, commit {results['commit']}, `{results['command']}`.",
         "",
         "| | requests a second | p50 | p95 | p99 | memory | slope | errors |",
         "|---|---|---|---|---|---|---|---|",
@@ -152,21 +168,33 @@ def as_markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def median_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each number over the rounds, and all errors."""
+    numbers = {
+        name: round(float(np.median([row[name] for row in rounds])), 3) for name in rounds[0] if name != "errors"
+    }
+    return {**numbers, "errors": [error for row in rounds for error in row["errors"]], "rounds": rounds}
+
+
 def main(
     model: Annotated[str, typer.Option(help="Name, folder or Hub id of a checkpoint.")] = "tiny",
     clients: Annotated[int, typer.Option(help="Clients at the same time.", min=1, max=32)] = 16,
     seconds: Annotated[float, typer.Option(help="Duration of the test of each side.", min=5)] = 300,
+    rounds: Annotated[int, typer.Option(help="Tests of each side, in turn.", min=1)] = 1,
+    side: Annotated[list[str], typer.Option(help="Sides to measure.")] = list(SIDES),  # noqa: B006
     output: Annotated[Path, typer.Option(help="Path of the results, without suffix.")] = RESULTS / "service" / "load",
 ) -> None:
-    """Measures the service with and without batching."""
-    sides = {}
-    for side, options in SIDES.items():
-        with running(model, options) as (port, process):
-            sides[side] = described(measure(port, process, clients, seconds))
-        typer.echo(f"{side}: {json.dumps(sides[side])}")
+    """Measures the service with and without batching, and with a candidate."""
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in side}
+    for _ in range(rounds):
+        for name in side:
+            with running(model, SIDES[name]) as (port, process):
+                measured[name].append(described(measure(port, process, clients, seconds)))
+            typer.echo(f"{name}: {json.dumps(measured[name][-1])}")
+    sides = {name: median_of(rows) for name, rows in measured.items()}
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
     facts = {"model": model, "clients": clients, "seconds": seconds, "machine": machine, "commit": commit()}
-    results = {**facts, "sides": sides}
+    results = {**facts, "command": shlex.join(["python", "-m", "benchmarks.load", *sys.argv[1:]]), "sides": sides}
     write_results(output, results, as_markdown(results))
     if any(row["errors"] for row in sides.values()):
         raise typer.Exit(1)

@@ -190,8 +190,8 @@ def test_the_candidate_ends_with_a_killed_service(tmp_path):
         children: list[psutil.Process] = []
 
         def has_candidate() -> bool:
-            found = psutil.Process(service.pid).children()
-            children[:] = [child for child in found if "spawn_main" in " ".join(child.cmdline())]
+            children_now = psutil.Process(service.pid).children()
+            children[:] = [child for child in children_now if "spawn_main" in " ".join(child.cmdline())]
             return bool(children)
 
         until(has_candidate)

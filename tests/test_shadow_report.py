@@ -93,8 +93,8 @@ def test_few_recordings_are_no_drift():
 
 
 def test_signals_of_a_result():
-    found = signals(record("happy", 0.55, -40.0), LABELS) | expert_signals({"emotion": [1, 3]})
-    assert {name: values.tolist() for name, values in found.items()} == {
+    bins = signals(record("happy", 0.55, -40.0), LABELS) | expert_signals({"emotion": [1, 3]})
+    assert {name: values.tolist() for name, values in bins.items()} == {
         "emotion": [0, 1, 0, 0, 0, 0],
         "confidence": [0, 0, 1, 0, 0, 0, 0],
         "level_dbfs": [0, 0, 1, 0, 0, 0, 0, 0],
@@ -181,10 +181,10 @@ def test_corrected_emotions_compare_the_models(tmp_path):
     compared = [comparison(str(number), "sad", emotion) for number, emotion in enumerate(true)]
     lines = recorded(tmp_path, compared)
     feedback = [{"id": str(number), "channel": 1, "emotion": emotion} for number, emotion in enumerate(true)]
-    found = build_report(lines, feedback)["feedback"]
-    assert found["recordings"] == 20
-    assert found["primary"] == pytest.approx((0 + 2 / 3) / 2) and found["shadow"] == 1
-    assert found["p_value"] < 0.01
+    section = build_report(lines, feedback)["feedback"]
+    assert section["recordings"] == 20
+    assert section["primary"] == pytest.approx((0 + 2 / 3) / 2) and section["shadow"] == 1
+    assert section["p_value"] < 0.01
     assert build_report(lines, [{"id": "unknown", "channel": 1, "emotion": "sad"}])["feedback"] is None
 
 

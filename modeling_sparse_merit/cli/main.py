@@ -2,8 +2,8 @@
 """The command `sparse-merit` with all its subcommands.
 
 torch and transformers are imported inside the commands, so that `sparse-merit --help` is fast. Exit codes: 0 success,
-1 some recordings failed (they are listed, the others are done) or a dataset has errors, 2 invalid usage or a full
-disk, 130 interrupted.
+1 some recordings failed (they are listed, the others are done), a dataset has errors or a requirement is not met,
+2 invalid usage or a full disk, 130 interrupted.
 """
 
 from typing import Annotated

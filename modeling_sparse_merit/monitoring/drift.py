@@ -66,15 +66,15 @@ def signals(record: Mapping[str, Any], labels: Sequence[str]) -> dict[str, np.nd
         record: a record of `results.jsonl`, or of the service.
         labels: the emotions of the model, without which there is no signal but the level.
     """
-    found = {}
+    bins = {}
     names = emotion_bins(labels)
     if (emotion := record.get("emotion") or record.get("reason")) in names:
-        found["emotion"] = _one_of(len(names), names.index(emotion))
+        bins["emotion"] = _one_of(len(names), names.index(emotion))
     if record.get("scores"):
-        found["confidence"] = _binned(max(record["scores"].values()), CONFIDENCES)
+        bins["confidence"] = _binned(max(record["scores"].values()), CONFIDENCES)
     if record.get("level_dbfs") is not None:
-        found["level_dbfs"] = _binned(record["level_dbfs"], LEVELS)
-    return found
+        bins["level_dbfs"] = _binned(record["level_dbfs"], LEVELS)
+    return bins
 
 
 def expert_signals(frames: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, np.ndarray]:

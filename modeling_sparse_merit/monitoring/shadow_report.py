@@ -239,10 +239,12 @@ def _drift(lines: Sequence[Mapping[str, Any]], reference: Reference | None) -> d
             f"The reference has the emotions {', '.join(reference.labels)}, and the record {', '.join(labels)}: "
             "give a reference of the same model."
         )
-    found = Reference.of("shadow", reference.labels, [signals(each, reference.labels) for each in results["shadow"]])
+    candidate = Reference.of(
+        "shadow", reference.labels, [signals(each, reference.labels) for each in results["shadow"]]
+    )
     drifts = {
-        name: measured(values, found.recordings[name], reference, name)
-        for name, values in found.histograms.items()
+        name: measured(values, candidate.recordings[name], reference, name)
+        for name, values in candidate.histograms.items()
         if name in reference.histograms
     }
     return {"against": against, "signals": {name: _described(drift) for name, drift in drifts.items()}}
@@ -256,7 +258,7 @@ def _feedback(lines: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str
     """Macro-F1 of the models on the recordings with a corrected emotion, and a paired permutation test of two models;
     recordings for which one of them names no emotion are left out."""
     right = {(each["id"], each["channel"]): each["emotion"] for each in feedback}
-    found: list[tuple[str, ...]] = []
+    corrected: list[tuple[str, ...]] = []
     for line in lines:
         named = [
             {each["channel"]: each["emotion"] for each in (line[side] or {"results": []})["results"]} for side in SIDES
@@ -265,14 +267,14 @@ def _feedback(lines: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str
         for channel in sides[-1]:
             emotions = [right.get((line["id"], channel)), *(side.get(channel) for side in sides)]
             if None not in emotions:
-                found.append(tuple(str(emotion) for emotion in emotions))
-    found = [emotions for emotions in found if len(emotions) == len(found[-1])]  # the latest arrangement
-    if not found:
+                corrected.append(tuple(str(emotion) for emotion in emotions))
+    corrected = [emotions for emotions in corrected if len(emotions) == len(corrected[-1])]  # the latest arrangement
+    if not corrected:
         return None
-    labels = sorted({emotion for emotions in found for emotion in emotions})
-    true, *predicted = np.array([[labels.index(each) for each in emotions] for emotions in found]).T
-    resampling = Resampling([None] * len(found), RESAMPLES, SEED)
-    facts = {"recordings": len(found), "labels": labels}
+    labels = sorted({emotion for emotions in corrected for emotion in emotions})
+    true, *predicted = np.array([[labels.index(each) for each in emotions] for emotions in corrected]).T
+    resampling = Resampling([None] * len(corrected), RESAMPLES, SEED)
+    facts = {"recordings": len(corrected), "labels": labels}
     if len(predicted) == 1:
         score = emotion_scores(true, predicted[0][None], len(labels), resampling, 1)["macro_f1"].describe()
         return {**facts, "shadow": score["mean"], "shadow_interval": score["interval"]}

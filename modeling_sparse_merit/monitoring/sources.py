@@ -30,17 +30,17 @@ def build_reference(folders: Sequence[Path], system: str | None = None, conditio
         ValueError: the results are of several models or have no recordings, or the system or the condition is unknown.
         ImportError: an evaluation needs a package of the extra `metrics`.
     """
-    found = [_read(folder, system, condition) for folder in folders]
-    labels = {tuple(labels) for _, labels, _ in found}
+    contents = [_read(folder, system, condition) for folder in folders]
+    labels = {tuple(labels) for _, labels, _ in contents}
     if len(labels) > 1:
-        each = "; ".join(f"{folder}: {', '.join(these)}" for folder, (_, these, _) in zip(folders, found, strict=True))
         raise ValueError(
-            f"The folders have results of models with different emotions: {each}. Name those of one model."
+            f"{', '.join(map(str, folders))} have results of models with different emotions, "
+            f"{'; '.join(', '.join(names) for names in sorted(labels))}: give those of one model."
         )
-    clips = [clip for _, _, some in found for clip in some]
+    clips = [clip for _, _, some in contents for clip in some]
     if not clips:
         raise ValueError(f"{', '.join(map(str, folders))}: no recording was analysed there.")
-    return Reference.of(found[0][0], found[0][1], clips)
+    return Reference.of(contents[0][0], contents[0][1], clips)
 
 
 Clips = list[dict[str, np.ndarray]]
