@@ -1,9 +1,10 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Load test of `sparse-merit serve`: requests a second, latency and growth of memory, with and without batching, and with
-a candidate in shadow mode.
+"""Load test of `sparse-merit serve`: requests a second, latency and growth of memory, with and without batching, and
+with a candidate in shadow mode.
 
-Starts the service on loopback for each side in turn, as often as `--rounds` says; the scores of a side are medians over
-the rounds. Clients send recordings one after another, each on one connection. Errors end the test. Writes `load.json` and `load.md` to `benchmarks/results/service`.
+Starts the service on loopback for each side in turn, as often as `--rounds` says; the scores of a side are medians.
+Clients send recordings one after another, each on one connection. Errors end the test. Writes `load.json` and
+`load.md` to `benchmarks/results/service`.
 
     python -m benchmarks.load --seconds 300
     python -m benchmarks.load --clients 1 --seconds 60 --rounds 5 --side "no batching" \\

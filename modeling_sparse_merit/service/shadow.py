@@ -156,8 +156,8 @@ class CandidateProcess:
             self._connection.send_bytes(waveform.astype(np.float32).tobytes())
 
     def _guard(self) -> None:
-        """Kills the process when it exceeds a limit; what waits for it then ends. Time in which it could run but leaves
-        the CPU to the service does not count."""
+        """Kills the process when it exceeds a limit; what waits for it then ends. Time in which it could run but lets
+        the service have the CPU does not count."""
         with suppress(psutil.Error):
             process = psutil.Process(self._process.pid)
             before = time.monotonic(), _cpu_seconds(process)
