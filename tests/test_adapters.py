@@ -284,6 +284,7 @@ def test_adapters_are_no_model_to_start_another_training_from(folder):
         build.build_model(TrainingSettings(model=str(folder)))
 
 
+@pytest.mark.slow
 def test_without_peft_training_names_the_extra():
     code = "import sys; sys.modules['peft'] = None; import modeling_sparse_merit.training.lora"
     done = subprocess.run(

@@ -361,6 +361,7 @@ def test_options_of_other_exports_do_not_apply_to_a_space(tmp_path):
     assert result.exit_code == 2 and "leave out --onnx, --half, --precision and --results" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_space_runs(tiny_checkpoint, tmp_path):
     """Its `app.py` uses the package and the checkpoint in its folder, and shows the page on loopback."""
     folder = export_space(tiny_checkpoint, tmp_path / "space")

@@ -364,6 +364,7 @@ def test_examples_become_a_widget_with_the_outputs_of_the_model(checkpoint, spee
         write_examples(checkpoint, [tmp_path / "elsewhere.wav"])
 
 
+@pytest.mark.slow
 def test_an_installed_package_renders_the_same_card(full_checkpoint, tmp_path):
     source = tmp_path / "source"
     source.mkdir()

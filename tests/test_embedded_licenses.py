@@ -176,6 +176,7 @@ def test_the_command_line_says_it_once_on_stderr(site):
     )
 
 
+@pytest.mark.slow
 def test_a_quiet_stream_prints_errors_alone(site):
     (site / "silence.pcm").write_bytes(bytes(64_000))
     stream = ("-m", "modeling_sparse_merit.cli", "stream", "silence.pcm", "--json", "--model", "base")

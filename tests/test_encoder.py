@@ -192,6 +192,7 @@ def test_spec_augment_changes_training_only():
     assert torch.equal(*evaluated)
 
 
+@pytest.mark.slow
 def test_log_mel_bands_are_those_of_librosa():
     librosa = pytest.importorskip("librosa")
     feature_encoder = LogMelFeatureEncoder(SparseMeritConfig(**{**SMALL, **LOG_MEL}))

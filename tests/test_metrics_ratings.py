@@ -28,6 +28,7 @@ def test_ratings_equal_those_of_the_package(package, speech_clip, seconds):
         assert actual[name] == pytest.approx(expected[f"{name.removeprefix('dnsmos_')}_mos"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_ratings_are_measures_that_need_no_reference(package, speech_clip, tmp_path):
     clip = speech_clip(1.0)
     scores = metrics.speech_scores(np.zeros_like(clip), clip, ["dnsmos_bak", "segmental_snr", "dnsmos_ovrl"])

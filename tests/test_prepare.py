@@ -155,6 +155,7 @@ np.savez(sys.argv[1], **rows, **arrays)
 """
 
 
+@pytest.mark.slow
 def test_a_pushed_table_streams_into_training(hub, corpus, noises, tmp_path):
     options = ["--license", "CC BY 4.0", "--push", "someone/corpus", "--private"]
     pushed = sparse_merit("prepare", "folder", corpus, tmp_path / "table", *options)

@@ -209,6 +209,7 @@ def test_every_attention_implementation_gives_the_same(whisper, model, speech_cl
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_onnx_and_remote_code_and_the_commands(whisper, speech_clip, tmp_path):
     target = tmp_path / "converted"
     done = CliRunner().invoke(app, ["convert", str(whisper), str(target), "--layers", "2"])

@@ -48,6 +48,7 @@ CODE = {
     "pretrained.py",
     "speech_segments.py",
     "task_config.py",
+    "task_files.py",
     "streaming.py",
     "quantization.py",
     "sources.py",

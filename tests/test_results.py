@@ -409,7 +409,7 @@ def kill_and_go_on(folder: Path, checkpoint: Path, lines: int, delay: float) -> 
     check_complete(folder)
 
 
-@pytest.mark.parametrize("lines", [1, 25])
+@pytest.mark.parametrize("lines", [1, pytest.param(25, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_is_continued(corpus, tiny_checkpoint, lines):
     kill_and_go_on(corpus, tiny_checkpoint, lines, 0)
 

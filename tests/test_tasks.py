@@ -255,6 +255,7 @@ def trained(tables, small, tmp_path):
     return tmp_path / "run" / "best", scores
 
 
+@pytest.mark.slow
 def test_new_heads_train_export_and_run(trained, tables, tmp_path):
     checkpoint, scores = trained
     expected = {"macro_f1", "uar", "si_sdr", "gender/macro_f1", "speaker/eer", "attributes/ccc", "attributes/mae"}

@@ -229,7 +229,9 @@ def test_adapters_have_a_learning_rate_of_their_own():
     assert TrainingSettings(model="x", lora_rank=4, learning_rate=0.01).peak_learning_rate == 0.01
 
 
-@pytest.mark.parametrize("frozen_epochs", [0, 2])  # with 2, it is killed between the stages
+@pytest.mark.parametrize(
+    "frozen_epochs", [0, pytest.param(2, marks=pytest.mark.slow)]
+)  # with 2, it is killed between the stages
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tables, tmp_path, frozen_epochs):
     epochs = 4 - frozen_epochs
     config = write_config(
@@ -305,6 +307,7 @@ def examples_of(settings: TrainingSettings, epoch: int) -> list[dict]:
     return [example for batch in loader for example in batch]
 
 
+@pytest.mark.slow
 def test_a_run_streams_its_speech_from_the_hub(hub, tables, tmp_path):
     config = write_config(tmp_path / "config.yaml", tables, epochs=1, dataloader_num_workers=2, **STREAMED)
     theirs = one_thread() | hub.environment(tmp_path / "theirs") | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}

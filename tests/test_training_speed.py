@@ -329,6 +329,7 @@ def test_two_processes_share_the_features(tables, tmp_path):
 # Low precision -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bf16_learns_as_fp32_does(tables):
     """The same clips by heart, at the same pace."""
     batch, losses = batch_of(tables), {}

@@ -164,6 +164,7 @@ def test_uploads_replaced_and_damaged_files(tmp_path, record, watch):
     assert (tmp_path / "in/upload.wav").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_restart_goes_on_and_tries_failed_recordings_again(tmp_path, record, watch):
     names = ["a.wav", "b.wav"]
     for seed, name in enumerate(names):
@@ -209,6 +210,7 @@ def test_a_signal_stops_after_the_current_recording(tmp_path, record, watch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+@pytest.mark.slow
 def test_a_full_disk_ends_the_command_and_loses_nothing(tmp_path, record, small_disk):
     for index in range(40):
         record(f"in/{index:02d}.wav", seed=index)  # 384 KB together

@@ -111,6 +111,7 @@ def corpus(installed):
     return installed.folder
 
 
+@pytest.mark.slow
 def test_a_corpus_becomes_a_checkpoint_that_runs_without_the_package(installed, corpus):
     command = ("-m", "modeling_sparse_merit.cli")
     assert "Listen after" in installed(*command, "demo", "-o", "demo")

@@ -23,6 +23,8 @@ from .options import (
     ChannelOption,
     ChunkLengthOption,
     DeviceOption,
+    DistressOption,
+    EmotionsOption,
     MinScoreOption,
     ModelOption,
     OutputOption,
@@ -83,6 +85,8 @@ def enhance(
     plot: PlotOption = False,
     segments: SegmentsOption = None,
     min_score: MinScoreOption = 0.0,
+    emotions: EmotionsOption = None,
+    distress: DistressOption = "",
     transcribe: Annotated[
         str | None,
         typer.Option(
@@ -117,9 +121,11 @@ def enhance(
     Example: sparse-merit enhance recordings/ "more/*.mp3" -o clean
     """
     with errors_in_one_line():
-        treatment = checked_treatment(channel, rate, plot, segments, min_score, chunk_length, stride_length)
+        treatment = checked_treatment(channel, rate, plot, segments, min_score, distress, chunk_length, stride_length)
         options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines, transcribe)
-        load = partial(load_pipeline, model, precision=precision.value, revision=revision)
+        load = partial(
+            load_pipeline, model, precision=precision.value, revision=revision, further_tasks=emotions or ()
+        )
         show = print_json if json_lines else None
         summary = _enhance_recordings(recordings, output, load, device, options, show)
     if summary is None:
@@ -164,13 +170,14 @@ def checked_treatment(
     plot: bool,
     segments: SegmentFormat | None,
     min_score: float,
+    distress: str,
     chunk_length: float | None,
     stride_length: float | None,
 ) -> dict[str, Any]:
     """Fields of a `Treatment` from the options of a command.
 
     Args:
-        channel, rate, plot, segments, min_score, chunk_length, stride_length: the values of the options.
+        channel, rate, plot, segments, min_score, distress, chunk_length, stride_length: the values of the options.
 
     Raises:
         ValueError: the channel or the windows are invalid.
@@ -181,8 +188,9 @@ def checked_treatment(
     given = {"chunk_length_s": chunk_length, "stride_length_s": stride_length}
     windows = {name: value for name, value in given.items() if value is not None}
     WindowCutter(**windows)  # raises if the options are invalid
+    labels = tuple(filter(None, (label.strip() for label in distress.split(","))))
     fields = {"rate": rate, "plot": plot, "segments": segments, "min_score": min_score, **windows}
-    return {**fields, "channel": checked_channel(channel)}
+    return {**fields, "channel": checked_channel(channel), "distress": labels}
 
 
 def load_treatment(
@@ -209,9 +217,12 @@ def load_treatment(
         raise ValueError(
             f"--segments needs a model with the task emotion; this one has {tasks}. Leave the option out."
         )
+    from ..inference.distress import task_with_labels
     from ..inference.results import settings_of
     from ..inference.tracks import Treatment
 
+    if labels := options.treatment.get("distress"):
+        task_with_labels(pipe.model.tasks, pipe.model.config, labels)
     transcriber, facts = _load_transcriber(options.transcribe, pipe)
     treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber)
     return pipe, treatment, settings_of(pipe, vad=vad, **treatment.facts, **facts)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import replacing
 from .options import (
     ModelOption,
     Precision,
@@ -20,9 +21,15 @@ from .options import (
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Target folder, created if missing.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Target folder, created if missing; the file for --task.")
+    ],
     model: ModelOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export in DIR.")] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Write one task, trained with freeze_experts, to a file for `enhance --emotions`."),
+    ] = None,
     revision: RevisionOption = None,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Write an ONNX graph for onnxruntime, which does not need torch.")
@@ -46,7 +53,12 @@ def export(
     Example: sparse-merit export my_model --model runs/small/best
     """
     with errors_in_one_line():
-        if space:
+        if task is not None:
+            if space or onnx or half or results or precision != Precision.FP32:
+                raise ValueError("--task writes the head of a task: leave out the other options but --model.")
+            _export_task(model, task, folder, overwrite, revision)
+            what_next = f"sparse-merit enhance RECORDINGS --emotions {folder}"
+        elif space:
             _export_space(
                 model, folder, overwrite, revision, onnx or half or bool(results) or precision != Precision.FP32
             )
@@ -84,6 +96,20 @@ def _export_space(model: str | None, folder: Path, overwrite: bool, revision: st
         )
     logging.disable_progress_bar()
     export_space(resolve_model(model, revision), folder, overwrite, revision)
+
+
+def _export_task(model: str | None, task: str, file: Path, overwrite: bool, revision: str | None) -> None:
+    """Writes the head and the router of a task to a file."""
+    from ..models.sparse_merit.task_files import save_task
+
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} has another suffix; --task writes a file NAME.safetensors.")
+    if file.exists() and not overwrite:
+        raise FileExistsError(f"{file} exists already: give a new file, or --overwrite.")
+    pipe = load_pipeline(model, "cpu", revision=revision)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        save_task(pipe.model, task, temporary)
 
 
 def _note(text: str) -> None:

@@ -3,7 +3,7 @@
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
@@ -56,6 +56,21 @@ SegmentsOption = Annotated[
 MinScoreOption = Annotated[
     float, typer.Option(help="Emotions with a smaller (calibrated) score are reported as unsure.", min=0, max=1)
 ]
+EmotionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME_OR_FILE",
+        help="Also recognise further emotions: the name of a task that comes with the checkpoint, such as six, or a "
+        "file of `export --task`.",
+    ),
+]
+DistressOption = Annotated[
+    str,
+    typer.Option(
+        metavar="LABEL,...",
+        help="Also add up and smooth the scores of these emotions, such as angry,fear, over the segments of speech.",
+    ),
+]
 ChunkLengthOption = Annotated[
     float | None,
     typer.Option(help="Longest window in seconds, 10 by default; longer recordings are cut at quiet positions."),
@@ -95,7 +110,11 @@ PrecisionOption = Annotated[
 
 
 def load_pipeline(
-    model: str | None, device: str | None, precision: str = "fp32", revision: str | None = None
+    model: str | None,
+    device: str | None,
+    precision: str = "fp32",
+    revision: str | None = None,
+    further_tasks: Sequence[str] = (),
 ) -> "SpeechEnhancementAndEmotionPipeline":
     """Loads a checkpoint quietly.
 
@@ -104,9 +123,10 @@ def load_pipeline(
         device: torch device; None is the fastest available.
         precision: "fp32", "bf16" or "int8".
         revision: branch or commit of a model on the Hub.
+        further_tasks: names or files of tasks to add.
 
     Raises:
-        OSError: the checkpoint does not exist.
+        OSError: the checkpoint or a task does not exist.
         ValueError: the checkpoint or the device is not usable.
     """
     source = resolve_model(model, revision)
@@ -124,7 +144,7 @@ def load_pipeline(
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"Device {device!r} is not usable here: {one_line(error)}") from error
     return SpeechEnhancementAndEmotionPipeline.from_pretrained(
-        source, device=device, dtype=precision, revision=revision
+        source, device=device, dtype=precision, revision=revision, further_tasks=further_tasks
     )
 
 

@@ -10,6 +10,7 @@ from ..extras import import_extra
 from ..service.limits import Limits
 from .options import (
     DeviceOption,
+    EmotionsOption,
     ModelOption,
     Precision,
     RevisionOption,
@@ -84,6 +85,7 @@ def serve(
     reference: Annotated[
         Path | None, typer.Option(help="Reference of `monitor-reference`, against which drift is measured.")
     ] = None,
+    emotions: EmotionsOption = None,
     vad: Annotated[
         Vad, typer.Option(help="Voice activity detector: silero (extra vad), level, or auto (silero if installed).")
     ] = Vad.AUTO,
@@ -139,7 +141,7 @@ def serve(
             record_audio,
             known,
         )
-        pipe = None if shadow_only else load_pipeline(model, device, precision.value, revision)
+        pipe = None if shadow_only else load_pipeline(model, device, precision.value, revision, emotions or ())
         try:
             run(pipe, options, host, port)
         except KeyboardInterrupt:

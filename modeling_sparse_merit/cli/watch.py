@@ -18,6 +18,8 @@ from .options import (
     ChannelOption,
     ChunkLengthOption,
     DeviceOption,
+    DistressOption,
+    EmotionsOption,
     MinScoreOption,
     ModelOption,
     OutputOption,
@@ -60,6 +62,8 @@ def watch(
     plot: PlotOption = False,
     segments: SegmentsOption = None,
     min_score: MinScoreOption = 0.0,
+    emotions: EmotionsOption = None,
+    distress: DistressOption = "",
     vad: VadOption = Vad.AUTO,
     chunk_length: ChunkLengthOption = None,
     stride_length: StrideLengthOption = None,
@@ -76,12 +80,14 @@ def watch(
     Example: sparse-merit watch inbox/ -o clean --segments csv
     """
     with errors_in_one_line(), StopSignal() as stop:
-        treatment = checked_treatment(channel, rate, plot, segments, min_score, chunk_length, stride_length)
+        treatment = checked_treatment(channel, rate, plot, segments, min_score, distress, chunk_length, stride_length)
         if not inbox.is_dir():
             raise NotADirectoryError(f"{inbox} is no folder: give the folder in which recordings arrive.")
         if quiet:
             quieten_notices()
-        load = partial(load_pipeline, model, precision=precision.value, revision=revision)
+        load = partial(
+            load_pipeline, model, precision=precision.value, revision=revision, further_tasks=emotions or ()
+        )
         pipe, chosen, settings = load_treatment(load, device, Options(treatment, vad))
         from ..inference.results import Results
         from ..inference.watching import Inbox

@@ -337,7 +337,8 @@ def settings_of(pipe: "SpeechEnhancementAndEmotionPipeline", **options: Any) -> 
     name = embedded_name(folder) or (f"{source}@{commit[:12]}" if commit else source)
     dtypes = sorted({str(values.dtype) for values in model.state_dict().values()})
     calibration = {"temperature": pipe.temperature} if pipe.calibration else {}
-    return Settings(name, {"weights": weights or name, "dtypes": dtypes, **calibration, **options})
+    added = {"tasks": model.added_tasks} if model.added_tasks else {}
+    return Settings(name, {"weights": weights or name, "dtypes": dtypes, **calibration, **added, **options})
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -33,6 +33,7 @@ class Segment(TypedDict):
         scores: probability of each emotion.
         reason: "unsure" if `emotion` is None.
         transcript: what is said; absent if it was not asked for.
+        distress: see `distress_curve`; absent if it was not asked for.
     """
 
     start: float
@@ -41,6 +42,7 @@ class Segment(TypedDict):
     scores: NotRequired[dict[str, float]]
     reason: NotRequired[str]
     transcript: NotRequired[str]
+    distress: NotRequired[float]
 
 
 class _Cue(NamedTuple):
@@ -51,6 +53,7 @@ class _Cue(NamedTuple):
     emotion: str | None
     scores: dict[str, float]
     transcript: str
+    distress: float | None
 
     @property
     def score(self) -> float | None:
@@ -66,6 +69,7 @@ def write_segments(
     name: str,
     channel: int = 1,
     has_transcripts: bool = False,
+    has_distress: bool = False,
 ) -> None:
     """Writes the timeline of a recording atomically.
 
@@ -79,6 +83,7 @@ def write_segments(
         name: name of the recording, such as `call.wav`.
         channel: number of the channel, from 1.
         has_transcripts: whether a CSV has a column for the transcripts. WebVTT has those that there are, RTTM none.
+        has_distress: whether a CSV has a column for the distress; the other formats have none.
 
     Raises:
         ValueError: the format is unknown, or a segment ends before it starts or overlaps with another one.
@@ -90,7 +95,7 @@ def write_segments(
     """
     kind, cues = SegmentFormat(kind), _cues(segments)
     if kind is SegmentFormat.CSV:
-        content = _csv(cues, sorted(labels), has_transcripts)
+        content = _csv(cues, sorted(labels), has_transcripts, has_distress)
     elif kind is SegmentFormat.VTT:
         content = _vtt(cues, name)
     else:
@@ -112,22 +117,24 @@ def _cues(segments: Iterable[Segment]) -> list[_Cue]:
             )
         first = max(round(1000 * start), free)
         last, free = end, max(round(1000 * end), first + 1)
-        cues.append(_Cue(first, free, segment["emotion"], segment.get("scores") or {}, segment.get("transcript", "")))
+        further = segment.get("transcript", ""), segment.get("distress")
+        cues.append(_Cue(first, free, segment["emotion"], segment.get("scores") or {}, *further))
     return cues
 
 
-def _csv(cues: Sequence[_Cue], labels: list[str], has_transcripts: bool) -> str:
-    """One row per segment: times in seconds, the emotion (empty if unsure), score of each label, transcript.
+def _csv(cues: Sequence[_Cue], labels: list[str], has_transcripts: bool, has_distress: bool) -> str:
+    """One row per segment: times in seconds, the emotion (empty if unsure), score of each label, transcript, distress.
 
     Common Format and MIME Type for Comma-Separated Values, RFC 4180.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["start", "end", "emotion", *labels, *(["transcript"] if has_transcripts else [])])
+    further = [name for name, is_asked in (("transcript", has_transcripts), ("distress", has_distress)) if is_asked]
+    writer.writerow(["start", "end", "emotion", *labels, *further])
     for cue in cues:
         scores = [f"{cue.scores[label]:.6f}" if label in cue.scores else "" for label in labels]
-        transcript = [cue.transcript] if has_transcripts else []
-        writer.writerow([_seconds(cue.start), _seconds(cue.end), cue.emotion or "", *scores, *transcript])
+        values = [getattr(cue, name) for name in further]
+        writer.writerow([_seconds(cue.start), _seconds(cue.end), cue.emotion or "", *scores, *values])
     return text.getvalue()
 
 

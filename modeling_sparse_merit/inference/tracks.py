@@ -26,6 +26,7 @@ from ..plotting.overview import Columns, Overview
 from ..plotting.recording import plot_recording
 from ..plotting.style import save_figure
 from .blocks import BlockReader, BlockWriter
+from .distress import distress_curve, task_with_labels
 from .files import STDIN, Recording, segments_path
 from .results import Results
 from .segments import write_segments
@@ -48,6 +49,7 @@ class Treatment:
         detector: voice activity detector, as for the pipeline.
         transcriber: a pipeline for automatic speech recognition, or a function from float32 (samples,) at 16 kHz to a
             text, which transcribes each segment of speech; or a folder with a transcript of each recording, NAME.txt.
+        distress: emotions whose scores are added and smoothed over the segments, see `distress_curve`; none for none.
     """
 
     rate: int | None = None
@@ -59,12 +61,15 @@ class Treatment:
     stride_length_s: Stride = STRIDE_LENGTH_S
     detector: DetectorFactory | None = None
     transcriber: Transcriber | Path | None = None
+    distress: tuple[str, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
         """Options that the records depend on, JSON-serializable; the caller records detector and transcriber."""
         names = ("rate", "channel", "min_score", "chunk_length_s", "stride_length_s")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | (
+            {"distress": list(self.distress)} if self.distress else {}
+        )
 
     @property
     def further_files(self) -> list[Callable[[Path], Path]]:
@@ -166,7 +171,7 @@ class Track:
             self._segments, self._samples, self._model.clip_tasks, self._treatment.min_score
         )
         if "segments" in outputs:
-            outputs["segments"] = self._transcribed(outputs["segments"])
+            outputs["segments"] = self._with_distress(self._transcribed(outputs["segments"]))
         enhanced = None if self._writer is None else str(self._target)
         record = {"file": str(self._recording.path), **track_record(self._pipe, self._reader, outputs, enhanced)}
         if self._treatment.transcriber is not None:
@@ -214,6 +219,14 @@ class Track:
         pairs = zip(segments, self._transcripts, strict=True)
         return [{**segment, "transcript": transcript} for segment, transcript in pairs]
 
+    def _with_distress(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not self._treatment.distress:
+            return segments
+        labels = self._treatment.distress
+        task = task_with_labels(self._pipe.model.tasks, self._pipe.model.config, labels)
+        curve = distress_curve(segments, task, labels)
+        return [{**segment, "distress": value} for segment, value in zip(segments, curve, strict=True)]
+
     def _transcript(self) -> str | None:
         if isinstance(folder := self._treatment.transcriber, Path):
             return read_transcript(folder, self._recording.path, self._number)
@@ -235,6 +248,7 @@ class Track:
                 name,
                 int(number),
                 has_transcripts=self._transcriber is not None,
+                has_distress=bool(self._treatment.distress),
             )
 
     def _plot(self, record: dict[str, Any]) -> None:

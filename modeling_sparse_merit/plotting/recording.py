@@ -63,8 +63,9 @@ def plot_recording(
 ) -> "Figure":
     """Draws the outputs of the model for one recording as rows with a common time axis.
 
-    The rows are waveforms with a common scale, the emotions over time, the experts of each task, and spectrograms with
-    a common dB scale. The scores of the whole recording are bars at the right.
+    The rows are waveforms with a common scale, the emotions over time, their `distress` if the segments have it, the
+    experts of each task, and spectrograms with a common dB scale. The scores of the whole recording are bars at the
+    right.
 
     Args:
         noisy: the recording.
@@ -85,7 +86,9 @@ def plot_recording(
     """
     sides = {"recording": noisy} | ({} if enhanced is None else {"enhanced": enhanced})
     lanes = expert_use or {}
-    heights = [1.0] * len(sides) + [0.65] * (segments is not None) + lane_heights(lanes) + [1.6] * len(sides)
+    has_distress = any("distress" in segment for segment in segments or ())
+    emotion = [0.65] * (segments is not None) + [0.9] * has_distress
+    heights = [1.0] * len(sides) + emotion + lane_heights(lanes) + [1.6] * len(sides)
     figure = new_figure(11, 1.0 + 0.95 * sum(heights), title)
     grid = figure.add_gridspec(
         len(heights), 1 + bool(scores), width_ratios=[9] + [2] * bool(scores), height_ratios=heights
@@ -107,6 +110,8 @@ def plot_recording(
     if segments is not None:
         rows[len(sides)].set(ylim=(0, 1), yticks=[], ylabel="emotion")
         draw_timeline(rows[len(sides)], segments, scores)
+    if has_distress:
+        _draw_distress(rows[len(sides) + 1], segments or ())
     return figure
 
 
@@ -117,6 +122,16 @@ def _draw_waveforms(panels: Sequence["Axes"], sides: Mapping[str, Overview]) -> 
         axes.fill_between(*overview.envelope, color=colour, linewidth=0.6)
         axes.set(ylim=(-1.05 * peak, 1.05 * peak), ylabel=name)
         axes.grid(alpha=0.25)
+
+
+def _draw_distress(axes: "Axes", segments: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the smoothed distress at the end of each segment, as a line over its time."""
+    values = [segment["distress"] for segment in segments]
+    for segment, value in zip(segments, values, strict=True):
+        axes.fill_between([segment["start"], segment["end"]], value, color=COLOURS[0], alpha=0.3, linewidth=0)
+    axes.plot([segment["end"] for segment in segments], values, color=COLOURS[0], marker=".")
+    axes.set(ylim=(0, 1.05), yticks=[0, 1], ylabel="distress")
+    axes.grid(alpha=0.25)
 
 
 def _draw_scores(axes: "Axes", scores: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The model, its feature extractor, and the parameter groups, optimizer and schedule of each stage."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,9 @@ def _around_encoder(checkpoint: str, changes: dict[str, Any]) -> SparseMeritForS
     return model
 
 
-def set_trainable(model: TrainedModel, stage: Stage, train_feature_encoder: bool) -> None:
+def set_trainable(
+    model: TrainedModel, stage: Stage, train_feature_encoder: bool, only_tasks: Sequence[str] = ()
+) -> None:
     """
     Freezes the encoder, or its adapters, in the first stage, and the convolutional feature encoder in both.
 
@@ -147,6 +149,7 @@ def set_trainable(model: TrainedModel, stage: Stage, train_feature_encoder: bool
         model: The model, or a model with adapters.
         stage: The stage that begins.
         train_feature_encoder: Train the convolutional feature encoder in the second stage, too.
+        only_tasks: Freeze everything but the heads and the routers of these tasks.
     """
     if isinstance(model, PeftModel):
         set_adapters_trainable(model, not stage.encoder_frozen)
@@ -154,6 +157,11 @@ def set_trainable(model: TrainedModel, stage: Stage, train_feature_encoder: bool
     model.model.encoder.requires_grad_(not stage.encoder_frozen)
     if not train_feature_encoder:
         model.freeze_feature_encoder()
+    if only_tasks:
+        model.requires_grad_(False)
+    for task in only_tasks:
+        model.heads[task].requires_grad_(True)
+        model.model.integration.routers[task].requires_grad_(True)
 
 
 def set_training_mode(model: TrainedModel, encoder_frozen: bool) -> None:

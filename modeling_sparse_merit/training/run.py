@@ -202,7 +202,8 @@ class Run:
         last_epoch = stage.first_epoch + stage.epochs
         if self.progress.epoch >= last_epoch or self.stopped:
             return
-        build.set_trainable(self.model, stage, self.settings.train_feature_encoder)
+        only_tasks = self.settings.tasks or () if self.settings.freeze_experts else ()
+        build.set_trainable(self.model, stage, self.settings.train_feature_encoder, only_tasks)
         optimizer = build.build_optimizer(self.model, self.settings, self.balancing.parameters())
         steps = math.ceil(len(train_loader) / self.settings.gradient_accumulation_steps) * stage.epochs
         schedule = build.build_schedule(optimizer, self.settings, steps * self.accelerator.num_processes)

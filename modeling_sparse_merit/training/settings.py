@@ -87,6 +87,8 @@ class TrainingSettings:
         config: Fields of SparseMeritConfig that differ from `model`, `encoder`, `wavlm` or the defaults. Classes and
             embeddings in its `clip_tasks` without `labels` get those of the training clips.
         tasks: Tasks to train, all of the model's by default. The heads of the others do not change.
+        freeze_experts: Train only the heads and the routers of `tasks`, on the experts of `model`. Results of its
+            other tasks do not change, and a new one fits into a small file (`sparse-merit export --task`).
         task_columns: Columns of `speech` that the tasks in `clip_tasks` learn from, {task: column or columns}. By
             default they have the names of the ratings, or that of the task.
         task_balancing: How the losses of the tasks are combined: by the fixed weights of the config, by learned
@@ -202,6 +204,7 @@ class TrainingSettings:
 
     # Losses
     tasks: Annotated[Names, Field(min_length=1)] | None = None
+    freeze_experts: bool = False
     task_columns: Entries = field(default_factory=YamlMapping)
     task_balancing: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"
     uncertainty_learning_rate: Positive = 0.01
@@ -287,6 +290,7 @@ class TrainingSettings:
         self._check_start()
         self._check_data()
         self._check_labels()
+        self._check_experts()
         self._check_balancing()
         self._check_feature_cache()
         self._check_descriptors()
@@ -343,6 +347,14 @@ class TrainingSettings:
             raise ValueError(
                 f"`labels` starts {dict(self.labels_from)} from labels of a `model`, but `model` is None: name the "
                 "checkpoint to fine-tune, or leave out what follows '='."
+            )
+
+    def _check_experts(self) -> None:
+        others = {name: getattr(self, name) for name in ("epochs", "lora_rank", "calibration_batches")}
+        if self.freeze_experts and (not self.model or not self.tasks or any(others.values())):
+            raise ValueError(
+                f"`freeze_experts` trains `tasks` of a `model` in frozen_epochs; expected both, not {self.tasks} and "
+                f"{self.model}, and 0 for {others}."
             )
 
     def _check_balancing(self) -> None:

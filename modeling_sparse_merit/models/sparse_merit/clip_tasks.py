@@ -7,9 +7,11 @@ Tasks that a configuration defines, with one output per recording: `clip_tasks`,
      "speaker": {"kind": "embedding", "size": 192, "labels": ["anna", "ben"]}}
 """
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,8 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind, with their defaults; None
     "embedding": {"size": 192, "labels": (), "margin": 0.2, "scale": 30.0},
 }
 OPTIONAL = ("class_weights",)
+SIZES = {"hidden_size": "emotion_hidden_size", "pooling_heads": "emotion_pooling_heads"}
+"""Optional fields of every kind, and the fields of the configuration that they take the place of."""
 
 
 def define_tasks(names: list[str], clip_tasks: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Task]:
@@ -69,7 +73,7 @@ def clip_task(name: str, definition: Mapping[str, Any]) -> Task:
         definition: `kind` and fields of this kind. "regression": `outputs`, names of the ratings; `minimum`,
             `maximum`, their scale; `loss`, "ccc" or "mse". "classification": `labels`; `class_weights`, `focal_gamma`,
             `label_smoothing`. "embedding": `size`; `labels`, the classes of the training data; `margin` in radians,
-            `scale`.
+            `scale`. All: `hidden_size` and `pooling_heads` of the head, by default those of the emotion head.
 
     Raises:
         ValueError: The name, a field or its value is not valid; the message names the task.
@@ -82,18 +86,34 @@ def clip_task(name: str, definition: Mapping[str, Any]) -> Task:
     if not isinstance(definition, Mapping) or definition.get("kind") not in FIELDS:
         raise ValueError(f"`clip_tasks` defines {name} as {definition}; expected a `kind` out of {list(FIELDS)}.")
     fields = FIELDS[definition["kind"]]
-    unknown = sorted(set(definition) - {"kind", *fields})
-    given = {**fields, **{key: value for key, value in definition.items() if key != "kind"}}
+    unknown = sorted(set(definition) - {"kind", *fields, *SIZES})
+    sizes = {key: definition[key] for key in SIZES if definition.get(key) is not None}
+    given = {**fields, **{key: value for key, value in definition.items() if key not in ("kind", *SIZES)}}
     missing = [key for key, value in given.items() if value is None and key not in OPTIONAL]
     if unknown or missing:
         fault = f"with the unknown fields {unknown}" if unknown else f"without {missing}"
         raise ValueError(
-            f"`clip_tasks` defines {name}, of the kind {definition['kind']}, {fault}; its fields are {list(fields)}."
+            f"`clip_tasks` defines {name}, of the kind {definition['kind']}, {fault}; its fields are "
+            f"{[*fields, *SIZES]}."
         )
     try:
-        return _KINDS[definition["kind"]](name, **given)
+        return _with_sizes(_KINDS[definition["kind"]](name, **given), sizes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`clip_tasks` defines {name} as {dict(definition)}: {error}") from error
+
+
+def _with_sizes(task: Task, sizes: dict[str, int]) -> Task:
+    if not all(isinstance(size, int) and size >= 1 for size in sizes.values()):
+        raise ValueError(f"expected whole numbers of at least 1 for {' and '.join(SIZES)}.")
+    return replace(task, head=partial(_resized, task.head, sizes)) if sizes else task
+
+
+def _resized(head: Callable[[Any], nn.Module], sizes: dict[str, int], config: Any) -> nn.Module:
+    """The head of a configuration with other sizes."""
+    changed = copy.copy(config)
+    for field, size in sizes.items():
+        setattr(changed, SIZES[field], size)
+    return head(changed)
 
 
 def _regression(name: str, outputs: list[str], minimum: float, maximum: float, loss: str) -> Task:

@@ -274,6 +274,7 @@ class SparseMeritForSpeechEnhancementAndEmotion(SparseMeritPreTrainedModel):
         config.validate_sparse_merit()  # `from_pretrained` may have changed it
         self.model = SparseMeritModel(config)
         self.tasks = config.task_definitions
+        self.added_tasks: dict[str, str] = {}  # by `add_task`: SHA-256 of their files
         self.heads = nn.ModuleDict({name: task.head(config) for name, task in self.tasks.items()})
         self.post_init()
 

@@ -26,6 +26,7 @@ from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, da
 from .sources import locate
 from .speech_segments import SpeechSegment, average
 from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
+from .task_files import add_task, find_task
 from .tasks import EMOTION, ENHANCEMENT
 
 logger = logging.getLogger(__name__)
@@ -109,14 +110,17 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         Args:
             model: name of a checkpoint inside the package (`tiny`), folder or Hub id, see `locate`.
-            kwargs: `dtype` ("fp32", the default, "bf16" or "int8"); arguments for the Hub: `revision` (a branch or a
-                commit), `token`, `cache_dir` and `local_files_only`; and arguments of the pipeline, such as `device`.
+            kwargs: `dtype` ("fp32", the default, "bf16" or "int8"); `further_tasks`, names of tasks in the folder
+                `tasks` of the checkpoint, or files of tasks (see `add_task`); arguments for the Hub: `revision` (a
+                branch or a commit), `token`, `cache_dir` and `local_files_only`; and arguments of the pipeline, such
+                as `device`.
 
         Raises:
             OSError: there is no checkpoint.
             ValueError: the checkpoint contains another kind of model, weights are missing or not finite, or
-                `calibration.json` is damaged.
+                `calibration.json` or the file of a task is damaged or of another model.
         """
+        further_tasks = kwargs.pop("further_tasks", ())
         model, dtype, calibrated = locate(model), kwargs.pop("dtype", "fp32"), kwargs.pop("calibrated", True)
         where = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
         config_class = SparseMeritForSpeechEnhancementAndEmotion.config_class
@@ -133,6 +137,8 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
                 model, dtype=dtype, output_loading_info=True, **where
             )
         _check_weights(network, loading["missing_keys"], str(model))
+        for task in further_tasks:
+            add_task(network, find_task(model, task, **where))
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
         pipe = cls(model=network.eval(), feature_extractor=feature_extractor, calibrated=False, **kwargs)
         pipe.calibration = _calibration_of(model, where) if calibrated else None
@@ -427,9 +433,16 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
             "start": round(segment.start_s, 3),
             "end": round(min(segment.end_s, math.floor(1000 * seconds) / 1000), 3),  # within the recording
             "emotion": ranked[0]["label"] if is_sure else None,
-            "scores": {entry["label"]: round(entry["score"], 6) for entry in sorted(ranked, key=lambda e: e["label"])},
+            "scores": _rounded(ranked),
             **({} if is_sure else {"reason": UNSURE}),
+            **self._further_scores(segment.outputs),
         }
+
+    def _further_scores(self, outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """`task_outputs` with the ranked labels of further classifications, if the model has some."""
+        names = [task for task in outputs if self.model.tasks[task].kind == "classification" and task != EMOTION]
+        ranked = {task: self._ranked(task, self._scored(task, outputs[task][0].float())) for task in names}
+        return {"task_outputs": ranked} if ranked else {}
 
     def _ranked_emotion(self, outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         """Emotions of outputs {task: (1, K)}, likeliest first."""
@@ -438,6 +451,11 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
     def _ranked(self, task: str, scores: torch.Tensor) -> list[dict[str, Any]]:
         """Scores (classes,) of one recording with their labels, the highest first."""
         return ranked_labels(self.model.tasks[task].describe(self.model.config)["labels"], scores)
+
+
+def _rounded(ranked: list[dict[str, Any]]) -> dict[str, float]:
+    """{label: score} in the order of the labels."""
+    return {entry["label"]: round(entry["score"], 6) for entry in sorted(ranked, key=lambda entry: entry["label"])}
 
 
 class EmotionPipeline(SpeechEnhancementAndEmotionPipeline):
