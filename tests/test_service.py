@@ -200,11 +200,12 @@ def random_bodies(count: int) -> Iterator[tuple[bytes, str]]:
         yield bytes(content), "audio/flac"
 
 
-def test_random_bodies_are_refused(service, monkeypatch):
+@pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_random_bodies_are_refused(service, monkeypatch, count):
     monkeypatch.setenv("PATH", "")  # without ffmpeg, which would take most of the time
     before = service.outcomes("failed")
     statuses = set()
-    for body, kind in random_bodies(200):
+    for body, kind in random_bodies(count):
         response = service.analyze(body, Content_Type=kind)
         statuses.add(response.status)
         assert response.status == 200 or response.json["error"]
