@@ -152,6 +152,17 @@ def described(load: Load) -> dict[str, Any]:
     }
 
 
+def copies_of(port: int) -> dict[str, int]:
+    """How many copies the candidate analysed, and how many were dropped; nothing without a candidate."""
+    text = get(port, "/metrics")[1].decode()
+    names = {
+        "copies_analysed": 'sparse_merit_requests_total{outcome="ok",role="shadow"}',
+        "copies_dropped": 'sparse_merit_shadow_dropped_total{reason="queue"}',
+    }
+    lines = dict(line.rpartition(" ")[::2] for line in text.splitlines())
+    return {name: int(float(lines[series])) for name, series in names.items() if series in lines}
+
+
 def as_markdown(results: dict[str, Any]) -> str:
     """The results as a table."""
     rounds = {len(row["rounds"]) for row in results["sides"].values()}
@@ -159,13 +170,15 @@ def as_markdown(results: dict[str, Any]) -> str:
         f"{results['clients']} clients for {results['seconds']:g} s, recordings of 5.7, 5.6 and 24.3 s, medians over "
         f"{max(rounds)} rounds; {results['machine']}, commit {results['commit']}, `{results['command']}`.",
         "",
-        "| | requests a second | p50 | p95 | p99 | memory | slope | errors |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | requests a second | p50 | p95 | p99 | memory | slope | errors | copies analysed, dropped |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for side, row in results["sides"].items():
         latencies = " | ".join(f"{row[f'{name}_s']} s" for name in ("p50", "p95", "p99"))
         memory = f"{row['memory_mib']} MiB | {row['memory_slope_mib_per_minute']} MiB a minute"
-        lines.append(f"| {side} | {row['requests_per_second']} | {latencies} | {memory} | {len(row['errors'])} |")
+        copies = f"{row['copies_analysed']:g}, {row['copies_dropped']:g}" if "copies_analysed" in row else ""
+        rate, errors = row["requests_per_second"], len(row["errors"])
+        lines.append(f"| {side} | {rate} | {latencies} | {memory} | {errors} | {copies} |")
     return "\n".join(lines)
 
 
@@ -190,7 +203,7 @@ def main(
     for _ in range(rounds):
         for name in side:
             with running(model, SIDES[name]) as (port, process):
-                measured[name].append(described(measure(port, process, clients, seconds)))
+                measured[name].append(described(measure(port, process, clients, seconds)) | copies_of(port))
             typer.echo(f"{name}: {json.dumps(measured[name][-1])}")
     sides = {name: median_of(rows) for name, rows in measured.items()}
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
