@@ -168,6 +168,20 @@ def test_the_command_recognises_further_emotions_and_distress(task_file, tmp_pat
     assert (output / "call.enhanced.png").stat().st_size > 10_000
 
 
+def test_an_export_takes_the_tasks_along_and_info_names_them(task_file, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(TINY, source)
+    (source / "tasks").mkdir()
+    shutil.copy(task_file, source / "tasks")
+    for half in ([], ["--half"]):
+        result = CliRunner().invoke(app, ["export", str(target), "-m", str(source), "--overwrite", *half])
+        assert result.exit_code == 0, result.output
+        pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(target, device="cpu", further_tasks=["three"])
+        assert pipe.model.config.tasks[-1] == "three"
+    described = CliRunner().invoke(app, ["info", "--model", str(source)]).output
+    assert "three: angry, fear, sad (--emotions three)" in described
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -89,6 +89,7 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
     from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
     from ..models.sparse_merit.modeling_sparse_merit import count_parameters
     from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
+    from ..models.sparse_merit.task_files import read_tasks
     from ..models.sparse_merit.tasks import EMOTION, further_tasks
 
     config = read_config(source, revision=revision or "main")
@@ -108,6 +109,9 @@ def _describe(source: str, revision: str | None) -> dict[str, str]:
         "Experts": f"{config.num_experts} of width {config.expert_hidden_size}, {config.router} router",
         "Parameters": f"{count_parameters(config):,}: {_describe_parts(config)}",
     }
+    for name, definition in read_tasks(Path(source)).items():  # none for a Hub id
+        labels = definition.get("labels") or definition.get("outputs") or ()
+        facts |= {"In a file": f"{name}: {', '.join(labels)} (--emotions {name})"}
     adapters = read_adapter_config(source, revision=revision)
     if adapters is not None:
         facts |= {"Adapters of": str(adapters["base_model_name_or_path"])}

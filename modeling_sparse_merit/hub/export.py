@@ -25,6 +25,7 @@ from ..models.sparse_merit.calibration import (
 from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
 from ..models.sparse_merit.decoding import audio_suffixes
 from ..models.sparse_merit.sources import WEIGHTS_LICENSE, locate
+from ..models.sparse_merit.task_files import TASK_FOLDER
 from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
 from .files import read_json, weights_sha256
@@ -57,10 +58,11 @@ def export_checkpoint(
 
     The folder contains the weights (an exact copy of `model.safetensors`, so that results which refer to its hash stay
     valid), both configurations, all code, `requirements.txt`, and the companion files: licence, results, calibration,
-    examples. It also contains the tokenizer of a speech-text model, and `handler.py` for any other model. The card of
-    the model is copied if it describes these weights; otherwise a new one is rendered. A rendered card in the folder
-    is replaced; a card edited by hand is kept and reported. Companion files of another checkpoint in the folder are
-    removed. With weights rounded to fp16, results, calibration and examples of the exact weights are not copied.
+    examples, tasks in files of their own. It also contains the tokenizer of a speech-text model, and `handler.py` for
+    any other model. The card of the model is copied if it describes these weights; otherwise a new one is rendered. A
+    rendered card in the folder is replaced; a card edited by hand is kept and reported. Companion files of another
+    checkpoint in the folder are removed. With weights rounded to fp16, results, calibration and examples of the exact
+    weights are not copied.
 
     Args:
         model: folder or Hub id of a checkpoint, or of adapters, which are merged into their checkpoint.
@@ -176,7 +178,11 @@ def _copy_companions(source: Path, target: Path, are_others: bool) -> None:
     apply to them and are not copied.
     """
     names = [WEIGHTS, *COMPANIONS, *_example_recordings(source, target)]
-    for name in UNMEASURED if are_others or _are_adapters(source) else names:
+    if are_others or _are_adapters(source):
+        names = list(UNMEASURED)
+    if not _are_adapters(source):  # which may change the experts that a task was trained on
+        names += [str(path.relative_to(source)) for path in source.glob(f"{TASK_FOLDER}/*.safetensors")]
+    for name in names:
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).unlink(
@@ -237,7 +243,8 @@ def _settle_companions(folder: Path, complete: Path) -> list[Path]:
 
 def _files_of_checkpoint(folder: Path) -> Iterator[Path]:
     """Weights, adapters and companions in a folder."""
-    for pattern in ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, *COMPANIONS):
+    weights = ("*.safetensors", f"{TASK_FOLDER}/*.safetensors", "*.safetensors.index.json")
+    for pattern in (*weights, ADAPTER_CONFIG, *COMPANIONS):
         yield from sorted(folder.glob(pattern))
     with suppress(ValueError, KeyError, TypeError, AttributeError):  # examples.json is untrusted
         yield from (folder / name for name in _example_recordings(folder, folder) if (folder / name).is_file())

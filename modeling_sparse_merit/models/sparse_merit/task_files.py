@@ -52,6 +52,20 @@ def find_task(source: str | os.PathLike, name: str | os.PathLike, **where: Any) 
     return Path(file)
 
 
+def read_tasks(folder: Path) -> dict[str, dict[str, Any]]:
+    """
+    The definitions of the tasks that come with a checkpoint, by name.
+
+    Args:
+        folder: the folder of the checkpoint.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    contents = [_read(path)[0] for path in sorted((folder / TASK_FOLDER).glob("*.safetensors"))]
+    return {content["name"]: content["definition"] for content in contents}
+
+
 def save_task(model: Any, name: str, path: Path) -> None:
     """
     Writes a task to a file, in fp16.
