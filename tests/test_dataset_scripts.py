@@ -2,6 +2,7 @@
 """Dataset scripts: from a corpus as it is distributed to a dataset that a user can trust."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ nemo = corpus_named("nemo")
 noise = corpus_named("noise")
 ravdess = corpus_named("ravdess")
 speechocean762 = corpus_named("speechocean762")
+picovoice = corpus_named("picovoice")
 
 ROOT = Path(__file__).parents[1]
 
@@ -208,6 +210,34 @@ def test_baved_has_no_emotions_and_its_levels_become_arousal(tmp_path):
     }
     assert [row["arousal"] for row in rows.values()] == [0, 2, 1]
     assert rows["1-m-20-1-2-376"]["text"] == "لم يعجبني" and rows["1-m-20-1-2-376"]["sentence"] == "1"
+
+
+def test_picovoice_orders_are_joined_with_their_labels(tmp_path):
+    names = [f"order{number}" for number in range(40)]
+    record(tmp_path, *(f"speech/{name}.wav" for name in [*names, "other"]))
+    labels = {f"{name}.wav": {"intent": "orderDrink", "slots": {"coffeeDrink": "latte"}} for name in names}
+    labels["order0.wav"]["slots"] |= {"milkAmount": " soy  milk", "numberOfShots": "double shot"}
+    (tmp_path / "label.json").write_text(json.dumps(labels))
+    dataset = picovoice.build(tmp_path)
+    assert len(dataset) == 40 and "1 recordings without a label were left out" in dataset.info.description
+    first = by_file(dataset)["order0"]
+    slots = ("intent", "coffee_drink", "milk_amount", "number_of_shots", "roast", "size", "sugar_amount")
+    assert [first[slot] for slot in slots] == [
+        "orderDrink",
+        "latte",
+        "soy milk",
+        "double shot",
+        "none",
+        "none",
+        "none",
+    ]
+    assert set(dataset["split"]) == {"train", "dev", "test"}
+    (tmp_path / "label.json").write_text("[]")
+    with pytest.raises(DatasetError, match="is no list of intents and slots"):
+        picovoice.build(tmp_path)
+    (tmp_path / "label.json").unlink()
+    with pytest.raises(DatasetError, match="has no label.json"):
+        picovoice.build(tmp_path)
 
 
 def test_speechocean762_is_read_from_its_lists(tmp_path):

@@ -30,7 +30,7 @@ from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
 from modeling_sparse_merit.evaluation import evaluate
 from modeling_sparse_merit.hub.model_card import render_card
 from modeling_sparse_merit.metrics import concordance_correlation, macro_f1
-from modeling_sparse_merit.metrics.verification import equal_error_rate
+from modeling_sparse_merit.metrics.verification import equal_error_rate, min_dcf
 from modeling_sparse_merit.models.sparse_merit.audio import write_audio
 from modeling_sparse_merit.models.sparse_merit.clip_heads import AttentiveStatisticsPooling
 from modeling_sparse_merit.models.sparse_merit.handler import EndpointHandler
@@ -379,6 +379,18 @@ def test_equal_error_rate_counts_clips_as_often_as_asked():
     chosen = [index for index in range(9) if kept[index]]
     expected = equal_error_rate([labels[index] for index in chosen], vectors[chosen])
     assert equal_error_rate(labels, vectors, kept) == pytest.approx(expected)
+
+
+def test_least_detection_cost_by_hand():
+    # thresholds reject (both, one, none) of the pairs of the same class, and accept (0, 2, 2) of four others
+    vectors, labels = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.8, 0.6]]), ["a", "a", "b", "b"]
+    assert min_dcf(labels, vectors, target=0.5) == pytest.approx((0.5 * 0.5 + 0.5 * 0) / 0.5)
+    assert min_dcf(labels, vectors, target=0.99) == pytest.approx(0.01 * 0.5 / 0.01)
+    assert min_dcf(labels, vectors) == pytest.approx(0.5)  # at p = 0.01, no false alarm pays
+    assert min_dcf(["a", "a", "b", "b"], np.array([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])) == 0
+    assert min_dcf(labels, vectors, np.ones((2, 4))) == pytest.approx([0.5, 0.5])
+    with pytest.raises(ValueError, match="`target` is 1; expected a probability"):
+        min_dcf(labels, vectors, target=1)
 
 
 def test_equal_error_rate_needs_pairs_and_directions():

@@ -3,12 +3,13 @@
 embeddings of the registry."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
-from ..metrics.verification import equal_error_rate
+from ..metrics.verification import equal_error_rate, min_dcf
 from ..models.sparse_merit.tasks import ClassificationTask, RegressionTask, Task
 from .statistics import (
     Comparison,
@@ -41,7 +42,8 @@ def task_scores(
 
     Returns:
         {task: {"clips": with a target, score: {"mean", "interval", "speaker_interval", "seeds"}}}, with the scores
-        "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer"; tasks without targets are left out.
+        "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer" and "min_dcf". Tasks without targets are left
+        out.
     """
     by_task, clips = {}, members[0]
     for name, task in tasks.items():
@@ -127,10 +129,15 @@ def _statistics(task: Task, clips: Sequence[dict], predicted: list[list[Any]]) -
     known = np.array([label is not None for label in labels])
     vectors = np.array(predicted, dtype=np.float64)  # (members, clips, size)
     texts = [str(label) for label in labels]
-    yield (
-        "eer",
-        lambda counts: np.stack([equal_error_rate(texts, vector, counts * known) for vector in vectors], axis=-1),
-    )
+    for name, measure in (("eer", equal_error_rate), ("min_dcf", min_dcf)):
+        yield name, partial(_of_members, measure, texts, vectors, known)
+
+
+def _of_members(
+    measure: Callable[..., Any], texts: list[str], vectors: np.ndarray, known: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """A score of embeddings (members, clips, size) for counts (resamples, clips): (resamples, members)."""
+    return np.stack([measure(texts, vector, counts * known) for vector in vectors], axis=-1)
 
 
 def concordance(true: np.ndarray, predicted: np.ndarray) -> Statistic:

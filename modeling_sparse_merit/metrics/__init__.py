@@ -12,7 +12,7 @@ from .ratings import dnsmos
 from .regression import concordance_correlation
 from .scores import DEFAULT_SPEECH_MEASURES, SCORE_TITLES, SPEECH_MEASURES, score_clips, speech_scores
 from .speech import pesq, segmental_snr, si_sdr, snr, stoi
-from .verification import equal_error_rate
+from .verification import equal_error_rate, min_dcf
 
 __all__ = [
     "DEFAULT_SPEECH_MEASURES",
@@ -31,6 +31,7 @@ __all__ = [
     "log_likelihood_ratio",
     "macro_f1",
     "micro_f1",
+    "min_dcf",
     "per_class_f1",
     "pesq",
     "score_clips",

@@ -1,12 +1,14 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""A metric of embeddings: how well their similarity separates pairs of the same class, such as speakers, from
-others."""
+"""Metrics of embeddings: how well their similarity tells pairs of the same class, such as speakers, from others."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 from .clips import undefined
+
+Statistic = Callable[[np.ndarray, np.ndarray], float]
+"""Maps the shares of missed pairs and of false alarms at each threshold to a score."""
 
 
 def equal_error_rate(
@@ -28,6 +30,41 @@ def equal_error_rate(
     Raises:
         ValueError: the numbers of labels and embeddings differ, or an embedding is 0 or not finite.
     """
+    return _score("EER", _equal_error, labels, embeddings, weights)
+
+
+def min_dcf(
+    labels: Sequence[Hashable], embeddings: np.ndarray, weights: np.ndarray | None = None, target: float = 0.01
+) -> float | np.ndarray:
+    """minDCF: the least detection cost over all thresholds of cosine similarity, relative to the cost of accepting or
+    rejecting every pair, with equal costs of both errors (NIST 2016 Speaker Recognition Evaluation Plan, section 3).
+
+    Args:
+        labels, embeddings, weights: as for `equal_error_rate`.
+        target: prior probability that a pair is of the same class.
+
+    Returns:
+        From 0 to 1; shapes and NaN as for `equal_error_rate`.
+
+    Raises:
+        ValueError: as for `equal_error_rate`, or the prior is not between 0 and 1.
+    """
+    if not 0 < target < 1:
+        raise ValueError(f"`target` is {target}; expected a probability between 0 and 1.")
+
+    def cost(missed: np.ndarray, alarms: np.ndarray) -> float:
+        return float(np.min(target * missed + (1 - target) * alarms) / min(target, 1 - target))
+
+    return _score("minDCF", cost, labels, embeddings, weights)
+
+
+def _score(
+    name: str,
+    statistic: Statistic,
+    labels: Sequence[Hashable],
+    embeddings: np.ndarray,
+    weights: np.ndarray | None,
+) -> float | np.ndarray:
     embeddings = np.asarray(embeddings, dtype=np.float64)
     lengths = np.linalg.norm(embeddings, axis=-1)
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
@@ -43,22 +80,26 @@ def equal_error_rate(
     first, second, similarity = first[order], second[order], similarity[order]
     counts = np.ones((1, len(labels))) if weights is None else np.atleast_2d(weights)
     same = ids[first] == ids[second]
-    rates = [_rate(row[first] * row[second], same, similarity) for row in counts]
+    scores = [_of_pairs(statistic, row[first] * row[second], same, similarity) for row in counts]
     if weights is not None and np.ndim(weights) > 1:
-        return np.array(rates)
-    if weights is None and np.isnan(rates[0]):
-        return undefined("EER", "pairs of the same class, or of different ones, are missing")
-    return rates[0]
+        return np.array(scores)
+    if weights is None and np.isnan(scores[0]):
+        return undefined(name, "pairs of the same class, or of different ones, are missing")
+    return scores[0]
 
 
-def _rate(counts: np.ndarray, same: np.ndarray, similarity: np.ndarray) -> float:
-    """The EER of weighted pairs in order of decreasing similarity."""
+def _of_pairs(statistic: Statistic, counts: np.ndarray, same: np.ndarray, similarity: np.ndarray) -> float:
+    """The statistic of weighted pairs in order of decreasing similarity."""
     accepted, wrongly = np.cumsum(counts * same), np.cumsum(counts * ~same)  # with the threshold just below each
     if len(counts) == 0 or accepted[-1] == 0 or wrongly[-1] == 0:
         return float("nan")
     last = np.append(similarity[1:] != similarity[:-1], True)  # pairs of one similarity are accepted together
     missed = np.concatenate([[1.0], 1 - accepted[last] / accepted[-1]])
     alarms = np.concatenate([[0.0], wrongly[last] / wrongly[-1]])
+    return statistic(missed, alarms)
+
+
+def _equal_error(missed: np.ndarray, alarms: np.ndarray) -> float:
     place = int(np.argmax(alarms >= missed))  # the first threshold beyond the crossing; at the last one, 1 >= 0
     gap, gap_before = alarms[place] - missed[place], missed[place - 1] - alarms[place - 1]
     share = gap_before / (gap + gap_before)

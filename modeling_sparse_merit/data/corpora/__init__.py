@@ -16,6 +16,7 @@ CORPORA = {
     "emospeech_commands": "Indian EmoSpeech Command Dataset, from its file names.",
     "baved": "BAVED, without emotions, from its file names.",
     "speechocean762": "speechocean762, unlabelled, from its lists.",
+    "picovoice": "Picovoice coffee orders, with intents and slots, from their list.",
     "emobank": "EmoBank, rated texts, from its list.",
     "meld": "MELD, texts of dialogues, from its lists, with or without clips.",
     "moodist": "The sounds of Moodist, noise.",
