@@ -464,9 +464,31 @@ def test_without_a_difference_p_is_small_as_rarely_as_it_says():
         ours, baseline = (
             np.where(generator.random(60) < 0.5, true, generator.integers(3, size=60))[None] for _ in "ab"
         )
-        observed, permuted = statistics.swapped_macro_f1(true, ours, baseline, 3, swaps)
+        observed, permuted = statistics.swapped_f1(true, ours, baseline, 3, "macro", swaps)
         p_values.append(statistics.permutation_p_value(observed, permuted, exhaustive=False))
     assert stats.binomtest(sum(p < 0.1 for p in p_values), 200, 0.1).pvalue > 0.01
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_differences_in_f1_equal_those_of_scikit_learn(average):
+    generator = np.random.default_rng(0)
+    true, ours, baseline = (generator.integers(3, size=(members, 40)) for members in (1, 2, 1))
+    swaps = generator.integers(2, size=(5, 40), dtype=bool)
+    actual, permuted = statistics.swapped_f1(true[0], ours, baseline, 3, average, swaps)
+
+    def mean_difference(ours, baseline):
+        pairs = [(one, other) for one in ours for other in baseline]
+        return np.mean([score(one) - score(other) for one, other in pairs])
+
+    def score(predicted):
+        return f1_score(true[0], predicted, average=average)
+
+    assert actual == pytest.approx(mean_difference(ours, baseline))
+    for swap, value in zip(swaps, permuted, strict=True):
+        expected = [
+            score(np.where(swap, other, one)) - score(np.where(swap, one, other)) for one in ours for other in baseline
+        ]
+        assert value == pytest.approx(np.mean(expected))
 
 
 def test_clips_without_a_score_of_both_systems_are_not_compared():

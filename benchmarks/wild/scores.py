@@ -15,7 +15,7 @@ from modeling_sparse_merit.evaluation.statistics import (
     Resampling,
     Score,
     compare_ccc,
-    compare_macro_f1,
+    compare_f1,
     holm,
     resampled_score,
 )
@@ -23,6 +23,7 @@ from modeling_sparse_merit.evaluation.task_scores import Statistic, concordance
 from modeling_sparse_merit.models.sparse_merit.tasks import ClassificationTask, RegressionTask, Task
 
 RESAMPLES, SEED = 1_000, 0
+AVERAGES = ("macro", "weighted")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _scores(members: Sequence[Predictions], resampling: Resampling, stream: int)
     else:
         statistics = {
             f"{average}_f1": _of_members([partial(f1, first.true, values, average) for values in predicted])
-            for average in ("macro", "weighted")
+            for average in AVERAGES
         }
     return {
         name: resampled_score(statistic, len(first.true), len(members), resampling, stream)
@@ -108,13 +109,23 @@ def _comparisons(
     names: tuple[str, str],
     resampling: Resampling,
 ) -> dict[str, Comparison]:
-    """Comparisons of two systems that have a permutation test: CCC and macro-F1."""
+    """Comparisons of two systems by CCC, or by macro and weighted F1."""
     first = systems[names[0]][0]
     ours, baseline = (np.stack([member.predicted for member in systems[name]]) for name in names)
     if isinstance(first.task, ClassificationTask):
         classes = len(first.task.labels or ()) or int(first.true.max()) + 1
-        streams = (_stream(names[0]), _stream(names[1]))
-        return {"macro_f1": compare_macro_f1(first.true, ours, baseline, classes, resampling, streams)}
+        return {
+            f"{average}_f1": compare_f1(
+                first.true,
+                ours,
+                baseline,
+                classes,
+                average,
+                (scores[names[0]][f"{average}_f1"], scores[names[1]][f"{average}_f1"]),
+                resampling,
+            )
+            for average in AVERAGES
+        }
     comparisons = {}
     for place, measure in enumerate(scores[names[0]]):
         pair = (scores[names[0]][measure], scores[names[1]][measure])

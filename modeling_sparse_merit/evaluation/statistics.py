@@ -173,10 +173,10 @@ def percentile_interval(draws: np.ndarray | None) -> list[float] | None:
     return np.nanquantile(draws, [0.025, 0.975]).tolist()
 
 
-def swapped_macro_f1(
-    true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, num_classes: int, swaps: np.ndarray
+def swapped_f1(
+    true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, num_classes: int, average: str, swaps: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Difference in macro-F1, and its values when the two systems swap their predictions for some clips.
+    """Difference in F1, and its values when the two systems swap their predictions for some clips.
 
     Systems of several members are compared as the mean over all pairs of a member of one and a member of the other,
     which is the difference of the mean scores.
@@ -186,11 +186,13 @@ def swapped_macro_f1(
         ours: predicted classes (members, clips).
         baseline: predicted classes (its members, clips).
         num_classes: number of classes of the confusion matrix.
+        average: "macro" averages over classes, "weighted" by their clips.
         swaps: bool (permutations, clips), the clips to swap.
 
     Returns:
         The difference, and the swapped differences (permutations,).
     """
+    f1 = _F1[average]
     ours, baseline = (confusion_cells(true, predicted, num_classes) for predicted in (ours, baseline))
     identity = np.zeros((1, len(true)), dtype=bool)
     swaps = np.concatenate([identity, swaps]).astype(np.float32)
@@ -200,7 +202,7 @@ def swapped_macro_f1(
     for our, our_moved in zip(ours, ours_moved, strict=True):
         for other, other_moved in zip(baseline, baseline_moved, strict=True):
             change = other_moved - our_moved
-            differences += _macro_f1(our.sum(0) + change) - _macro_f1(other.sum(0) - change)
+            differences += f1(our.sum(0) + change) - f1(other.sum(0) - change)
     differences /= len(ours) * len(baseline)
     return float(differences[0]), differences[1:]
 
@@ -209,6 +211,17 @@ def _macro_f1(totals: np.ndarray) -> np.ndarray:
     """(permutations, classes * classes) -> (permutations,)."""
     num_classes = math.isqrt(totals.shape[-1])
     return defined_mean(f1_from_confusion(totals.reshape(-1, num_classes, num_classes).astype(np.float64)))
+
+
+def _weighted_f1(totals: np.ndarray) -> np.ndarray:
+    """(permutations, classes * classes) -> (permutations,)."""
+    num_classes = math.isqrt(totals.shape[-1])
+    counts = totals.reshape(-1, num_classes, num_classes).astype(np.float64)
+    clips = counts.sum(-1)  # (permutations, classes)
+    return (np.nan_to_num(f1_from_confusion(counts)) * clips).sum(-1) / clips.sum(-1)
+
+
+_F1: dict[str, Callable[[np.ndarray], np.ndarray]] = {"macro": _macro_f1, "weighted": _weighted_f1}
 
 
 def swapped_mean(ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray) -> tuple[float, np.ndarray]:
@@ -507,15 +520,38 @@ def compare_macro_f1(
         emotion_scores(true, predicted, num_classes, resampling, stream)["macro_f1"]
         for predicted, stream in zip((ours, baseline), streams, strict=True)
     )
-    swap = partial(swapped_macro_f1, true, ours, baseline, num_classes)
-    return Comparison(own, other, *_permuted(swap, resampling), len(true))
+    return compare_f1(true, ours, baseline, num_classes, "macro", (own, other), resampling)
+
+
+def compare_f1(
+    true: np.ndarray,
+    ours: np.ndarray,
+    baseline: np.ndarray,
+    num_classes: int,
+    average: str,
+    scores: tuple[Score, Score],
+    resampling: Resampling,
+) -> Comparison:
+    """Compares an F1 of two systems on the same clips.
+
+    Args:
+        true: class of each clip, 0, 1, ...: (clips,).
+        ours: predicted classes (members, clips).
+        baseline: predicted classes (its members, clips).
+        num_classes: number of classes of the confusion matrix.
+        average: "macro" or "weighted", see `swapped_f1`.
+        scores: F1 of both systems.
+        resampling: resamples of these clips.
+    """
+    swap = partial(swapped_f1, true, ours, baseline, num_classes, average)
+    return Comparison(*scores, *_permuted(swap, resampling), len(true))
 
 
 def swapped_ccc(
     true: np.ndarray, ours: np.ndarray, baseline: np.ndarray, swaps: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Difference in CCC, and its values when the two systems swap their predictions for some clips. Systems of several
-    members are compared as in `swapped_macro_f1`.
+    members are compared as in `swapped_f1`.
 
     Args:
         true: rating of each clip: (clips,).
