@@ -146,6 +146,28 @@ def append_line(path: Path, line: str) -> int:
     return position
 
 
+def drop_torn_line(path: Path) -> None:
+    """Creates a file of lines if it is missing, and removes an incomplete last line, which a power failure may leave.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = end
+        while start > 0:
+            start = max(0, start - (1 << 16))
+            file.seek(start)
+            place = file.read(min(1 << 16, end - start)).rfind(b"\n")
+            if place >= 0:
+                file.truncate(start + place + 1)
+                return
+        file.truncate(0)
+
+
 def sha256_of_file(path: str | os.PathLike) -> str:
     """SHA-256 of the content of a file."""
     with open(path, "rb") as file:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -21,13 +22,18 @@ from typer.testing import CliRunner
 from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.models.sparse_merit.streaming import Detector, detect_by_level
+from modeling_sparse_merit.service import candidate
 from modeling_sparse_merit.service.candidate import Candidate
+from modeling_sparse_merit.service.candidate_process import ProcessLimits
+from modeling_sparse_merit.service.messages import Analysed, Description
 from modeling_sparse_merit.service.recording import Recorder
 from modeling_sparse_merit.service.shadow import ShadowOptions
 
 FAULT = "SPARSE_MERIT_TEST_FAULT"
 """Name of a file with the fault of the candidate."""
-FAULTS = {"prints": "ok", "raises": "failed", "hangs": "timeout", "is killed": "died", "eats memory": "memory"}
+FAULTS = {"prints": "ok", "raises": "failed", "lies": "failed", "hangs": "timeout", "is killed": "died"}
+FAULTS |= {"eats memory": "memory"}
+LIE = '{"status": 200, "records": [], "stages": {"new": 1}, "audio_seconds": NaN}'
 recordings = itertools.count()
 OFF = {"batch_seconds": 0.0}
 
@@ -38,7 +44,12 @@ def faulty_detector() -> Detector:
     if fault == "raises":
         raise RuntimeError("a secret")
     if fault == "hangs":
+        if os.fork() == 0:  # another process holds the connection
+            os.setsid()
+            time.sleep(20)
+            os._exit(0)
         time.sleep(1_000)
+    candidate.json = SimpleNamespace(dumps=lambda message: LIE, loads=json.loads) if fault == "lies" else json
     if fault == "eats memory":
         hoard = []
         while True:
@@ -82,9 +93,9 @@ def test_faults_of_the_candidate_do_not_reach_callers(pipe, tmp_path, monkeypatc
     monkeypatch.setenv(FAULT, str(fault))
     with running(pipe, **OFF) as alone:
         expected = without_id(alone.analyze(clip(), "?audio=wav&segments=true").body)
-    candidate = Candidate(TINY, device="cpu", detector=("level", faulty_detector))
-    options = ShadowOptions(seconds=5, megabytes=1_200)
-    with running(pipe, candidate=candidate, shadow=options, record=record, **OFF) as service:
+    faulty = Candidate(TINY, device="cpu", detector=("level", faulty_detector))
+    options = ShadowOptions(ProcessLimits(seconds=5, megabytes=1_200))
+    with running(pipe, candidate=faulty, shadow=options, record=record, **OFF) as service:
 
         def analyze(outcome: str) -> None:
             before = shadow(service, outcome)
@@ -106,8 +117,9 @@ def test_faults_of_the_candidate_do_not_reach_callers(pipe, tmp_path, monkeypatc
             for reason in ("timeout", "died", "memory")
         ]
         assert restarts == [1, 1, 1]
-        assert service.outcomes("ok") == 10
-        assert service.metric('sparse_merit_shadow_comparisons_total{result="agree"}') == 6
+        assert service.outcomes("ok") == 2 * len(FAULTS)
+        assert service.metric('sparse_merit_shadow_comparisons_total{result="agree"}') == len(FAULTS) + 1
+        assert b"new" not in service.request("GET", "/metrics").body
     output = capfd.readouterr()
     assert "noise" not in output.out and "secret" not in output.out
 
@@ -115,8 +127,8 @@ def test_faults_of_the_candidate_do_not_reach_callers(pipe, tmp_path, monkeypatc
 def test_a_full_queue_drops_copies(pipe, tmp_path, monkeypatch):
     (tmp_path / "fault").write_text("hangs")
     monkeypatch.setenv(FAULT, str(tmp_path / "fault"))
-    candidate = Candidate(TINY, device="cpu", detector=("level", faulty_detector))
-    with running(pipe, candidate=candidate, shadow=ShadowOptions(seconds=60, queue=2), **OFF) as service:
+    faulty = Candidate(TINY, device="cpu", detector=("level", faulty_detector))
+    with running(pipe, candidate=faulty, shadow=ShadowOptions(ProcessLimits(seconds=60), queue=2), **OFF) as service:
         wait_until_up(service)
         dropped = 'sparse_merit_shadow_dropped_total{reason="queue"}'
         for _ in range(5):
@@ -199,6 +211,60 @@ def test_the_candidate_ends_with_a_killed_service(tmp_path):
     until(lambda: not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE)
 
 
+RESULT = {"channel": 1, "emotion": "sad", "scores": {"sad": 1.0}, "level_dbfs": -20.0, "clipped_ratio": 0.0}
+ANALYSED = {
+    "status": 200,
+    "stages": {"decode": 0.1, "model": 0.2, "total": 0.3},
+    "records": [RESULT],
+    "audio_seconds": 2.0,
+    "expert_frames": {"emotion": [1.0, 2.0]},
+    "si_sdr": [None],
+}
+DESCRIPTION = Description(model="m", settings_hash="h", labels=["sad"], experts={"emotion": 2})
+
+
+def test_a_message_of_the_candidate_is_accepted():
+    assert Analysed.model_validate_json(json.dumps(ANALYSED)).fits(DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stages": {"decode": 0.1, "model": 0.2, "total": 0.3, "new": 1}},
+        {"records": []},
+        {"records": [{**RESULT, "emotion": "new"}]},
+        {"records": [{**RESULT, "emotion": None, "reason": "new"}]},
+        {"records": [{**RESULT, "channel": []}]},
+        {"records": [{**RESULT, "scores": {"sad": 2.0}}]},
+        {"records": [{**RESULT, "level_dbfs": float("nan")}]},
+        {"audio_seconds": 0},
+        {"audio_seconds": "2"},
+        {"expert_frames": {"emotion": [1.0]}},
+        {"expert_frames": {"new": [1.0, 2.0]}},
+        {"si_sdr": 5},
+        {"status": 500},
+        {"more": 1},
+    ],
+)
+def test_other_messages_of_the_candidate_are_refused(change):
+    try:
+        assert not Analysed.model_validate_json(json.dumps({**ANALYSED, **change})).fits(DESCRIPTION)
+    except ValueError:
+        pass
+
+
+def test_a_line_that_a_power_failure_left_incomplete_is_removed(tmp_path):
+    from test_shadow_report import comparison
+
+    for content in (b'{"id": "1"}\n{"time": "20', b'{"time": "20', b""):
+        (tmp_path / "shadow.jsonl").write_bytes(content)
+        recorder = Recorder(tmp_path)
+        recorder.add(comparison("2"))
+        recorder.close()
+        ids = [json.loads(line)["id"] for line in (tmp_path / "shadow.jsonl").read_text().splitlines()]
+        assert ids == (["1", "2"] if b"1" in content else ["2"])
+
+
 def test_a_full_file_is_followed_by_another(tmp_path):
     from test_shadow_report import comparison
 
@@ -210,6 +276,11 @@ def test_a_full_file_is_followed_by_another(tmp_path):
     recorder.close()
     names = ("shadow-1.jsonl", "shadow-2.jsonl", "shadow.jsonl")
     assert [json.loads((tmp_path / name).read_text())["id"] for name in names] == ["0", "1", "2"]
+    (tmp_path / "shadow-1.jsonl").unlink()  # as somebody may do who needs no old lines
+    recorder = Recorder(tmp_path, megabytes=0.0001)
+    recorder.add(comparison("3"))
+    recorder.close()
+    assert json.loads((tmp_path / "shadow-3.jsonl").read_text())["id"] == "2"
 
 
 @pytest.mark.parametrize(

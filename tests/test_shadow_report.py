@@ -34,8 +34,8 @@ def record(emotion: str, score: float = 0.7, level: float | None = -20.0, channe
 
 def call(emotion: str | None, milliseconds: float, status: int = 200, number: str = "0") -> Call:
     records = [] if emotion is None else [record(emotion)]
-    stages = {"decode": 0.0, "model": milliseconds / 1000, "total": milliseconds / 1000}
-    return Call(number, status, stages if records else {}, records, 2.0 if records else 0.0)
+    seconds = (2.0, milliseconds / 1000) if records else (0.0, 0.0)
+    return Call(number, status, records=records, audio_seconds=seconds[0], work_seconds=seconds[1])
 
 
 def comparison(number: str, primary: str = "sad", candidate: str | None = "sad", **sides) -> Comparison:
@@ -164,7 +164,7 @@ def test_agreement_latency_and_failures_by_hand(tmp_path):
     compared += [comparison("8", candidate=None, status=504), comparison("9", candidate=None, status=400)]
     report = build_report(recorded(tmp_path, compared))
     assert report["outcomes"] == {"invalid": 1, "ok": 8, "timeout": 1}
-    assert report["failures"] == pytest.approx(0.1)  # an invalid recording is none of the candidate's
+    assert report["failures"] == 0.2  # the primary model has decoded the recording that is invalid for the candidate
     assert report["agreement"]["agreement"] == pytest.approx(7 / 8)
     chance = (6 * 5 + 2 * 3) / 64
     assert report["agreement"]["kappa"] == pytest.approx((7 / 8 - chance) / (1 - chance))
@@ -198,6 +198,34 @@ def test_the_gate_needs_every_requirement(tmp_path):
     assert "- [ ] `macro_f1_gain>=0`: unknown" in (tmp_path / "shadow_report.md").read_text()
 
 
+def test_one_failure_in_a_thousand_is_a_thousandth(tmp_path):
+    compared = [comparison(str(number)) for number in range(999)] + [comparison("x", candidate=None, status=504)]
+    assert build_report(recorded(tmp_path, compared))["measures"]["failures"] == 0.001
+
+
+@pytest.mark.parametrize(
+    "change", [{"si_sdr": 5}, {"shadow": {}}, {"seconds": "2"}, {"primary": {"ms": 1, "results": [{}]}}]
+)
+def test_lines_of_another_form_are_named(tmp_path, change):
+    (line,) = recorded(tmp_path, [comparison("0")])
+    (tmp_path / "shadow.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({**line, **change}) + "\n")
+    result = CliRunner().invoke(app, ["shadow-report", str(tmp_path)])
+    assert result.exit_code == 2 and "entry 2 is no comparison" in " ".join(result.output.split())
+    (tmp_path / "shadow.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "feedback.jsonl").write_text('{"id": [1]}\n')
+    result = CliRunner().invoke(app, ["shadow-report", str(tmp_path)])
+    assert result.exit_code == 2 and "entry 1 is no correction" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "name, content", [("results.json", "[]"), ("results.json", "{}"), ("results.jsonl", '{"scores": [1]}\n')]
+)
+def test_results_of_another_form_are_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    result = CliRunner().invoke(app, ["monitor-reference", str(tmp_path), "-o", str(tmp_path / "reference.json")])
+    assert result.exit_code == 2 and "another form" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("text", ["kapa>=1", "kappa=1", "kappa>=", "kappa>=one"])
 def test_invalid_requirements_are_named(text):
     with pytest.raises(ValueError, match=f"--require has '{text}'.*The measures are recordings"):
@@ -217,7 +245,7 @@ def test_a_line_that_a_kill_left_incomplete_is_ignored(tmp_path):
 
 def test_drift_of_the_candidate_from_a_reference(tmp_path):
     lines = recorded(tmp_path, [comparison(str(number), "sad", "angry") for number in range(200)])
-    assert build_report(lines)["drift"]["signals"]["emotion"]["size"] == "large"
+    assert build_report(lines)["drift"]["signals"]["emotion"]["psi"] > 1
     reference = Reference.of("tiny", LABELS, [signals(record("angry"), LABELS)] * 200)
     drift = build_report(lines, reference=reference)["drift"]
     assert drift["against"] == "tiny"

@@ -62,15 +62,15 @@ def shadow_report(
             build_report,
             parse_requirements,
             read_comparisons,
+            read_corrections,
             render_report,
             write_report,
         )
-        from ..monitoring.sources import json_lines
 
         requirements = parse_requirements(require)
         lines = read_comparisons(folder)
         path = feedback or folder / FEEDBACK
-        corrections = list(json_lines(path)) if feedback is not None or path.exists() else []
+        corrections = read_corrections(path) if feedback is not None or path.exists() else []
         known = None if reference is None else Reference.load(reference)
         report = build_report(lines, corrections, known, requirements)
         path = write_report(report, output or folder)

@@ -81,6 +81,9 @@ def serve(
         float, typer.Option(help="Most memory of the candidate in MB; it is then restarted.", min=1)
     ] = 4_096.0,
     shadow_queue: Annotated[int, typer.Option(help="Copies that wait; further ones are dropped.", min=1)] = 32,
+    shadow_device: Annotated[
+        str, typer.Option(help="Device of the candidate; on a GPU, it shares the memory of the service.")
+    ] = "cpu",
     shadow_threads: Annotated[int, typer.Option(help="CPU threads of the candidate.", min=1)] = 1,
     reference: Annotated[
         Path | None, typer.Option(help="Reference of `monitor-reference`, against which drift is measured.")
@@ -106,6 +109,7 @@ def serve(
         from ..monitoring.drift import Reference
         from ..service.authentication import check_host, read_token
         from ..service.candidate import Candidate
+        from ..service.candidate_process import ProcessLimits
         from ..service.server import ServiceOptions
         from ..service.server import serve as run
         from ..service.shadow import ShadowOptions
@@ -122,11 +126,12 @@ def serve(
             candidate = Candidate(
                 source,
                 revision if shadow_only else None,
-                device,
+                shadow_device,
                 precision.value,
                 detector,
                 limits,
                 shadow_threads,
+                tuple(emotions or ()) if shadow_only else (),
             )
         options = ServiceOptions(
             limits,
@@ -136,7 +141,7 @@ def serve(
             feedback_file,
             detector,
             candidate,
-            ShadowOptions(shadow_timeout, shadow_memory, shadow_queue, sample),
+            ShadowOptions(ProcessLimits(shadow_timeout, shadow_memory), shadow_queue, sample),
             record,
             record_audio,
             known,

@@ -161,8 +161,11 @@ class Reference:
                 raise ValueError(f"its version is {described['schema_version']}, not {SCHEMA_VERSION}")
             histograms = {name: np.array(each["histogram"], float) for name, each in described["signals"].items()}
             recordings = {name: int(each["recordings"]) for name, each in described["signals"].items()}
-            reference = cls(str(described["model"]), list(described["labels"]), histograms, recordings)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            labels = described["labels"]
+            if len(set(labels)) != len(labels) or not all(isinstance(label, str) for label in labels):
+                raise ValueError(f"its labels are {labels}")
+            reference = cls(str(described["model"]), list(labels), histograms, recordings)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{path} is no reference ({error}): make one with sparse-merit monitor-reference."
             ) from None

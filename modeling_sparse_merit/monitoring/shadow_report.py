@@ -2,6 +2,7 @@
 """Reports of shadow mode: agreement, latency, failures and drift of a candidate, and a check of requirements."""
 
 import json
+import math
 import operator
 import re
 from collections import Counter
@@ -16,10 +17,10 @@ from ..evaluation.markdown import markdown_table
 from ..evaluation.statistics import Resampling, compare_macro_f1, emotion_scores
 from ..files import replacing
 from .drift import Measured, Reference, measured, signals
-from .sources import json_lines
+from .sources import checked_lines
 
 SCHEMA_VERSION = 1
-SIDES = ("primary", "shadow")
+SIDES = PRIMARY, SHADOW = ("primary", "shadow")
 RECORD, FEEDBACK = "shadow.jsonl", "feedback.jsonl"
 REPORT = "shadow_report"
 QUANTILES = {"p50": 50, "p95": 95, "p99": 99}
@@ -96,7 +97,49 @@ def read_comparisons(folder: Path) -> list[dict[str, Any]]:
     paths = [*full, *(path for path in [folder / RECORD] if path.exists())]
     if not paths:
         raise FileNotFoundError(f"{folder} has no {RECORD}: start sparse-merit serve with --shadow and --record.")
-    return [line for path in paths for line in json_lines(path)]
+    return [line for path in paths for line in checked_lines(path, _is_comparison, "comparison")]
+
+
+def read_corrections(path: Path) -> list[dict[str, Any]]:
+    """The corrected emotions that the service stored.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line is invalid.
+    """
+    return list(checked_lines(path, _is_correction, "correction"))
+
+
+def _is_comparison(line: Mapping[str, Any]) -> bool:
+    similarity = line["si_sdr"]
+    return (
+        all(isinstance(line[name], str) for name in ("time", "id"))
+        and _is_number(line["seconds"])
+        and (line["primary"] is None or _is_side(line["primary"]))
+        and isinstance(line["shadow"]["outcome"], str)
+        and _is_side(line["shadow"])
+        and isinstance(similarity, list)
+        and all(value is None or _is_number(value) for value in similarity)
+    )
+
+
+def _is_side(side: Mapping[str, Any]) -> bool:
+    return _is_number(side["ms"]) and all(
+        isinstance(result["channel"], int | str)
+        and isinstance(result["emotion"], str | None)
+        and isinstance(result.get("reason"), str | None)
+        and (result.get("level_dbfs") is None or _is_number(result["level_dbfs"]))
+        and all(_is_number(score) for score in result["scores"].values())
+        for result in side["results"]
+    )
+
+
+def _is_correction(line: Mapping[str, Any]) -> bool:
+    return isinstance(line["id"], str) and isinstance(line["channel"], int | str) and isinstance(line["emotion"], str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def build_report(
@@ -127,7 +170,7 @@ def build_report(
         "to": lines[-1]["time"],
         "copies": len(lines),
         "outcomes": dict(sorted(outcomes.items())),
-        "failures": 1 - (outcomes["ok"] + outcomes["invalid"] + outcomes["large"]) / len(lines),
+        "failures": sum(_has_failed(line) for line in lines) / len(lines),
         "latency": {side: _latency(lines, side) for side in SIDES},
         "agreement": _agreement(pairs),
         "si_sdr": _si_sdr(lines),
@@ -159,6 +202,12 @@ def measures(report: Mapping[str, Any]) -> dict[str, float | None]:
         "drift": max(drifts, default=None),
         "macro_f1_gain": feedback.get("difference"),
     }
+
+
+def _has_failed(line: Mapping[str, Any]) -> bool:
+    """Whether the candidate failed on a recording. Without a primary model, nobody knows if the recording is valid."""
+    excused = ("invalid", "large") if line["primary"] is None else ()
+    return line["shadow"]["outcome"] not in ("ok", *excused)
 
 
 def _pairs(lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -214,7 +263,8 @@ def cohen_kappa(table: np.ndarray) -> float | None:
 
 
 def _latency(lines: Sequence[Mapping[str, Any]], side: str) -> dict[str, Any] | None:
-    done = [(line[side]["ms"], line["seconds"]) for line in lines if line[side] and line[side]["results"]]
+    both = [line for line in lines if line["shadow"]["results"]]  # the same recordings for both models
+    done = [(line[side]["ms"], line["seconds"]) for line in both if line[side]]
     if not done:
         return None
     milliseconds, seconds = np.array(done, float).T
@@ -231,9 +281,9 @@ def _drift(lines: Sequence[Mapping[str, Any]], reference: Reference | None) -> d
     """PSI of the candidate's signals."""
     results = {side: [each for line in lines if line[side] for each in line[side]["results"]] for side in SIDES}
     labels = sorted({label for some in results.values() for result in some for label in result["scores"]})
-    against = reference.model if reference else "primary"
+    against = reference.model if reference else PRIMARY
     if reference is None:
-        reference = Reference.of("primary", labels, [signals(each, labels) for each in results["primary"]])
+        reference = Reference.of(PRIMARY, labels, [signals(each, labels) for each in results["primary"]])
     elif labels and not set(labels) <= set(reference.labels):
         raise ValueError(
             f"The reference has the emotions {', '.join(reference.labels)}, and the record {', '.join(labels)}: "
@@ -247,11 +297,12 @@ def _drift(lines: Sequence[Mapping[str, Any]], reference: Reference | None) -> d
         for name, values in candidate.histograms.items()
         if name in reference.histograms
     }
-    return {"against": against, "signals": {name: _described(drift) for name, drift in drifts.items()}}
+    is_known = against != PRIMARY  # the limit is that of other recordings than those of the reference
+    return {"against": against, "signals": {name: _described(drift, is_known) for name, drift in drifts.items()}}
 
 
-def _described(drift: Measured) -> dict[str, Any]:
-    return {"psi": drift.psi, "limit": drift.limit, "size": drift.size}
+def _described(drift: Measured, has_limit: bool) -> dict[str, Any]:
+    return {"psi": drift.psi, **({"limit": drift.limit, "size": drift.size} if has_limit else {})}
 
 
 def _feedback(lines: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -352,21 +403,23 @@ def _latency_table(latency: Mapping[str, Any]) -> str:
         if values
     ]
     note = (
-        "Decoding and model, without queues. The candidate runs with low priority and on the threads of "
-        "`--shadow-threads`, so its times are upper bounds."
+        "Decoding and model for recordings that both analysed, without waiting for other requests. The candidate runs "
+        "with low priority and on the threads of `--shadow-threads`, so its times are upper bounds."
     )
     return f"{markdown_table(['', *QUANTILES, 'real-time factor'], rows)}\n\n{note}"
 
 
 def _drift_text(drift: Mapping[str, Any]) -> str:
+    text = f"Population stability index (PSI) of the candidate against {drift['against']}"
+    if drift["against"] == PRIMARY:
+        rows = [[name, f"{each['psi']:.3f}"] for name, each in drift["signals"].items()]
+        return f"{text}, on the same recordings.\n\n{markdown_table(['signal', 'PSI'], rows)}"
     rows = [
         [name, f"{each['psi']:.3f}", f"{each['limit']:.3f}", each["size"] or "none"]
         for name, each in drift["signals"].items()
     ]
-    return (
-        f"Population stability index (PSI) of the candidate against {drift['against']}. Chance exceeds the limit in "
-        f"1 % of samples.\n\n{markdown_table(['signal', 'PSI', 'limit', 'change'], rows)}"
-    )
+    table = markdown_table(["signal", "PSI", "limit", "change"], rows)
+    return f"{text}. Chance exceeds the limit in 1 % of samples.\n\n{table}"
 
 
 def _feedback_text(feedback: Mapping[str, Any]) -> str:

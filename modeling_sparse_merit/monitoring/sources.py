@@ -2,7 +2,7 @@
 """References from folders of results: those of `sparse-merit enhance` and `watch`, and those of `evaluate`."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,13 @@ Clips = list[dict[str, np.ndarray]]
 
 def _read(folder: Path, system: str | None, condition: str) -> tuple[str, list[str], Clips]:
     """Model, emotions and signals of the recordings of a folder."""
-    if (folder / EVALUATION).is_file():
-        return _evaluation(folder, system, condition)
-    if (folder / RESULTS).is_file():
-        return _recordings(folder / RESULTS)
+    try:
+        if (folder / EVALUATION).is_file():
+            return _evaluation(folder, system, condition)
+        if (folder / RESULTS).is_file():
+            return _recordings(folder / RESULTS)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} has results of another form: {type(error).__name__}: {error}.") from error
     raise FileNotFoundError(
         f"{folder} has neither {RESULTS} (of sparse-merit enhance or watch) nor {EVALUATION} (of evaluate)."
     )
@@ -90,6 +93,28 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 return
             raise ValueError(f"{path}, line {number}, is no JSON object: {error}.") from None
         yield value
+
+
+def checked_lines(path: Path, is_valid: Callable[[dict[str, Any]], bool], what: str) -> Iterator[dict[str, Any]]:
+    """The lines of a file, each of which is checked.
+
+    Args:
+        path: the file.
+        is_valid: whether a line is what it should be.
+        what: the name of that, for messages.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line is something else.
+    """
+    for number, line in enumerate(json_lines(path), start=1):
+        try:
+            good = is_valid(line)
+        except (KeyError, TypeError, AttributeError):
+            good = False
+        if not good:
+            raise ValueError(f"{path}: entry {number} is no {what}. Remove the line, or give another file.")
+        yield line
 
 
 def _evaluation(folder: Path, system: str | None, condition: str) -> tuple[str, list[str], Clips]:

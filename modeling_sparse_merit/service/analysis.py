@@ -3,6 +3,7 @@
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -102,7 +103,7 @@ class Analyser:
         with call.stage("total"):
             with call.stage("decode"):
                 content = await self._in_worker(recording_of, body, content_type)
-                decoded = await self._in_worker(self._decoded, content, options, is_cancelled)
+                decoded = await self._in_worker(self._decoded, content, options, is_cancelled, call)
             tracks = [self._track(each, model, options) for each in decoded]
             await self._run(Job(tracks), call)
             files = await self._in_worker(_files, tracks, options)
@@ -129,8 +130,11 @@ class Analyser:
     async def _in_worker(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
 
-    def _decoded(self, content: bytes, options: Options, is_cancelled: threading.Event) -> list[Decoded]:
-        return decode(content, options.channel, self._limits, is_cancelled)
+    def _decoded(self, content: bytes, options: Options, is_cancelled: threading.Event, call: Call) -> list[Decoded]:
+        begun = time.perf_counter()
+        decoded = decode(content, options.channel, self._limits, is_cancelled)
+        call.work_seconds += time.perf_counter() - begun
+        return decoded
 
     async def _run(self, job: Job, call: Call) -> None:
         """Runs the model; the future of the job is cancelled with this task."""
@@ -141,6 +145,7 @@ class Analyser:
             log_error(error)
             raise Refusal(500, "The model failed on this recording.") from None
         assert job.begun is not None  # it has ended
+        call.work_seconds += job.work_seconds
         call.stages |= {"queue": job.begun - job.submitted, "model": job.ended - job.begun}
 
     def _body(self, options: Options, call: Call) -> dict[str, Any]:

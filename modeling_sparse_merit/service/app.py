@@ -65,11 +65,13 @@ def create_app(
         if shadow is not None:
             shadow.start()
         starting = asyncio.create_task(analyser.start() if analyser is not None else asyncio.sleep(0))
-        yield
-        starting.cancel()
-        if analyser is not None:
-            await asyncio.to_thread(analyser.close)
-        await asyncio.to_thread(close)
+        try:
+            yield
+            starting.cancel()
+            if analyser is not None:
+                await asyncio.to_thread(analyser.close)
+        finally:
+            await asyncio.to_thread(close)
 
     app = FastAPI(
         title="Sparse MERIT",

@@ -25,6 +25,7 @@ class Job:
         tracks: tracks of one model; the model adds its outputs to them.
         done: completed when all outputs were added. A job whose future is cancelled leaves the queue.
         submitted, begun, ended: times of `time.perf_counter`.
+        work_seconds: its share of the seconds of the model, by the length of its windows.
     """
 
     tracks: list[Track]
@@ -32,6 +33,7 @@ class Job:
     submitted: float = 0.0
     begun: float | None = None
     ended: float = 0.0
+    work_seconds: float = 0.0
 
     @property
     def model(self) -> WindowModel:
@@ -160,6 +162,7 @@ class Batcher:
 
     def _outputs(self, model: WindowModel, items: Sequence[Item]) -> list[WindowOutput | None]:
         """The output of each item; None for one that fails alone, whose job ends."""
+        begun = time.perf_counter()
         try:
             outputs = model.run([item.window for item in items])
         except Exception as error:  # of one request; the thread serves others
@@ -167,6 +170,9 @@ class Batcher:
                 return [output for item in items for output in self._outputs(model, [item])]
             items[0].job.fail(error)
             return [None]
+        seconds, total = time.perf_counter() - begun, sum(item.seconds for item in items)
+        for item in items:
+            item.job.work_seconds += seconds * item.seconds / total
         self._on_batch(len(items))
         return list(outputs)
 

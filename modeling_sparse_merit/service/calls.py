@@ -67,6 +67,7 @@ class Call:
         records: the records of the response.
         audio_seconds: duration of the audio that the model processed.
         expert_frames: {task: (N,)}, the frames that each expert processed.
+        work_seconds: seconds of decoding and of the model for this request alone, without waiting.
         received: what the request contained; None unless it was analysed or accepted.
     """
 
@@ -76,6 +77,7 @@ class Call:
     records: list[dict[str, Any]] = field(default_factory=list)
     audio_seconds: float = 0.0
     expert_frames: dict[str, np.ndarray] = field(default_factory=dict)
+    work_seconds: float = 0.0
     received: Received | None = None
 
     @property

@@ -52,6 +52,7 @@ class Candidate:
         detector: name of the voice activity detector, and its factory; None for that of the pipeline.
         limits: the longest recording.
         threads: CPU threads of the model.
+        further_tasks: names or files of tasks to add.
     """
 
     source: str | Path
@@ -61,6 +62,7 @@ class Candidate:
     detector: tuple[str, DetectorFactory | None] = ("level", None)
     limits: Limits = Limits()
     threads: int = 1
+    further_tasks: Sequence[str] = ()
 
 
 def run(candidate: Candidate, connection: Connection) -> None:
@@ -98,6 +100,8 @@ def _yield_to_the_service() -> None:
     """The kernel prefers the service to this process, for CPU and memory. The process ends with its parent."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the service ends it
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # so that it is ended together with processes of its own
     if hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)
     with suppress(OSError):
@@ -117,7 +121,11 @@ class _Analyser:
     def __init__(self, candidate: Candidate):
         self._candidate = candidate
         self._pipe = SpeechEnhancementAndEmotionPipeline.from_pretrained(
-            candidate.source, device=candidate.device, dtype=candidate.precision, revision=candidate.revision
+            candidate.source,
+            device=candidate.device,
+            dtype=candidate.precision,
+            revision=candidate.revision,
+            further_tasks=candidate.further_tasks,
         )
         vad, self._detector = candidate.detector
         self._settings = settings_of(self._pipe, vad=vad)
@@ -129,8 +137,10 @@ class _Analyser:
     @property
     def description(self) -> dict[str, Any]:
         """Model, settings and labels."""
-        config = self._pipe.model.config
-        return {"model": self._settings.model, "settings_hash": self._settings.hash, "labels": emotion_labels(config)}
+        config, integration = self._pipe.model.config, self._pipe.model.model.integration
+        experts = {task: router.out_features for task, router in getattr(integration, "routers", {}).items()}
+        facts = {"model": self._settings.model, "settings_hash": self._settings.hash}
+        return {**facts, "labels": emotion_labels(config), "experts": experts}
 
     def _new_model(self, tasks: tuple[str, ...]) -> Any:
         return self._pipe.window_model(tasks, self._detector, returns_expert_use=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..files import append_line
+from ..files import append_line, drop_torn_line
 from .calls import Call
 from .limits import Refusal
 from .schemas import Correction
@@ -34,8 +34,7 @@ class Feedback:
         self._path, self._labels, self._model = path, labels, model
         self._predictions: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
-        with path.open("a"):
-            pass
+        drop_torn_line(path)
 
     def remember(self, call: Call) -> None:
         """Keeps the predictions of a request."""

@@ -22,7 +22,8 @@ from prometheus_client import (
 
 from ..monitoring.drift import Drift, emotion_bins
 from .calls import CANDIDATE_OUTCOMES, OUTCOMES, STAGES, Call
-from .shadow import DROP_REASONS, STATUS_OF, Comparison, Shadow
+from .candidate_process import STATUS_OF
+from .shadow import DROP_REASONS, Comparison, Shadow
 
 PRIMARY, SHADOW = ROLES = ("primary", "shadow")
 OUTCOMES_OF = {PRIMARY: set(OUTCOMES.values()) - {"died", "memory"}, SHADOW: CANDIDATE_OUTCOMES}

@@ -11,7 +11,7 @@ from typing import Any
 import soundfile
 from filelock import FileLock, Timeout
 
-from ..files import append_line, replacing
+from ..files import append_line, drop_torn_line, replacing
 from ..monitoring.shadow_report import RECORD
 from .calls import Call
 from .shadow import Comparison
@@ -38,13 +38,12 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if keeps_audio:
             (folder / "audio").mkdir(exist_ok=True, mode=0o700)
-        self._lock = FileLock(folder / LOCK, blocking=False)
+        self._lock = FileLock(folder / LOCK, blocking=False, thread_local=False)  # another thread releases it
         try:
             self._lock.acquire()
         except Timeout:
             raise OSError(f"Another service records to {folder}: give another folder.") from None
-        with (folder / RECORD).open("a"):
-            pass
+        drop_torn_line(folder / RECORD)
 
     def add(self, comparison: Comparison) -> None:
         """Appends a comparison, completely or not at all, and keeps its audio if recordings are kept.
@@ -71,10 +70,9 @@ class Recorder:
         self._lock.release()
 
     def _free(self) -> Path:
-        number = 1
-        while (path := self._folder / f"shadow-{number}.jsonl").exists():
-            number += 1
-        return path
+        numbers = [path.stem.removeprefix("shadow-") for path in self._folder.glob("shadow-*.jsonl")]
+        last = max((int(number) for number in numbers if number.isdigit()), default=0)
+        return self._folder / f"shadow-{last + 1}.jsonl"
 
 
 def _line(comparison: Comparison) -> dict[str, Any]:
@@ -90,6 +88,5 @@ def _line(comparison: Comparison) -> dict[str, Any]:
 
 
 def _side(call: Call) -> dict[str, Any]:
-    """Results of a model, and the milliseconds of its work, without those in a queue."""
-    seconds = sum(call.stages.get(stage, 0.0) for stage in ("decode", "model"))
-    return {"ms": round(1000 * seconds, 1), "results": call.outlines}
+    """Results of a model, and the milliseconds of its work."""
+    return {"ms": round(1000 * call.work_seconds, 1), "results": call.outlines}

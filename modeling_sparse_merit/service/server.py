@@ -90,7 +90,7 @@ class Service:
         self._shadow = self._new_shadow()
         self._recorder = None if options.record is None else Recorder(options.record, options.records_audio)
         self._feedback = self._new_feedback()
-        app = create_app(self._analyser, self._shadow, self._metrics, options.limits, self._feedback, self._close)
+        app = create_app(self._analyser, self._shadow, self._metrics, options.limits, self._feedback, self.close)
         self.gate = Gate(app, options.token, options.limits)
         self.gate.observers.append(self._observe)
 
@@ -125,7 +125,7 @@ class Service:
             on_comparison=self._compare,
             on_drop=self._metrics.count_dropped,
             on_restart=self._metrics.count_restart,
-            on_loaded=lambda description: self._metrics.start_at_zero(SHADOW, description["labels"]),
+            on_loaded=lambda description: self._metrics.start_at_zero(SHADOW, description.labels),
         )
         self._metrics.add_shadow(shadow)
         return shadow
@@ -150,18 +150,19 @@ class Service:
         log_call(call)
         if call.outcome == "ok":
             self._note(call)
-        if self._shadow is not None and call.outcome in ("ok", "accepted"):
-            self._shadow.offer(call)
+        is_copied = self._shadow is not None and call.outcome in ("ok", "accepted") and self._shadow.offer(call)
+        if not is_copied:
+            call.received = None  # the connection may keep the request
 
     def _compare(self, comparison: Comparison) -> None:
         """Notes a comparison, in the thread of the candidate."""
         self._metrics.observe_comparison(comparison)
-        if self._analyser is None:
+        if self._analyser is None and comparison.candidate.outcome == "ok":
             self._note(comparison.candidate)
         if self._recorder is not None:
             try:
                 self._recorder.add(comparison)
-            except OSError:
+            except Exception:
                 self._metrics.count_unrecorded()
                 raise
 
@@ -174,8 +175,8 @@ class Service:
             for place, record in enumerate(call.records):
                 self._drift.add(signals(record, labels) | (experts if place == 0 else {}))
 
-    def _close(self) -> None:
-        """Ends the candidate and the record, after the last request."""
+    def close(self) -> None:
+        """Ends the candidate and the record, after the last request. May be repeated."""
         if self._shadow is not None:
             self._shadow.close()
         if self._recorder is not None:
@@ -197,12 +198,15 @@ def serve(pipe: SpeechEnhancementAndEmotionPipeline | None, options: ServiceOpti
         SystemExit: the port is taken.
     """
     check_host(host, options.token)
-    gate = Service(pipe, options).gate
+    service = Service(pipe, options)
     start_logging()
     logger.warning("notice", extra={"fields": {"notice": LAWFUL_USE}})
     if options.records_audio:
         logger.warning("notice", extra={"fields": {"notice": KEEPS_AUDIO}})
-    uvicorn.Server(configuration(gate, options.limits, host, port)).run()
+    try:
+        uvicorn.Server(configuration(service.gate, options.limits, host, port)).run()
+    finally:
+        service.close()  # uvicorn does not, if it is interrupted twice
 
 
 def configuration(gate: Gate, limits: Limits, host: str, port: int) -> uvicorn.Config:

@@ -99,8 +99,8 @@ def add_task(model: Any, path: Path) -> str:
 
     Raises:
         OSError: the file is missing.
-        ValueError: it is no task, the model has other experts or a task of this name, or weights are missing or not
-            finite.
+        ValueError: it is no task, the model has a task of this name or, in fp32 or fp16, other experts, or weights are
+            missing or not finite.
     """
     content, weights = _read(path)
     name, definition = content["name"], content["definition"]
