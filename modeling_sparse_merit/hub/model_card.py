@@ -34,6 +34,7 @@ from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
 from ..models.sparse_merit.modeling_sparse_merit import count_parameters
 from ..models.sparse_merit.sources import HUB_ID
+from ..models.sparse_merit.task_files import read_tasks
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, RegressionTask, Task, further_tasks, tasks_of_kind
 from .card_mark import marked
 from .files import read_json, weights_sha256
@@ -160,6 +161,7 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
         "repository": f"USER/{metadata.model_name}",
         "tasks": list(tasks),
         "further_tasks": {name: tasks[name].describe(model_config) for name in further_tasks(tasks)},
+        "filed_tasks": read_tasks(folder),
         "ratings": _ratings(tasks, corpora, evaluation),
         "labels": [config["id2label"][index] for index in sorted(config["id2label"], key=int)],
         "config": config,

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from transformers.utils import cached_file
 
@@ -83,7 +83,7 @@ def save_task(model: Any, name: str, path: Path) -> None:
         raise ValueError(f"The model has no task {name!r} of its own; expected one of {sorted(definitions)}.")
     weights = {key: values.half().contiguous() for key, values in _modules(model, name).state_dict().items()}
     content = {"name": name, "definition": definitions[name], "experts": experts_digest(model)}
-    save_file(weights, str(path), {"format": "pt", FORMAT: json.dumps(content, ensure_ascii=False)})
+    path.write_bytes(save(weights, {"format": "pt", FORMAT: json.dumps(content, ensure_ascii=False)}))
 
 
 def add_task(model: Any, path: Path) -> str:
