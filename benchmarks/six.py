@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow.parquet as parquet
 import typer
-from transformers import AutoConfig
 
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritFeatureExtractor
@@ -44,7 +43,7 @@ def write_whole(task_file: Path) -> list[str]:
     add_task(model, task_file)
     model.save_pretrained(WHOLE)
     SparseMeritFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(WHOLE)
-    return list(AutoConfig.from_pretrained(WHOLE).clip_tasks[TASK]["labels"])
+    return list(model.config.clip_tasks[TASK]["labels"])
 
 
 def described(rows: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
