@@ -23,16 +23,20 @@ import typer
 from benchmarks.writing import RESULTS, commit, write_results
 from modeling_sparse_merit import DEFAULT_CHECKPOINT, SparseMeritFeatureExtractor
 from modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion as Model
+from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.evaluation.statistics import (
     Resampling,
     compare_macro_f1,
     emotion_scores,
     resampled_score,
 )
+from modeling_sparse_merit.evaluation.task_scores import PREFIX
 from modeling_sparse_merit.models.sparse_merit.task_files import add_task
 
 CONFIG = Path(__file__).parent / "six" / "evaluation.yaml"
 WHOLE, EVALUATION = Path("runs/six/whole"), Path("runs/six/evaluation")
+TEST = Path("runs/six/test")
+CORPORA = ("ravdess", "emodb", "emodb_more", "nemo", "ased")
 TASK, RARE = "six", "fear"
 RESAMPLES, SEED = 1_000, 0
 
@@ -46,10 +50,21 @@ def write_whole(task_file: Path) -> list[str]:
     return list(model.config.clip_tasks[TASK]["labels"])
 
 
+def write_test_set(labels: list[str]) -> None:
+    """Writes the test clips of the six emotions, with a column `six`, which is no column that the emotions share."""
+    for corpus in CORPORA:
+        dataset = read_dataset(f"tables/{corpus}")
+        names = dataset.features["emotion"].names
+        emotions = [None if number is None else names[number] for number in dataset["emotion"]]
+        chosen = [row for row, split in enumerate(dataset["split"]) if split == "test" and emotions[row] in labels]
+        test = dataset.select(chosen).add_column(TASK, [emotions[row] for row in chosen])
+        test.save_to_disk(str(TEST / corpus))
+
+
 def described(rows: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
     """Scores of both tasks on the clips of one condition."""
     true, six, four = (
-        np.array([labels.index(row[column]) for row in rows]) for column in ("emotion", f"task_{TASK}", "predicted")
+        np.array([labels.index(row[column]) for row in rows]) for column in (TASK, f"{PREFIX}{TASK}", "predicted")
     )
     resampling = Resampling([row["speaker"] for row in rows], RESAMPLES, SEED)
     names = {"six": six[None], "four": four[None]}
@@ -137,6 +152,7 @@ def main(
 ) -> None:
     """Evaluates the task on the test split."""
     labels = write_whole(task_file)
+    write_test_set(labels)
     command = [sys.executable, "-m", "modeling_sparse_merit.cli", "evaluate", "--config", str(CONFIG)]
     subprocess.run(command, check=True)
     conditions = {}
