@@ -440,7 +440,7 @@ def test_metrics_count_requests(pipe):
         for stage in ("decode", "queue", "model", "total"):
             name = f'sparse_merit_request_duration_seconds_count{{role="primary",stage="{stage}"}}'
             assert service.metric(name) == 2
-        assert service.metric("sparse_merit_input_level_dbfs_count") == 2
+        assert service.metric('sparse_merit_input_level_dbfs_count{role="primary"}') == 2
         text = service.request("GET", "/metrics").body.decode()
         predictions = re.findall(r"^sparse_merit_predictions_total\{.*\} (\S+)$", text, re.MULTILINE)
         assert sum(map(float, predictions)) == 2

@@ -72,7 +72,7 @@ def shadow(service, outcome: str) -> float:
 
 
 def until(condition) -> None:
-    wait_until(condition, seconds=300)  # the candidate has a low priority
+    wait_until(condition, seconds=300)
 
 
 def wait_until_up(service) -> None:
@@ -93,7 +93,7 @@ def test_faults_of_the_candidate_do_not_reach_callers(pipe, tmp_path, monkeypatc
     monkeypatch.setenv(FAULT, str(fault))
     with running(pipe, **OFF) as alone:
         expected = without_id(alone.analyze(clip(), "?audio=wav&segments=true").body)
-    faulty = Candidate(TINY, device="cpu", detector=("level", faulty_detector))
+    faulty = Candidate(TINY, niceness=0, device="cpu", detector=("level", faulty_detector))
     options = ShadowOptions(ProcessLimits(seconds=5, megabytes=1_200))
     with running(pipe, candidate=faulty, shadow=options, record=record, **OFF) as service:
 
@@ -127,7 +127,7 @@ def test_faults_of_the_candidate_do_not_reach_callers(pipe, tmp_path, monkeypatc
 def test_a_full_queue_drops_copies(pipe, tmp_path, monkeypatch):
     (tmp_path / "fault").write_text("hangs")
     monkeypatch.setenv(FAULT, str(tmp_path / "fault"))
-    faulty = Candidate(TINY, device="cpu", detector=("level", faulty_detector))
+    faulty = Candidate(TINY, niceness=0, device="cpu", detector=("level", faulty_detector))
     with running(pipe, candidate=faulty, shadow=ShadowOptions(ProcessLimits(seconds=60), queue=2), **OFF) as service:
         wait_until_up(service)
         dropped = 'sparse_merit_shadow_dropped_total{reason="queue"}'
@@ -141,7 +141,7 @@ def test_a_full_queue_drops_copies(pipe, tmp_path, monkeypatch):
 def test_results_and_similarity_are_recorded_without_audio(pipe, tmp_path):
     record = tmp_path / "record"
     two = wav(np.stack([make_speech(2.0, seed=0), make_speech(2.0, seed=1)], axis=1))
-    with running(pipe, candidate=Candidate(TINY, device="cpu"), record=record, **OFF) as service:
+    with running(pipe, candidate=Candidate(TINY, niceness=0, device="cpu"), record=record, **OFF) as service:
         wait_until_up(service)
         responses = [service.analyze(clip()), service.analyze(two, "?channel=each"), service.analyze(clip(seed=3))]
         assert service.analyze(b"no audio").status == 400
@@ -163,7 +163,7 @@ def test_results_and_similarity_are_recorded_without_audio(pipe, tmp_path):
 
 def test_without_a_primary_model_recordings_are_accepted(tmp_path):
     record = tmp_path / "record"
-    options = {"candidate": Candidate(TINY, device="cpu"), "record": record, "records_audio": True}
+    options = {"candidate": Candidate(TINY, niceness=0, device="cpu"), "record": record, "records_audio": True}
     with running(None, **options) as service:
         response = service.analyze(clip(), "?audio=wav")
         assert response.status == 202 and list(response.json) == ["id"]
@@ -180,14 +180,14 @@ def test_without_a_primary_model_recordings_are_accepted(tmp_path):
 
 
 def test_a_sample_is_copied(pipe, tmp_path):
-    options = {"candidate": Candidate(TINY, device="cpu"), "shadow": ShadowOptions(sample=0.0)}
+    options = {"candidate": Candidate(TINY, niceness=0, device="cpu"), "shadow": ShadowOptions(sample=0.0)}
     with running(pipe, record=tmp_path / "record", **options, **OFF) as service:
         assert service.analyze(clip()).status == 200
     assert lines_of(tmp_path / "record") == []
 
 
 def test_a_broken_candidate_leaves_the_service_ready(pipe, tmp_path, capfd):
-    with running(pipe, candidate=Candidate(tmp_path / "nothing", device="cpu"), **OFF) as service:
+    with running(pipe, candidate=Candidate(tmp_path / "nothing", niceness=0, device="cpu"), **OFF) as service:
         until(lambda: service.metric('sparse_merit_shadow_restarts_total{reason="died"}') >= 1)
         assert service.analyze(clip()).status == 200
         assert service.metric("sparse_merit_shadow_up") == 0

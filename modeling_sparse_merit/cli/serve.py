@@ -156,6 +156,9 @@ def serve(
 def check_shadow_options(shadow: str | None, shadow_only: bool, record: Path | None, record_audio: bool) -> None:
     """Checks the options of shadow mode against each other.
 
+    Args:
+        shadow, shadow_only, record, record_audio: the values of the options.
+
     Raises:
         ValueError: an option lacks another one, or contradicts it.
     """

@@ -229,7 +229,13 @@ def _heading(title: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table of Markdown, whose columns after the first `text_columns` are numbers."""
+    """A table of Markdown.
+
+    Args:
+        header: titles of the columns.
+        rows: cells of each row.
+        text_columns: number of columns before those with numbers.
+    """
     ruler = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
 

@@ -72,6 +72,10 @@ class SpeakerVerifier:
     def similarity(self, recording: Any, speaker: str) -> float:
         """Cosine similarity of a recording and the voice of a speaker, from -1 to 1.
 
+        Args:
+            recording: in any form that the pipeline takes.
+            speaker: the name of an enrolled speaker.
+
         Raises:
             ValueError: the recording cannot be used or has no speech, or the speaker is not enrolled.
         """

@@ -89,7 +89,8 @@ def read_comparisons(folder: Path) -> list[dict[str, Any]]:
     """The lines that `sparse-merit serve --record` wrote, the oldest first.
 
     Raises:
-        OSError: there is no record.
+        FileNotFoundError: there is no record.
+        OSError: it cannot be read.
         ValueError: a line is invalid.
     """
     full = [path for path in folder.glob("shadow-*.jsonl") if path.stem.removeprefix("shadow-").isdigit()]
@@ -343,6 +344,10 @@ def _feedback(lines: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str
 
 def write_report(report: Mapping[str, Any], folder: Path) -> Path:
     """Writes `shadow_report.json` and `shadow_report.md`.
+
+    Args:
+        report: from `build_report`.
+        folder: where to write; created if missing.
 
     Returns:
         The path of the Markdown.

@@ -53,6 +53,7 @@ class Candidate:
         limits: the longest recording.
         threads: CPU threads of the model.
         further_tasks: names or files of tasks to add.
+        niceness: 19 is the lowest priority of the CPU, 0 that of the service.
     """
 
     source: str | Path
@@ -63,6 +64,7 @@ class Candidate:
     limits: Limits = Limits()
     threads: int = 1
     further_tasks: Sequence[str] = ()
+    niceness: int = LOWEST_PRIORITY
 
 
 def run(candidate: Candidate, connection: Connection) -> None:
@@ -75,7 +77,7 @@ def run(candidate: Candidate, connection: Connection) -> None:
         candidate: the model.
         connection: to the service.
     """
-    _yield_to_the_service()
+    _yield_to_the_service(candidate.niceness)
     start_logging(os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a checkpoint prints is no line of the log
     logging.getLogger(PACKAGE).setLevel(logging.ERROR)  # no notice of a licence; that of the service has its own level
@@ -96,14 +98,14 @@ def _send(connection: Connection, message: dict[str, Any]) -> None:
     connection.send_bytes(json.dumps(message).encode())
 
 
-def _yield_to_the_service() -> None:
+def _yield_to_the_service(niceness: int) -> None:
     """The kernel prefers the service to this process, for CPU and memory. The process ends with its parent."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the service ends it
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # so that it is ended together with processes of its own
     if hasattr(os, "nice"):
-        os.nice(LOWEST_PRIORITY)
+        os.nice(niceness)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

@@ -53,7 +53,12 @@ def log_call(call: Call) -> None:
 
 
 def log_drift(signal: str, drift: Measured) -> None:
-    """Logs that the drift of a signal has become small, large, or none."""
+    """Logs that the drift of a signal has become small, large, or none.
+
+    Args:
+        signal: its name.
+        drift: what was measured.
+    """
     fields = {"signal": signal, "change": drift.size, "psi": round(drift.psi, 4), "limit": round(drift.limit, 4)}
     logger.log(logging.WARNING if drift.size else logging.INFO, "drift", extra={"fields": fields})
 

@@ -38,7 +38,7 @@ def find_task(source: str | os.PathLike, name: str | os.PathLike, **where: Any) 
         where: arguments for the Hub: `revision`, `token`, `cache_dir` and `local_files_only`.
 
     Raises:
-        OSError: the checkpoint has no such task.
+        FileNotFoundError: the checkpoint has no such task.
     """
     if Path(name).suffix == ".safetensors":
         return Path(name)
