@@ -10,6 +10,7 @@ from typing import Any
 
 from ..models.sparse_merit.calibration import CALIBRATION
 from ..models.sparse_merit.sources import WEIGHTS_LICENSE
+from ..models.sparse_merit.task_files import TASK_FOLDER
 from .export import CARD, export_checkpoint
 from .model_card import WEIGHTS, read_training_data, render_card
 
@@ -31,7 +32,7 @@ def embed_checkpoint(
 
     Args:
         model: name, folder or Hub id of a checkpoint, such as `best` of a training run.
-        folder: `checkpoints/NAME` in the package; an existing checkpoint is replaced.
+        folder: `checkpoints/NAME` in the package; an existing checkpoint is replaced, with its tasks.
         records: `benchmarks/results/NAME`, which holds `training_data.yaml`, the results of evaluations and, if there
             is one, `calibration.json`.
         half: store weights in fp16; they are loaded in fp32.
@@ -51,6 +52,9 @@ def embed_checkpoint(
         for name in (*FILES, WEIGHTS_LICENSE, CARD):
             shutil.copyfile(complete / name, folder / name)
         _copy_calibration(complete, folder)
+        shutil.rmtree(folder / TASK_FOLDER, ignore_errors=True)  # tasks of the replaced weights
+        if (complete / TASK_FOLDER).is_dir():
+            shutil.copytree(complete / TASK_FOLDER, folder / TASK_FOLDER)
     return folder
 
 
