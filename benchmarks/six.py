@@ -143,7 +143,8 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 def best_scores(folders: list[Path]) -> list[float]:
     """The best score on dev of each training."""
-    return [json.loads((folder / "best" / "dev_results.json").read_text())["score"] for folder in folders]
+    results = [json.loads((folder / "best" / "dev_results.json").read_text()) for folder in folders]
+    return [result["dev"][f"{TASK}/macro_f1"] for result in results]
 
 
 def main(
