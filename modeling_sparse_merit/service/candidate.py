@@ -6,6 +6,7 @@ Messages are JSON and raw bytes. Nothing that the candidate sends is unpickled, 
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -108,7 +109,9 @@ def _yield_to_the_service(niceness: int) -> None:
         os.nice(niceness)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    service = multiprocessing.parent_process()
+    assert service is not None and service.pid is not None  # it has started this process
+    threading.Thread(target=_end_with, args=(service.pid,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
