@@ -137,7 +137,8 @@ def titled_summaries(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]
 
 def _both_intervals(score: dict[str, Any]) -> str:
     """A score with its intervals over clips and over speakers."""
-    over_speakers = f" {_bounds('macro_f1', score['speaker_interval'])}" if score["speaker_interval"] else ""
+    # with the comma, as Markdown takes "[a] [b]" for a link
+    over_speakers = f", {_bounds('macro_f1', score['speaker_interval'])}" if score["speaker_interval"] else ""
     return f"{format_score('macro_f1', score['mean'], score['interval'])}{over_speakers}"
 
 
