@@ -73,28 +73,23 @@ def described(rows: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
         for stream, (name, predicted) in enumerate(names.items())
     }
     is_rare, hit = true == labels.index(RARE), six == labels.index(RARE)
-    recall = resampled_score(
-        lambda counts: ((counts * (is_rare & hit)).sum(1) / (counts * is_rare).sum(1))[:, None],
-        len(rows),
-        1,
-        resampling,
-        0,
-    )
-    precision = resampled_score(
-        lambda counts: ((counts * (is_rare & hit)).sum(1) / np.maximum((counts * hit).sum(1), 1))[:, None],
-        len(rows),
-        1,
-        resampling,
-        0,
-    )
+
+    def share_of(clips: np.ndarray) -> dict[str, Any]:
+        """The share of some clips that are fear and taken for it."""
+
+        def share(counts: np.ndarray) -> np.ndarray:
+            return ((counts * (is_rare & hit)).sum(1) / np.maximum((counts * clips).sum(1), 1))[:, None]
+
+        return resampled_score(share, len(rows), 1, resampling, 0).describe()
+
     known = np.isin(true, np.unique(four))  # clips of the four classes
     return {
         "clips": len(rows),
         "speakers": len({row["speaker"] for row in rows}),
         "macro_f1": scores,
         "difference": compare_macro_f1(true, six[None], four[None], len(labels), resampling, (0, 1)).describe(),
-        "recall_of_fear": recall.describe(),
-        "precision_of_fear": precision.describe(),
+        "recall_of_fear": share_of(is_rare),
+        "precision_of_fear": share_of(hit),
         "accuracy_on_four_classes": {
             "six": float((six == true)[known].mean()),
             "four": float((four == true)[known].mean()),

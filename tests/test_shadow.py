@@ -17,6 +17,7 @@ import psutil
 import pytest
 from conftest import TINY, make_speech
 from services import clip, running, wait_until, wav
+from test_shadow_report import comparison
 from typer.testing import CliRunner
 
 from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -254,8 +255,6 @@ def test_other_messages_of_the_candidate_are_refused(change):
 
 
 def test_a_line_that_a_power_failure_left_incomplete_is_removed(tmp_path):
-    from test_shadow_report import comparison
-
     for content in (b'{"id": "1"}\n{"time": "20', b'{"time": "20', b""):
         (tmp_path / "shadow.jsonl").write_bytes(content)
         recorder = Recorder(tmp_path)
@@ -266,8 +265,6 @@ def test_a_line_that_a_power_failure_left_incomplete_is_removed(tmp_path):
 
 
 def test_a_full_file_is_followed_by_another(tmp_path):
-    from test_shadow_report import comparison
-
     recorder = Recorder(tmp_path, megabytes=0.0001)
     for number in range(3):
         recorder.add(comparison(str(number)))

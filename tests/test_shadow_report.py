@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 from scipy.stats import chi2
@@ -116,6 +118,28 @@ def test_a_reference_of_results_is_written_and_read(tmp_path):
     reference = Reference.load(path)
     assert reference.labels == LABELS and reference.recordings == {"emotion": 3, "confidence": 3, "level_dbfs": 3}
     assert reference.histograms["emotion"].tolist() == [0, 0, 0, 3, 0, 0]
+
+
+def test_a_reference_of_an_evaluation_has_the_use_of_the_experts(tmp_path):
+    (tmp_path / "results.json").write_text(
+        json.dumps({"systems": {"noisy": [], "model": []}, "labels": ["sad", "happy"]})
+    )
+    shares = {"expert_emotion_0": 0.25, "expert_emotion_1": 0.75, "expert_enhancement_0": None}
+    rows = [{"predicted": "sad", "probability_happy": 0.25, "probability_sad": 0.75, "frames": 50, **shares}] * 2
+    clips = tmp_path / "clips" / "model" / "0"
+    clips.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), clips / "clean.parquet")
+    reference = build_reference([tmp_path])
+    assert (reference.model, reference.labels) == ("model", ["happy", "sad"])
+    assert {name: values.tolist() for name, values in reference.histograms.items()} == {
+        "emotion": [0, 2, 0, 0],
+        "confidence": [0, 0, 0, 0, 2, 0, 0],
+        "experts_emotion": [0.5, 1.5],
+    }
+    pq.write_table(pa.Table.from_pylist(rows), clips / "street_0dB.parquet")
+    assert build_reference([tmp_path], condition="all").recordings["emotion"] == 4
+    with pytest.raises(ValueError, match="has no condition 'street': give --condition with one of clean, street_0dB"):
+        build_reference([tmp_path], condition="street")
 
 
 @pytest.mark.parametrize(

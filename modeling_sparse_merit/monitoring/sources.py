@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.figures import expert_columns
 from ..extras import import_extra
 from ..inference.results import RESULTS
 from .drift import Reference, expert_signals, signals
@@ -126,7 +127,8 @@ def _evaluation(folder: Path, system: str | None, condition: str) -> tuple[str, 
     parquet = import_extra("pyarrow.parquet", "metrics")
     rows = [row for each in chosen for row in parquet.read_table(rows_in / f"{each}.parquet").to_pylist()]
     labels = sorted(report["labels"])
-    return name, labels, [_row_signals(row, labels) for row in rows]
+    tasks = expert_columns(rows) if rows else {}
+    return name, labels, [_row_signals(row, labels, tasks) for row in rows]
 
 
 def _chosen(kind: str, name: str | None, known: Sequence[str]) -> str:
@@ -138,10 +140,9 @@ def _chosen(kind: str, name: str | None, known: Sequence[str]) -> str:
     raise ValueError(f"The evaluation {given}: give --{kind} with one of {', '.join(known)}.")
 
 
-def _row_signals(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, np.ndarray]:
+def _row_signals(
+    row: Mapping[str, Any], labels: Sequence[str], tasks: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
     scores = {label: value for label in labels if (value := row.get(f"probability_{label}")) is not None}
-    frames: dict[str, list[float]] = {}
-    for column, share in row.items():
-        if column.startswith("expert_") and share is not None:
-            frames.setdefault(column.removeprefix("expert_").rpartition("_")[0], []).append(share)
+    frames = {task: [row[column] for column in columns] for task, columns in tasks.items()}
     return signals({"emotion": row["predicted"], "scores": scores}, labels) | expert_signals(frames)

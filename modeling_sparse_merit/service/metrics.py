@@ -73,7 +73,7 @@ class Metrics:
             role: which model analysed it, one of `ROLES`.
         """
         self._requests.labels(role, call.outcome).inc()
-        if not call.records:
+        if call.outcome != "ok":
             return
         for stage, seconds in call.stages.items():
             self._duration.labels(role, stage).observe(seconds)

@@ -19,11 +19,11 @@ from safetensors.torch import save
 from torch import nn
 from transformers.utils import cached_file
 
+from .calibration import SILENT
 from .clip_tasks import clip_task
 from .experts import MixtureOfExperts
 
 TASK_FOLDER = "tasks"
-SILENT = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 FORMAT = "sparse_merit_task"
 """Key of the metadata of a file, with a JSON object: `name`, `definition`, and `experts`, a digest."""
 
