@@ -17,6 +17,8 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="sparse-merit-modules-"
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "modeling_sparse_merit" / "checkpoints" / "tiny"  # trained, and small enough for many tests
+# A second conftest.py, in tests/upstream, would be imported in place of this one by the processes that tests start.
+collect_ignore = [] if "COMMON_TESTS" in os.environ else ["upstream"]
 REFERENCE_DATA = Path(os.environ.get("SPARSE_MERIT_REFERENCE_DATA", ROOT.parent / "shared"))
 
 

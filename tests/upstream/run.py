@@ -63,7 +63,8 @@ def main(folder: Path, arguments: list[str]) -> int:
         print(f"The source distribution of transformers {version('transformers')} could not be downloaded.")
         return 1 if os.environ.get("CI") else 0
     here = Path(__file__).parent
-    environment = {**os.environ, "TRANSFORMERS_TESTS": str(folder.resolve()), "HF_HUB_OFFLINE": "1"}
+    paths = os.pathsep.join(filter(None, [str(folder.resolve()), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "COMMON_TESTS": "1", "HF_HUB_OFFLINE": "1"}
     # The marks of transformers are not ours, so `--strict-markers` of pyproject.toml is not for them.
     options = ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-rs"]
     command = [sys.executable, "-m", "pytest", *options, *arguments, str(here)]

@@ -3,6 +3,7 @@
 
 import unittest
 
+import not_shipped  # noqa: F401
 import numpy as np
 from transformers_tests.test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
 

@@ -5,6 +5,7 @@ import unittest
 from typing import Any
 from unittest.mock import patch
 
+import not_shipped  # noqa: F401
 import torch
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto import modeling_auto
