@@ -328,6 +328,19 @@ def test_the_emotion_model_of_a_cascade_is_given_enhanced_speech(corpus, tmp_pat
         Cascade(front, front)
 
 
+def test_a_cascade_has_the_further_tasks_of_its_second_model(measure, corpus, tmp_path):
+    tasks = {"speaker": {"kind": "embedding", "size": 4, "labels": ["a", "b"]}}
+    several = tiny_checkpoint(tmp_path / "several", tasks=["emotion", "speaker"], clip_tasks=tasks)
+    cascade = Cascade(CheckpointSystem(corpus["model"]), CheckpointSystem(several))
+    recording = [speech_like(0.8, 120)]
+    (result,), (first,) = cascade.predict(recording), cascade.enhancement.predict(recording)
+    assert result.task_outputs == cascade.emotion.predict([first.enhanced])[0].task_outputs
+    actual = measure(
+        model=None, systems={"cascade": {"enhancement": corpus["model"], "emotion": several}}, clean=False
+    )
+    assert 0 <= actual["results"]["cascade"]["conditions"][0]["tasks"]["speaker"]["eer"]["mean"] <= 1
+
+
 def test_a_reference_enhances_the_speech_of_a_cascade(measure, corpus):
     pytest.importorskip("noisereduce", reason="noisereduce is not installed: extra `benchmark`")
     gate = {"reference": "noisereduce", "stationary": True}

@@ -323,6 +323,8 @@ def test_new_heads_are_evaluated_with_intervals_and_stand_in_the_card(trained, t
     labels = [row["gender"] for row in rows]
     genders = [result["gender"][0]["label"] for result in results]
     assert tasks["gender"]["macro_f1"]["mean"] == pytest.approx(macro_f1(labels, genders, ["female", "male"]))
+    correct = [one == other for one, other in zip(labels, genders, strict=True)]
+    assert tasks["gender"]["accuracy"]["mean"] == pytest.approx(np.mean(correct))
     vectors = np.stack([result["speaker"] for result in results])
     eer = equal_error_rate([row["speaker"] for row in rows], vectors)
     assert tasks["speaker"]["eer"]["mean"] == pytest.approx(eer, abs=1e-3)

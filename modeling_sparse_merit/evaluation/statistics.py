@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
+from ..metrics.emotion import accuracy_from_confusion, defined_mean, f1_from_confusion, recall_from_confusion
 
 PERMUTATIONS = 9_999  # the smallest p-value, 1e-4, is 0.05 after Holm's correction over 500 comparisons
 UNITS = ("clip", "speaker")  # that are resampled and swapped
@@ -452,7 +452,7 @@ def emotion_scores(
     return {
         "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts)[..., averaged])),
         "unweighted_average_recall": score(lambda counts: defined_mean(recall_from_confusion(counts))),
-        "accuracy": score(lambda counts: np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))),
+        "accuracy": score(accuracy_from_confusion),
         "per_class_f1": [class_f1(label) for label in range(num_classes)],
     }
 

@@ -284,7 +284,7 @@ class SpeechTextSystem(Checkpoint):
 
 
 class Cascade:
-    """A cascade of an enhancement model and an emotion model that gets the enhanced speech.
+    """A cascade of an enhancement model and an emotion model that gets the enhanced speech, for all its tasks.
 
     Args:
         enhancement: the first model, with the enhancement task.
@@ -313,25 +313,27 @@ class Cascade:
         return {"name": f"{self.enhancement.name} + {self.emotion.name}", **parts}
 
     def predict(self, recordings: list[np.ndarray]) -> list[Prediction]:
-        """Predictions for recordings (samples,) at 16 kHz: enhanced speech, and the emotion recognised in it."""
-        cleaned = _predict_task(self.enhancement, recordings, ENHANCEMENT)
+        """Predictions for recordings (samples,) at 16 kHz: enhanced speech, and what the second model finds in it."""
+        cleaned = _predict_tasks(self.enhancement, recordings, [ENHANCEMENT])
         enhanced = [prediction.enhanced for prediction in cleaned if prediction.enhanced is not None]  # all of them
-        recognised = _predict_task(self.emotion, enhanced, EMOTION)
+        tasks = [task for task in self.emotion.tasks if task != ENHANCEMENT]
+        recognised = _predict_tasks(self.emotion, enhanced, tasks)
         return [
             Prediction(
                 first.enhanced,
                 second.probabilities,
                 first.expert_use | second.expert_use,
                 max(first.num_frames, second.num_frames),
+                second.task_outputs,
             )
             for first, second in zip(cleaned, recognised, strict=True)
         ]
 
 
-def _predict_task(system: Checkpoint | Reference, recordings: list[np.ndarray], task: str) -> list[Prediction]:
-    """Predictions of one task; references have no other."""
+def _predict_tasks(system: Checkpoint | Reference, recordings: list[np.ndarray], tasks: list[str]) -> list[Prediction]:
+    """Predictions of some tasks; references have no other."""
     if isinstance(system, CheckpointSystem):
-        return system.predict(recordings, tasks=(task,))
+        return system.predict(recordings, tasks=tuple(tasks))
     return system.predict(recordings)
 
 
@@ -369,8 +371,9 @@ def list_further_tasks(
         ValueError: systems have different tasks of the same name, or the columns do not fit.
     """
     tasks: dict[str, Task] = {}
-    checkpoints = [member for members in systems.values() for member in members if isinstance(member, Checkpoint)]
-    for system in checkpoints:
+    members = (member for each in systems.values() for member in each)
+    predicting = [member.emotion if isinstance(member, Cascade) else member for member in members]
+    for system in (member for member in predicting if isinstance(member, Checkpoint)):
         for name, task in system.further_tasks().items():
             task = with_columns(name, task, task_columns.get(name, task.columns))
             known = tasks.setdefault(name, task)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.emotion import defined_mean, f1_from_confusion, recall_from_confusion
+from ..metrics.emotion import accuracy_from_confusion, defined_mean, f1_from_confusion, recall_from_confusion
 from ..metrics.verification import equal_error_rate, min_dcf
 from ..models.sparse_merit.tasks import ClassificationTask, RegressionTask, Task
 from .statistics import (
@@ -42,8 +42,8 @@ def task_scores(
 
     Returns:
         {task: {"clips": with a target, score: {"mean", "interval", "speaker_interval", "seeds"}}}, with the scores
-        "macro_f1" and "uar", "ccc_RATING" and "mae_RATING", or "eer" and "min_dcf". Tasks without targets are left
-        out.
+        "macro_f1", "uar" and "accuracy", "ccc_RATING" and "mae_RATING", or "eer" and "min_dcf". Tasks without targets
+        are left out.
     """
     by_task, clips = {}, members[0]
     for name, task in tasks.items():
@@ -125,6 +125,7 @@ def _statistics(task: Task, clips: Sequence[dict], predicted: list[list[Any]]) -
         cells = confusion_cells(true, numbers, len(classes)) * known[:, None]
         yield "macro_f1", lambda counts: defined_mean(f1_from_confusion(resampled_confusion(cells, counts)))
         yield "uar", lambda counts: defined_mean(recall_from_confusion(resampled_confusion(cells, counts)))
+        yield "accuracy", lambda counts: accuracy_from_confusion(resampled_confusion(cells, counts))
         return
     known = np.array([label is not None for label in labels])
     vectors = np.array(predicted, dtype=np.float64)  # (members, clips, size)

@@ -97,8 +97,12 @@ def accuracy(labels: Sequence[Hashable], predictions: Sequence[Hashable], classe
         predictions: predicted class of each clip.
         classes: all classes.
     """
-    counts = confusion(labels, predictions, classes)
-    return float(_ratio(np.trace(counts), counts.sum()))
+    return float(accuracy_from_confusion(confusion(labels, predictions, classes)))
+
+
+def accuracy_from_confusion(counts: np.ndarray) -> np.ndarray:
+    """Share of correct predictions: (..., classes, classes) -> (...); NaN without clips."""
+    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
 
 
 def f1_from_confusion(counts: np.ndarray) -> np.ndarray:
