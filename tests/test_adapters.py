@@ -166,6 +166,7 @@ print(json.dumps({entry["label"]: entry["score"] for entry in result["emotion"]}
 """
 
 
+@pytest.mark.slow
 def test_an_export_is_a_whole_checkpoint_that_needs_neither_peft_nor_this_package(trained, clip, tmp_path):
     model, folder = trained
     target = tmp_path / "whole"
@@ -296,7 +297,7 @@ def test_without_peft_training_names_the_extra():
 # The card ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_card_says_what_the_adapters_are_and_how_to_use_them(trained, clip, tmp_path):
+def test_the_card_says_what_the_adapters_are(trained, tmp_path):
     card = (trained[1] / "README.md").read_text()
     data = ModelCard(card).data.to_dict()
     assert data["library_name"] == "peft" and data["license"] == "cc-by-nc-sa-4.0" and "base_model" not in data
@@ -316,6 +317,11 @@ def test_the_card_says_what_the_adapters_are_and_how_to_use_them(trained, clip, 
     ):
         assert shown in card, shown
     assert str(tmp_path.parent) not in card and str(ROOT) not in card
+
+
+@pytest.mark.slow
+def test_the_code_of_the_card_runs(trained, clip, tmp_path):
+    card = (trained[1] / "README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
     soundfile.write(tmp_path / "call.wav", clip, 16_000)
     code = "\n".join(blocks).replace("USER/ADAPTERS", str(trained[1]))

@@ -326,6 +326,7 @@ if arguments.process_index == 0:
 """
 
 
+@pytest.mark.slow
 def test_the_trainer_on_two_processes_with_gradient_checkpointing_learns_as_on_one(exported, tmp_path):
     """With dropout and load balancing, which a process computes of its own clips, left out."""
     (tmp_path / "train.py").write_text(TRAIN)

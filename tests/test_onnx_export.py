@@ -74,6 +74,7 @@ def outputs(folder, inputs):
     return dict(zip([output.name for output in session.get_outputs()], values, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(400,), (12_345, 400), (500_000,), (5_000, 70_001, 401, 33_333)])
 def test_outputs_equal_those_of_torch_for_any_number_and_length_of_clips(folder, model, lengths):
     inputs = noise(lengths)
@@ -83,6 +84,7 @@ def test_outputs_equal_those_of_torch_for_any_number_and_length_of_clips(folder,
         np.testing.assert_allclose(result, expected[name].numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_outputs_do_not_depend_on_padding(folder):
     lengths = (16_000, 9_999, 400)
     batch = noise(lengths)
@@ -94,6 +96,7 @@ def test_outputs_do_not_depend_on_padding(folder):
         assert not together["enhanced_values"][row, length:].any()
 
 
+@pytest.mark.slow
 def test_the_example_of_its_readme_runs_where_torch_is_not_installed(
     folder, model, feature_extractor, speech_clip, tmp_path
 ):
@@ -121,6 +124,7 @@ def test_the_example_of_its_readme_runs_where_torch_is_not_installed(
         np.testing.assert_allclose(written, clean, atol=1e-4)  # 16 bits a sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "channels", "samples", "said"),
     [
@@ -139,6 +143,7 @@ def test_the_example_refuses_what_the_graph_does_not_take_and_says_what_to_do(
     assert "ffmpeg -i RECORDING -ar 16000 -ac 1" in done.stderr and not list(tmp_path.glob("*.enhanced.wav"))
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_goes_in_and_out_and_nothing_of_this_machine(folder):
     description = json.loads((folder / "onnx_config.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -169,6 +174,7 @@ def test_the_transform_by_convolutions_is_the_transform(sizes):
     torch.testing.assert_close(back, waveforms, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_only_on_request_and_other_folders_never(model, feature_extractor, folder, tmp_path):
     with pytest.raises(FileExistsError, match="--overwrite"):
         export_onnx(model, feature_extractor, folder)

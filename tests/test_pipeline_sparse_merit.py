@@ -292,7 +292,8 @@ def test_by_hand_a_short_clip_is_what_model_and_feature_extractor_give(trained_p
         outputs = trained_pipe.model(**inputs)
     result = trained_pipe(clip, sampling_rate=16_000)
     labels = trained_pipe.model.config.id2label
-    expected = {labels[index]: score for index, score in enumerate(outputs.logits[0].softmax(-1).tolist())}
+    scores = (outputs.logits[0] / trained_pipe.calibration.temperature).softmax(-1)
+    expected = {labels[index]: score for index, score in enumerate(scores.tolist())}
     assert scores_of(result) == pytest.approx(expected, abs=1e-5)
     denormalized = trained_pipe.feature_extractor.denormalize(outputs.enhanced_values, clip)[0]
     np.testing.assert_allclose(result["audio"], denormalized, atol=1e-5)
@@ -398,8 +399,9 @@ def test_audio_classification_averages_what_it_is_told_to_apply(trained_pipe, di
         patched.setattr(trained_pipe.model, "clip_outputs", heads)
         output = emotion_pipe(dialogue, sampling_rate=16_000, function_to_apply=function)
     durations = [s["end"] - s["start"] for s in trained_pipe.emotion_timeline(dialogue, sampling_rate=16_000)]
+    temperature = emotion_pipe.calibration.temperature
     apply = {
-        "softmax": lambda x: np.exp(x) / np.exp(x).sum(),
+        "softmax": lambda x: np.exp(x / temperature) / np.exp(x / temperature).sum(),
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
         "none": lambda x: x,
     }[function]

@@ -230,6 +230,7 @@ def test_the_folder_works_without_the_package_and_comes_back_complete(tiny_check
         assert files_of(tmp_path / folder) == original
 
 
+@pytest.mark.slow
 def test_a_stock_trainer_fine_tunes_the_emotion_without_the_package(tiny_checkpoint, tmp_path):
     done = run_elsewhere(FINE_TUNE, tiny_checkpoint, tmp_path / "tuned", folder=tmp_path)
 

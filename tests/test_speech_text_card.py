@@ -73,6 +73,7 @@ def write_results(path: Path, checkpoint: Path, **clips) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_exported_folder_works_without_the_package_and_may_be_pushed(checkpoint, tmp_path):
     source = shutil.copytree(checkpoint, tmp_path / "source")
     (source / "training_data.yaml").write_text(yaml.safe_dump(DATA))

@@ -38,6 +38,7 @@ def test_the_wheel_has_one_name_and_no_logs(wheel):
     assert "modeling_sparse_merit/hub/model_card.md" in names and "modeling_sparse_merit/py.typed" in names
     checkpoint = {name.rpartition("/")[2] for name in names if "/checkpoints/tiny/" in name}
     assert checkpoint == {
+        "calibration.json",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
