@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from .. import DEFAULT_CHECKPOINT
-from ..files import one_line
+from ..files import OutputError, one_line
 from ..inference.segments import SegmentFormat
 from ..models.sparse_merit.sources import PACKAGE, locate
 
@@ -230,7 +230,7 @@ def errors_in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, ArithmeticError, OutputError) as error:
         typer.secho(printable(f"Error: {one_line(error)}"), fg="red", err=True)
         raise typer.Exit(2) from error
 

@@ -15,7 +15,7 @@ from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFea
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import ENHANCEMENT
-from .dataset import Collator
+from .dataset import Collator, decoded
 from .feature_cache import sha256_of_weights
 
 NO_FEATURES = (None, None)
@@ -130,7 +130,7 @@ class CleanedLoader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for examples in self.loader:
-            batch = self.collate(self._cleaned(examples))
+            batch = self.collate(self._cleaned(decoded(examples)))
             yield send_to_device(batch, self.device)
 
     def _cleaned(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,9 @@
 The training speech is a dataset on this machine (`MixedClips`), or is streamed from the Hub (`StreamedClips`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, rms
+from ..files import one_line
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION, UNLABELLED, Task, columns_of, tasks_of_kind
@@ -25,13 +28,15 @@ from .feature_cache import FeatureFolder
 from .settings import EQUAL_CLASSES, UNLABELLED_NAME, TrainingSettings
 from .targets import Target, Targets, collate_targets, configured_tasks, has_target
 
+logger = logging.getLogger(__name__)
+
 FRAME_STRIDE = 320  # samples between encoder frames
 QUIETEST_CROP = 10 ** (-40 / 20)  # RMS relative to that of the recording; what is quieter is a pause
 
 
 class Clips(Dataset):
     """
-    Noisy and clean clips, local or streamed.
+    Noisy and clean clips, local or streamed. A training clip that cannot be decoded is left out with a warning.
 
     Args:
         recipe: Draws and makes the mixtures.
@@ -43,6 +48,7 @@ class Clips(Dataset):
     Attributes:
         features: Folder of the features of the mixtures; while it is set, mixtures repeat after its `rounds` epochs.
         teacher_scale: The feature extractor that `add_teacher_values` has set.
+        damaged: 1 for each clip that was left out, (clips,); shared with the processes that decode.
     """
 
     def __init__(
@@ -56,6 +62,30 @@ class Clips(Dataset):
         self.epoch = 0
         self.features: FeatureFolder | None = None
         self.teacher_scale: SparseMeritFeatureExtractor | None = None
+        self.damaged = torch.zeros(len(targets), dtype=torch.uint8).share_memory_()
+
+    def __getitem__(self, item: Any) -> dict[str, Any] | None:
+        """The example of a clip, see `mix`; None for a training clip that cannot be decoded or mixed."""
+        try:
+            return self.example(item)
+        except (ValueError, OSError) as error:
+            if self.fixed:  # scores of fewer clips would be others
+                raise
+            logger.warning("%s is left out: %s", self.name_of(item), one_line(error))
+            self.damaged[self.number_of(item) % len(self.damaged)] = 1
+            return None
+
+    @abstractmethod
+    def example(self, item: Any) -> dict[str, Any]:
+        """The example of a clip, see `mix`."""
+
+    @abstractmethod
+    def name_of(self, item: Any) -> str:
+        """The name of the recording of a clip."""
+
+    @abstractmethod
+    def number_of(self, item: Any) -> int:
+        """The number of a clip."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -87,9 +117,8 @@ class Clips(Dataset):
             "noisy" and "clean", float32 (samples,) at 16 kHz; "targets" and "index"; and "start", the sample of the
             recording that they start at.
         """
-        name = str(audio.get("path") or f"clip {index}")
         speech, start = self._crop(load_audio(audio), index)
-        mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), name)
+        mixture = self.recipe.apply(speech, self.recipe.draw(index, self.epoch), recording_name(audio, index))
         example = {"noisy": mixture.noisy, "clean": mixture.clean, "targets": targets, "index": index, "start": start}
         if self.features is not None:
             file = self.features.file_of(mixture.noisy)
@@ -144,8 +173,14 @@ class MixedClips(Clips):
         self.descriptor_targets = DescriptorTargets(self.described, seed=self.recipe.seed)
         self.receptive_field = receptive_field
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = index % len(self.recordings)
+    def name_of(self, item: int) -> str:
+        return recording_name(self.recordings[item % len(self.recordings)]["audio"], item)
+
+    def number_of(self, item: int) -> int:
+        return item
+
+    def example(self, item: int) -> dict[str, Any]:
+        index, row = item, item % len(self.recordings)
         example = self.mix(index, self.recordings[row]["audio"], self.targets[row])
         if self.descriptor_targets is not None:
             num_frames = (len(example["noisy"]) - self.receptive_field) // FRAME_STRIDE + 1
@@ -177,8 +212,18 @@ class StreamedClips(Clips):
         super().__init__(recipe, [targets for stream in rows.targets for targets in stream], max_seconds)
         self.rows = rows
 
-    def __getitem__(self, row: tuple[int, dict[str, Any], dict[str, Target]]) -> dict[str, Any]:
-        return self.mix(*row)
+    def name_of(self, item: "StreamedRow") -> str:
+        return recording_name(item[1], item[0])
+
+    def number_of(self, item: "StreamedRow") -> int:
+        return item[0]
+
+    def example(self, item: "StreamedRow") -> dict[str, Any]:
+        return self.mix(*item)
+
+
+StreamedRow = tuple[int, dict[str, Any], dict[str, Target]]
+"""Position in the stream, recording, targets."""
 
 
 class StreamedRows(Sampler):
@@ -213,7 +258,7 @@ class StreamedRows(Sampler):
         """Sets the epoch, which determines the order."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Target]]]:
+    def __iter__(self) -> Iterator[StreamedRow]:
         generator = np.random.default_rng([self.seed, self.epoch, 0, 2])
         turns = np.repeat(np.arange(len(self.streams)), [len(targets) for targets in self.targets])  # (rows,)
         generator.shuffle(turns)
@@ -307,12 +352,19 @@ class EpochSampler(Sampler[int]):
 
 
 class Collator:
-    """Collates examples into arguments of the model. It is a class so that worker processes can unpickle it."""
+    """
+    Collates examples, without those that are None, into arguments of the model. It is a class so that worker processes
+    can unpickle it.
+
+    Raises:
+        ValueError: All are None.
+    """
 
     def __init__(self, feature_extractor: Any):
         self.feature_extractor = feature_extractor
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, clips: Sequence[dict[str, Any] | None]) -> dict[str, torch.Tensor]:
+        examples = decoded(clips)
         batch = self.feature_extractor(
             [example["noisy"] for example in examples],
             sampling_rate=SAMPLING_RATE,
@@ -329,6 +381,36 @@ class Collator:
         if "features" in examples[0]:
             batch["features"] = [example["features"] for example in examples]
         return {**batch, **collate_targets([example["targets"] for example in examples])}
+
+
+def decoded(clips: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """
+    The examples of a batch without those of damaged clips.
+
+    Args:
+        clips: The examples as [`Clips`] returns them.
+
+    Raises:
+        ValueError: All clips are damaged.
+    """
+    examples = [example for example in clips if example is not None]
+    if not examples:
+        raise ValueError(
+            f"All {len(clips)} clips of a batch are damaged, see the warnings. Run `sparse-merit check` on the "
+            "datasets."
+        )
+    return examples
+
+
+def recording_name(audio: dict[str, Any], index: int) -> str:
+    """
+    The name of a recording, or its number.
+
+    Args:
+        audio: The recording, `{"path": ..., "bytes": ...}`.
+        index: Its number.
+    """
+    return str(audio.get("path") or f"clip {index}")
 
 
 def clip_frequencies(clips: MixedClips, settings: TrainingSettings) -> np.ndarray | None:

@@ -5,13 +5,15 @@ Trains Sparse MERIT: `accelerate launch train_accelerate.py CONFIG.yaml [--field
 CONFIG.yaml and the command line set the fields of `modeling_sparse_merit.training.settings.TrainingSettings`. The best
 model on the dev set, by the mean metric of the tasks + si_sdr_weight * SI-SDR gain, is saved in OUTPUT_DIR/best, ready
 for `from_pretrained`. A run that was stopped resumes from its newest checkpoint when it is started again.
+
+A SIGTERM ends a run after the current step with a checkpoint and the exit status 143.
 """
 
 import json
 import logging
 import math
 import sys
-from collections import defaultdict
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..data.labels import class_weights
-from ..files import replacing_folder
+from ..files import append_line, replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION
@@ -37,7 +39,9 @@ from . import build, checkpoints, dataset
 from .calibration import calibrate_fusion
 from .cascade import CleanedLoader, build_enhancement
 from .ema import MovingAverage
+from .epochs import Sums, clips_of_batches, without_first
 from .feature_cache import CachedLoader
+from .interruption import INTERRUPTED, Interruption, write_errors
 from .lora import TrainedModel, describe_adapters, save_adapters, without_adapters
 from .pretraining import build_objective
 from .records import training_data, write_settings, write_training_data
@@ -47,7 +51,17 @@ from .validation import selection, validate
 
 logger = logging.getLogger("train_accelerate")
 
-MAY_CHANGE = ("output_dir", "resume", "dataloader_num_workers", "frozen_epochs", "epochs", "max_steps")
+MAY_CHANGE = (
+    "output_dir",
+    "resume",
+    "dataloader_num_workers",
+    "frozen_epochs",
+    "epochs",
+    "max_steps",
+    "save_steps",
+    "save_minutes",
+    "save_total_limit",
+)
 """Settings that a run may be resumed with other values of."""
 
 
@@ -87,14 +101,20 @@ def main(arguments: list[str] | None = None) -> None:
         if settings.calibration_batches:
             calibrate_fusion(accelerator, model, train_loader, settings.calibration_batches)
         run.balancing.calibrate(train_loader)
-    for stage in build.stages(settings):
-        run.train_stage(stage, train_loader, dev_loader)
+    with Interruption() as run.interruption:
+        for stage in build.stages(settings):
+            run.train_stage(stage, train_loader, dev_loader)
     run.announce_best()
     accelerator.end_training()
 
 
 def start(settings: TrainingSettings) -> Accelerator:
-    """Prepares the process: logging, seeds, and an accelerator that logs to `output_dir`."""
+    """
+    Prepares the process: logging, seeds, and an accelerator that logs to `output_dir`.
+
+    Raises:
+        ValueError: `output_dir` holds a run with other settings.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it logs every file of a checkpoint
     # Gradients of an LSTM become denormal numbers, which slow a CPU down several times. Threads that torch starts from
@@ -112,7 +132,7 @@ def start(settings: TrainingSettings) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
     if accelerator.is_main_process:
-        warn_of_changes(settings)
+        refuse_changes(settings)
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
         (Path(settings.output_dir) / "settings.json").write_text(
             json.dumps(asdict(settings), indent=2), encoding="utf-8"
@@ -122,8 +142,13 @@ def start(settings: TrainingSettings) -> Accelerator:
     return accelerator
 
 
-def warn_of_changes(settings: TrainingSettings) -> None:
-    """Warns of settings that differ from those of the run in `output_dir`, which is resumed all the same."""
+def refuse_changes(settings: TrainingSettings) -> None:
+    """
+    Refuses to resume the run in `output_dir` with other settings than its own, except for those in `MAY_CHANGE`.
+
+    Raises:
+        ValueError: Settings differ; the message names them.
+    """
     folder = Path(settings.output_dir)
     if checkpoints.newest_checkpoint(folder) is None or not (folder / "settings.json").exists():
         return
@@ -131,10 +156,10 @@ def warn_of_changes(settings: TrainingSettings) -> None:
     now = json.loads(json.dumps(asdict(settings)))
     changed = [name for name in now if name not in MAY_CHANGE and then.get(name, now[name]) != now[name]]
     if changed:
-        logger.warning(
-            "%s holds a run with other settings, which is resumed: %s. To start a new run, give another output_dir.",
-            folder,
-            "; ".join(f"{name} was {then[name]}, is {now[name]}" for name in changed),
+        differences = "; ".join(f"{name} was {then[name]}, is {now[name]}" for name in changed)
+        raise ValueError(
+            f"{folder} holds a run with other settings: {differences}. To resume it, give its settings; to start a "
+            "new run, give another output_dir."
         )
 
 
@@ -182,6 +207,8 @@ class Run:
             raise FileExistsError(
                 f"{checkpoint} belongs to an earlier run: give another output_dir, or resume it with --resume true."
             )
+        self.interruption = Interruption()
+        self.saved_at = time.monotonic()
         self.average = None
         if settings.average_decay:
             self.average = MovingAverage(model, settings.average_decay).eval().to(accelerator.device)
@@ -198,9 +225,14 @@ class Run:
             stage: The stage.
             train_loader: Prepared training batches.
             dev_loader: Prepared dev batches.
+
+        Raises:
+            OutputError: Nothing more can be written, for example because the disk is full.
+            FloatingPointError: A loss or a gradient is not finite; the message names the clips.
+            SystemExit: A SIGTERM ended the run; a checkpoint was written.
         """
-        last_epoch = stage.first_epoch + stage.epochs
-        if self.progress.epoch >= last_epoch or self.stopped:
+        last_epoch, progress = stage.first_epoch + stage.epochs, self.progress
+        if not progress.to_validate and (progress.epoch >= last_epoch or self.stopped):
             return
         only_tasks = self.settings.tasks or () if self.settings.freeze_experts else ()
         build.set_trainable(self.model, stage, self.settings.train_feature_encoder, only_tasks)
@@ -209,29 +241,29 @@ class Run:
         schedule = build.build_schedule(optimizer, self.settings, steps * self.accelerator.num_processes)
         model, optimizer, schedule = self.accelerator.prepare(self.model, optimizer, schedule)
         self.balancing.prepare()
-        if self.resume_from is not None and self.progress.epoch > stage.first_epoch:
+        if self.resume_from is not None and (progress.epoch > stage.first_epoch or progress.batches):
             self.accelerator.load_state(str(self.resume_from))  # optimizer and schedule, which are this stage's own
         if stage.encoder_frozen and (cache := self.settings.feature_cache):
             train_loader, dev_loader = self.cached(train_loader, Path(cache)), self.cached(dev_loader, Path(cache))
-        if self.progress.epoch == stage.first_epoch:
-            self.progress.waited = 0
-        while self.progress.epoch < last_epoch and not self.stopped:
-            build.set_training_mode(self.model, stage.encoder_frozen)
-            means = self.train_epoch(model, optimizer, schedule, train_loader)
-            self.progress.epoch += 1
-            self.log(means)
-            if (
-                self.progress.epoch % self.settings.eval_every == 0
-                or self.progress.epoch == last_epoch
-                or self.stopped
-            ):
+        if progress.epoch == stage.first_epoch and not progress.batches:
+            progress.waited = 0
+        while progress.to_validate or (progress.epoch < last_epoch and not self.stopped):
+            if not progress.to_validate:
+                build.set_training_mode(self.model, stage.encoder_frozen)
+                self.log(self.train_epoch(model, optimizer, schedule, train_loader))
+                progress.to_validate = (
+                    progress.epoch % self.settings.eval_every == 0 or progress.epoch == last_epoch or self.stopped
+                )
+                self.save()
+            if progress.to_validate:
                 self.validate(model, dev_loader)
-            if self.settings.patience and self.progress.waited >= self.settings.patience:
-                logger.info("No better score for %d validations: the stage ends.", self.settings.patience)
-                self.progress.epoch = last_epoch
-            checkpoints.save_checkpoint(
-                self.accelerator, self.folder, self.progress, self.average, self.settings.save_total_limit
-            )
+                progress.to_validate = False
+                newest = self.folder / progress.checkpoint
+                if self.settings.patience and progress.waited >= self.settings.patience:
+                    logger.info("No better score for %d validations: the stage ends.", self.settings.patience)
+                    progress.epoch = last_epoch
+                if self.accelerator.is_main_process:
+                    checkpoints.save_progress(newest, progress)
         self.accelerator.free_memory(model, optimizer, schedule)
         self.resume_from = None
 
@@ -260,7 +292,7 @@ class Run:
         self, model: nn.Module, optimizer: AcceleratedOptimizer, schedule: AcceleratedScheduler, loader: Loader
     ) -> dict[str, float]:
         """
-        Trains one epoch.
+        Trains one epoch, or the rest of one that was interrupted.
 
         Args:
             model, optimizer, schedule: As the accelerator has prepared them.
@@ -268,36 +300,106 @@ class Run:
 
         Returns:
             {"train/NAME": mean} of the losses and of the gradient norm.
+
+        Raises:
+            FloatingPointError, OutputError, SystemExit: As for `train_stage`.
         """
-        loader.set_epoch(self.progress.epoch)
-        loader.dataset.set_epoch(self.progress.epoch)  # accelerate does not, on several processes
+        progress = self.progress
+        loader.set_epoch(progress.epoch)
+        loader.dataset.set_epoch(progress.epoch)  # accelerate does not, on several processes
         # Random numbers of an epoch depend on its number alone, so a resumed run repeats them.
-        set_seed(self.settings.seed + 1_000_003 * (self.progress.epoch + 1), device_specific=True)
-        values = defaultdict(list)
+        set_seed(self.settings.seed + 1_000_003 * (progress.epoch + 1), device_specific=True)
+        done = progress.batches
+        sums = Sums(progress.sums if self.accelerator.is_main_process else {})
         batches = tqdm(
-            loader, f"epoch {self.progress.epoch + 1}", disable=None if self.accelerator.is_main_process else True
+            without_first(loader, done) if done else loader,
+            f"epoch {progress.epoch + 1}",
+            total=len(loader),
+            initial=done,
+            disable=None if self.accelerator.is_main_process else True,
         )
-        for batch in batches:
+        since_step = done  # number of the first batch of a step
+        for number, batch in enumerate(batches, start=done):
+            if done and number == done and self.resume_from is not None:
+                checkpoints.load_random_states(self.resume_from, self.accelerator)
             with self.accelerator.accumulate(model):
                 outputs = self.balancing.through(model)(**batch, tasks=self.settings.tasks)
                 loss = self.balancing.backward(outputs)
                 if self.accelerator.sync_gradients:
-                    self.balancing.finish(self.progress.step)
+                    self.balancing.finish(progress.step)
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
-                    values["gradient_norm"].append(norm.detach())
+                    sums.add("gradient_norm", norm)
+                    # gradients in fp16 may be infinite: the step is then skipped, and their scale is reduced
+                    if not torch.isfinite(loss if self.settings.mixed_precision == "fp16" else norm + loss):
+                        raise self._not_finite(
+                            {"total": loss, **outputs.losses}, loader, range(since_step, number + 1)
+                        )
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
             for name, value in {"total": loss, **outputs.losses, **self.balancing.report()}.items():
-                values[name].append(value.detach())
+                sums.add(name, value)
+            progress.batches = number + 1
             if self.accelerator.sync_gradients:
-                self.progress.step += 1
+                since_step = number + 1
+                progress.step += 1
                 if self.average is not None:
                     self.average.update_parameters(self.accelerator.unwrap_model(model))
+                if number + 1 < len(loader) and not self.stopped and (ends := self._saves_now()) is not None:
+                    progress.sums = sums.gathered(self.accelerator)
+                    self.save()
+                    if ends:
+                        self._end()
             if self.stopped:
                 break
-        means = self.accelerator.reduce({name: torch.stack(each).mean() for name, each in values.items()}, "mean")
-        return {f"train/{name}": mean.item() for name, mean in means.items()}
+        means = {name: total / count for name, (total, count) in sums.gathered(self.accelerator).items()}
+        progress.epoch, progress.batches, progress.sums = progress.epoch + 1, 0, {}
+        if damaged := int(loader.dataset.damaged.sum()):
+            means["damaged_clips"] = damaged
+        return {f"train/{name}": mean for name, mean in means.items()}
+
+    def save(self) -> None:
+        """Writes a checkpoint; see `checkpoints.save_checkpoint`."""
+        checkpoints.save_checkpoint(
+            self.accelerator, self.folder, self.progress, self.average, self.settings.save_total_limit
+        )
+        self.saved_at = time.monotonic()
+
+    def _saves_now(self) -> bool | None:
+        """After a step: whether the run ends with a checkpoint, or goes on with one; None to go on without one."""
+        every, minutes = self.settings.save_steps, self.settings.save_minutes
+        due = bool(minutes) and time.monotonic() - self.saved_at >= 60 * minutes
+        ends, due = self._on_any_process(self.interruption.requested, due)
+        return ends if ends or due or (every and self.progress.step % every == 0) else None
+
+    def _on_any_process(self, *facts: bool) -> list[bool]:
+        """Which of some facts hold in at least one process."""
+        if self.accelerator.num_processes == 1:
+            return list(facts)
+        counts = torch.tensor(facts, dtype=torch.float32, device=self.accelerator.device)
+        return (self.accelerator.reduce(counts, "sum") > 0).tolist()
+
+    def _end(self) -> None:
+        """Ends the run after a SIGTERM; its newest checkpoint is complete."""
+        logger.warning("SIGTERM: the run ends at %s, and resumes there when it is started again.", self.resume_point)
+        self.accelerator.end_training()
+        raise SystemExit(INTERRUPTED)
+
+    @property
+    def resume_point(self) -> Path | None:
+        """The newest checkpoint of the run."""
+        return checkpoints.newest_checkpoint(self.folder)
+
+    def _not_finite(self, losses: dict[str, torch.Tensor], loader: Loader, batches: range) -> FloatingPointError:
+        """The error for a step whose loss or gradient is not finite."""
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+        clips = ", ".join(clips_of_batches(loader, batches))
+        return FloatingPointError(
+            f"A loss or a gradient of step {self.progress.step + 1} (epoch {self.progress.epoch + 1}) is not finite: "
+            f"{values}. Clips of this step: {clips}. The weights before it are kept: newest checkpoint "
+            f"{self.resume_point}, best model {self.folder / 'best'}. Look at the clips, or use a smaller "
+            "learning_rate or another mixed_precision."
+        )
 
     def validate(self, model: nn.Module, dev_loader: Loader) -> None:
         """
@@ -310,13 +412,20 @@ class Run:
         model = model if self.average is None else self.average
         known = without_adapters(self.model).tasks
         tasks = {name: known[name] for name in self.settings.tasks or known}
-        scores = validate(self.accelerator, model, dev_loader, list(tasks))
+        scores = validate(self.accelerator, model, self._until_interrupted(dev_loader), list(tasks))
         score = selection(scores, tasks, self.settings.si_sdr_weight)
         self.log({f"dev/{name}": value for name, value in scores.items()} | {"dev/score": score})
         self.progress.waited += 1
         if self.progress.best_score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.waited = score, 0
             self.save_best(model, scores)
+
+    def _until_interrupted(self, loader: Loader) -> Iterator[dict[str, Any]]:
+        """The batches of a validation, which a SIGTERM ends: it is repeated when the run resumes."""
+        for batch in loader:
+            if self._on_any_process(self.interruption.requested)[0]:
+                self._end()
+            yield batch
 
     def save_best(self, model: nn.Module, scores: dict[str, float]) -> None:
         """
@@ -330,7 +439,8 @@ class Run:
             return
         plain = self.accelerator.unwrap_model(model)
         plain = plain.module if isinstance(plain, MovingAverage) else plain
-        with replacing_folder(self.folder / "best") as folder:
+        best = self.folder / "best"
+        with write_errors(best, lambda: self.resume_point), replacing_folder(best) as folder:
             if isinstance(plain, PeftModel):
                 save_adapters(plain, folder)
             else:
@@ -363,8 +473,8 @@ class Run:
             entry: dict[str, float] = {"epoch": self.progress.epoch, "step": self.progress.step}
             entry |= {name: round(value, 5) for name, value in values.items()}
             logger.info(json.dumps(entry))
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
+            with write_errors(self.folder / "log.jsonl", lambda: self.resume_point):
+                append_line(self.folder / "log.jsonl", json.dumps(entry))
 
     @property
     def stopped(self) -> bool:

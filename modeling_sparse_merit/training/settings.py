@@ -177,6 +177,9 @@ class TrainingSettings:
         si_sdr_weight: The score that selects the best checkpoint is the mean metric of the tasks (macro-F1 of the
             emotion) + si_sdr_weight * gain of SI-SDR in dB.
         patience: Validations without a better score after which a stage ends; 0 never ends it early.
+        save_steps: Optimizer steps after which a checkpoint is written within an epoch; 0 writes none. There is always
+            one at the end of an epoch.
+        save_minutes: The same in minutes.
         save_total_limit: Checkpoints to keep; older ones are deleted.
         max_steps: Optimizer steps after which the run ends; an unfinished epoch counts as finished. 0 is no limit.
 
@@ -283,6 +286,8 @@ class TrainingSettings:
     eval_snr_db: Range = field(default_factory=lambda: [-5.0, 10.0])
     si_sdr_weight: Number = 0.05
     patience: Count = 0
+    save_steps: Count = 0
+    save_minutes: NonNegative = 0.0
     save_total_limit: PositiveCount = 2
     max_steps: Count = 0
 
