@@ -331,9 +331,8 @@ class Run:
                     sums.add("gradient_norm", norm)
                     # gradients in fp16 may be infinite: the step is then skipped, and their scale is reduced
                     if not torch.isfinite(loss if self.settings.mixed_precision == "fp16" else norm + loss):
-                        raise self._not_finite(
-                            {"total": loss, **outputs.losses}, loader, range(since_step, number + 1)
-                        )
+                        clips = clips_of_batches(loader, range(since_step, number + 1))
+                        raise FloatingPointError(self._not_finite({"total": loss, **outputs.losses}, clips))
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -390,13 +389,12 @@ class Run:
         """The newest checkpoint of the run."""
         return checkpoints.newest_checkpoint(self.folder)
 
-    def _not_finite(self, losses: dict[str, torch.Tensor], loader: Loader, batches: range) -> FloatingPointError:
-        """The error for a step whose loss or gradient is not finite."""
+    def _not_finite(self, losses: dict[str, torch.Tensor], clips: list[str]) -> str:
+        """The message for a step whose loss or gradient is not finite."""
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-        clips = ", ".join(clips_of_batches(loader, batches))
-        return FloatingPointError(
+        return (
             f"A loss or a gradient of step {self.progress.step + 1} (epoch {self.progress.epoch + 1}) is not finite: "
-            f"{values}. Clips of this step: {clips}. The weights before it are kept: newest checkpoint "
+            f"{values}. Clips of this step: {', '.join(clips)}. The weights before it are kept: newest checkpoint "
             f"{self.resume_point}, best model {self.folder / 'best'}. Look at the clips, or use a smaller "
             "learning_rate or another mixed_precision."
         )
