@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-peers bench-gpu
+.PHONY: help demo test test-slow fuzz test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-peers bench-gpu
 
 help:
 	@echo "make demo       enhance a noisy recording and recognise its emotion; results in demo_results/"
@@ -36,6 +36,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
+
+FUZZ_CASES := 100000
+fuzz: $(VENV)/.installed-test
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 # The tests come from the source distribution of transformers. Without it, this fails only where CI is set.
 test-upstream: $(VENV)/.installed-test

@@ -221,6 +221,9 @@ def quieten_datasets() -> None:
         disable_progress_bars()
 
 
+USER_ERRORS = (OSError, ValueError, ImportError, ArithmeticError, RecursionError, OutputError)
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Turns an error that the user can fix into one line on stderr and exit code 2.
@@ -230,7 +233,11 @@ def errors_in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, ArithmeticError, OutputError) as error:
+    except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError  # of a configuration
+
+        if not isinstance(error, (*USER_ERRORS, StrictDataclassError)):
+            raise
         typer.secho(printable(f"Error: {one_line(error)}"), fg="red", err=True)
         raise typer.Exit(2) from error
 

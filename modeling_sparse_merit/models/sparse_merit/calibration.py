@@ -74,7 +74,7 @@ def read_calibration_file(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         is_valid = isinstance(content["model"]["sha256"], str) and 0 < float(content["temperature"]) < math.inf
         is_valid = is_valid and all(0 <= float(entry["threshold"]) <= 1 for entry in content["thresholds"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
     if not is_valid:
         raise ValueError(

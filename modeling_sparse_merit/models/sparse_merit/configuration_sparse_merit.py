@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import WavLMConfig
 
-from .task_config import TaskConfig, check_heads, set_label_defaults
+from .task_config import TaskConfig, check_heads, check_sizes, set_label_defaults
 from .tasks import EMOTION, ENHANCEMENT
 
 FEATURE_ENCODERS = ("convolution", "log_mel", "whisper")
@@ -228,9 +228,9 @@ class SparseMeritConfig(TaskConfig, WavLMConfig):
 
     def validate_sparse_merit(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
+        _check_sizes(self)
         check_heads(self)
         _check_choices(self)
-        _check_sizes(self)
         _check_encoder(self)
 
 
@@ -247,19 +247,37 @@ def _check_choices(config: SparseMeritConfig) -> None:
             raise ValueError(f"`{name}` is {getattr(config, name)!r}; expected one of {list(valid)}.")
 
 
+LARGEST = {
+    "hidden_size": 2**16,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 2**12,
+    "intermediate_size": 2**20,
+    "num_conv_pos_embeddings": 2**16,
+    "num_conv_pos_embedding_groups": 2**16,
+    "num_experts": 1_000,
+    "expert_hidden_size": 2**20,
+    "emotion_hidden_size": 2**20,
+    "emotion_pooling_heads": 1_000,
+    "enhancement_hidden_size": 2**16,
+    "enhancement_num_layers": 100,
+    "deep_filter_bins": 2**20,
+    "deep_filter_taps": 1_001,
+    "n_fft": 2**20,
+    "hop_length": 2**20,
+    "win_length": 2**20,
+}
+"""Largest valid values of sizes."""
+
+
 def _check_sizes(config: SparseMeritConfig) -> None:
-    sizes = ("num_experts", "expert_hidden_size", "emotion_hidden_size", "emotion_pooling_heads")
-    for name in (*sizes, "enhancement_hidden_size", "enhancement_num_layers", "n_fft", "hop_length", "win_length"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number of at least 1.")
-    for name in ("enhancement_weight", "load_balancing_weight"):
+    check_sizes(config, LARGEST)
+    for name in ("enhancement_weight", "load_balancing_weight", "initializer_range"):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"`{name}` is {getattr(config, name)}; expected a finite number of at least 0.")
-    if config.deep_filter_bins < 1 or config.deep_filter_taps < 1 or config.deep_filter_taps % 2 == 0:
-        raise ValueError(
-            f"`deep_filter_bins`, `deep_filter_taps` are {config.deep_filter_bins}, {config.deep_filter_taps}; "
-            "expected at least 1 bin, and an odd number of taps."
-        )
+    if not 0 < config.layer_norm_eps <= 1:
+        raise ValueError(f"`layer_norm_eps` is {config.layer_norm_eps}; expected more than 0 and at most 1.")
+    if config.deep_filter_taps % 2 == 0:
+        raise ValueError(f"`deep_filter_taps` is {config.deep_filter_taps}; expected an odd number.")
     if config.win_length > config.n_fft or config.hop_length > config.win_length // 2:
         raise ValueError(
             f"`n_fft`, `win_length`, `hop_length` are {config.n_fft}, {config.win_length}, {config.hop_length}; "

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_sparse_merit import SparseMeritConfig
-from .task_config import TaskConfig, check_heads, set_label_defaults
+from .task_config import TaskConfig, check_heads, check_sizes, set_label_defaults
 from .tasks import EMOTION, Task, tasks_of_kind
 
 if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipeline travels with the configuration
@@ -120,18 +120,30 @@ class SpeechTextConfig(TaskConfig, PreTrainedConfig):
             raise ValueError(f"`tasks` has {waveforms}; expected 'emotion' and keys of `clip_tasks` alone.")
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"`text_pooling` is {self.text_pooling!r}; expected one of {list(TEXT_POOLINGS)}.")
-        if self.head_hidden_size < 1:
-            raise ValueError(f"`head_hidden_size` is {self.head_hidden_size}; expected at least 1.")
+        check_sizes(self, {"head_hidden_size": 2**20})
         for name in ("head_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 0 and less than 1.")
         _check_backbones(self)
 
 
+LARGEST_OF_TEXT = {
+    "hidden_size": 2**16,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 2**12,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**24,
+    "max_position_embeddings": 2**24,
+}
+"""Largest valid values of sizes of a text encoder, where it has them."""
+
+
 def _check_backbones(config: SpeechTextConfig) -> None:
     speech, text = config.speech_config, config.text_config
     if speech is None and text is None:
         raise ValueError("`speech_config` and `text_config` are None; expected at least one of them.")
+    if text is not None:
+        check_sizes(text, {name: limit for name, limit in LARGEST_OF_TEXT.items() if hasattr(text, name)})
     if speech is not None and (
         speech.model_type != SparseMeritConfig.model_type or len(speech.tasks) != 1 or not clip_tasks_of(speech)
     ):

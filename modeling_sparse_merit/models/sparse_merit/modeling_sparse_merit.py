@@ -2,12 +2,13 @@
 """Sparse MERIT (arXiv 2509.08470): a single-pass model for speech enhancement and speech emotion recognition."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import WavLMConfig
 from transformers import initialization as init
@@ -103,7 +104,8 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, dtype: Any = None, **kwargs: Any
     ) -> Any:
         """
-        Loads a model as in `PreTrainedModel`, optionally in another precision.
+        Loads a model as in `PreTrainedModel`, optionally in another precision. Only safetensors are read, unless
+        `use_safetensors=False` is passed.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub id.
@@ -128,6 +130,7 @@ class SparseMeritPreTrainedModel(Capabilities, WavLMPreTrainedModel):
             dtype = plain_dtype(precision) or "auto"
         if dtype is not None:
             kwargs["dtype"] = dtype
+        kwargs.setdefault("use_safetensors", True)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         for part in model.modules():
@@ -449,6 +452,35 @@ def count_parameters(config: SparseMeritConfig) -> int:
 def damaged_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     """Names of the weights that have NaN or Inf, which is not checked when they are loaded."""
     return [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
+
+
+def load_checked(load: Callable[[], tuple[Any, dict[str, Any]]], source: str) -> Any:
+    """
+    Loads a model, and refuses weights that are damaged, missing, of other sizes, or not finite.
+
+    Args:
+        load: Calls `from_pretrained` with `output_loading_info=True`.
+        source: The folder or the Hub id, for messages.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: The weights are not usable.
+    """
+    try:
+        model, loading = load()
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" not in str(error):
+            raise
+        reason = error if isinstance(error, SafetensorError) else "their sizes are not those of its config.json"
+        raise ValueError(f"The weights of {source!r} cannot be used ({reason}): download or save it again.") from error
+    if missing := sorted(loading["missing_keys"]):
+        names = ", ".join(missing[:5])
+        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {names}: download or save it again.")
+    if damaged := damaged_weights((*model.named_parameters(), *model.named_buffers())):
+        raise ValueError(f"{source!r} has NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")
+    return model
 
 
 def encoder_fields(config: WavLMConfig) -> dict[str, Any]:

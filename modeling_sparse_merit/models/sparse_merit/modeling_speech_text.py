@@ -145,12 +145,14 @@ class SpeechTextForEmotion(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        As in `PreTrainedModel`. The configuration says what is frozen.
+        As in `PreTrainedModel`, from safetensors unless `use_safetensors=False` is passed. The configuration says what
+        is frozen.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub id.
             args, kwargs: As in `PreTrainedModel`.
         """
+        kwargs.setdefault("use_safetensors", True)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()  # loading makes all parameters trainable
         return loaded

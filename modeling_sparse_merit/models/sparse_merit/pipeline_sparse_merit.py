@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .calibration import Calibration, read_calibration
 from .configuration_sparse_merit import custom_pipelines
 from .cutting import CHUNK_LENGTH_S, SAMPLING_RATE, STRIDE_LENGTH_S, Stride, Window, WindowCutter
 from .feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, damaged_weights
+from .modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, load_checked
 from .sources import locate
 from .speech_segments import SpeechSegment, average
 from .streaming import LATENCY_CHUNK_S, LATENCY_STRIDE_S, Assembler, DetectorFactory, StreamingEnhancer, WindowModel
@@ -117,7 +118,7 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
 
         Raises:
             OSError: there is no checkpoint.
-            ValueError: the checkpoint contains another kind of model, weights are missing or not finite, or
+            ValueError: the checkpoint contains another kind of model, its weights cannot be used, or
                 `calibration.json` or the file of a task is damaged or of another model.
         """
         further_tasks = kwargs.pop("further_tasks", ())
@@ -131,12 +132,11 @@ class SpeechEnhancementAndEmotionPipeline(ChunkPipeline):
                 "pass the folder or the Hub id of a Sparse MERIT checkpoint."
             )
         if (adapters := read_adapter_config(model, **where)) is not None:
-            network, loading = load_merged(model, adapters, dtype, **where)
+            load = partial(load_merged, model, adapters, dtype, **where)
         else:
-            network, loading = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(
-                model, dtype=dtype, output_loading_info=True, **where
-            )
-        _check_weights(network, loading["missing_keys"], str(model))
+            whole = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained
+            load = partial(whole, model, dtype=dtype, output_loading_info=True, **where)
+        network = load_checked(load, str(model))
         for task in further_tasks:
             add_task(network, find_task(model, task, **where))
         feature_extractor = SparseMeritFeatureExtractor.from_pretrained(model, **where)
@@ -587,11 +587,3 @@ def _is_column(inputs: Any) -> bool:
     """Whether this is a column of `datasets`, which need not be installed: many recordings, not one."""
     from_datasets = type(inputs).__module__.partition(".")[0] == "datasets"
     return from_datasets and isinstance(inputs, Iterable) and not hasattr(inputs, "get_all_samples")
-
-
-def _check_weights(model: torch.nn.Module, missing: Sequence[str], source: str) -> None:
-    if missing:
-        names = ", ".join(sorted(missing)[:5])
-        raise ValueError(f"{source!r} lacks {len(missing)} weights, such as {names}: download or save it again.")
-    if damaged := damaged_weights((*model.named_parameters(), *model.named_buffers())):
-        raise ValueError(f"{source!r} has NaN or Inf in {', '.join(damaged[:5])}: download or train it again.")

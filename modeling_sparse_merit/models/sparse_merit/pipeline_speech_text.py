@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import Pipeline
 from .audio import Channel, check_duration, checked_channel, load_audio, name_of
 from .configuration_speech_text import SPEECH, TEXT, speech_text_pipelines
 from .cutting import SAMPLING_RATE
+from .modeling_sparse_merit import load_checked
 from .modeling_speech_text import SpeechTextForEmotion
 from .pipeline_sparse_merit import ranked_labels, ratings
 from .processing_speech_text import HUB_ARGUMENTS, SpeechTextProcessor
@@ -68,9 +70,14 @@ class SpeechTextPipeline(Pipeline):
             model: Folder or Hub id.
             kwargs: Arguments for the Hub, `revision`, `token`, `cache_dir` and `local_files_only`; parameters of the
                 pipeline; and `device`.
+
+        Raises:
+            OSError: There is no checkpoint.
+            ValueError: Its weights cannot be used, see `load_checked`.
         """
         where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
-        network = SpeechTextForEmotion.from_pretrained(model, **where)
+        load = partial(SpeechTextForEmotion.from_pretrained, model, output_loading_info=True, **where)
+        network = load_checked(load, str(model))
         return cls(model=network.eval(), processor=SpeechTextProcessor.from_pretrained(model, **where), **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:

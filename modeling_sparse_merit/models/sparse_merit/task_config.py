@@ -10,6 +10,7 @@ from .clip_tasks import define_tasks
 from .tasks import Task
 
 PUBLISHED_LABELS = ("angry", "sad", "happy", "neutral")
+MOST_LABELS = 100_000
 
 
 class TaskConfig:
@@ -51,12 +52,33 @@ def set_label_defaults(config: Any, given: dict[str, Any]) -> None:
     Args:
         config: A [`TaskConfig`].
         given: Arguments of the configuration that are not fields, among them perhaps `num_labels`.
+
+    Raises:
+        ValueError: There are too many labels.
     """
+    if isinstance(given.get("num_labels"), int) and given["num_labels"] > MOST_LABELS:
+        raise ValueError(f"`num_labels` is {given['num_labels']}; expected at most {MOST_LABELS}.")
     if config.id2label is None and "num_labels" not in given:
         config.id2label = dict(enumerate(PUBLISHED_LABELS))
     if config.id2label is not None and config.label2id is None:
         config.label2id = {label: int(index) for index, label in config.id2label.items()}
     config.tasks = list(config.tasks)
+
+
+def check_sizes(config: Any, largest: dict[str, int]) -> None:
+    """
+    Checks fields that are sizes. The limits, far beyond what is useful, refuse files that would fill the memory.
+
+    Args:
+        config: The configuration.
+        largest: {field: its largest valid value}.
+
+    Raises:
+        ValueError: A size is below 1 or too large.
+    """
+    for name, limit in largest.items():
+        if not 1 <= getattr(config, name) <= limit:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; expected a whole number from 1 to {limit}.")
 
 
 def check_heads(config: Any) -> None:
