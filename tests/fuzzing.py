@@ -1,9 +1,10 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Reads files that were changed at random: `python tests/fuzzing.py KIND FIRST LAST`, in a process that may crash.
+"""Reads files that were changed at random: `python tests/fuzzing.py KIND:FIRST:LAST ...`, in a process that may
+crash.
 
 A reader may refuse a file with an OSError or a ValueError. Everything else is a finding: another exception, a wrong
 result, more than 5 s, or an allocation that exceeds the limit of this process. The number of the case in hand is
-written first, so a crash can be attributed; `FIRST LAST` repeats single cases.
+written first, so a crash can be attributed, and `KIND:N:N+1` repeats one case.
 """
 
 import contextlib
@@ -27,14 +28,7 @@ SECONDS = 5
 MEMORY = 1 << 30  # bytes beyond what the process has before the first case
 RATE = 16_000
 TINY = Path(__file__).parents[1] / "modeling_sparse_merit" / "checkpoints" / "tiny"
-EXTREMES = (
-    b"\x00" * 4,
-    b"\xff" * 4,
-    b"\x7f\xff\xff\xff",
-    b"\xff\xff\xff\x7f",
-    b"\x00\x00\x00\x80",
-    b"\x01\x00\x00\x00",
-)
+EXTREMES = tuple(bytes.fromhex(digits) for digits in ("00000000", "ffffffff", "7fffffff", "ffffff7f", "00000080"))
 
 
 def mutated(content: bytes, generator: random.Random) -> bytes:
@@ -146,10 +140,8 @@ def configs() -> list[bytes]:
 
 
 def calibrations() -> list[bytes]:
-    return [
-        (TINY / "calibration.json").read_bytes()[:4_000],
-        b'{"temperature": 1.5, "thresholds": {}, "model": {"sha256": "a"}}',
-    ]
+    small = {"temperature": 1.5, "thresholds": {}, "model": {"sha256": "a"}}
+    return [(TINY / "calibration.json").read_bytes(), json.dumps(small).encode()]
 
 
 def tasks() -> list[bytes]:
@@ -174,20 +166,26 @@ def too_long(number: int, frame: FrameType | None) -> None:
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def main(kind: str, first: int, last: int) -> int:
-    """Reads the cases `first` to `last`, and prints what it finds, a line each. Returns the exit status."""
-    originals, read = KINDS[kind][0](), KINDS[kind][1]
-    for content in originals:
-        with contextlib.suppress(OSError, ValueError):
-            read(content)  # imports
+def main(parts: list[str]) -> int:
+    """Reads the cases of some kinds, and prints its findings, a line each. Returns the exit status."""
     warnings.simplefilter("ignore")
+    chosen = [(kind, int(first), int(last)) for kind, first, last in (part.split(":") for part in parts)]
+    for kind, _, _ in chosen:
+        with contextlib.suppress(OSError, ValueError):
+            KINDS[kind][1](KINDS[kind][0]()[0])  # imports
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     signal.signal(signal.SIGALRM, too_long)
+    return max(read_cases(*part) for part in chosen)
+
+
+def read_cases(kind: str, first: int, last: int) -> int:
+    """Reads the cases `first` to `last` of one kind. Returns the exit status."""
+    originals, read = KINDS[kind][0](), KINDS[kind][1]
     status, case = 0, Path(os.environ["FUZZ_CASE"]) if "FUZZ_CASE" in os.environ else None
     for number in range(first, last):
         if case is not None:
-            case.write_text(str(number))
+            case.write_text(f"{kind}:{number}")
         generator = random.Random(number)
         content = mutated(generator.choice(originals), generator)
         signal.alarm(SECONDS)
@@ -205,4 +203,4 @@ def main(kind: str, first: int, last: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(sys.argv[1:]))

@@ -10,17 +10,21 @@ import pytest
 
 pytest.importorskip("resource", reason="the memory of a process cannot be limited here")
 ROOT = Path(__file__).parents[1]
-PARTS = {"recording": 1.0, "config": 0.2, "calibration": 0.02, "settings": 0.02, "task": 0.01}
+GROUPS = {
+    "recordings": {"recording": 1.0},
+    "others": {"config": 0.2, "calibration": 0.02, "settings": 0.02, "task": 0.01},
+}
 """Cases of each kind relative to FUZZ_CASES; the last ones take long."""
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 
 
-@pytest.mark.parametrize("kind", PARTS)
-def test_files_that_were_changed_at_random_are_read_or_refused(kind, tmp_path):
-    last = max(20, round(CASES * PARTS[kind]))
+@pytest.mark.parametrize("group", GROUPS)
+def test_files_that_were_changed_at_random_are_read_or_refused(group, tmp_path):
+    parts = [f"{kind}:0:{round(CASES * share)}" for kind, share in GROUPS[group].items()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FUZZ_CASE": str(tmp_path / "case"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "fuzzing.py"), kind, "0", str(last)]
+    command = [sys.executable, str(ROOT / "tests" / "fuzzing.py"), *parts]
     done = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     case = (tmp_path / "case").read_text()
     assert done.returncode == 0, f"case {case}, status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-    assert case == str(last - 1)
+    kind, _, last = parts[-1].split(":")
+    assert case == f"{kind}:{int(last) - 1}"
