@@ -110,6 +110,7 @@ def test_a_wav_from_ffmpeg_gives_lines_of_json(start, pipe, speech, tmp_path):
     assert_same_segments(events_of(lines)[0], expected["segments"])
 
 
+@pytest.mark.slow
 def test_floats_of_another_rate_come_back_as_floats(start, pipe, speech_clip):
     right = speech_clip(2.0, 8_000) * 5  # beyond full scale
     stereo = np.stack([np.zeros_like(right), right], axis=1).astype("<f4")
@@ -126,6 +127,7 @@ def test_floats_of_another_rate_come_back_as_floats(start, pipe, speech_clip):
     assert 940 < shown < 1_200  # 0.8 s, 0.1 s, 0.04 s, and two resamplers
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_ends_it_quietly(start, speech):
     process = start("--quiet")
     thread = threading.Thread(target=feed, args=(process.stdin, speech.tobytes(), 20))
