@@ -23,6 +23,7 @@ RATES = (1_000, 1_000_000)  # Hz; a few samples at 1 Hz would be hours
 CHANNELS = ("mix", "left", "right", "each")
 CANCELLATION = 0.1  # mixing keeps less than this share of the power that independent channels would keep
 FULL_SCALE = 0.999
+LOUDEST = 1e12  # whose square and sums are far from the largest float32
 MIN_MILLISECONDS = 25
 WRITE_BLOCK = 1 << 16  # libsndfile crashes on Vorbis files that are written in one large piece
 
@@ -212,12 +213,17 @@ def check_samples(samples: np.ndarray, name: str) -> None:
         name: name of the recording in messages.
 
     Raises:
-        ValueError: there are no samples, or some are NaN or infinite.
+        ValueError: there are no samples, or some are NaN, infinite or above `LOUDEST`.
     """
     if samples.size == 0:
         raise ValueError(f"{name} is empty: it holds no samples.")
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} holds NaN or infinite samples. Repair it, for example with `numpy.nan_to_num`.")
+    if (peak := max(float(samples.max()), -float(samples.min()))) > LOUDEST:
+        raise ValueError(
+            f"{name} reaches {peak:.3g}; expected samples of at most {LOUDEST:g}, with full scale at 1. Damaged files "
+            "of floats hold such numbers."
+        )
 
 
 def check_channel(number: int, channels: int, name: str) -> None:
