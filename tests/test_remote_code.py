@@ -46,6 +46,7 @@ CODE = {
     "mpeg.py",
     "pipeline_sparse_merit.py",
     "pretrained.py",
+    "processes.py",
     "speech_segments.py",
     "task_config.py",
     "task_files.py",

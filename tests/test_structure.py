@@ -25,7 +25,7 @@ TRAVELLING = {
         *("pipeline_sparse_merit", "handler", "encoder", "attention", "experts", "quantization", "emotion"),
         *("enhancement", "tasks", "audio", "decoding", "containers", "mpeg", "views", "adapters", "sources"),
         *("deep_filtering", "whisper", "pretrained", "activity", "cutting", "speech_segments", "streaming"),
-        *("clip_heads", "clip_tasks", "task_config", "task_files", "calibration"),
+        *("clip_heads", "clip_tasks", "task_config", "task_files", "calibration", "processes"),
         *("configuration_speech_text", "modeling_speech_text", "processing_speech_text", "pipeline_speech_text"),
     }
 }

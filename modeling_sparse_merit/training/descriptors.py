@@ -13,6 +13,8 @@ from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
 
+from ..models.sparse_merit.processes import shared_count
+
 DESCRIPTORS = 22
 PITCH = 10  # columns before it hold in every frame; it and those after it in voiced frames, where it is above 0
 TARGETS = DESCRIPTORS + 1  # the last one is whether the frame is voiced
@@ -137,11 +139,11 @@ def descriptor_loss(predicted: torch.Tensor, targets: torch.Tensor, frame_mask: 
     voiced = valid & (targets[..., DESCRIPTORS] > 0.5)  # (B, T)
     holds = torch.stack([valid] * PITCH + [voiced] * (DESCRIPTORS - PITCH), dim=-1)  # (B, T, 22)
     errors = F.smooth_l1_loss(predicted[..., :DESCRIPTORS], targets[..., :DESCRIPTORS], reduction="none") * holds
-    means = errors.sum((0, 1)) / holds.sum((0, 1)).clamp(min=1)  # (22,)
+    means = errors.sum((0, 1)) / shared_count(holds.sum((0, 1)))  # (22,)
     voicing = F.binary_cross_entropy_with_logits(
         predicted[..., DESCRIPTORS], targets[..., DESCRIPTORS], reduction="none"
     )
-    return means.mean() + VOICING_WEIGHT * (voicing * valid).sum() / valid.sum().clamp(min=1)
+    return means.mean() + VOICING_WEIGHT * (voicing * valid).sum() / shared_count(valid.sum())
 
 
 def _some_frames(speech: Dataset, max_rows: int, seed: int) -> np.ndarray:

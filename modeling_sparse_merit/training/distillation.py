@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.encoder import SAMPLING_RATE, receptive_field
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.processes import shared_count
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import EMOTION, TASKS
 from .balancing import LearnedWeights
@@ -207,7 +208,7 @@ def imitation_loss(predicted: torch.Tensor, targets: torch.Tensor, frame_mask: t
     predicted, targets = predicted.float(), targets.float()
     distance = (predicted - targets).abs().mean(-1)  # (B, T)
     losses = distance - F.logsigmoid(F.cosine_similarity(predicted, targets, dim=-1))
-    return losses.where(frame_mask, 0.0).sum() / frame_mask.sum().clamp(min=1)
+    return losses.where(frame_mask, 0.0).sum() / shared_count(frame_mask.sum())
 
 
 def logits_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -225,7 +226,8 @@ def logits_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature:
         A scalar in fp32.
     """
     student, teacher = ((each.float() / temperature).log_softmax(-1) for each in (logits, teacher_logits))
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return temperature**2 * divergence / shared_count(student.new_tensor(len(student)))
 
 
 class DistillationObjective(LearnedWeights):

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
+from .processes import gather_clips, shared_count
+
 LEAST_VARIANCE = 1e-8  # of the concordance, for constant values
 LARGEST_COSINE = 1 - 1e-7  # beyond which the angle has no gradient
 
@@ -246,8 +248,7 @@ def classification_loss(
     if focal_gamma:
         probability = logits.softmax(-1).gather(-1, known[:, None]).squeeze(-1)  # (B,)
         losses = losses * (1 - probability).clamp(min=1e-6) ** focal_gamma  # at 0 a root has no gradient
-    total = (weight[known] * labelled).sum()
-    return losses.sum() / total.where(total > 0, 1.0)
+    return losses.sum() / shared_count((weight[known] * labelled).sum())
 
 
 def concordance_loss(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -293,7 +294,7 @@ def squared_error_loss(predicted: torch.Tensor, targets: torch.Tensor) -> torch.
     """
     rated = targets.isfinite()
     errors = (predicted.float() - targets.float().nan_to_num(posinf=0.0, neginf=0.0)).square() * rated  # (B, K)
-    return (errors.sum(0) / rated.sum(0).clamp(min=1)).sum()
+    return (errors.sum(0) / shared_count(rated.sum(0))).sum()
 
 
 RATING_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
@@ -328,18 +329,4 @@ def angular_margin_loss(
     shifted = torch.cos(torch.acos(cosines) + margin)
     shifted = torch.where(cosines > -math.cos(margin), shifted, cosines - margin * math.sin(margin))
     losses = F.cross_entropy(scale * torch.where(is_true, shifted, cosines), labels, reduction="none")  # (B,)
-    return (losses * known).sum() / known.sum().clamp(min=1)
-
-
-def gather_clips(values: torch.Tensor) -> torch.Tensor:
-    """
-    The clips of all processes, (B, K) -> (processes * B, K), differentiable; unchanged on one process.
-
-    Each process computes the same loss from them. The gradient of its own clips is the sum over processes, and the
-    distributed training averages over processes, so the gradient is that of the loss.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    from torch.distributed.nn.functional import all_gather  # not in all builds of torch
-
-    return torch.cat(all_gather(values.contiguous()))
+    return (losses * known).sum() / shared_count(known.sum())

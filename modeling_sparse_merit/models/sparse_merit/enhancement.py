@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .processes import shared_count
+
 MAGNITUDE_FLOOR = 1e-6
 
 
@@ -254,7 +256,7 @@ def enhancement_loss(predicted: torch.Tensor, clean: torch.Tensor, num_frames: t
     """
     valid = frame_range(predicted.shape[1], num_frames)[..., None]
     distance = (predicted.float() - clean.float()).abs() * valid
-    return distance.sum() / (valid.sum() * predicted.shape[-1])
+    return distance.sum() / (shared_count(valid.sum()) * predicted.shape[-1])
 
 
 def spectral_loss(
@@ -287,7 +289,8 @@ def spectral_loss(
     signal = (clean_values * valid).square().sum(-1)
     noise = ((predicted_values - clean_values) * valid).square().sum(-1)
     snr = 10 * torch.log10((signal + 1e-6) / (noise + 1e-6))  # (B,)
-    return spectral_distance(predicted, clean, num_frames) + 0.03 * (30.0 - snr).clamp(min=0.0).mean()
+    shortfall = (30.0 - snr).clamp(min=0.0).sum() / shared_count(snr.new_tensor(len(snr)))
+    return spectral_distance(predicted, clean, num_frames) + 0.03 * shortfall
 
 
 def spectral_distance(predicted: torch.Tensor, clean: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
@@ -304,7 +307,7 @@ def spectral_distance(predicted: torch.Tensor, clean: torch.Tensor, num_frames: 
     valid = frame_range(predicted.shape[1], num_frames)[..., None]  # (B, F, 1)
     (predicted, loudness), (clean, clean_loudness) = compress(predicted), compress(clean)
     distance = (loudness - clean_loudness).square() + (predicted - clean).abs().square()
-    return (distance * valid).sum() / (valid.sum() * predicted.shape[-1])
+    return (distance * valid).sum() / (shared_count(valid.sum()) * predicted.shape[-1])
 
 
 def compress(spectrum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

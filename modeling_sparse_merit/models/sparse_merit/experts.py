@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .configuration_sparse_merit import SparseMeritConfig
 from .encoder import is_plain
+from .processes import shared_count, shared_mean
 
 FRAMES_AT_ONCE = 1024  # whose L layer outputs are concatenated at once, which bounds the memory
 
@@ -232,8 +233,8 @@ def load_balancing_loss(router_logits: torch.Tensor, frame_mask: torch.Tensor) -
         A scalar in fp32.
     """
     probabilities = router_logits.float().softmax(-1) * frame_mask[..., None]  # (B, T, N)
-    num_experts, num_frames = probabilities.shape[-1], frame_mask.sum()
-    share = count_routed_frames(router_logits, frame_mask).sum(0) / num_frames  # (N,)
+    num_experts, num_frames = probabilities.shape[-1], shared_count(frame_mask.sum())
+    share = shared_mean(count_routed_frames(router_logits, frame_mask).sum(0)) / num_frames  # (N,)
     return num_experts * (share * probabilities.sum((0, 1)) / num_frames).sum()
 
 
