@@ -101,5 +101,5 @@ def test_training_starts_from_a_gain_of_nearly_one():
 
 @pytest.mark.parametrize("taps", [0, 4])
 def test_taps_are_an_odd_number(taps):
-    with pytest.raises(StrictDataclassClassValidationError, match="odd number of taps"):
+    with pytest.raises(StrictDataclassClassValidationError, match=f"`deep_filter_taps` is {taps}; expected"):
         SparseMeritConfig(deep_filter_taps=taps)
