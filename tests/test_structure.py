@@ -27,7 +27,12 @@ TRAVELLING = {
         *("deep_filtering", "whisper", "pretrained", "activity", "cutting", "speech_segments", "streaming"),
         *("clip_heads", "clip_tasks", "task_config", "task_files", "calibration"),
         *("configuration_speech_text", "modeling_speech_text", "processing_speech_text", "pipeline_speech_text"),
-    }
+    },
+    "audio_enhancer": {
+        *("configuration_audio_enhancer", "modeling_audio_enhancer", "spectrogram"),
+        *("mask_lstm", "wave_u_net", "cmgan"),
+    },
+    "cnn14": {"configuration_cnn14", "modeling_cnn14"},
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}
