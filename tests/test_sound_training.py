@@ -23,6 +23,7 @@ from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data import prepare
 from modeling_sparse_merit.data.corpora import corpus
 from modeling_sparse_merit.data.datasets import DatasetError, read_dataset
+from modeling_sparse_merit.data.high_pass import high_pass
 from modeling_sparse_merit.training import classifier, enhancer
 from modeling_sparse_merit.training.arguments import documented_fields
 from modeling_sparse_merit.training.cascade import build_enhancement
@@ -111,6 +112,7 @@ def test_every_setting_is_documented(settings):
         (EnhancerSettings, {"noise": ["x"]}, "`data` is .*; expected at least one dataset"),
         (EnhancerSettings, {"data": ["x"]}, "`noise` is .*; expected at least one noise dataset"),
         (EnhancerSettings, {"data": ["x"], "noise": ["x"], "config": {"widht": 1}}, "AudioEnhancerConfig lacks"),
+        (EnhancerSettings, {"data": ["x"], "noise": ["x"], "high_pass": [0, 60]}, "expected two numbers above 0"),
         (ClassifierSettings, {"data": ["x"], "cleaned_by": "y"}, "because there is no `noise` to remove"),
         (ClassifierSettings, {"data": ["x"], "config": {"widht": 1}}, "Cnn14Config lacks"),
         (
@@ -148,6 +150,17 @@ def test_mixtures_differ_between_epochs_and_the_dev_set_stays(folder):
         assert np.array_equal(first, clips[0]["noisy"])
         clips.set_epoch(1)
         assert np.array_equal(first, clips[0]["noisy"]) == is_fixed
+
+
+def test_rumble_is_filtered_out_before_mixing_below_a_frequency_that_is_drawn_again(folder):
+    time = np.arange(16_000) / 16_000
+    rumble, tone = np.sin(2 * np.pi * 10 * time), 0.1 * np.sin(2 * np.pi * 500 * time)
+    np.testing.assert_allclose(high_pass(rumble + tone, 60, 16_000)[4000:-4000], tone[4000:-4000], atol=0.01)
+    assert high_pass(tone[:3], 60, 16_000).shape == (3,)
+    datasets = {"data": [str(folder / "recordings")], "noise": [str(folder / "noise")]}
+    clips = load_mixtures(EnhancerSettings(**datasets, high_pass=[20, 900]), "train", max_seconds=0.5)
+    level = [float(np.std(clips[index]["clean"])) for index in (1, 1, 5)]  # a tone twice, and the same in a new draw
+    assert level[0] == level[1] != level[2]
 
 
 def test_training_uses_the_mixtures_of_each_epoch(folder, tmp_path, monkeypatch):
@@ -229,6 +242,13 @@ def test_any_audio_classifier_of_transformers_takes_the_place_of_cnn14(folder, t
     train(classifier, folder, tmp_path / "run", model=str(tmp_path / "model"), config={}, epochs=1)
     config = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
     assert config["model_type"] == "wav2vec2" and config["id2label"] == {"0": "normal", "1": "wheeze"}
+
+
+def test_a_class_without_training_clips_is_allowed_unless_classes_are_weighted(folder, tmp_path):
+    train(classifier, folder, tmp_path / "run", labels=["normal", "wheeze", "both"], epochs=1)
+    with pytest.raises(DatasetError, match=r"No training clip has the label \['both'\]"):
+        weights = {"labels": ["normal", "wheeze", "both"], "class_weights": "inverse_frequency"}
+        train(classifier, folder, tmp_path / "weighted", **weights)
 
 
 def test_missing_columns_and_labels_are_named(folder, tmp_path):

@@ -31,10 +31,14 @@ FINISHED = "finished"  # an empty file in the folder of a finished run
 COMMAND = "python -m benchmarks.respiratory ICBHI_FOLDER --public-clips CLIPS_FOLDER"
 
 
-def train(fold: Fold) -> None:
-    """Trains what is not finished of a fold."""
+def train_enhancers(fold: Fold) -> None:
+    """Trains the enhancers of a fold that are not finished."""
     for structure in STRUCTURES:
         _train(fold, enhancer, structure, ["--data", str(fold.recordings)])
+
+
+def train_arms(fold: Fold) -> None:
+    """Trains the classifiers of a fold that are not finished."""
     for arm in ARMS:
         options = ["--data", str(fold.cycles)]
         if arm == "enhanced":
@@ -59,7 +63,7 @@ def main(
     noise = noise or ["tables/urbansound8k", "tables/nonspeech_noisex"]
     folds = make_folds(icbhi, RUNS)
     for fold in folds:
-        train(fold)
+        train_enhancers(fold)
     origin = {"command": COMMAND, "commit": commit()}
     tested = [row for fold in folds for row in read_dataset(fold.recordings, "test")["patient"]]
     enhancement = {
@@ -71,6 +75,8 @@ def main(
         "costs": measure_costs({name: folds[0].folder / name / "best" for name in STRUCTURES}),
     }
     write_results(RESULTS / "respiratory" / "enhancement", enhancement, enhancement_as_markdown(enhancement))
+    for fold in folds:
+        train_arms(fold)
     classification = {**origin, **measure_arms(folds, noise, CLEANED_BY)}
     text = classification_as_markdown(classification)
     write_results(RESULTS / "respiratory" / "classification", classification, text)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.respiratory.enhancement import HIGH_PASS
 from benchmarks.respiratory.folds import Fold
 from modeling_sparse_merit import Cnn14ForAudioClassification
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
+from modeling_sparse_merit.data.high_pass import high_pass
 from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.evaluation.statistics import (
     Resampling,
@@ -18,7 +20,7 @@ from modeling_sparse_merit.evaluation.statistics import (
     resampled_confusion,
 )
 from modeling_sparse_merit.metrics.icbhi import CLASSES, icbhi_from_confusion
-from modeling_sparse_merit.models.sparse_merit.audio import load_audio
+from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE, load_audio
 from modeling_sparse_merit.training.cascade import AudioEnhancement
 from modeling_sparse_merit.training.classifier import ClassifierCollator
 from modeling_sparse_merit.training.sounds import waveform_extractor
@@ -69,7 +71,7 @@ def _sounds(cycles: Any, noise: Sequence[str], snr_db: float | None) -> Iterator
     if snr_db is not None:
         recipe = MixingRecipe(read_datasets(noise, split="test"), snr_db=snr_db, level_db=None)
     for index, row in enumerate(cycles):
-        breath = load_audio(row["audio"])
+        breath = high_pass(load_audio(row["audio"]), HIGH_PASS, SAMPLING_RATE)
         yield breath if recipe is None else recipe.apply(breath, recipe.draw(index), row["recording"]).noisy
 
 

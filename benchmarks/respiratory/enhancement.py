@@ -14,6 +14,7 @@ from benchmarks.intervals import estimate
 from benchmarks.respiratory.filters import FILTERS
 from benchmarks.respiratory.folds import Fold
 from modeling_sparse_merit.data.datasets import read_dataset, read_datasets
+from modeling_sparse_merit.data.high_pass import high_pass
 from modeling_sparse_merit.data.mixing import MixingRecipe
 from modeling_sparse_merit.metrics import si_sdr
 from modeling_sparse_merit.models.sparse_merit.audio import SAMPLING_RATE, load_audio
@@ -22,6 +23,7 @@ from modeling_sparse_merit.training.validation import enhancement_scores
 
 SNR_DB = (-5.0, 2.5, 7.5, 12.5)
 SECONDS = 10
+HIGH_PASS = 60.0  # Hz; below it is rumble, more than 60 % of the energy of each of these recordings
 CLIPS_AT_ONCE = 7
 GAINS = ("si_sdr_gain", "segmental_snr_gain")
 PUBLISHED = ("CMGAN", "WaveUNet", "MANNER", "PHASEN")
@@ -65,7 +67,7 @@ def _each(function: Callable[[np.ndarray], np.ndarray]) -> Enhance:
 
 def noisy_clips(fold: Fold, noise: Sequence[str]) -> Iterator[NoisyClip]:
     """
-    The first ten seconds of each recording of the held-out patients in noise, at each SNR.
+    The first ten seconds of each recording of the held-out patients, without rumble, in noise at each SNR.
 
     Args:
         fold: the fold.
@@ -76,7 +78,7 @@ def noisy_clips(fold: Fold, noise: Sequence[str]) -> Iterator[NoisyClip]:
         recipe = MixingRecipe(noises, snr_db=snr_db, level_db=None, seed=number)
         for index, row in enumerate(recordings):
             breath = load_audio(row["audio"])[: SECONDS * SAMPLING_RATE]
-            mixture = recipe.apply(breath, recipe.draw(index), row["recording"])
+            mixture = recipe.apply(high_pass(breath, HIGH_PASS, SAMPLING_RATE), recipe.draw(index), row["recording"])
             yield NoisyClip(mixture.noisy, mixture.clean, row["patient"], snr_db)
 
 

@@ -16,7 +16,8 @@ def enhancement_as_markdown(result: dict[str, Any]) -> str:
     """Gains by system and SNR, the public clips, and the costs."""
     lines = ["# Enhancement of breath in noise", "", _origin(result), "", NO_CLAIM, ""]
     lines += [
-        f"{result['recordings']} recordings of {result['patients']} patients, the first 10 s of each. Noise of two "
+        f"{result['recordings']} recordings of {result['patients']} patients, the first 10 s of each, without what is "
+        "below 60 Hz. Noise of two "
         "datasets that were not trained on. Models of one fold were trained on the patients of the other. Gains over "
         "the noisy recording, means over patients, 95 % bootstrap intervals over patients.",
     ]

@@ -143,7 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint = checkpoint_to_resume(settings)
     start(settings)
     (train_clips, labels), (dev_clips, _) = (load_clips(settings, split) for split in ("train", "dev"))
-    weights = class_weights(labels, settings.labels, settings.class_weights)
+    is_weighted = settings.class_weights != "none"  # otherwise, a class may be without training clips
+    weights = class_weights(labels, settings.labels, settings.class_weights) if is_weighted else None
     model, feature_extractor = build(settings, weights)
     enhance = build_enhancement(settings.cleaned_by, torch.device("cpu")) if settings.cleaned_by else None
     trainer = ClassifierTrainer(

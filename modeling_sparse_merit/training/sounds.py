@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import read_datasets
+from ..data.high_pass import RandomHighPass
 from ..data.mixing import SAMPLING_RATE, MixingRecipe
 from ..fields import Count, Names, NonNegative, Positive, PositiveCount, Probability, checked_dataclass, require
 from .dataset import MixedClips
@@ -42,6 +43,9 @@ class SoundTrainingSettings:
         noise: Noise datasets. The splits 'train' and 'dev' are used.
         snr_db: Range of the signal-to-noise ratio in dB.
         eval_snr_db: Range of the signal-to-noise ratio of the dev set in dB.
+        high_pass: Range of the frequency in Hz, drawn for each clip, below which sounds are filtered out before they
+            are mixed; null keeps all. Otherwise an enhancer learns to keep little but the rumble of a stethoscope,
+            which has most of the energy of a recording.
         level_db: Range of the level of the sounds, RMS in dB relative to full scale; null keeps their own.
         noise_speed: Range of the speed factor of the noise.
         clean_probability: Share of the training clips without noise.
@@ -74,6 +78,7 @@ class SoundTrainingSettings:
     noise: Names = field(default_factory=list)
     snr_db: Range = field(default_factory=lambda: [0.0, 15.0])
     eval_snr_db: Range = field(default_factory=lambda: [0.0, 15.0])
+    high_pass: Range | None = None
     level_db: Range | None = None
     noise_speed: Range = field(default_factory=lambda: [1.0, 1.0])
     clean_probability: Probability = 0.0
@@ -94,6 +99,7 @@ class SoundTrainingSettings:
 
     def __post_init__(self) -> None:
         require(self, "data", self.data, "at least one dataset")
+        require(self, "high_pass", not self.high_pass or self.high_pass[0] > 0, "two numbers above 0, or null")
 
 
 class EpochCallback(TrainerCallback):
@@ -169,6 +175,7 @@ def load_mixtures(
         read_datasets(settings.noise, split=split) if settings.noise else sounds,
         snr_db=(low, high),
         level_db=None if settings.level_db is None else (settings.level_db[0], settings.level_db[1]),
+        augment=None if settings.high_pass is None else RandomHighPass(*settings.high_pass),
         noise_speed=None if speed is None else (speed[0], speed[1]),
         seed=settings.seed,
         clean_probability=clean_probability if settings.noise else 1.0,
