@@ -85,7 +85,7 @@ def test_every_parameter_gets_a_finite_gradient_also_from_silence(structure):
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
-@pytest.mark.parametrize("structure", SIZES)
+@pytest.mark.parametrize("structure", ["mask_lstm", "wave_u_net", pytest.param("cmgan", marks=pytest.mark.slow)])
 def test_a_noisy_clip_can_be_learned_by_heart(structure, speech_clip):
     model = make(structure, snr_weight=0.1, waveform_weight=0)
     clean = torch.from_numpy(speech_clip(0.15))[None]

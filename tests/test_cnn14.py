@@ -123,6 +123,7 @@ print(json.dumps({"home": type(model).__module__.split(".")[0], "logits": logits
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_where_the_package_is_not_installed(tmp_path):
     model = make().eval()
     model.save_pretrained(tmp_path / "saved")

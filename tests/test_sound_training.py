@@ -177,6 +177,7 @@ def test_training_uses_the_mixtures_of_each_epoch(folder, tmp_path, monkeypatch)
     assert len(seen) == 8 and len({values.numpy().tobytes() for values in seen}) == 8
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_result(folder, tmp_path, monkeypatch):
     train(enhancer, folder, tmp_path / "whole", epochs=3)
     evaluate = enhancer.EnhancerTrainer.evaluate
