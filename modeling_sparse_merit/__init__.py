@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     from .inference.batching import enhance_recordings as enhance_recordings
     from .inference.files import find_recordings as find_recordings
+    from .models.audio_enhancer.configuration_audio_enhancer import AudioEnhancerConfig as AudioEnhancerConfig
+    from .models.audio_enhancer.modeling_audio_enhancer import AudioEnhancerModel as AudioEnhancerModel
+    from .models.cnn14.configuration_cnn14 import Cnn14Config as Cnn14Config
+    from .models.cnn14.modeling_cnn14 import Cnn14ForAudioClassification as Cnn14ForAudioClassification
     from .models.sparse_merit.audio import load_audio as load_audio
     from .models.sparse_merit.audio import read_audio as read_audio
     from .models.sparse_merit.audio import write_audio as write_audio
@@ -44,6 +48,10 @@ LAWFUL_USE = (
 )
 
 _MODULE_OF = {
+    "AudioEnhancerConfig": "models.audio_enhancer.configuration_audio_enhancer",
+    "AudioEnhancerModel": "models.audio_enhancer.modeling_audio_enhancer",
+    "Cnn14Config": "models.cnn14.configuration_cnn14",
+    "Cnn14ForAudioClassification": "models.cnn14.modeling_cnn14",
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",
     "SparseMeritFeatureExtractor": "models.sparse_merit.feature_extraction_sparse_merit",
     "SparseMeritInt8Config": "models.sparse_merit.quantization",

@@ -16,7 +16,7 @@ from modeling_sparse_merit import metrics
 FOLDER = Path(metrics.__file__).parent
 MODULES = [
     *("pesq", "stoi", "segmental_snr", "si_sdr", "composite", "dnsmos"),
-    *("emotion_recognition", "emotion_diarization_error_rate", "concordance_correlation"),
+    *("emotion_recognition", "emotion_diarization_error_rate", "concordance_correlation", "icbhi_score"),
 ]
 
 

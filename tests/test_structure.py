@@ -12,7 +12,13 @@ import pytest
 from conftest import TINY
 from safetensors import safe_open
 
-from modeling_sparse_merit import SparseMeritConfig
+from modeling_sparse_merit import (
+    AudioEnhancerConfig,
+    AudioEnhancerModel,
+    Cnn14Config,
+    Cnn14ForAudioClassification,
+    SparseMeritConfig,
+)
 from modeling_sparse_merit.inference.files import Recording
 from modeling_sparse_merit.inference.results import Results, Settings
 
@@ -27,7 +33,12 @@ TRAVELLING = {
         *("deep_filtering", "whisper", "pretrained", "activity", "cutting", "speech_segments", "streaming"),
         *("clip_heads", "clip_tasks", "task_config", "task_files", "calibration", "processes"),
         *("configuration_speech_text", "modeling_speech_text", "processing_speech_text", "pipeline_speech_text"),
-    }
+    },
+    "audio_enhancer": {
+        *("configuration_audio_enhancer", "modeling_audio_enhancer", "spectrogram"),
+        *("mask_lstm", "wave_u_net", "cmgan"),
+    },
+    "cnn14": {"configuration_cnn14", "modeling_cnn14"},
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}
@@ -141,6 +152,17 @@ def test_names_of_weights_and_keys_of_the_configuration_stay():
         assert {name: weights.get_slice(name).get_shape() for name in weights.keys()} == contract["state_dict"]
     assert sorted(json.loads((TINY / "config.json").read_text())) == contract["config"]
     assert sorted(SparseMeritConfig().to_dict()) == json.loads((CONTRACT / "default_config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["mask_lstm", "wave_u_net", "cmgan", "cnn14"])
+def test_names_of_weights_and_configurations_of_models_of_sounds_stay(name):
+    contract = json.loads((CONTRACT / "sounds.json").read_text())[name]
+    if name == "cnn14":
+        model = Cnn14ForAudioClassification(Cnn14Config(channels=[2, 4], hidden_size=4))
+    else:
+        model = AudioEnhancerModel(AudioEnhancerConfig(structure=name, channels=4, depth=1))
+    assert {key: list(weight.shape) for key, weight in model.state_dict().items()} == contract["state_dict"]
+    assert sorted(type(model.config)().to_dict()) == contract["config"]
 
 
 def test_fields_of_results_stay(tmp_path):

@@ -148,6 +148,33 @@ def _msp_podcast(
     )
 
 
+def _icbhi(
+    folder: FolderArgument,
+    skip_bad: SkipBadOption = False,
+    recordings: Annotated[
+        bool, typer.Option("--recordings", help="One row for each recording, not for each breathing cycle.")
+    ] = False,
+    drop_shared_patients: Annotated[
+        bool,
+        typer.Option("--drop-shared-patients", help="Do not train on patients who are in the official test split."),
+    ] = False,
+    dev: Annotated[
+        str | None,
+        typer.Option(help="Patients of the dev split, separated by commas; 15 % of the official train part."),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Patients of the test split, separated by commas; the official one by default.")
+    ] = None,
+) -> "Dataset":
+    return corpus("icbhi").build(
+        folder,
+        skip_bad=skip_bad,
+        recordings=recordings,
+        drop_shared_patients=drop_shared_patients,
+        **_lists(dev=dev, test=test),
+    )
+
+
 def _moodist(folder: FolderArgument, skip_bad: SkipBadOption = False, dev: DevOption = None) -> "Dataset":
     return corpus("moodist").build(folder, skip_bad=skip_bad, **_lists(dev=dev))
 
@@ -383,6 +410,7 @@ OWN: dict[str, Callable[..., "Dataset"]] = {
     "msp_podcast": _msp_podcast,
     "emobank": _emobank,
     "meld": _meld,
+    "icbhi": _icbhi,
     "moodist": _moodist,
     "folder": _folder,
     "noise": _noise,

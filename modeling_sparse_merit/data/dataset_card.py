@@ -148,13 +148,13 @@ def _purpose(features: Features) -> dict[str, Any]:
 
 
 def class_counts(dataset: Dataset, rows: Iterable[int]) -> Counter[str]:
-    """The number of clips of each emotion or, in a noise dataset, of each category.
+    """The number of clips of each emotion or label or, in a noise dataset, of each category.
 
     Args:
-        dataset: a speech or noise dataset.
+        dataset: a dataset of speech, of labelled sounds, or of noise.
         rows: indices of the rows to count.
     """
-    column = "emotion" if "emotion" in dataset.features else "category"
+    column = next((name for name in ("emotion", "label") if name in dataset.features), "category")
     feature, entries = dataset.features.get(column), _column(dataset, column)
     names = feature.names if isinstance(feature, ClassLabel) else None
     classes = (entries[row] if names is None or entries[row] is None else names[entries[row]] for row in rows)

@@ -6,6 +6,7 @@ from .calibration import expected_calibration_error
 from .clips import UndefinedScoreWarning
 from .diarization import emotion_diarization_error_rate
 from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unweighted_average_recall
+from .icbhi import icbhi_score
 from .loading import load
 from .quality import composite, log_likelihood_ratio, weighted_spectral_slope
 from .ratings import dnsmos
@@ -27,6 +28,7 @@ __all__ = [
     "emotion_diarization_error_rate",
     "equal_error_rate",
     "expected_calibration_error",
+    "icbhi_score",
     "load",
     "log_likelihood_ratio",
     "macro_f1",

@@ -23,7 +23,7 @@ def load(name: str, **options: Any) -> "evaluate.Metric":
 
     Args:
         name: `pesq`, `stoi`, `segmental_snr`, `si_sdr`, `composite`, `dnsmos`, `emotion_recognition`,
-            `emotion_diarization_error_rate` or `concordance_correlation`.
+            `emotion_diarization_error_rate`, `concordance_correlation` or `icbhi_score`.
         options: options of the metric and of `evaluate.load`.
 
     Raises:

@@ -43,10 +43,14 @@ def parse_fields(cls: type[Settings], arguments: list[str] | None, description: 
 
 
 def documented_fields(cls: type) -> dict[str, str]:
-    """{field: what the docstring of a class of settings says of it}, without line breaks."""
-    section = (inspect.getdoc(cls) or "").partition("\nArgs:\n")[2].partition("\nRaises:\n")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+    """{field: what the docstrings of a class of settings and of its bases say of it}, without line breaks."""
+    documented: dict[str, str] = {}
+    for documenting in reversed(cls.__mro__):
+        text = inspect.cleandoc(documenting.__doc__ or "")
+        section = text.partition("\nArgs:\n")[2].partition("\nRaises:\n")[0]
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+        documented |= {name: " ".join(entry.split()) for name, entry in entries}
+    return documented
 
 
 def _renamed(cls: type) -> dict[str, str]:

@@ -8,9 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig
 
 from ..data.mixing import SAMPLING_RATE
 from ..evaluation.enhancers import ENHANCERS
+from ..models.audio_enhancer.configuration_audio_enhancer import AudioEnhancerConfig
+from ..models.audio_enhancer.modeling_audio_enhancer import AudioEnhancerModel
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
 from ..models.sparse_merit.sources import locate
@@ -40,14 +44,19 @@ def build_enhancement(cleaned_by: str, device: torch.device) -> Enhancement:
     The enhancement of a cascade, by another package or by a checkpoint.
 
     Args:
-        cleaned_by: A name in `evaluation.enhancers.ENHANCERS`, or a checkpoint as in [`EnhancementModel`].
+        cleaned_by: A name in `evaluation.enhancers.ENHANCERS`, or a checkpoint as in [`EnhancementModel`] or in
+            [`AudioEnhancement`].
         device: The device that a checkpoint runs on.
 
     Raises:
         ValueError: The checkpoint has no enhancement task.
         ImportError: The other package is not installed; the message says how to install it.
     """
-    return EnhancementPackage(cleaned_by) if cleaned_by in ENHANCERS else EnhancementModel(cleaned_by, device)
+    if cleaned_by in ENHANCERS:
+        return EnhancementPackage(cleaned_by)
+    fields, _ = PreTrainedConfig.get_config_dict(locate(cleaned_by))
+    is_audio_enhancer = fields.get("model_type") == AudioEnhancerConfig.model_type
+    return AudioEnhancement(cleaned_by, device) if is_audio_enhancer else EnhancementModel(cleaned_by, device)
 
 
 class EnhancementPackage:
@@ -106,6 +115,34 @@ class EnhancementModel:
         inputs = self.feature_extractor(recordings, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         outputs = self.model(**inputs.to(self.model.device), tasks=(ENHANCEMENT,))
         return self.feature_extractor.denormalize(outputs.enhanced_values.float().cpu(), recordings)
+
+
+class AudioEnhancement:
+    """
+    An [`AudioEnhancerModel`] as the enhancement of a cascade.
+
+    Args:
+        checkpoint: A folder or a Hub id.
+        device: The device that it runs on.
+
+    Attributes:
+        fingerprint: Depends on everything that the enhanced sounds depend on, as text.
+    """
+
+    def __init__(self, checkpoint: str, device: torch.device):
+        self.model = AudioEnhancerModel.from_pretrained(locate(checkpoint)).eval()
+        self.model.to(device)
+        settings = json.dumps(self.model.config.to_diff_dict(), sort_keys=True, default=str)
+        self.fingerprint = f"{settings} {sha256_of_weights(self.model)}"
+
+    @torch.inference_mode()
+    def __call__(self, recordings: list[np.ndarray]) -> list[np.ndarray]:
+        """Enhances noisy recordings, each (samples,) at 16 kHz, in one batch. Their levels and lengths are kept."""
+        waveforms = [torch.from_numpy(recording) for recording in recordings]
+        mask = pad_sequence([torch.ones_like(waveform) for waveform in waveforms], batch_first=True)  # (B, S)
+        values = pad_sequence(waveforms, batch_first=True)
+        enhanced = self.model(values.to(self.model.device), mask.to(self.model.device)).enhanced_values.cpu()
+        return [row[: len(waveform)].numpy() for row, waveform in zip(enhanced, waveforms, strict=True)]
 
 
 class CleanedLoader:

@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import yaml
 from datasets import Dataset
@@ -22,14 +22,26 @@ from .settings import TrainingSettings
 if TYPE_CHECKING:
     from .speech_text import SpeechTextSettings
 
+
+class RecordedSettings(Protocol):
+    """Settings of a run, a dataclass; `labels` and `REQUIRED`, those without a valid default, are optional."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class SoundSettings(RecordedSettings, Protocol):
+    """Settings of a training on sounds that are not speech, with noise or without."""
+
+    data: list[str]
+    noise: list[str]
+
+
 STARTS = ("model", "encoder", "wavlm", "speech_model", "text_model")
 NAMES = ("wavlm", "text_model")
 """Those of `STARTS` that are not models of this package."""
-REQUIRED = ("stage", "data")
-"""Settings that a run has no valid default for."""
 
 
-def write_settings(folder: Path, settings: "TrainingSettings | SpeechTextSettings") -> None:
+def write_settings(folder: Path, settings: RecordedSettings) -> None:
     """
     Writes `training.yaml`, the settings that differ from the defaults.
 
@@ -55,13 +67,14 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def recorded(settings: "TrainingSettings | SpeechTextSettings") -> dict[str, Any]:
+def recorded(settings: Any) -> dict[str, Any]:
     """The settings of a run that differ from the defaults, without paths of this machine."""
     starts = {name: _start(settings, name) for name in STARTS if getattr(settings, name, None)}
-    required = {name: getattr(settings, name) for name in REQUIRED if hasattr(settings, name)}
+    required = {name: getattr(settings, name) for name in getattr(settings, "REQUIRED", ())}
     defaults = asdict(type(settings)(**{name: getattr(settings, name) for name in starts}, **required))
     changed = {name: value for name, value in asdict(settings).items() if value != defaults[name]}
-    record = {**starts, **required, "labels": settings.labels, **changed}
+    labels = {"labels": settings.labels} if hasattr(settings, "labels") else {}
+    record = {**starts, **required, **labels, **changed}
     for name in ("output_dir", "resume", "dataloader_num_workers", "feature_cache", "embedding_cache", "cleaned_by"):
         record.pop(name, None)
     for name in ("speech", "unlabelled", "noise", "rirs", "data"):
@@ -74,7 +87,7 @@ def recorded(settings: "TrainingSettings | SpeechTextSettings") -> dict[str, Any
     return {name: dict(value) if isinstance(value, dict) else value for name, value in record.items()}
 
 
-def _start(settings: "TrainingSettings | SpeechTextSettings", name: str) -> str:
+def _start(settings: Any, name: str) -> str:
     """The name of the checkpoint that a run starts from."""
     given = getattr(settings, name)
     return _plain_name(given if name in NAMES else portable_name(locate(given)))
@@ -132,6 +145,17 @@ def speech_text_data(settings: "SpeechTextSettings", tasks: Mapping[str, Task]) 
         "encoders": {modality: _encoder(str(models[modality]), modality) for modality in used},
         "corpora": [_corpus(path, " and ".join(used), tasks) for path in settings.data],
     }
+
+
+def sound_data(settings: SoundSettings) -> dict[str, Any]:
+    """
+    The content of `training_data.yaml` of a training on sounds: its datasets with their licences.
+
+    Raises:
+        DatasetError: A dataset is missing.
+    """
+    uses = (("sounds", settings.data), ("noise", settings.noise))
+    return {"corpora": [_corpus(path, use, {}) for use, paths in uses for path in paths]}
 
 
 def _encoder(model: str, modality: str) -> dict[str, str]:

@@ -7,11 +7,10 @@ tasks on the whole dev split is saved in OUTPUT_DIR/best, ready for `from_pretra
 from its newest checkpoint when it is started again.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,17 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch import nn
-from transformers import (
-    EarlyStoppingCallback,
-    SchedulerType,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EarlyStoppingCallback, SchedulerType
 from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import DatasetError, read_datasets
@@ -45,7 +34,6 @@ from ..fields import (
     checked_dataclass,
     require,
 )
-from ..files import replacing_folder
 from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT
 from ..models.sparse_merit.modeling_speech_text import SpeechTextForEmotion
 from ..models.sparse_merit.processing_speech_text import SpeechTextProcessor
@@ -54,13 +42,12 @@ from ..models.sparse_merit.tasks import EMOTION, Task
 from .arguments import parse_fields
 from .dataset import EpochSampler, class_frequencies
 from .embeddings import EmbeddingFolder, embed_clips
-from .records import speech_text_data, write_settings, write_training_data
+from .records import speech_text_data
 from .settings import EQUAL_CLASSES, Entries, Fraction, YamlMapping
 from .speech_text_clips import ClipDataset, Collator
 from .targets import Targets, add_classes, batch_targets, compares_clips, configured_tasks, has_target
+from .trainer import LogFile, ScoringTrainer, checkpoint_to_resume, run, training_arguments, write_best
 from .validation import predicted_pair, selection, summarize_clips
-
-logger = logging.getLogger("speech_text")
 
 TRAINED = {"text": (TEXT,), "speech": (SPEECH,), "fusion": (), "joint": (SPEECH, TEXT)}
 """Encoders that a stage trains."""
@@ -113,6 +100,7 @@ class SpeechTextSettings:
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"speech": "data"}
+    REQUIRED: ClassVar[tuple[str, ...]] = ("stage", "data")
 
     output_dir: str = "runs/speech-text"
     resume: bool = True
@@ -184,9 +172,9 @@ class SpeechTextSettings:
         return False
 
 
-class SpeechTextTrainer(Trainer):
+class SpeechTextTrainer(ScoringTrainer):
     """
-    A `Trainer` that scores the whole dev split by the metrics of the tasks, and draws clips by an own sampler.
+    A trainer that scores the whole dev split by the metrics of the tasks.
 
     Args:
         tasks: The tasks by name.
@@ -195,37 +183,10 @@ class SpeechTextTrainer(Trainer):
     """
 
     def __init__(self, tasks: Mapping[str, Task], sampler: EpochSampler, **arguments: Any):
-        super().__init__(**arguments)
-        self.tasks, self.sampler = tasks, sampler
+        super().__init__(sampler, **arguments)
+        self.tasks = tasks
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return self.sampler
-
-    @torch.inference_mode()
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """
-        Scores of the dev split: "PREFIX_SCORE", "PREFIX_TASK/SCORE", and "PREFIX_score", which selects checkpoints.
-
-        Args:
-            eval_dataset, ignore_keys, metric_key_prefix: As in `Trainer`.
-        """
-        assert self.model is not None
-        model = self.model.eval()
-        rows: list[dict[str, Any]] = []
-        for batch in self.get_eval_dataloader(eval_dataset):
-            with self.compute_loss_context_manager():
-                outputs = model(**batch)
-            rows += self.accelerator.gather_for_metrics(self._rows(batch, outputs), use_gather_object=True)
-        scores = summarize_clips(rows, self.tasks, plain_model(model).config)
-        scores["score"] = selection(scores, self.tasks, si_sdr_weight=0.0)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _rows(self, batch: dict[str, Any], outputs: Any) -> list[dict[str, Any]]:
+    def rows(self, batch: dict[str, Any], outputs: Any) -> list[dict[str, Any]]:
         clips = len(next(iter(outputs.task_outputs.values())) if outputs.logits is None else outputs.logits)
         losses = {f"loss_{name}": loss.item() for name, loss in outputs.losses.items()}
         targets = {name: batch_targets(batch, name) for name in self.tasks}
@@ -239,41 +200,14 @@ class SpeechTextTrainer(Trainer):
 
         return [losses | row(place) for place in range(clips)]
 
-
-class LogFile(TrainerCallback):
-    """Writes what `Trainer` logs to `log.jsonl`, one line each."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """As in `TrainerCallback`.
-
-        Args:
-            args, state, control, logs, kwargs: As `Trainer` passes them.
-        """
-        if state.is_world_process_zero:
-            assert args.output_dir is not None
-            entry: dict[str, float] = {"epoch": round(state.epoch or 0), "step": state.global_step}
-            for name, value in (logs or {}).items():
-                if isinstance(value, float) and name != "epoch":
-                    is_dev = name.startswith("eval_")
-                    entry[f"dev/{name.removeprefix('eval_')}" if is_dev else f"train/{name}"] = round(value, 5)
-            with open(Path(args.output_dir) / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
+    def summarize(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """Scores of the tasks, "TASK/SCORE"; "score" is the mean of their metrics."""
+        scores = summarize_clips(rows, self.tasks, plain_model(self.model).config)
+        return scores | {"score": selection(scores, self.tasks, si_sdr_weight=0.0)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """
-    Trains a model. The arguments, by default those of the command line, are described at [`parse_fields`].
-
-    Raises:
-        FileExistsError: `output_dir` has a checkpoint, and `resume` is false.
-    """
+    """Trains a model. The arguments, by default those of the command line, are described at [`parse_fields`]."""
     description = "Trains a model of speech and text. CONFIG.yaml comes first, then what overrides it."
     settings = parse_fields(SpeechTextSettings, arguments, description)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -281,11 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         transformers_logging.disable_progress_bar()
     add_classes(settings)
     options = training_arguments(settings)
-    checkpoint = newest_checkpoint(Path(settings.output_dir))
-    if checkpoint and not settings.resume:
-        raise FileExistsError(
-            f"{checkpoint} belongs to an earlier run: give another output_dir, or resume it with --resume true."
-        )
+    checkpoint = checkpoint_to_resume(settings)
     torch.manual_seed(settings.seed)  # the heads
     model, processor = build(settings)
     tasks = configured_tasks(settings, model.tasks)
@@ -308,11 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
         data_collator=Collator(processor),
         callbacks=[LogFile(), *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
     )
-    if trainer.is_world_process_zero():
-        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
-        stored = json.dumps(asdict(settings), indent=2)
-        (Path(settings.output_dir) / "settings.json").write_text(stored, encoding="utf-8")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run(trainer, settings, checkpoint)
     if trainer.is_world_process_zero():
         save_best(trainer, processor, settings)
 
@@ -333,27 +259,6 @@ def embed_once(
         cache = settings.embedding_cache
         folder = EmbeddingFolder(Path(cache), model, processor) if cache else None
         clips.embeddings = embed_clips(model, processor, clips, folder)
-
-
-def newest_checkpoint(folder: Path) -> str | None:
-    """
-    The newest complete checkpoint of a run. If the run was stopped while it wrote one, that one lacks the state of the
-    trainer, which is written last.
-
-    Args:
-        folder: Folder of the run; it need not exist.
-    """
-    checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_complete(path)]
-    steps = {int(path.name.rpartition("-")[2]): str(path) for path in checkpoints}
-    return steps[max(steps)] if steps else None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def build(settings: SpeechTextSettings) -> tuple[SpeechTextForEmotion, SpeechTextProcessor]:
@@ -414,34 +319,6 @@ def build_sampler(clips: ClipDataset, settings: SpeechTextSettings) -> EpochSamp
     )
 
 
-def training_arguments(settings: SpeechTextSettings) -> TrainingArguments:
-    """The settings as `Trainer` takes them."""
-    same = (
-        *("output_dir", "seed", "dataloader_num_workers", "per_device_train_batch_size"),
-        *("gradient_accumulation_steps", "learning_rate", "weight_decay", "lr_scheduler_type", "max_grad_norm"),
-        "save_total_limit",
-    )
-    return TrainingArguments(
-        **{name: getattr(settings, name) for name in same},
-        num_train_epochs=settings.epochs,
-        per_device_eval_batch_size=settings.per_device_train_batch_size,
-        warmup_steps=settings.warmup_ratio,  # below 1: a share of the steps
-        bf16=settings.mixed_precision == "bf16",
-        fp16=settings.mixed_precision == "fp16",
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_score",
-        greater_is_better=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=True,
-        report_to=["tensorboard"],
-        disable_tqdm=not sys.stderr.isatty(),
-    )
-
-
 def add_adapters(model: SpeechTextForEmotion, settings: SpeechTextSettings) -> PeftModel:
     """
     Freezes the model except for its heads, and adds adapters to the encoders that the stage trains.
@@ -483,8 +360,7 @@ def plain_model(model: Any) -> SpeechTextForEmotion:
 
 def save_best(trainer: SpeechTextTrainer, processor: SpeechTextProcessor, settings: SpeechTextSettings) -> None:
     """
-    Writes the best model to `best`, atomically, with its processor, its scores on the dev split, and the settings and
-    the data of its training.
+    Writes the best model to `best`, see [`write_best`]; adapters are merged into it.
 
     Args:
         trainer: After its training, which has loaded the best weights.
@@ -494,18 +370,7 @@ def save_best(trainer: SpeechTextTrainer, processor: SpeechTextProcessor, settin
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
-    state = trainer.state
-    best = next(entry for entry in state.log_history if entry.get("eval_score") == state.best_metric)
-    scores = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
-    output_dir = Path(settings.output_dir)
-    with replacing_folder(output_dir / "best") as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        results = {"epoch": round(best["epoch"]), "step": best["step"], "dev": scores}
-        (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-        write_settings(folder, settings)
-        write_training_data(folder, speech_text_data(settings, trainer.tasks))
-    logger.info("Best epoch: %d, score %.4f; saved in %s", results["epoch"], scores["score"], output_dir / "best")
+    write_best(trainer, model, processor, settings, speech_text_data(settings, trainer.tasks))
 
 
 if __name__ == "__main__":

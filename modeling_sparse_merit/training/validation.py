@@ -89,7 +89,7 @@ def _clip_rows(
                 continue
             if model.tasks[name].kind == "waveform":
                 values = (targets, batch["input_values"], output)
-                row |= _speech_scores(*(value[i, :length].float().cpu().numpy() for value in values))
+                row |= enhancement_scores(*(value[i, :length].float().cpu().numpy() for value in values))
             else:
                 row[name] = predicted_pair(model.tasks[name], targets[i], output[i])
         rows.append(row)
@@ -109,7 +109,13 @@ def predicted_pair(task: Task, target: torch.Tensor, output: torch.Tensor) -> tu
     return target.cpu().numpy(), predicted.cpu().numpy()
 
 
-def _speech_scores(clean: np.ndarray, noisy: np.ndarray, enhanced: np.ndarray) -> dict[str, float]:
+def enhancement_scores(clean: np.ndarray, noisy: np.ndarray, enhanced: np.ndarray) -> dict[str, float]:
+    """
+    "si_sdr", "si_sdr_gain", "segmental_snr" and "segmental_snr_gain" of a clip, in dB.
+
+    Args:
+        clean, noisy, enhanced: (samples,) at 16 kHz.
+    """
     scores = {}
     for name, measure in (("si_sdr", si_sdr), ("segmental_snr", segmental_snr)):
         scores[name] = measure(clean, enhanced)

@@ -1,0 +1,92 @@
+# Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of CNN14."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class Cnn14Config(PreTrainedConfig):
+    r"""
+    Configuration of a [`Cnn14ForAudioClassification`]: the CNN14 of PANNs (arXiv 1912.10211) at 16 kHz. Classes are
+    those of `id2label`.
+
+    Args:
+        channels: Channels of each block of two convolutions.
+        hidden_size: Width of the layer before the classifier.
+        num_mel_bins, min_frequency, max_frequency: Number of mel bands, and their range in Hz.
+        n_fft, hop_length: Window and hop of the spectrogram, in samples.
+        sampling_rate: In Hz.
+        seconds: Clips are repeated, or cropped, to this length.
+        fade_seconds: Length of the linear fade at each joint of a repeated clip.
+        conv_dropout, head_dropout: Dropout after each block, and around the hidden layer.
+        mixup_alpha: Parameter of the Beta distribution of mixup in training (arXiv 1710.09412); 0 mixes nothing.
+        time_masks, time_width: Number of masks over time in training (SpecAugment, arXiv 1904.08779), and their
+            largest width in frames.
+        frequency_masks, frequency_width: The same over mel bands.
+        class_weights: Weight of each class in the cross entropy.
+
+    Raises:
+        ValueError: A field is outside its range; the message names the field, its value and what would be valid.
+
+    Example:
+        >>> from modeling_sparse_merit import Cnn14Config
+        >>> Cnn14Config(channels=[16, 32], id2label={0: "normal", 1: "crackle"}).num_labels
+        2
+    """
+
+    model_type = "cnn14"
+
+    channels: list[int] | tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    hidden_size: int = 2048
+    num_mel_bins: int = 64
+    min_frequency: float | int = 50
+    max_frequency: float | int = 8000
+    n_fft: int = 512
+    hop_length: int = 160
+    sampling_rate: int = 16_000
+    seconds: float | int = 8.0
+    fade_seconds: float | int = 0.0625
+    conv_dropout: float | int = 0.2
+    head_dropout: float | int = 0.5
+    mixup_alpha: float | int = 0.2
+    time_masks: int = 2
+    time_width: int = 64
+    frequency_masks: int = 2
+    frequency_width: int = 8
+    class_weights: list[float] | None = None
+
+    def validate_cnn14(self) -> None:
+        """Part of the validation that `transformers` runs when a configuration is made or saved."""
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"`channels` is {self.channels}; expected at least one number of at least 1.")
+        for name in ("hidden_size", "num_mel_bins", "n_fft", "hop_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a whole number of at least 1.")
+        for name in ("mixup_alpha", "fade_seconds", "time_masks", "time_width", "frequency_masks", "frequency_width"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a finite number of at least 0.")
+        for name in ("conv_dropout", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 0 and less than 1.")
+        if not 0 <= self.min_frequency < self.max_frequency <= self.sampling_rate / 2:
+            raise ValueError(
+                f"`min_frequency`, `max_frequency` are {self.min_frequency}, {self.max_frequency}; expected a range "
+                f"of at most {self.sampling_rate / 2:g} Hz, half the sampling rate."
+            )
+        shrunk = 2 ** (len(self.channels) - 1)  # every block but the last halves frames and bands
+        if self.seconds * self.sampling_rate / self.hop_length < shrunk or self.num_mel_bins < shrunk:
+            raise ValueError(
+                f"`seconds`, `num_mel_bins` are {self.seconds}, {self.num_mel_bins}; expected at least {shrunk} "
+                f"frames and {shrunk} bands for {len(self.channels)} blocks."
+            )
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            raise ValueError(
+                f"`class_weights` has {len(self.class_weights)} numbers; expected one for each of the "
+                f"{self.num_labels} classes."
+            )
+
+
+Cnn14Config.register_for_auto_class()
