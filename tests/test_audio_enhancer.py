@@ -109,7 +109,7 @@ def test_a_clip_without_samples_is_refused():
     ("fields", "message"),
     [
         ({"structure": "phasen"}, "`structure` is 'phasen'; expected one of"),
-        ({"channels": 0}, "`channels` is 0; expected a whole number of at least 1"),
+        ({"channels": 0}, "`channels` is 0; expected a whole number from 1 to 4096"),
         ({"kernel_size": 4}, "`kernel_size` is 4; expected an odd number"),
         ({"n_fft": 510}, "`n_fft`, `hop_length` are 510, 128; expected a multiple of 4"),
         ({"hop_length": 300}, "a hop of at most half of it"),

@@ -94,7 +94,7 @@ def test_three_kinds_of_noise_are_learned():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"channels": []}, "`channels` is .*; expected at least one number"),
+        ({"channels": []}, "`channels` is .*; expected 1 to 32 numbers"),
         ({"max_frequency": 9000}, "expected a range of at most 8000 Hz"),
         ({"conv_dropout": 1}, "`conv_dropout` is 1; expected at least 0 and less than 1"),
         ({"seconds": 0.1}, "expected at least 32 frames and 32 bands for 6 blocks"),

@@ -14,7 +14,12 @@ from conftest import TINY
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from modeling_sparse_merit import SparseMeritConfig, SpeechEnhancementAndEmotionPipeline
+from modeling_sparse_merit import (
+    AudioEnhancerConfig,
+    Cnn14Config,
+    SparseMeritConfig,
+    SpeechEnhancementAndEmotionPipeline,
+)
 from modeling_sparse_merit.cli import app
 from modeling_sparse_merit.data.datasets import DatasetError
 from modeling_sparse_merit.models.sparse_merit.calibration import read_calibration_file
@@ -136,6 +141,23 @@ def test_sizes_that_would_fill_the_memory_are_refused_by_name_before_anything_is
     assert result.exit_code == 2 and f"`{field}`" in result.stderr and str(SIZES[field]) in result.stderr
     with pytest.raises(Exception, match=f"`{field}` is {SIZES[field]}"):
         SpeechEnhancementAndEmotionPipeline.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "make, fields",
+    [
+        (AudioEnhancerConfig, {"channels": 10**9}),
+        (AudioEnhancerConfig, {"depth": 10**6}),
+        (AudioEnhancerConfig, {"n_fft": 4 * 10**9}),
+        (Cnn14Config, {"channels": [10**9]}),
+        (Cnn14Config, {"channels": [1] * 1_000}),
+        (Cnn14Config, {"hidden_size": 10**9}),
+    ],
+)
+def test_other_models_refuse_such_sizes(make, fields):
+    (field,) = fields
+    with pytest.raises(Exception, match=f"`{field}` is"):
+        make(**fields)
 
 
 @pytest.mark.parametrize(

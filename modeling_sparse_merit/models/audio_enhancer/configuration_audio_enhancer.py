@@ -10,6 +10,17 @@ STRUCTURES = ("mask_lstm", "wave_u_net", "cmgan")
 LOSSES = ("magnitude", "complex", "waveform", "snr")
 
 
+LARGEST = {
+    "channels": 2**12,
+    "depth": 64,
+    "kernel_size": 2**12 - 1,
+    "num_attention_heads": 2**12,
+    "n_fft": 2**20,
+    "hop_length": 2**20,
+}
+"""Largest valid values of sizes, far beyond what is useful: they refuse files that would fill the memory."""
+
+
 @strict
 class AudioEnhancerConfig(PreTrainedConfig):
     r"""
@@ -67,9 +78,9 @@ class AudioEnhancerConfig(PreTrainedConfig):
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
         if self.structure not in STRUCTURES:
             raise ValueError(f"`structure` is {self.structure!r}; expected one of {list(STRUCTURES)}.")
-        for name in ("channels", "depth", "kernel_size", "num_attention_heads", "n_fft", "hop_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a whole number of at least 1.")
+        for name, limit in LARGEST.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a whole number from 1 to {limit}.")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` is {self.kernel_size}; expected an odd number.")
         if self.n_fft % 4 or self.hop_length > self.n_fft // 2:

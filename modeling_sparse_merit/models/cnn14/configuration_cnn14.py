@@ -6,6 +6,10 @@ import math
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+MOST_BLOCKS, MOST_CHANNELS = 32, 2**14
+LARGEST = {"hidden_size": 2**16, "num_mel_bins": 2**12, "n_fft": 2**20, "hop_length": 2**20}
+"""Largest valid values of sizes, far beyond what is useful: they refuse files that would fill the memory."""
+
 
 @strict
 class Cnn14Config(PreTrainedConfig):
@@ -60,11 +64,13 @@ class Cnn14Config(PreTrainedConfig):
 
     def validate_cnn14(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"`channels` is {self.channels}; expected at least one number of at least 1.")
-        for name in ("hidden_size", "num_mel_bins", "n_fft", "hop_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a whole number of at least 1.")
+        if not 1 <= len(self.channels) <= MOST_BLOCKS or not all(1 <= size <= MOST_CHANNELS for size in self.channels):
+            raise ValueError(
+                f"`channels` is {self.channels}; expected 1 to {MOST_BLOCKS} numbers from 1 to {MOST_CHANNELS}."
+            )
+        for name, limit in LARGEST.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a whole number from 1 to {limit}.")
         for name in ("mixup_alpha", "fade_seconds", "time_masks", "time_width", "frequency_masks", "frequency_width"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a finite number of at least 0.")
