@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     from .inference.batching import enhance_recordings as enhance_recordings
     from .inference.files import find_recordings as find_recordings
+    from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
+    from .models.mister_e.modeling_mister_e import MisterEForConversationEmotion as MisterEForConversationEmotion
     from .models.sparse_merit.audio import load_audio as load_audio
     from .models.sparse_merit.audio import read_audio as read_audio
     from .models.sparse_merit.audio import write_audio as write_audio
@@ -44,6 +46,8 @@ LAWFUL_USE = (
 )
 
 _MODULE_OF = {
+    "MisterEConfig": "models.mister_e.configuration_mister_e",
+    "MisterEForConversationEmotion": "models.mister_e.modeling_mister_e",
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",
     "SparseMeritFeatureExtractor": "models.sparse_merit.feature_extraction_sparse_merit",
     "SparseMeritInt8Config": "models.sparse_merit.quantization",
