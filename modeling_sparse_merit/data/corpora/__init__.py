@@ -19,6 +19,7 @@ CORPORA = {
     "picovoice": "Picovoice coffee orders, with intents and slots, from their list.",
     "emobank": "EmoBank, rated texts, from its list.",
     "meld": "MELD, texts of dialogues, from its lists, with or without clips.",
+    "iemocap": "IEMOCAP, dialogues with texts and clips, from its evaluations.",
     "moodist": "The sounds of Moodist, noise.",
     "folder": "Any folder with a metadata.csv, such as a private corpus.",
     "noise": "A folder of noises or room impulse responses.",
