@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     from .inference.files import find_recordings as find_recordings
     from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
     from .models.mister_e.modeling_mister_e import MisterEForConversationEmotion as MisterEForConversationEmotion
+    from .models.mister_e.pipeline_mister_e import ConversationPipeline as ConversationPipeline
     from .models.sparse_merit.audio import load_audio as load_audio
     from .models.sparse_merit.audio import read_audio as read_audio
     from .models.sparse_merit.audio import write_audio as write_audio
@@ -46,6 +47,7 @@ LAWFUL_USE = (
 )
 
 _MODULE_OF = {
+    "ConversationPipeline": "models.mister_e.pipeline_mister_e",
     "MisterEConfig": "models.mister_e.configuration_mister_e",
     "MisterEForConversationEmotion": "models.mister_e.modeling_mister_e",
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",

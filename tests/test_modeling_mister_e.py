@@ -492,13 +492,15 @@ LOAD = """
 import json, sys
 sys.modules["modeling_sparse_merit"] = None
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel, pipeline
 folder, data = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 with torch.no_grad():
     outputs = model(**torch.load(data, weights_only=True))
 model.save_pretrained(folder + "/again")
 home = type(model).__module__.split(".")[0]
+pipe = pipeline(model=folder, trust_remote_code=True)
+assert type(pipe).__name__ == "ConversationPipeline"
 print(json.dumps([type(model).__name__, home, outputs.logits.tolist()]))
 """
 
@@ -520,4 +522,5 @@ def test_a_checkpoint_loads_with_and_without_the_package(tmp_path):
     torch.testing.assert_close(torch.tensor(logits), expected)
     code = {path.name for path in tmp_path.glob("*.py")}
     assert code == {path.name for path in (tmp_path / "again").glob("*.py")}
-    assert code == {"configuration_mister_e.py", "modeling_mister_e.py", "context.py", "cross_modal.py", "losses.py"}
+    names = ("configuration_mister_e", "modeling_mister_e", "pipeline_mister_e", "context", "cross_modal", "losses")
+    assert code == {f"{name}.py" for name in names}

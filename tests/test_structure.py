@@ -28,7 +28,9 @@ TRAVELLING = {
         *("clip_heads", "clip_tasks", "task_config", "task_files", "calibration"),
         *("configuration_speech_text", "modeling_speech_text", "processing_speech_text", "pipeline_speech_text"),
     },
-    "mister_e": {"configuration_mister_e", "modeling_mister_e", "context", "cross_modal", "losses"},
+    "mister_e": {
+        *("configuration_mister_e", "modeling_mister_e", "pipeline_mister_e", "context", "cross_modal", "losses"),
+    },
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}

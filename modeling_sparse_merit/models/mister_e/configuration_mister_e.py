@@ -2,13 +2,18 @@
 """Configuration of the conversation model: context networks, cross-modal expert, gate, and loss."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+if TYPE_CHECKING:  # a checkpoint's code holds what its files import, so the pipeline travels with the configuration
+    from .pipeline_mister_e import ConversationPipeline as ConversationPipeline
+
 SPEECH, TEXT, CROSS_MODAL = "speech", "text", "cross_modal"
 EXPERTS = (SPEECH, TEXT, CROSS_MODAL)
+CONVERSATION_TASK = "conversation-emotion"
+"""The task of `transformers.pipeline`."""
 CHOICES = {
     "cross_modal_input": ("embeddings", "context"),
     "gate": ("learned", "uniform", "majority"),
@@ -179,6 +184,11 @@ class MisterEConfig(PreTrainedConfig):
 
 def _modalities_of(expert: str) -> tuple[str, ...]:
     return (SPEECH, TEXT) if expert == CROSS_MODAL else (expert,)
+
+
+def conversation_pipelines() -> dict[str, dict[str, Any]]:
+    """The field `custom_pipelines` of a checkpoint: {task: pipeline class and model class}, JSON-clean."""
+    return {CONVERSATION_TASK: {"impl": "pipeline_mister_e.ConversationPipeline", "pt": ["AutoModel"]}}
 
 
 MisterEConfig.register_for_auto_class()

@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Emotion of the utterances of a conversation: a mixture of speech, text and cross-modal experts (MiSTER-E)."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_mister_e import CROSS_MODAL, SPEECH, TEXT, MisterEConfig
+from .configuration_mister_e import CROSS_MODAL, SPEECH, TEXT, MisterEConfig, conversation_pipelines
 from .context import ContextExpert
 from .cross_modal import CrossModalExpert
 from .losses import UNLABELLED, consistency_loss, contrastive_loss, focal_loss
@@ -122,6 +123,18 @@ class MisterEForConversationEmotion(PreTrainedModel):
                 self.experts[name] = ContextExpert(config, sizes[name])
         self.gate = Gate(config)
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """
+        As in `PreTrainedModel`. The folder also holds the code: without this package, `AutoModel` and `pipeline` load
+        it with `trust_remote_code=True`.
+
+        Args:
+            save_directory: Folder to write.
+            args, kwargs: As in `PreTrainedModel`.
+        """
+        self.config.custom_pipelines = conversation_pipelines()
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
