@@ -1,6 +1,7 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """`sparse-merit train`, `evaluate` and `calibrate`."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -8,28 +9,28 @@ import typer
 
 from .options import DeviceOption, errors_in_one_line, quieten_datasets
 
-SPEECH_TEXT = "speech_text"
-"""First argument of `train` that trains a model of speech and text."""
+TRAINERS = ("speech_text", "conversation")
+"""Modules of `training` for other models, which the first argument of `train` names."""
 
 
 def train(context: typer.Context) -> None:
     """Train a model with the settings of a YAML file: sparse-merit train CONFIG.yaml [--field value ...].
 
-    A model of speech and text: sparse-merit train speech_text CONFIG.yaml [--field value ...]. On several processes:
+    A model of speech and text: sparse-merit train speech_text CONFIG.yaml [--field value ...]. A model of
+    conversations: sparse-merit train conversation CONFIG.yaml [--field value ...]. On several processes:
     accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
 
     Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4
     """
-    is_speech_text, arguments = context.args[:1] == [SPEECH_TEXT], context.args
+    name, arguments = "run", context.args
+    if arguments[:1] and arguments[0] in TRAINERS:
+        name, *arguments = arguments
     with errors_in_one_line():
         try:
-            if is_speech_text:
-                from ..training.speech_text import main
-            else:
-                from ..training.run import main
+            trainer = import_module(f"...training.{name}", __name__)
         except ImportError as error:
             raise ImportError(f"{error}. Training needs: pip install 'modeling-sparse-merit[train]'") from error
-        main(arguments[1:] if is_speech_text else arguments)
+        trainer.main(arguments)
 
 
 def evaluate(

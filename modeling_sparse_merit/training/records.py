@@ -20,6 +20,7 @@ from ..models.sparse_merit.tasks import RegressionTask, Task
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from .conversation import ConversationSettings
     from .speech_text import SpeechTextSettings
 
 STARTS = ("model", "encoder", "wavlm", "speech_model", "text_model")
@@ -29,7 +30,7 @@ REQUIRED = ("stage", "data")
 """Settings that a run has no valid default for."""
 
 
-def write_settings(folder: Path, settings: "TrainingSettings | SpeechTextSettings") -> None:
+def write_settings(folder: Path, settings: "TrainingSettings | SpeechTextSettings | ConversationSettings") -> None:
     """
     Writes `training.yaml`, the settings that differ from the defaults.
 
@@ -46,7 +47,7 @@ def write_training_data(folder: Path, data: dict[str, Any]) -> None:
 
     Args:
         folder: Folder of the model.
-        data: As [`training_data`] or [`speech_text_data`] returns it.
+        data: As [`training_data`], [`speech_text_data`] or [`conversation_data`] returns it.
     """
     _write(folder / "training_data.yaml", data)
 
@@ -55,7 +56,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def recorded(settings: "TrainingSettings | SpeechTextSettings") -> dict[str, Any]:
+def recorded(settings: "TrainingSettings | SpeechTextSettings | ConversationSettings") -> dict[str, Any]:
     """The settings of a run that differ from the defaults, without paths of this machine."""
     starts = {name: _start(settings, name) for name in STARTS if getattr(settings, name, None)}
     required = {name: getattr(settings, name) for name in REQUIRED if hasattr(settings, name)}
@@ -74,7 +75,7 @@ def recorded(settings: "TrainingSettings | SpeechTextSettings") -> dict[str, Any
     return {name: dict(value) if isinstance(value, dict) else value for name, value in record.items()}
 
 
-def _start(settings: "TrainingSettings | SpeechTextSettings", name: str) -> str:
+def _start(settings: "TrainingSettings | SpeechTextSettings | ConversationSettings", name: str) -> str:
     """The name of the checkpoint that a run starts from."""
     given = getattr(settings, name)
     return _plain_name(given if name in NAMES else portable_name(locate(given)))
@@ -126,12 +127,33 @@ def speech_text_data(settings: "SpeechTextSettings", tasks: Mapping[str, Task]) 
     Raises:
         DatasetError: A dataset is missing.
     """
-    models = {SPEECH: settings.speech_model, TEXT: settings.text_model}
-    used = [modality for modality, model in models.items() if model]
+    encoders = _encoders(settings)
     return {
-        "encoders": {modality: _encoder(str(models[modality]), modality) for modality in used},
-        "corpora": [_corpus(path, " and ".join(used), tasks) for path in settings.data],
+        "encoders": encoders,
+        "corpora": [_corpus(path, " and ".join(encoders), tasks) for path in settings.data],
     }
+
+
+def conversation_data(settings: "ConversationSettings") -> dict[str, Any]:
+    """
+    The content of `training_data.yaml` of a conversation model: the encoders of its embeddings and its datasets, with
+    their licences.
+
+    Args:
+        settings: Settings of the run.
+
+    Raises:
+        DatasetError: A dataset is missing.
+    """
+    return {
+        "encoders": _encoders(settings),
+        "corpora": [_corpus(path, "conversations", {}) for path in settings.data],
+    }
+
+
+def _encoders(settings: "SpeechTextSettings | ConversationSettings") -> dict[str, dict[str, str]]:
+    models = {SPEECH: settings.speech_model, TEXT: settings.text_model}
+    return {modality: _encoder(model, modality) for modality, model in models.items() if model}
 
 
 def _encoder(model: str, modality: str) -> dict[str, str]:
