@@ -142,7 +142,8 @@ class Run:
         self.model = MisterEForConversationEmotion(config)
         self.average: MovingAverage | None = None
         if settings.average_decay:
-            self.average = MovingAverage(self.model, settings.average_decay).eval().to(accelerator.device)
+            average = MovingAverage(self.model, settings.average_decay)  # type: ignore[arg-type]  # any module will do
+            self.average = average.eval().to(accelerator.device)
         self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
         if checkpoint:
             checkpoints.load_weights(checkpoint, self.model, self.average)

@@ -143,13 +143,13 @@ class ConversationPipeline(Pipeline):
         Returns:
             As a call.
         """
-        labels, experts = self.model.config.id2label or {}, self.model.config.experts or ()
+        config: Any = self.model.config
         results = []
         for logits, gate in zip(model_outputs["logits"].float(), model_outputs["gate"].tolist(), strict=True):
             scores = enumerate(logits.softmax(-1).tolist())
             ranked = sorted(scores, key=lambda entry: -entry[1])[:top_k]
-            emotion = [{"label": labels[index], "score": score} for index, score in ranked]
-            results.append({"emotion": emotion, "gate": dict(zip(experts, gate, strict=True))})
+            emotion = [{"label": config.id2label[index], "score": score} for index, score in ranked]
+            results.append({"emotion": emotion, "gate": dict(zip(config.experts, gate, strict=True))})
         return results
 
     def _embed(self, modality: str, clip: Any, embedders: Mapping[str, Any]) -> torch.Tensor:
