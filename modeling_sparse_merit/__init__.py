@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     from .models.audio_enhancer.modeling_audio_enhancer import AudioEnhancerModel as AudioEnhancerModel
     from .models.cnn14.configuration_cnn14 import Cnn14Config as Cnn14Config
     from .models.cnn14.modeling_cnn14 import Cnn14ForAudioClassification as Cnn14ForAudioClassification
+    from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
+    from .models.mister_e.modeling_mister_e import MisterEForConversationEmotion as MisterEForConversationEmotion
+    from .models.mister_e.pipeline_mister_e import ConversationPipeline as ConversationPipeline
     from .models.sparse_merit.audio import load_audio as load_audio
     from .models.sparse_merit.audio import read_audio as read_audio
     from .models.sparse_merit.audio import write_audio as write_audio
@@ -52,6 +55,9 @@ _MODULE_OF = {
     "AudioEnhancerModel": "models.audio_enhancer.modeling_audio_enhancer",
     "Cnn14Config": "models.cnn14.configuration_cnn14",
     "Cnn14ForAudioClassification": "models.cnn14.modeling_cnn14",
+    "ConversationPipeline": "models.mister_e.pipeline_mister_e",
+    "MisterEConfig": "models.mister_e.configuration_mister_e",
+    "MisterEForConversationEmotion": "models.mister_e.modeling_mister_e",
     "SparseMeritConfig": "models.sparse_merit.configuration_sparse_merit",
     "SparseMeritFeatureExtractor": "models.sparse_merit.feature_extraction_sparse_merit",
     "SparseMeritInt8Config": "models.sparse_merit.quantization",

@@ -311,3 +311,11 @@ def test_calibration_errors_of_nothing_and_of_no_probabilities():
         metrics.expected_calibration_error([0.5, 2.0], [True, True])
     with pytest.raises(ValueError, match=r"got \(1,\), \(2,\)"):
         metrics.expected_calibration_error([0.5], [True, True])
+
+
+def test_weighted_f1_by_hand():
+    # F1 of a: 2 * 2 / (3 + 2); of b: 2 * 1 / (1 + 2); c is predicted once and never labelled
+    labels, predictions = ["a", "a", "a", "b"], ["a", "a", "b", "b"]
+    expected = 3 / 4 * (4 / 5) + 1 / 4 * (2 / 3)
+    assert metrics.weighted_f1(labels, predictions, ["a", "b", "c"]) == pytest.approx(expected)
+    assert math.isnan(metrics.weighted_f1([], [], ["a", "b"]))

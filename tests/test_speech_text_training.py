@@ -33,6 +33,7 @@ from modeling_sparse_merit.training import speech_text
 from modeling_sparse_merit.training.arguments import documented_fields
 from modeling_sparse_merit.training.records import speech_text_data
 from modeling_sparse_merit.training.speech_text import SpeechTextSettings
+from modeling_sparse_merit.training.targets import configured_tasks
 
 TEXTS = {"angry": "i am so sad", "happy": "i am so glad", "neutral": "hello"}
 ATTRIBUTES = {"kind": "regression", "outputs": ["valence", "arousal"], "minimum": 1, "maximum": 5}
@@ -95,6 +96,10 @@ def test_every_setting_is_documented():
         ({"stage": "text"}, "`text_model` is None; expected a model, which the stage text needs"),
         ({"stage": "text", "text_model": "x", "speech_model": "y"}, "`speech_model` is 'y'; expected null"),
         ({"stage": "fusion", "lora_rank": 4, "text_model": "x", "speech_model": "y"}, "fusion trains no encoder"),
+        (
+            {"text_model": "x", "speech_model": "y", "train_sampling_strategy": "group_by_length"},
+            "'group_by_length'; expected random, except for texts",
+        ),
         (
             {"stage": "text", "text_model": "x", "sampling": "oversampled", "class_weights": "inverse_frequency"},
             "none",
@@ -206,6 +211,21 @@ def test_speech_alone_is_trained_with_its_encoder(folder, tmp_path):
     train(folder, tmp_path / "run", stage="speech", text_model=None, max_seconds=0.3)
     model = SpeechTextForEmotion.from_pretrained(tmp_path / "run" / "best")
     assert model.config.text_config is None and not model.config.freeze_speech
+
+
+def test_texts_of_similar_length_are_in_one_batch(folder):
+    settings = SpeechTextSettings(
+        stage="text",
+        text_model=str(folder / "text"),
+        data=[str(folder / "data")],
+        labels=list(TEXTS),
+        config={"tasks": ["emotion"]},
+        train_sampling_strategy="group_by_length",
+    )
+    model, _ = speech_text.build(settings)
+    clips = speech_text.load_clips(settings, "train", configured_tasks(settings, model.tasks), model)
+    sampler = speech_text.build_sampler(clips, settings)
+    assert sampler.order == "group_by_length" and sampler.lengths == [len(text) for text in TEXTS.values()] * 6
 
 
 def test_clips_without_any_target_are_an_error(folder, tmp_path):

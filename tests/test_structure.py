@@ -39,6 +39,9 @@ TRAVELLING = {
         *("mask_lstm", "wave_u_net", "cmgan"),
     },
     "cnn14": {"configuration_cnn14", "modeling_cnn14"},
+    "mister_e": {
+        *("configuration_mister_e", "modeling_mister_e", "pipeline_mister_e", "context", "cross_modal", "losses"),
+    },
 }
 """Files of each model family, which travel to the Hub with its checkpoints."""
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}

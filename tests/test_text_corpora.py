@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Datasets of texts: their schema, EmoBank, and the dialogues of MELD with and without clips."""
+"""Datasets of texts: their schema, EmoBank, and the dialogues of MELD and IEMOCAP with and without clips."""
 
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -237,3 +237,78 @@ def test_real_meld_has_the_counts_of_its_readme(reference_data):
     turns = [len(turns) for named in dialogues.values() for turns in named.values()]
     assert max(turns) == 33 and turns.count(1) == 88
     assert "331 lines of the test split are lines of the train split." in dataset.info.description  # 12.7 %
+
+
+# IEMOCAP -------------------------------------------------------------------------------------------------------------
+
+
+IEMOCAP_UTTERANCES = ((6.2, "F000", "exc"), (1.5, "M000", "xxx"), (9.0, "M001", "fru"), (9.0, "F001", "ang"))
+"""Start, name and emotion of each utterance of a dialogue."""
+
+
+@pytest.fixture
+def iemocap_folder(tmp_path) -> Path:
+    """A dialogue of each session with four utterances, of which the second in the file starts first."""
+    root = tmp_path / "IEMOCAP"
+    for session in range(1, 6):
+        dialogue = f"Ses0{session}F_impro01"
+        folder = root / f"Session{session}"
+        lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
+        for start, name, emotion in IEMOCAP_UTTERANCES:
+            times = f"[{start:.4f} - {start + 1:.4f}]"
+            lines += [f"{times}\t{dialogue}_{name}\t{emotion}\t[4.5000, 3.0000, 2.5000]", "C-E2:\tx;\t()"]
+        (folder / "dialog" / "EmoEvaluation").mkdir(parents=True)
+        (folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt").write_text("\n".join(lines))
+        (folder / "dialog" / "transcriptions").mkdir()
+        spoken = [f"{dialogue}_F000 [006.2000-007.2000]: That's great!", "M: [LAUGHTER]"]
+        spoken.append(f"{dialogue}_M000 [001.5000-002.5000]: Hm.")
+        (folder / "dialog" / "transcriptions" / f"{dialogue}.txt").write_text("\n".join(spoken))
+        clips = folder / "sentences" / "wav" / dialogue
+        clips.mkdir(parents=True)
+        for name in ("F000", "M000", "M001", "F001"):
+            soundfile.write(clips / f"{dialogue}_{name}.wav", 0.1 * np.sin(np.arange(1600) / 5), 16_000)
+    return root
+
+
+def emotions_of(dataset) -> list:
+    names = dataset.features["emotion"].names
+    return [None if value is None else names[value] for value in dataset["emotion"]]
+
+
+def test_iemocap_keeps_every_utterance_in_the_order_of_its_start(iemocap_folder):
+    dataset = corpus_named("iemocap").build(iemocap_folder)
+    first = dataset.select(range(4))
+    assert first["turn"] == [0, 1, 2, 3] and set(first["dialogue"]) == {"iemocap_Ses01F_impro01"}
+    assert emotions_of(first) == [None, "excited", "angry", "frustrated"]
+    assert first["text"] == ["Hm.", "That's great!", None, None]
+    assert first["speaker"] == ["iemocap_1M", "iemocap_1F", "iemocap_1F", "iemocap_1M"]
+    assert (first[1]["valence"], first[1]["arousal"], first[1]["dominance"]) == (4.5, 3.0, 2.5)
+    assert dataset["split"] == ["train"] * 12 + ["dev"] * 4 + ["test"] * 4
+    assert "5 utterances have none of the chosen emotions." in dataset.info.description
+
+
+def test_iemocap_has_four_classes_and_folds(tmp_path, iemocap_folder):
+    (iemocap_folder / "Session2/sentences/wav/Ses02F_impro01/Ses02F_impro01_F000.wav").unlink()
+    app(
+        ["prepare", "iemocap", str(iemocap_folder), str(tmp_path / "out"), "--classes", "4", "--fold", "1"],
+        standalone_mode=False,
+    )
+    dataset = read_dataset(tmp_path / "out", required=None)
+    rows = {row["source_file"].split("/")[1]: row for row in dataset}
+    names = dataset.features["emotion"].names
+    assert names == ["happy", "sad", "neutral", "angry"]
+    assert names[rows["Ses01F_impro01_F000"]["emotion"]] == "happy"
+    assert rows["Ses01F_impro01_M001"]["emotion"] is None
+    assert {rows[f"Ses0{session}F_impro01_F001"]["split"] for session in (2, 3, 4)} == {"train"}
+    assert (rows["Ses01F_impro01_F001"]["split"], rows["Ses05F_impro01_F001"]["split"]) == ("test", "dev")
+    assert rows["Ses02F_impro01_F000"]["audio"] is None and "1 utterances have no clip." in dataset.info.description
+
+
+def test_iemocap_refuses_other_folders_classes_and_folds(tmp_path, iemocap_folder):
+    iemocap = corpus_named("iemocap")
+    for options, message in (({"classes": 5}, "`classes` is 5; expected one of"), ({"fold": 6}, "`fold` is 6")):
+        with pytest.raises(DatasetError, match=message):
+            iemocap.build(iemocap_folder, **options)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="has no Session"):
+        iemocap.build(tmp_path / "empty")

@@ -34,7 +34,7 @@ from modeling_sparse_merit import SpeechTextForEmotion, SpeechTextProcessor
 from modeling_sparse_merit.data.datasets import read_dataset
 from modeling_sparse_merit.evaluation.statistics import confusion_cells, draw_counts, resampled_confusion
 from modeling_sparse_merit.evaluation.task_scores import Statistic, concordance
-from modeling_sparse_merit.metrics.emotion import defined_mean, f1_from_confusion
+from modeling_sparse_merit.metrics.emotion import defined_mean, f1_from_confusion, weighted_f1_from_confusion
 
 SPLITS = ("train", "dev", "test")
 RATINGS = ("valence", "arousal", "dominance")
@@ -58,11 +58,7 @@ def f1(true: np.ndarray, predicted: np.ndarray, average: str, counts: np.ndarray
     """Macro or weighted F1 of classes (rows,) in resamples with these counts: (resamples, rows) -> (resamples,)."""
     classes = int(max(true.max(), predicted.max())) + 1
     confusion = resampled_confusion(confusion_cells(true, predicted[None], classes), counts)[:, 0]
-    scores = f1_from_confusion(confusion)  # (resamples, classes)
-    if average == "macro":
-        return defined_mean(scores)
-    support = confusion.sum(-1)  # (resamples, classes)
-    return (np.nan_to_num(scores) * support).sum(-1) / support.sum(-1)
+    return defined_mean(f1_from_confusion(confusion)) if average == "macro" else weighted_f1_from_confusion(confusion)
 
 
 def estimates(scores: Scores, units: np.ndarray) -> dict[str, dict[str, float]]:

@@ -9,16 +9,16 @@ import typer
 
 from .options import DeviceOption, errors_in_one_line, quieten_datasets
 
-TRAININGS = ("speech_text", "enhancer", "classifier")
+TRAININGS = ("speech_text", "conversation", "enhancer", "classifier")
 """First arguments of `train` that train another model than Sparse MERIT."""
 
 
 def train(context: typer.Context) -> None:
     """Train a model with the settings of a YAML file: sparse-merit train CONFIG.yaml [--field value ...].
 
-    A model of speech and text: sparse-merit train speech_text CONFIG.yaml [--field value ...]. An audio enhancer or a
-    classifier of sounds: sparse-merit train enhancer CONFIG.yaml, sparse-merit train classifier CONFIG.yaml. On
-    several processes: accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
+    A model of speech and text: sparse-merit train speech_text CONFIG.yaml [--field value ...]. Likewise conversation,
+    a model of dialogues; enhancer, an audio enhancer; and classifier, a classifier of sounds. On several processes:
+    accelerate launch -m modeling_sparse_merit.cli train CONFIG.yaml
 
     Example: sparse-merit train CONFIG.yaml --learning_rate 1e-4
     """

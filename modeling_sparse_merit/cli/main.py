@@ -12,6 +12,7 @@ import typer
 
 from .. import __version__
 from .check import check
+from .embed import embed
 from .enhance import demo, enhance
 from .experiments import calibrate, evaluate, train
 from .info import info
@@ -42,7 +43,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 COMMANDS = (
     *(enhance, watch, stream, serve, shadow_report, monitor_reference, demo, info),
-    *(check, evaluate, calibrate, export, push, convert),
+    *(check, embed, evaluate, calibrate, export, push, convert),
 )
 for _command in COMMANDS:
     app.command()(_command)

@@ -128,6 +128,19 @@ def _meld(
     return corpus("meld").build(folder, skip_bad=skip_bad, audio=audio)
 
 
+def _iemocap(
+    folder: FolderArgument,
+    skip_bad: SkipBadOption = False,
+    classes: Annotated[
+        int, typer.Option(help="6, or 4, in which excited counts as happy and frustrated as none.")
+    ] = 6,
+    fold: Annotated[
+        int | None, typer.Option(help="Session of the test split, 1 to 5; the one before it is the dev split.")
+    ] = None,
+) -> "Dataset":
+    return corpus("iemocap").build(folder, skip_bad=skip_bad, classes=classes, fold=fold)
+
+
 def _msp_podcast(
     folder: FolderArgument,
     skip_bad: SkipBadOption = False,
@@ -411,6 +424,7 @@ OWN: dict[str, Callable[..., "Dataset"]] = {
     "emobank": _emobank,
     "meld": _meld,
     "icbhi": _icbhi,
+    "iemocap": _iemocap,
     "moodist": _moodist,
     "folder": _folder,
     "noise": _noise,

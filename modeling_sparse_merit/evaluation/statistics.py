@@ -10,7 +10,13 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from ..metrics.emotion import accuracy_from_confusion, defined_mean, f1_from_confusion, recall_from_confusion
+from ..metrics.emotion import (
+    accuracy_from_confusion,
+    defined_mean,
+    f1_from_confusion,
+    recall_from_confusion,
+    weighted_f1_from_confusion,
+)
 
 PERMUTATIONS = 9_999  # the smallest p-value, 1e-4, is 0.05 after Holm's correction over 500 comparisons
 UNITS = ("clip", "speaker")  # that are resampled and swapped
@@ -209,16 +215,18 @@ def swapped_f1(
 
 def _macro_f1(totals: np.ndarray) -> np.ndarray:
     """(permutations, classes * classes) -> (permutations,)."""
-    num_classes = math.isqrt(totals.shape[-1])
-    return defined_mean(f1_from_confusion(totals.reshape(-1, num_classes, num_classes).astype(np.float64)))
+    return defined_mean(f1_from_confusion(_matrices(totals)))
 
 
 def _weighted_f1(totals: np.ndarray) -> np.ndarray:
     """(permutations, classes * classes) -> (permutations,)."""
+    return weighted_f1_from_confusion(_matrices(totals))
+
+
+def _matrices(totals: np.ndarray) -> np.ndarray:
+    """(permutations, classes * classes) -> float64 (permutations, classes, classes)."""
     num_classes = math.isqrt(totals.shape[-1])
-    counts = totals.reshape(-1, num_classes, num_classes).astype(np.float64)
-    clips = counts.sum(-1)  # (permutations, classes)
-    return (np.nan_to_num(f1_from_confusion(counts)) * clips).sum(-1) / clips.sum(-1)
+    return totals.reshape(-1, num_classes, num_classes).astype(np.float64)
 
 
 _F1: dict[str, Callable[[np.ndarray], np.ndarray]] = {"macro": _macro_f1, "weighted": _weighted_f1}

@@ -5,7 +5,15 @@ folder of each module can also be passed to `evaluate.load`."""
 from .calibration import expected_calibration_error
 from .clips import UndefinedScoreWarning
 from .diarization import emotion_diarization_error_rate
-from .emotion import accuracy, confusion, macro_f1, micro_f1, per_class_f1, unweighted_average_recall
+from .emotion import (
+    accuracy,
+    confusion,
+    macro_f1,
+    micro_f1,
+    per_class_f1,
+    unweighted_average_recall,
+    weighted_f1,
+)
 from .icbhi import icbhi_score
 from .loading import load
 from .quality import composite, log_likelihood_ratio, weighted_spectral_slope
@@ -43,5 +51,6 @@ __all__ = [
     "speech_scores",
     "stoi",
     "unweighted_average_recall",
+    "weighted_f1",
     "weighted_spectral_slope",
 ]

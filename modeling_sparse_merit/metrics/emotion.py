@@ -64,6 +64,17 @@ def macro_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classe
     return float(defined_mean(f1_from_confusion(confusion(labels, predictions, classes))))
 
 
+def weighted_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
+    """Mean F1 of the classes, weighted by their clips, where an undefined F1 counts 0; NaN without clips.
+
+    Args:
+        labels: true class of each clip.
+        predictions: predicted class of each clip.
+        classes: all classes.
+    """
+    return float(weighted_f1_from_confusion(confusion(labels, predictions, classes)))
+
+
 def micro_f1(labels: Sequence[Hashable], predictions: Sequence[Hashable], classes: Sequence[Hashable]) -> float:
     """F1 over all clips, `2 TP / (2 TP + FP + FN)`, which equals the accuracy if each clip has one class; NaN without
     clips.
@@ -109,6 +120,12 @@ def f1_from_confusion(counts: np.ndarray) -> np.ndarray:
     """F1 of each class, `2 TP / (2 TP + FP + FN)`: (..., classes, classes) -> (..., classes); NaN where 0 / 0."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., classes)
     return _ratio(2 * hits, counts.sum(-1) + counts.sum(-2))
+
+
+def weighted_f1_from_confusion(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes, weighted by their clips: (..., classes, classes) -> (...); NaN without clips."""
+    clips = counts.sum(-1)  # (..., classes)
+    return _ratio((np.nan_to_num(f1_from_confusion(counts)) * clips).sum(-1), clips.sum(-1))
 
 
 def recall_from_confusion(counts: np.ndarray) -> np.ndarray:

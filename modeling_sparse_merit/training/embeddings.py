@@ -86,8 +86,9 @@ def embed_clips(
     model.eval()
     sizes = model.config.embedding_sizes
     embeddings = {name: torch.full((len(clips), size), torch.nan) for name, size in sizes.items()}
+    order = clips.by_length()
     for start in tqdm(range(0, len(clips), CLIPS_AT_ONCE), "embeddings", disable=None):
-        rows = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
+        rows = order[start : start + CLIPS_AT_ONCE]
         for modality, values in embeddings.items():
             given = {row: clip for row in rows if (clip := clips.clip(row)[modality]) is not None}
             missing = []

@@ -20,6 +20,7 @@ from ..models.sparse_merit.tasks import RegressionTask, Task
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from .conversation import ConversationSettings
     from .speech_text import SpeechTextSettings
 
 
@@ -58,7 +59,7 @@ def write_training_data(folder: Path, data: dict[str, Any]) -> None:
 
     Args:
         folder: Folder of the model.
-        data: As [`training_data`] or [`speech_text_data`] returns it.
+        data: As [`training_data`], [`speech_text_data`] or [`conversation_data`] returns it.
     """
     _write(folder / "training_data.yaml", data)
 
@@ -139,11 +140,10 @@ def speech_text_data(settings: "SpeechTextSettings", tasks: Mapping[str, Task]) 
     Raises:
         DatasetError: A dataset is missing.
     """
-    models = {SPEECH: settings.speech_model, TEXT: settings.text_model}
-    used = [modality for modality, model in models.items() if model]
+    encoders = _encoders(settings)
     return {
-        "encoders": {modality: _encoder(str(models[modality]), modality) for modality in used},
-        "corpora": [_corpus(path, " and ".join(used), tasks) for path in settings.data],
+        "encoders": encoders,
+        "corpora": [_corpus(path, " and ".join(encoders), tasks) for path in settings.data],
     }
 
 
@@ -156,6 +156,28 @@ def sound_data(settings: SoundSettings) -> dict[str, Any]:
     """
     uses = (("sounds", settings.data), ("noise", settings.noise))
     return {"corpora": [_corpus(path, use, {}) for use, paths in uses for path in paths]}
+
+
+def conversation_data(settings: "ConversationSettings") -> dict[str, Any]:
+    """
+    The content of `training_data.yaml` of a conversation model: the encoders of its embeddings and its datasets, with
+    their licences.
+
+    Args:
+        settings: Settings of the run.
+
+    Raises:
+        DatasetError: A dataset is missing.
+    """
+    return {
+        "encoders": _encoders(settings),
+        "corpora": [_corpus(path, "conversations", {}) for path in settings.data],
+    }
+
+
+def _encoders(settings: "SpeechTextSettings | ConversationSettings") -> dict[str, dict[str, str]]:
+    models = {SPEECH: settings.speech_model, TEXT: settings.text_model}
+    return {modality: _encoder(model, modality) for modality, model in models.items() if model}
 
 
 def _encoder(model: str, modality: str) -> dict[str, str]:

@@ -74,6 +74,8 @@ class SpeechTextSettings:
         class_weights: Weights of the classes in the emotion loss.
         class_weight_beta: Beta of `class_weights: effective_number`.
         sampling: Clips of an epoch: natural (each once), class_balanced, oversampled or undersampled.
+        train_sampling_strategy: Order of the clips of an epoch: random, or group_by_length, where a batch has texts
+            of similar length.
         data: Datasets: folders, files or Hub ids, with the columns `audio` and `text`, as the models need them. The
             splits 'train' and 'dev' are used. Clips without a target are left out.
         max_seconds: Training clips that are longer, in seconds, are cropped at a random position.
@@ -116,6 +118,7 @@ class SpeechTextSettings:
     class_weights: Literal["inverse_frequency", "effective_number", "none"] = "none"
     class_weight_beta: Annotated[float, Field(gt=0, lt=1), "a number between 0 and 1"] = 0.999
     sampling: Literal["natural", "class_balanced", "oversampled", "undersampled"] = "natural"
+    train_sampling_strategy: Literal["group_by_length", "random"] = "random"
     data: Names = field(default_factory=list)
     max_seconds: Positive = 12.0
     embedding_cache: str | None = None
@@ -143,6 +146,8 @@ class SpeechTextSettings:
             expected = f"a model, which the stage {self.stage} needs" if name in needed else "null"
             require(self, name, bool(getattr(self, name)) == (name in needed), expected)
         require(self, "data", self.data, "at least one dataset")
+        by_length = self.train_sampling_strategy == "group_by_length"
+        require(self, "train_sampling_strategy", self.stage == "text" or not by_length, "random, except for texts")
         require(self, "lora_rank", not self.lora_rank or TRAINED[self.stage], "0, since fusion trains no encoder")
         require(
             self,
@@ -301,7 +306,7 @@ def load_clips(
 
 def build_sampler(clips: ClipDataset, settings: SpeechTextSettings) -> EpochSampler:
     """
-    Draws the training clips in random order.
+    Draws the training clips.
 
     Args:
         clips: The training clips.
@@ -309,12 +314,13 @@ def build_sampler(clips: ClipDataset, settings: SpeechTextSettings) -> EpochSamp
     """
     classes = np.asarray(clips.labels)
     frequencies = None if settings.sampling == "natural" else class_frequencies(classes, settings.sampling)
+    by_length = settings.train_sampling_strategy == "group_by_length"
     return EpochSampler(
         settings.per_device_train_batch_size,
-        [1.0] * len(clips),
+        [len(text or "") for text in clips.rows["text"]] if by_length else [1.0] * len(clips),
         settings.seed,
         frequencies,
-        order="random",
+        order=settings.train_sampling_strategy,
         classes=classes if settings.sampling in EQUAL_CLASSES else None,
     )
 

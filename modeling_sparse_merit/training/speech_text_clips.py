@@ -50,6 +50,13 @@ class ClipDataset(torch.utils.data.Dataset):
         """The emotion class of every clip, -100 without one."""
         return [int(targets.get(EMOTION, UNLABELLED)) for targets in self.targets]
 
+    def by_length(self) -> list[int]:
+        """All rows, the shortest text or recording first, as far as lengths are known without decoding."""
+        name = "text" if TEXT in self.modalities else "duration"
+        known = self.described[name] if name in self.described.features else []
+        lengths = [len(value or "") if name == "text" else value or 0.0 for value in known]
+        return np.argsort(lengths, kind="stable").tolist() if lengths else list(range(len(self.described)))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = index % len(self.targets)
         example: dict[str, Any] = {"targets": self.targets[row]}

@@ -20,6 +20,7 @@ CORPORA = {
     "emobank": "EmoBank, rated texts, from its list.",
     "meld": "MELD, texts of dialogues, from its lists, with or without clips.",
     "icbhi": "ICBHI 2017, breathing cycles or recordings of respiratory sounds.",
+    "iemocap": "IEMOCAP, dialogues with texts and clips, from its evaluations.",
     "moodist": "The sounds of Moodist, noise.",
     "folder": "Any folder with a metadata.csv, such as a private corpus.",
     "noise": "A folder of noises or room impulse responses.",

@@ -81,9 +81,21 @@ class ClipHead(nn.Module):
         Returns:
             (B, size).
         """
-        pooled = features if self.pooling is None else self.pooling(features, frame_mask)  # (B, H * 2 * D) or (B, D)
-        hidden = self.activation(self.layer_norm(self.dense(self.dropout(pooled))))
+        hidden = self.activation(self.hidden(features, frame_mask))
         return self.classifier(self.dropout(hidden))
+
+    def hidden(self, features: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        The hidden layer in front of its activation.
+
+        Args:
+            features, frame_mask: As in `forward`.
+
+        Returns:
+            (B, emotion_hidden_size).
+        """
+        pooled = features if self.pooling is None else self.pooling(features, frame_mask)  # (B, H * 2 * D) or (B, D)
+        return self.layer_norm(self.dense(self.dropout(pooled)))
 
 
 class ClassificationHead(ClipHead):

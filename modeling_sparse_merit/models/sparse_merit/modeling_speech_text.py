@@ -254,6 +254,29 @@ class SpeechTextForEmotion(PreTrainedModel):
             text_embeddings=text_embeddings,
         )
 
+    def hidden_layer(
+        self, speech_embeddings: torch.Tensor | None = None, text_embeddings: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        The hidden layer of the emotion head in front of its activation, the embedding of a clip that a conversation
+        model takes.
+
+        Args:
+            speech_embeddings, text_embeddings: As in [`SpeechTextOutput`].
+
+        Returns:
+            (B, head_hidden_size).
+
+        Raises:
+            ValueError: The model does not have the emotion task, or a clip lacks a modality that the model needs.
+        """
+        if EMOTION not in self.tasks:
+            raise ValueError(f"This model has the tasks {list(self.tasks)}; expected {EMOTION!r} among them.")
+        given = {SPEECH: speech_embeddings, TEXT: text_embeddings}
+        self._check_modalities([name for name, values in given.items() if values is not None])
+        head: Any = self.heads[EMOTION]
+        return head.hidden(self._joined(given))
+
     def embed_speech(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
