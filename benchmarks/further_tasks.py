@@ -2,9 +2,9 @@
 """Speakers and spoken coffee orders by further tasks on the frozen experts of sparse-merit-base.
 
 Adds the tasks of a training to the default checkpoint, evaluates it, and reads the results of each clip. Speakers are
-compared within their corpus, since the language or the room would give others away: EER and minDCF over all pairs of
-test clips, also of one gender. Slots are compared with the most frequent value of the training. Writes
-`further_tasks.json` and `further_tasks.md` to `benchmarks/results/expansion`.
+compared within their corpus, since language or acoustics would give others away: EER and minDCF over all pairs of test
+clips, also of one gender. Slots are compared with the most frequent value of the training. Writes `further_tasks.json`
+and `further_tasks.md` to `benchmarks/results/expansion`.
 
     sparse-merit train benchmarks/expansion/frozen_in_base.yaml
     python -m benchmarks.further_tasks

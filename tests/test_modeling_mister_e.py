@@ -442,7 +442,7 @@ def test_a_small_model_learns_what_only_the_context_tells():
         ({"speech_size": 0, "experts": ["speech"]}, r"expected some of \['text'\]"),
         ({"speech_size": 0, "text_size": 0}, "expected some of"),
         ({"context_kernels": [2]}, "expected odd widths"),
-        ({"context_kernels": []}, "at least one width"),
+        ({"context_kernels": []}, "1 to 64 widths"),
         ({"attention_size": 7}, "multiple of `attention_heads`, 3"),
         ({"context_dropout": 1.0}, "`context_dropout` is 1.0"),
         ({"gate": "router"}, "`gate` is 'router'; expected one of"),

@@ -384,7 +384,7 @@ def is_own(file: Path) -> bool:
 class WatchedBatches(list):
     """Batches, the first of which may ask for anything; what is done with the others is watched."""
 
-    dataset = SimpleNamespace(set_epoch=lambda epoch: None)
+    dataset = SimpleNamespace(set_epoch=lambda epoch: None, damaged=torch.zeros(1))
 
     def __init__(self, batches: list[dict[str, torch.Tensor]], watch: Waiting):
         super().__init__(batches)

@@ -63,6 +63,8 @@ MAY_CHANGE = (
     "save_total_limit",
 )
 """Settings that a run may be resumed with other values of."""
+CHECKED_STEPS = 16
+"""Steps after which losses are checked."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -318,7 +320,7 @@ class Run:
             initial=done,
             disable=None if self.accelerator.is_main_process else True,
         )
-        since_step = done  # number of the first batch of a step
+        since_step, unchecked = done, []  # number of the first batch of a step; what `_check` takes
         for number, batch in enumerate(batches, start=done):
             if done and number == done and self.resume_from is not None:
                 checkpoints.load_random_states(self.resume_from, self.accelerator)
@@ -329,10 +331,10 @@ class Run:
                     self.balancing.finish(progress.step)
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
                     sums.add("gradient_norm", norm)
+                    losses = {"total": loss.detach(), **outputs.losses}
                     # gradients in fp16 may be infinite: the step is then skipped, and their scale is reduced
-                    if not torch.isfinite(loss if self.settings.mixed_precision == "fp16" else norm + loss):
-                        clips = clips_of_batches(loader, range(since_step, number + 1))
-                        raise FloatingPointError(self._not_finite({"total": loss, **outputs.losses}, clips))
+                    tested = loss if self.settings.mixed_precision == "fp16" else norm + loss
+                    unchecked.append((range(since_step, number + 1), torch.isfinite(tested.detach()), losses))
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -342,15 +344,19 @@ class Run:
             if self.accelerator.sync_gradients:
                 since_step = number + 1
                 progress.step += 1
+                if len(unchecked) == CHECKED_STEPS:
+                    self._check(unchecked, loader)
                 if self.average is not None:
                     self.average.update_parameters(self.accelerator.unwrap_model(model))
                 if number + 1 < len(loader) and not self.stopped and (ends := self._saves_now()) is not None:
+                    self._check(unchecked, loader)
                     progress.sums = sums.gathered(self.accelerator)
                     self.save()
                     if ends:
                         self._end()
             if self.stopped:
                 break
+        self._check(unchecked, loader)
         means = {name: total / count for name, (total, count) in sums.gathered(self.accelerator).items()}
         progress.epoch, progress.batches, progress.sums = progress.epoch + 1, 0, {}
         if damaged := int(loader.dataset.damaged.sum()):
@@ -389,12 +395,29 @@ class Run:
         """The newest checkpoint of the run."""
         return checkpoints.newest_checkpoint(self.folder)
 
-    def _not_finite(self, losses: dict[str, torch.Tensor], clips: list[str]) -> str:
-        """The message for a step whose loss or gradient is not finite."""
+    def _check(self, steps: list[tuple[range, torch.Tensor, dict[str, torch.Tensor]]], loader: Loader) -> None:
+        """
+        Checks that losses and gradients of the last steps are finite: not after each step, which would wait for the
+        device, but before each checkpoint.
+
+        Args:
+            steps: The numbers of the batches of each step, whether it is finite, and its losses; emptied.
+            loader: The training batches.
+
+        Raises:
+            FloatingPointError: A step is not; the message names its clips.
+        """
+        flags = torch.stack([finite for _, finite, _ in steps]).tolist() if steps else []
+        if all(flags):
+            steps.clear()
+            return
+        place = flags.index(False)
+        batches, _, losses = steps[place]
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-        return (
-            f"A loss or a gradient of step {self.progress.step + 1} (epoch {self.progress.epoch + 1}) is not finite: "
-            f"{values}. Clips of this step: {', '.join(clips)}. The weights before it are kept: newest checkpoint "
+        raise FloatingPointError(
+            f"A loss or a gradient of step {self.progress.step - len(steps) + place + 1} (epoch "
+            f"{self.progress.epoch + 1}) is not finite: {values}. Clips of this step: "
+            f"{', '.join(clips_of_batches(loader, batches))}. The weights before it are kept: newest checkpoint "
             f"{self.resume_point}, best model {self.folder / 'best'}. Look at the clips, or use a smaller "
             "learning_rate or another mixed_precision."
         )

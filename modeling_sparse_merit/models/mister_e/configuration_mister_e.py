@@ -21,6 +21,16 @@ CHOICES = {
 }
 
 
+SIZES = {
+    **dict.fromkeys(["speech_size", "text_size"], (0, 2**16)),
+    **dict.fromkeys(["context_hidden_size", "cross_modal_size", "attention_size", "gate_hidden_size"], (1, 2**16)),
+    **dict.fromkeys(["context_num_layers", "cross_modal_layers"], (0, 100)),
+    "attention_heads": (1, 2**12),
+}
+"""Valid sizes; the largest ones, far beyond what is useful, refuse files that would fill the memory."""
+MOST_KERNELS, WIDEST_KERNEL = 64, 1_001
+
+
 @strict
 class MisterEConfig(PreTrainedConfig):
     r"""
@@ -160,21 +170,23 @@ class MisterEConfig(PreTrainedConfig):
             )
 
     def _check_numbers(self) -> None:
-        sizes = ("context_hidden_size", "cross_modal_size", "attention_size", "attention_heads", "gate_hidden_size")
-        least = dict.fromkeys(sizes, 1)
-        least |= dict.fromkeys(["speech_size", "text_size", "context_num_layers", "cross_modal_layers"], 0)
-        least |= dict.fromkeys(["focal_gamma", "contrastive_weight", "consistency_weight"], 0)
-        for name, minimum in least.items():
-            if not minimum <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a finite number of at least {minimum}.")
+        for name, (least, largest) in SIZES.items():
+            if not least <= getattr(self, name) <= largest:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a number from {least} to {largest}.")
+        for name in ("focal_gamma", "contrastive_weight", "consistency_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a finite number of at least 0.")
         for name in ("context_dropout", "cross_modal_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 0 and less than 1.")
         for name in ("gate_temperature", "contrastive_temperature", "layer_norm_eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a finite number above 0.")
-        if not self.context_kernels or min(self.context_kernels) < 1:
-            raise ValueError(f"`context_kernels` is {self.context_kernels}; expected at least one width above 0.")
+        widths = self.context_kernels
+        if not 1 <= len(widths) <= MOST_KERNELS or not all(1 <= width <= WIDEST_KERNEL for width in widths):
+            raise ValueError(
+                f"`context_kernels` is {widths}; expected 1 to {MOST_KERNELS} widths from 1 to {WIDEST_KERNEL}."
+            )
         if self.attention_size % self.attention_heads:
             raise ValueError(
                 f"`attention_size` is {self.attention_size}; expected a multiple of `attention_heads`, "
