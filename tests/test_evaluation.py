@@ -417,6 +417,7 @@ def test_an_interrupted_run_goes_on_where_it_was(measure, tmp_path):
 # The same numbers, however they are computed -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_processes_threads_and_repetition_change_no_byte(measure, tmp_path):
     threads = torch.get_num_threads()
     measure("first")

@@ -340,6 +340,7 @@ def test_names_that_are_no_utf8_are_continued(run, record, tmp_path):
 # Pipes ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_standard_input_is_a_recording_of_its_own_each_time(tiny_checkpoint, record, tmp_path):
     for name in ("a.wav", "b.wav"):
         content = record(name, seed=ord(name[0])).read_bytes()

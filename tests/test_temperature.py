@@ -418,6 +418,7 @@ print(json.dumps({"temperature": on.temperature, "home": type(on).__module__.spl
 """
 
 
+@pytest.mark.slow
 def test_the_code_of_a_checkpoint_applies_it_without_this_package(checkpoint, recording, toy_report, tmp_path):
     temperature = write_whole(checkpoint, toy_report)
     exported = export_checkpoint(checkpoint, tmp_path / "exported")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -77,6 +77,8 @@ class ConversationSettings:
     Raises:
         ValueError: A field has a wrong value; the message names it.
     """
+
+    REQUIRED: ClassVar[tuple[str, ...]] = ("data",)
 
     output_dir: str = "runs/conversation"
     resume: bool = True
