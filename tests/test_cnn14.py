@@ -100,9 +100,9 @@ def test_three_kinds_of_noise_are_learned():
         ({"seconds": 0.1}, "expected at least 32 frames and 32 bands for 6 blocks"),
         (
             {"class_weights": [1.0], "id2label": LABELS},
-            "`class_weights` has 1 numbers; expected one for each of the 3",
+            "`class_weights` has 1 numbers; expected a positive one for each of the 3",
         ),
-        ({"mixup_alpha": -1}, "`mixup_alpha` is -1; expected a finite number of at least 0"),
+        ({"mixup_alpha": -1}, "`mixup_alpha` is -1; expected a number from 0"),
     ],
 )
 def test_configurations_that_cannot_be_say_so(fields, message):

@@ -94,6 +94,28 @@ def test_a_run_that_is_killed_before_its_validation_validates_when_it_resumes(co
     assert [entry for entry in logged(tmp_path / "run") if not entry[1]] == [(2, False), (3, False)]
 
 
+def test_a_validation_of_the_second_stage_is_repeated_in_that_stage(tables, tmp_path):
+    config = write_config(tmp_path / "config.yaml", tables, **{**CHANGES, "frozen_epochs": 1, "epochs": 2})
+    training_run.main([str(config), "--output_dir", str(tmp_path / "whole"), "--save_total_limit", "100"])
+    run = Path(shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "run" / "checkpoint-2"))
+    before = json.loads((tmp_path / "whole" / "checkpoint-1" / "progress.json").read_text())
+    progress = {**json.loads((run / "progress.json").read_text()), "to_validate": True}
+    score = {name: before[name] for name in ("best_score", "waited")}
+    (run / "progress.json").write_text(json.dumps({**progress, **score}))
+    training_run.main([str(config), "--output_dir", str(tmp_path / "run")])
+    for file in ("checkpoint-3/model.safetensors", "checkpoint-3/average.safetensors"):
+        expected, weights = load_file(tmp_path / "whole" / file), load_file(tmp_path / "run" / file)
+        assert all(torch.equal(weights[name], weight) for name, weight in expected.items()), file
+
+
+def test_a_run_resumes_within_an_epoch_with_as_many_processes_as_before(config, whole, tmp_path):
+    run = Path(shutil.copytree(whole / "checkpoint-0-3", tmp_path / "checkpoint-0-3"))
+    progress = json.loads((run / "progress.json").read_text())
+    (run / "progress.json").write_text(json.dumps({**progress, "processes": 2}))
+    with pytest.raises(ValueError, match="within an epoch of 2 processes; expected as many, not 1"):
+        training_run.main([str(config), "--output_dir", str(tmp_path)])
+
+
 def start(config: Path, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(train_command(config, folder), env=one_thread(), stderr=subprocess.PIPE, text=True)
 

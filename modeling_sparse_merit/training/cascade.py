@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..evaluation.enhancers import ENHANCERS
 from ..models.audio_enhancer.configuration_audio_enhancer import AudioEnhancerConfig
 from ..models.audio_enhancer.modeling_audio_enhancer import AudioEnhancerModel
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion
+from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, load_checked
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import ENHANCEMENT
 from .dataset import Collator, decoded
@@ -100,7 +101,8 @@ class EnhancementModel:
     def __init__(self, checkpoint: str, device: torch.device):
         source = locate(checkpoint)
         self.feature_extractor = SparseMeritFeatureExtractor.from_pretrained(source)
-        self.model = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(source).to(device).eval()
+        load = partial(SparseMeritForSpeechEnhancementAndEmotion.from_pretrained, source, output_loading_info=True)
+        self.model = load_checked(load, str(source)).to(device).eval()
         if ENHANCEMENT not in self.model.config.tasks:
             raise ValueError(
                 f"`cleaned_by` is {checkpoint}, which has the tasks {self.model.config.tasks}; expected one with "
@@ -130,7 +132,9 @@ class AudioEnhancement:
     """
 
     def __init__(self, checkpoint: str, device: torch.device):
-        self.model = AudioEnhancerModel.from_pretrained(locate(checkpoint)).eval()
+        source = locate(checkpoint)
+        load = partial(AudioEnhancerModel.from_pretrained, source, output_loading_info=True)
+        self.model = load_checked(load, str(source)).eval()
         self.model.to(device)
         settings = json.dumps(self.model.config.to_diff_dict(), sort_keys=True, default=str)
         self.fingerprint = f"{settings} {sha256_of_weights(self.model)}"

@@ -39,6 +39,7 @@ class Progress:
         batches: Batches of each process in the unfinished epoch that are done.
         sums: {name: [sum, number]} of the values of these batches, over all processes.
         to_validate: Whether the last finished epoch is still to be validated.
+        processes: Number of processes.
     """
 
     epoch: int = 0
@@ -48,6 +49,7 @@ class Progress:
     batches: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)
     to_validate: bool = False
+    processes: int = 1
 
     @property
     def checkpoint(self) -> str:

@@ -9,6 +9,7 @@ checkpoint when it is started again.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ from ..models.cnn14.configuration_cnn14 import Cnn14Config
 from ..models.cnn14.modeling_cnn14 import Cnn14ForAudioClassification
 from .arguments import parse_fields
 from .cascade import Enhancement, build_enhancement
-from .dataset import EpochSampler, MixedClips, class_frequencies
+from .dataset import EpochSampler, MixedClips, class_frequencies, decoded
 from .records import sound_data
 from .settings import EQUAL_CLASSES
 from .sounds import SoundTrainingSettings, callbacks, load_mixtures, start, waveform_extractor
@@ -92,7 +93,8 @@ class ClassifierCollator:
     def __init__(self, feature_extractor: Any, enhance: Enhancement | None = None):
         self.feature_extractor, self.enhance = feature_extractor, enhance
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, clips: Sequence[dict[str, Any] | None]) -> dict[str, torch.Tensor]:
+        examples = decoded(clips)
         sounds = [example["noisy"] for example in examples]
         sounds = sounds if self.enhance is None else self.enhance(sounds)
         batch = self.feature_extractor(sounds, sampling_rate=SAMPLING_RATE, padding=True, return_tensors="pt")

@@ -28,16 +28,18 @@ from transformers.utils import logging as transformers_logging
 from ..data.datasets import DatasetError, read_datasets
 from ..data.prepare import warn_of_overlap
 from ..fields import Count, Names, NonNegative, Positive, PositiveCount, Probability, checked_dataclass, require
-from ..files import replacing_folder
+from ..files import append_line, replacing_folder
 from ..metrics.emotion import macro_f1, unweighted_average_recall, weighted_f1
 from ..models.mister_e.configuration_mister_e import MisterEConfig
 from ..models.mister_e.losses import UNLABELLED
 from ..models.mister_e.modeling_mister_e import MisterEForConversationEmotion
+from ..models.sparse_merit.modeling_sparse_merit import damaged_weights
 from . import checkpoints
 from .arguments import parse_fields
 from .conversations import Conversation, collate, embedding_sizes, read_conversations
 from .dataset import EpochSampler
 from .ema import MovingAverage
+from .interruption import write_errors
 from .records import conversation_data, write_settings, write_training_data
 from .settings import Entries, Fraction, YamlMapping
 
@@ -151,7 +153,13 @@ class Run:
             checkpoints.load_weights(checkpoint, self.model, self.average)
 
     def train(self) -> None:
-        """Trains the epochs that are left."""
+        """
+        Trains the epochs that are left.
+
+        Raises:
+            FloatingPointError: A loss or a weight is not finite.
+            OutputError: Nothing more can be written, for example because the disk is full.
+        """
         settings, accelerator = self.settings, self.accelerator
         loader = accelerator.prepare(self._train_loader())
         optimizer = build_optimizer(self.model, settings)
@@ -200,7 +208,13 @@ class Run:
             self.progress.step += 1
             if self.average is not None:
                 self.average.update_parameters(self.accelerator.unwrap_model(model))
-        return self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+        mean = self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+        if not math.isfinite(mean) or damaged_weights(self.model.named_parameters()):
+            raise FloatingPointError(
+                f"A loss of epoch {self.progress.epoch + 1} or a weight after it is not finite. The newest checkpoint "
+                f"is {self._newest()}. Use a smaller learning_rate."
+            )
+        return mean
 
     def _validate(self, loss: float) -> None:
         """Scores the model on the whole dev split, and saves it if it is the best so far."""
@@ -233,7 +247,8 @@ class Run:
     def _save_best(self, model: MisterEForConversationEmotion, scores: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        with replacing_folder(self.folder / "best") as folder:
+        best = self.folder / "best"
+        with write_errors(best, self._newest), replacing_folder(best) as folder:
             model.save_pretrained(folder)
             results = {"epoch": self.progress.epoch, "step": self.progress.step, "dev": scores}
             (folder / "dev_results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
@@ -247,8 +262,12 @@ class Run:
         entry |= {name: round(value, 5) for name, value in values.items()}
         logger.info(json.dumps(entry))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
+        with write_errors(self.folder / "log.jsonl", self._newest):
+            append_line(self.folder / "log.jsonl", json.dumps(entry))
+
+    def _newest(self) -> Path | None:
+        """The newest checkpoint."""
+        return checkpoints.newest_checkpoint(self.folder)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ The training speech is a dataset on this machine (`MixedClips`), or is streamed 
 """
 
 import logging
+import signal
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -383,6 +384,11 @@ class Collator:
         return {**batch, **collate_targets([example["targets"] for example in examples])}
 
 
+def ignore_termination(worker: int) -> None:
+    """A scheduler sends SIGTERM to all processes: those that decode go on until the run has written its checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def decoded(clips: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
     """
     The examples of a batch without those of damaged clips.
@@ -577,5 +583,6 @@ def build_loader(
         sampler=sampler,
         collate_fn=list if settings.cleaned_by else Collator(feature_extractor),
         num_workers=settings.dataloader_num_workers,
+        worker_init_fn=ignore_termination,
         pin_memory=torch.cuda.is_available(),
     )

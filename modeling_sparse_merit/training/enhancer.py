@@ -7,6 +7,7 @@ on the dev split is saved in OUTPUT_DIR/best, ready for `AudioEnhancerModel.from
 resumes from its newest checkpoint when it is started again.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..fields import Positive, PositiveCount, checked_dataclass, names_of, requi
 from ..models.audio_enhancer.configuration_audio_enhancer import AudioEnhancerConfig
 from ..models.audio_enhancer.modeling_audio_enhancer import AudioEnhancerModel
 from .arguments import parse_fields
-from .dataset import EpochSampler, MixedClips
+from .dataset import EpochSampler, MixedClips, decoded
 from .records import sound_data
 from .sounds import SoundTrainingSettings, callbacks, load_mixtures, start, waveform_extractor
 from .trainer import ScoringTrainer, checkpoint_to_resume, run, training_arguments, write_best
@@ -62,7 +63,8 @@ class EnhancerCollator:
     def __init__(self, feature_extractor: Wav2Vec2FeatureExtractor):
         self.feature_extractor = feature_extractor
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, clips: Sequence[dict[str, Any] | None]) -> dict[str, torch.Tensor]:
+        examples = decoded(clips)
         noisy = [example["noisy"] for example in examples]
         batch = self.feature_extractor(noisy, sampling_rate=SAMPLING_RATE, padding=True, return_tensors="pt")
         clean = [torch.from_numpy(example["clean"]) for example in examples]

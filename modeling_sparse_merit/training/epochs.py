@@ -41,7 +41,7 @@ class Sums:
         """{name: [sum, number]} over all processes."""
         tensors = {
             name: torch.stack([torch.as_tensor(total, dtype=torch.float32).cpu(), torch.tensor(float(number))])
-            for name, (total, number) in self.values.items()
+            for name, (total, number) in sorted(self.values.items())  # the same order in all processes
         }
         moved = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
         return {name: tensor.tolist() for name, tensor in accelerator.reduce(moved, "sum").items()}

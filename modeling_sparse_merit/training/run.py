@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..data.labels import class_weights
-from ..files import append_line, replacing_folder
+from ..files import append_line, replacing, replacing_folder
 from ..models.sparse_merit.encoder import receptive_field
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION
@@ -136,9 +136,8 @@ def start(settings: TrainingSettings) -> Accelerator:
     if accelerator.is_main_process:
         refuse_changes(settings)
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(settings.output_dir) / "settings.json").write_text(
-            json.dumps(asdict(settings), indent=2), encoding="utf-8"
-        )
+        with replacing(Path(settings.output_dir) / "settings.json") as temporary:
+            temporary.write_text(json.dumps(asdict(settings), indent=2), encoding="utf-8")
     accelerator.init_trackers("sparse_merit")
     set_seed(settings.seed, device_specific=True)
     return accelerator
@@ -190,6 +189,7 @@ class Run:
 
     Raises:
         FileExistsError: The folder has a checkpoint, and `resume` is false.
+        ValueError: The checkpoint was written within an epoch of another number of processes.
     """
 
     def __init__(
@@ -214,8 +214,17 @@ class Run:
         self.average = None
         if settings.average_decay:
             self.average = MovingAverage(model, settings.average_decay).eval().to(accelerator.device)
-        self.progress = checkpoints.load_progress(checkpoint) if checkpoint else checkpoints.Progress()
+        self.progress = checkpoints.Progress(processes=accelerator.num_processes)
         if checkpoint:
+            self.progress = checkpoints.load_progress(checkpoint)
+        if checkpoint:
+            processes = accelerator.num_processes
+            if self.progress.batches and self.progress.processes != processes:
+                raise ValueError(
+                    f"{checkpoint} was written within an epoch of {self.progress.processes} processes; expected as "
+                    f"many, not {processes}, or remove it to resume at the end of an epoch."
+                )
+            self.progress.processes = processes
             checkpoints.load_weights(checkpoint, model, self.average)
             self.balancing.load(checkpoint)
 
@@ -234,7 +243,8 @@ class Run:
             SystemExit: A SIGTERM ended the run; a checkpoint was written.
         """
         last_epoch, progress = stage.first_epoch + stage.epochs, self.progress
-        if not progress.to_validate and (progress.epoch >= last_epoch or self.stopped):
+        validates = progress.to_validate and stage.first_epoch < progress.epoch <= last_epoch
+        if not validates and (progress.epoch >= last_epoch or self.stopped):
             return
         only_tasks = self.settings.tasks or () if self.settings.freeze_experts else ()
         build.set_trainable(self.model, stage, self.settings.train_feature_encoder, only_tasks)
@@ -442,9 +452,14 @@ class Run:
             self.save_best(model, scores)
 
     def _until_interrupted(self, loader: Loader) -> Iterator[dict[str, Any]]:
-        """The batches of a validation, which a SIGTERM ends: it is repeated when the run resumes."""
+        """
+        The batches of a validation, which a SIGTERM ends: it is repeated when the run resumes. Several processes,
+        whose numbers of batches may differ, agree on it before the first batch alone.
+        """
+        if self._on_any_process(self.interruption.requested)[0]:
+            self._end()
         for batch in loader:
-            if self._on_any_process(self.interruption.requested)[0]:
+            if self.interruption.requested and self.accelerator.num_processes == 1:
                 self._end()
             yield batch
 

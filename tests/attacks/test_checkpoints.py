@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from modeling_sparse_merit import (
     AudioEnhancerConfig,
     Cnn14Config,
+    MisterEConfig,
     SparseMeritConfig,
     SpeechEnhancementAndEmotionPipeline,
 )
@@ -152,6 +153,13 @@ def test_sizes_that_would_fill_the_memory_are_refused_by_name_before_anything_is
         (Cnn14Config, {"channels": [10**9]}),
         (Cnn14Config, {"channels": [1] * 1_000}),
         (Cnn14Config, {"hidden_size": 10**9}),
+        (Cnn14Config, {"num_labels": 10**9}),
+        (Cnn14Config, {"seconds": float("inf")}),
+        (Cnn14Config, {"time_masks": 10**12}),
+        (MisterEConfig, {"context_hidden_size": 10**9}),
+        (MisterEConfig, {"cross_modal_layers": 10**6}),
+        (MisterEConfig, {"context_kernels": [1] * 1_000}),
+        (MisterEConfig, {"num_labels": 10**9}),
     ],
 )
 def test_other_models_refuse_such_sizes(make, fields):

@@ -2,6 +2,7 @@
 """Audio enhancement by one of several structures, on any kind of sound: speech, breath, machines."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,6 +61,18 @@ class AudioEnhancerModel(PreTrainedModel):
         self.enhancer = STRUCTURES[config.structure](config)
         self.spectrogram = Spectrogram(config.n_fft, config.hop_length, config.n_fft)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As in `PreTrainedModel`, from safetensors unless `use_safetensors=False` is passed.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            args, kwargs: As in `PreTrainedModel`.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

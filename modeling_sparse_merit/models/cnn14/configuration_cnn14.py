@@ -2,11 +2,12 @@
 """Configuration of CNN14."""
 
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-MOST_BLOCKS, MOST_CHANNELS = 32, 2**14
+MOST_BLOCKS, MOST_CHANNELS, MOST_LABELS, MOST_MASKS, MOST_SECONDS = 32, 2**14, 100_000, 2**16, 3_600
 LARGEST = {"hidden_size": 2**16, "num_mel_bins": 2**12, "n_fft": 2**20, "hop_length": 2**20}
 """Largest valid values of sizes, far beyond what is useful: they refuse files that would fill the memory."""
 
@@ -62,6 +63,11 @@ class Cnn14Config(PreTrainedConfig):
     frequency_width: int = 8
     class_weights: list[float] | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.get("num_labels", 0) > MOST_LABELS:
+            raise ValueError(f"`num_labels` is {kwargs['num_labels']}; expected at most {MOST_LABELS}.")
+        super().__post_init__(**kwargs)
+
     def validate_cnn14(self) -> None:
         """Part of the validation that `transformers` runs when a configuration is made or saved."""
         if not 1 <= len(self.channels) <= MOST_BLOCKS or not all(1 <= size <= MOST_CHANNELS for size in self.channels):
@@ -72,8 +78,10 @@ class Cnn14Config(PreTrainedConfig):
             if not 1 <= getattr(self, name) <= limit:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a whole number from 1 to {limit}.")
         for name in ("mixup_alpha", "fade_seconds", "time_masks", "time_width", "frequency_masks", "frequency_width"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a finite number of at least 0.")
+            if not 0 <= getattr(self, name) <= MOST_MASKS:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a number from 0 to {MOST_MASKS}.")
+        if not 0 < self.seconds <= MOST_SECONDS:
+            raise ValueError(f"`seconds` is {self.seconds}; expected more than 0 and at most {MOST_SECONDS}.")
         for name in ("conv_dropout", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected at least 0 and less than 1.")
@@ -88,9 +96,12 @@ class Cnn14Config(PreTrainedConfig):
                 f"`seconds`, `num_mel_bins` are {self.seconds}, {self.num_mel_bins}; expected at least {shrunk} "
                 f"frames and {shrunk} bands for {len(self.channels)} blocks."
             )
-        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+        weights = self.class_weights
+        if weights is not None and (
+            len(weights) != self.num_labels or not all(0 < each < math.inf for each in weights)
+        ):
             raise ValueError(
-                f"`class_weights` has {len(self.class_weights)} numbers; expected one for each of the "
+                f"`class_weights` has {len(weights)} numbers; expected a positive one for each of the "
                 f"{self.num_labels} classes."
             )
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """CNN14 of PANNs (arXiv 1912.10211): log-mel spectrogram, blocks of two convolutions, pooling, classifier."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -170,6 +172,18 @@ class Cnn14ForAudioClassification(PreTrainedModel):
         self.dense = nn.Linear(config.channels[-1], config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As in `PreTrainedModel`, from safetensors unless `use_safetensors=False` is passed.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            args, kwargs: As in `PreTrainedModel`.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -28,7 +28,7 @@ SIZES = {
     "attention_heads": (1, 2**12),
 }
 """Valid sizes; the largest ones, far beyond what is useful, refuse files that would fill the memory."""
-MOST_KERNELS, WIDEST_KERNEL = 64, 1_001
+MOST_KERNELS, WIDEST_KERNEL, MOST_LABELS = 64, 1_001, 100_000
 
 
 @strict
@@ -114,6 +114,8 @@ class MisterEConfig(PreTrainedConfig):
     text_model: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.get("num_labels", 0) > MOST_LABELS:
+            raise ValueError(f"`num_labels` is {kwargs['num_labels']}; expected at most {MOST_LABELS}.")
         if self.experts is None:
             self.experts = [name for name in EXPERTS if set(_modalities_of(name)) <= set(self.embedding_sizes)]
         self.experts, self.context_kernels = list(self.experts), list(self.context_kernels)

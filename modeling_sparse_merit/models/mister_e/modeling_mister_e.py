@@ -110,6 +110,7 @@ class MisterEForConversationEmotion(PreTrainedModel):
 
     def __init__(self, config: MisterEConfig):
         super().__init__(config)
+        config.validate_mister_e()  # `from_pretrained` may have changed it
         sizes = config.embedding_sizes
         used = [name for name in sizes if {name, CROSS_MODAL} & set(config.experts or ())]
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(sizes[name])) for name in used})
@@ -123,6 +124,18 @@ class MisterEForConversationEmotion(PreTrainedModel):
                 self.experts[name] = ContextExpert(config, sizes[name])
         self.gate = Gate(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As in `PreTrainedModel`, from safetensors unless `use_safetensors=False` is passed.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            args, kwargs: As in `PreTrainedModel`.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """

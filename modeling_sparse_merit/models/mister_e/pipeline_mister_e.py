@@ -54,8 +54,18 @@ class ConversationPipeline(Pipeline):
             model: Folder or Hub id.
             embedders: As in the class.
             kwargs: Other parameters of the pipeline, and `device`.
+
+        Raises:
+            ValueError: Weights are missing or not finite.
         """
-        network = MisterEForConversationEmotion.from_pretrained(model)
+        network, loading = MisterEForConversationEmotion.from_pretrained(model, output_loading_info=True)
+        weights = (*network.named_parameters(), *network.named_buffers())
+        damaged = [name for name, weight in weights if weight.is_floating_point() and not weight.isfinite().all()]
+        if unusable := sorted({*loading["missing_keys"], *damaged}):
+            raise ValueError(
+                f"{str(model)!r} lacks weights, or has NaN or Inf in them: {', '.join(unusable[:5])}. Download or "
+                "save it again."
+            )
         return cls(model=network.eval(), embedders=embedders, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]

@@ -173,7 +173,7 @@ class RatingHead(ClipHead):
             )
         values = [(side.float() - self.minimum) / self.range for side in (predicted, targets)]
         if self.gathers and self.training:
-            values = [gather_clips(side) for side in values]
+            values = [gather_clips(side, fill) for side, fill in zip(values, (0.0, torch.nan), strict=True)]
         return self.criterion(*values)
 
 

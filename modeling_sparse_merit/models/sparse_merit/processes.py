@@ -2,23 +2,28 @@
 """Losses over the clips of all processes of a distributed training, so that it equals that of one process."""
 
 import torch
+from torch.nn import functional
 
 
-def gather_clips(values: torch.Tensor) -> torch.Tensor:
+def gather_clips(values: torch.Tensor, fill: float) -> torch.Tensor:
     """
-    The clips of all processes, (B, K) -> (processes * B, K), differentiable; unchanged on one process.
+    The clips of all processes, (B, K) -> (processes * most, K), differentiable; unchanged on one process.
 
     Each process computes the same loss from them. The gradient of its own clips is the sum over processes, and the
     distributed training averages over processes, so the gradient is that of the loss.
 
     Args:
-        values: (B, K), as many clips in every process.
+        values: (B, K).
+        fill: What the values of a process with fewer clips than another are filled up with.
     """
     if not _are_several():
         return values
     from torch.distributed.nn.functional import all_gather  # not in all builds of torch
 
-    return torch.cat(all_gather(values.contiguous()))
+    most = torch.tensor(len(values), device=values.device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    missing = int(most) - len(values)
+    return torch.cat(all_gather(functional.pad(values, (0, 0, 0, missing), value=fill).contiguous()))
 
 
 def shared_mean(values: torch.Tensor) -> torch.Tensor:
