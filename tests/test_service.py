@@ -479,6 +479,7 @@ def test_logs_are_lines_of_json_without_contents(service):
     stream = io.StringIO()
     start_logging(stream)
     response = service.analyze(clip(), "?channel=1", Content_Disposition="attachment; filename=private.wav")
+    wait_until(lambda: '"request"' in stream.getvalue())  # the line follows the response
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     (line,) = [line for line in lines if line["event"] == "request"]
     assert line["id"] == response.json["id"] and line["outcome"] == "ok" and line["total_ms"] > 0

@@ -39,6 +39,7 @@ from modeling_sparse_merit.training import build, checkpoints, dataset
 from modeling_sparse_merit.training import run as training_run
 from modeling_sparse_merit.training.arguments import documented_fields, parse_fields
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel, build_enhancement
+from modeling_sparse_merit.training.conversation import ConversationSettings
 from modeling_sparse_merit.training.records import training_data
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
@@ -985,5 +986,7 @@ def test_the_settings_of_the_repository_are_valid(path):
         needs_text = yaml.safe_load(path.read_text(encoding="utf-8")).get("stage") != "speech"
         arguments = ["--text_model", "x"] if needs_text else []
         assert parse_fields(SpeechTextSettings, [str(path), *arguments], "").data
+    elif "conversation" in path.parts:
+        assert parse_fields(ConversationSettings, [str(path), "--data", "x"], "").data
     else:
         assert parse_settings([str(path)]).speech
