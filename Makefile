@@ -13,6 +13,7 @@ help:
 	@echo "make demo       enhance a noisy recording and recognise its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
+	@echo "make fuzz       files that are changed at random: FUZZ_CASES of them, 100,000 by default"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
 	@echo "make test-docs  run the code blocks of README.md and docs/, and the notebooks of the tutorials"
 	@echo "make docs       build the documentation into site/; .venv/bin/mkdocs serve shows it while you write"
