@@ -71,7 +71,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_as_if_nothing_had_happened(conf
         {"gradient_accumulation_steps": 2, "task_balancing": "uncertainty"},
         {"frozen_epochs": 2, "epochs": 1, "dataloader_num_workers": 2},
         {"frozen_epochs": 2, "epochs": 1, "feature_cache": "features", "feature_cache_rounds": 1},
-        {"sampling": "class_balanced", "mixed_precision": "bf16"},
+        {"sampling": "class_balanced", "class_weights": "none", "mixed_precision": "bf16"},
     ],
 )
 def test_a_run_of_any_kind_goes_on_in_the_middle_of_an_epoch(tables, tmp_path, monkeypatch, changes):
