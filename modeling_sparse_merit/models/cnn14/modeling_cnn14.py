@@ -26,8 +26,6 @@ class LogMel(nn.Module):
         config: Configuration of the model.
     """
 
-    filters: torch.Tensor
-
     def __init__(self, config: Cnn14Config):
         super().__init__()
         self.n_fft, self.hop_length = config.n_fft, config.hop_length
@@ -35,7 +33,7 @@ class LogMel(nn.Module):
         self.fade = round(config.fade_seconds * config.sampling_rate)
         self.num_mel_bins, self.sampling_rate = config.num_mel_bins, config.sampling_rate
         self.frequencies = float(config.min_frequency), float(config.max_frequency)
-        self.register_buffer("filters", self.make_filters())  # saved, since models are built without memory first
+        self.filters = nn.Buffer(self.make_filters())  # saved, since models are built without memory first
 
     def make_filters(self) -> torch.Tensor:
         """Mel filters (bins, bands) of area 1."""
@@ -133,14 +131,15 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
-            *(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
-        )
+        self.first_conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outputs)
+        self.second_conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outputs)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(B, C, F, bands) -> (B, C', F, bands)."""
-        return self.layers(hidden)
+        hidden = self.first_norm(self.first_conv(hidden)).relu()
+        return self.second_norm(self.second_conv(hidden)).relu()
 
 
 class Cnn14ForAudioClassification(PreTrainedModel):
@@ -218,6 +217,7 @@ class Cnn14ForAudioClassification(PreTrainedModel):
         mel = self.input_norm(self.log_mel(input_values, num_samples).transpose(1, 2)).transpose(1, 2)
         mel = self.spec_augment(mel)  # (B, F, bands)
         targets = None if labels is None else soft_labels(labels, self.classifier.out_features)
+        # CODEPATH: 0 in checkpoints that are trained without mixup
         if self.training and targets is not None and self.config.mixup_alpha:
             mel, targets = mixup(mel, targets, self.config.mixup_alpha)
         logits = self.classify(mel)

@@ -266,6 +266,7 @@ class MisterEForConversationEmotion(PreTrainedModel):
                 logits[name], states[SPEECH], states[TEXT] = expert(inputs[SPEECH], inputs[TEXT], mask)
             else:
                 logits[name], context = expert(embeddings[name], mask)
+                # CODEPATH: "embeddings" in the published system, which runs the experts side by side
                 if self.config.cross_modal_input == "context":
                     inputs[name] = context
         return logits, states
