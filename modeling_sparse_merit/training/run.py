@@ -341,7 +341,7 @@ class Run:
                     self.balancing.finish(progress.step)
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
                     sums.add("gradient_norm", norm)
-                    losses = {"total": loss.detach(), **outputs.losses}
+                    losses = {name: each.detach() for name, each in {"total": loss, **outputs.losses}.items()}
                     # gradients in fp16 may be infinite: the step is then skipped, and their scale is reduced
                     tested = loss if self.settings.mixed_precision == "fp16" else norm + loss
                     unchecked.append((range(since_step, number + 1), torch.isfinite(tested.detach()), losses))
