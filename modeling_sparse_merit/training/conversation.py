@@ -10,7 +10,6 @@ checkpoint when it is started again.
 import json
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from pydantic import Field
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import SchedulerType, get_scheduler
-from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import DatasetError, read_datasets
 from ..data.prepare import warn_of_overlap
@@ -42,6 +40,7 @@ from .ema import MovingAverage
 from .interruption import write_errors
 from .records import conversation_data, write_settings, write_training_data
 from .settings import Entries, Fraction, YamlMapping
+from .trainer import start_logging
 
 logger = logging.getLogger("conversation")
 
@@ -275,9 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     [`parse_fields`]."""
     description = "Trains a conversation model. CONFIG.yaml comes first, then what overrides it."
     settings = parse_fields(ConversationSettings, arguments, description)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if not sys.stderr.isatty():  # bars would fill a log
-        transformers_logging.disable_progress_bar()
+    start_logging()
     train(settings)
 
 

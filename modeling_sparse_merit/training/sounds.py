@@ -1,8 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """What the trainings of an enhancer and of a classifier of sounds share: settings, mixtures, epochs."""
 
-import logging
-import sys
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +14,6 @@ from transformers import (
     TrainingArguments,
     Wav2Vec2FeatureExtractor,
 )
-from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import read_datasets
 from ..data.high_pass import RandomHighPass
@@ -25,7 +22,7 @@ from ..fields import Count, Names, NonNegative, Positive, PositiveCount, Probabi
 from .dataset import MixedClips
 from .settings import Entries, Range, YamlMapping
 from .targets import Target
-from .trainer import LogFile
+from .trainer import LogFile, start_logging
 
 
 @checked_dataclass
@@ -126,10 +123,8 @@ class EpochCallback(TrainerCallback):
 
 def start(settings: SoundTrainingSettings) -> None:
     """Prepares the process: logging, seed, and denormal numbers, which slow a CPU down, as 0."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    start_logging()
     torch.set_flush_denormal(True)
-    if not sys.stderr.isatty():  # bars would fill a log
-        transformers_logging.disable_progress_bar()
     torch.manual_seed(settings.seed)
 
 

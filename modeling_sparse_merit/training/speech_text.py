@@ -7,8 +7,6 @@ tasks on the whole dev split is saved in OUTPUT_DIR/best, ready for `from_pretra
 from its newest checkpoint when it is started again.
 """
 
-import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -20,7 +18,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch import nn
 from transformers import EarlyStoppingCallback, SchedulerType
-from transformers.utils import logging as transformers_logging
 
 from ..data.datasets import DatasetError, read_datasets
 from ..data.labels import class_weights
@@ -46,7 +43,7 @@ from .records import speech_text_data
 from .settings import EQUAL_CLASSES, Entries, Fraction, YamlMapping
 from .speech_text_clips import ClipDataset, Collator
 from .targets import Targets, add_classes, batch_targets, compares_clips, configured_tasks, has_target
-from .trainer import LogFile, ScoringTrainer, checkpoint_to_resume, run, training_arguments, write_best
+from .trainer import LogFile, ScoringTrainer, checkpoint_to_resume, run, start_logging, training_arguments, write_best
 from .validation import predicted_pair, selection, summarize_clips
 
 TRAINED = {"text": (TEXT,), "speech": (SPEECH,), "fusion": (), "joint": (SPEECH, TEXT)}
@@ -215,9 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Trains a model. The arguments, by default those of the command line, are described at [`parse_fields`]."""
     description = "Trains a model of speech and text. CONFIG.yaml comes first, then what overrides it."
     settings = parse_fields(SpeechTextSettings, arguments, description)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if not sys.stderr.isatty():  # bars would fill a log
-        transformers_logging.disable_progress_bar()
+    start_logging()
     add_classes(settings)
     options = training_arguments(settings)
     checkpoint = checkpoint_to_resume(settings)

@@ -13,6 +13,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging as transformers_logging
 
 from ..files import replacing_folder
 from .dataset import EpochSampler
@@ -127,6 +128,13 @@ class LogFile(TrainerCallback):
                     entry[f"dev/{name.removeprefix('eval_')}" if is_dev else f"train/{name}"] = round(value, 5)
             with open(Path(args.output_dir) / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
+
+
+def start_logging() -> None:
+    """Logs lines with their time, and shows bars on a terminal alone."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if not sys.stderr.isatty():  # bars would fill a log
+        transformers_logging.disable_progress_bar()
 
 
 def training_arguments(settings: TrainerSettings) -> TrainingArguments:
