@@ -247,6 +247,18 @@ def test_mixtures_and_order_depend_on_seed_and_epoch_alone(tables):
     assert np.array_equal(dev[0]["noisy"], dataset.load_clips(settings, "dev")[0]["noisy"])
 
 
+def test_runs_of_several_seeds_with_one_data_seed_get_the_same_batches(tables):
+    def batches(**seeds):
+        settings = make_settings(tables, **seeds)
+        clips = dataset.load_clips(settings, "train")
+        loader = dataset.build_loader(clips, build.build_feature_extractor(settings), settings, shuffle=True)
+        return [batch["input_values"] for batch in loader]
+
+    expected = batches(seed=4)
+    assert all(map(torch.equal, batches(seed=5, data_seed=4), expected))
+    assert not all(map(torch.equal, batches(seed=5), expected))
+
+
 # Datasets on the Hub -------------------------------------------------------------------------------------------------
 
 WITHOUT_TORCHCODEC = (

@@ -499,14 +499,14 @@ def load_clips(
         noise_speed=_limits(settings.noise_speed) if train else None,
         augment=pitch_shift(settings) if train else None,
         rir_probability=settings.rir_probability if train else 0.0,
-        seed=settings.seed,
+        seed=settings.seed_of_data,
         transmissions=settings.transmissions,
         transmission_probability=settings.transmission_probability if train else 0.0,
         clipping_probability=settings.clipping_probability if train else 0.0,
         clean_probability=settings.clean_probability if train else 0.0,
     )
     if settings.streaming and train:
-        rows = StreamedRows(settings.speech, tasks, settings.labels, settings.seed, settings.shuffle_buffer)
+        rows = StreamedRows(settings.speech, tasks, settings.labels, settings.seed_of_data, settings.shuffle_buffer)
         return StreamedClips(rows, recipe, settings.max_seconds)
     speech = read_datasets(settings.speech, split=split, download_all=not settings.streaming)
     reader = Targets(speech, tasks, settings.labels)
@@ -570,7 +570,7 @@ def build_loader(
         sampler = EpochSampler(
             batch_size,
             clips.lengths(),
-            settings.seed,
+            settings.seed_of_data,
             clip_frequencies(clips, settings),
             settings.train_sampling_strategy or ("random" if compares_clips else "group_by_length"),
             np.asarray(clips.labels) if settings.sampling in EQUAL_CLASSES else None,

@@ -76,7 +76,9 @@ class TrainingSettings:
     Args:
         output_dir: Folder of the logs, the checkpoints and the result, `best`.
         resume: Continue from the newest checkpoint in `output_dir`, if there is one.
-        seed: Seed of the initial weights, of the order of the clips and of their mixtures.
+        seed: Seed of the initial weights, of dropout, of the order of the clips and of their mixtures.
+        data_seed: Seed of the order of the clips and of their mixtures; None takes `seed`. Runs of several seeds with
+            one `data_seed` get the same batches, and share the features in `feature_cache`.
         model: Sparse MERIT checkpoint to fine-tune: a name, a folder or a Hub id. See also `encoder` and `wavlm`.
         wavlm: WavLM checkpoint to take the encoder from; everything else is initialised.
         encoder: Sparse MERIT checkpoint to take the encoder and the input scale from; everything else is initialised.
@@ -197,6 +199,7 @@ class TrainingSettings:
     output_dir: str = "runs/sparse-merit"
     resume: bool = True
     seed: Count = 0
+    data_seed: Count | None = None
 
     # What a run starts from
     model: str | None = None
@@ -310,6 +313,11 @@ class TrainingSettings:
     def batch_size(self, clips: int) -> int:
         """`per_device_train_batch_size`, or its default for a number of clips."""
         return self.per_device_train_batch_size or min(32, max(4, clips // 16))
+
+    @property
+    def seed_of_data(self) -> int:
+        """The seed of the order of the clips and of their mixtures."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def label_sources(self) -> dict[str, str]:
