@@ -36,6 +36,7 @@ from modeling_sparse_merit.data.mixing import MixingParameters
 from modeling_sparse_merit.data.transmission import TRANSMISSIONS
 from modeling_sparse_merit.evaluation import EvaluationConfig, conditions, evaluate, noisy_set
 from modeling_sparse_merit.evaluation.systems import Cascade, CheckpointSystem
+from modeling_sparse_merit.models.sparse_merit.encoder import SparseMeritEncoder
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["angry", "sad", "happy", "neutral"]
@@ -311,6 +312,32 @@ def test_systems_stand_side_by_side(measure, corpus, tmp_path):
         for system, member in (("noisy", 0), ("ours", 0), ("ours", 1), ("cascade", 0))
     ]
     assert len(received[0]) == 4 and all(clips == received[0] for clips in received)
+
+
+def test_models_that_share_an_encoder_run_it_once_with_a_feature_cache(measure, corpus, tmp_path, monkeypatch):
+    encoded = []
+
+    def counting(self, input_values, *arguments):
+        encoded.append(len(input_values))
+        return forward(self, input_values, *arguments)
+
+    forward = SparseMeritEncoder.forward
+    monkeypatch.setattr(SparseMeritEncoder, "forward", counting)
+    other = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(corpus["model"])
+    for weight in other.heads.parameters():
+        weight.data += 0.1
+    other.save_pretrained(tmp_path / "other")
+    SparseMeritFeatureExtractor().save_pretrained(tmp_path / "other")
+    systems = {"model": corpus["model"], "other": str(tmp_path / "other"), "adapted": tiny_checkpoint(tmp_path / "a")}
+    adapted = SparseMeritForSpeechEnhancementAndEmotion.from_pretrained(systems["adapted"])
+    for weight in adapted.model.encoder.parameters():
+        weight.data += 0.01
+    adapted.save_pretrained(systems["adapted"])
+    measure("without", model=None, systems=systems)
+    three_times, encoded = sum(encoded), []
+    measure("with", model=None, systems=systems, feature_cache=str(tmp_path / "features"))
+    assert sum(encoded) == 2 * three_times / 3
+    assert_same_bytes(tmp_path / "without", tmp_path / "with")
 
 
 def test_the_emotion_model_of_a_cascade_is_given_enhanced_speech(corpus, tmp_path):

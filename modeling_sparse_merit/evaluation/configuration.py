@@ -20,7 +20,7 @@ TEST_SET_FIELDS = ("speech", "speech_split", "noise", "noise_split", "snr_db", "
 """Fields that describe a test set."""
 
 # fields that change speed or location of the results, but never a result; not recorded
-UNRECORDED_FIELDS = ("workers", "output")
+UNRECORDED_FIELDS = ("workers", "feature_cache", "output")
 
 
 def _distinct(values: list) -> list:
@@ -136,6 +136,8 @@ class EvaluationConfig:
             fixed here rather than detected; on a CPU with many cores, start several processes or raise it.
         workers: processes that compute speech measures; None is one per CPU core.
         device: torch device of the model; None is a GPU if available.
+        feature_cache: folder in which encoder outputs are stored, for checkpoints in fp32 that share a frozen encoder:
+            it then runs once per batch. A second of speech needs 50 x layers x width float32 numbers.
         output: folder of the report and of `clips/SYSTEM/MEMBER/CONDITION.parquet`, with one row per clip.
     """
 
@@ -185,6 +187,7 @@ class EvaluationConfig:
     threads: PositiveCount = 1
     workers: PositiveCount | None = None
     device: str | None = None
+    feature_cache: PathName | None = None
     output: PathName = "evaluation"
 
     def __post_init__(self) -> None:

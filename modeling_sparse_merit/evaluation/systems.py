@@ -1,9 +1,12 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """Evaluated systems: the noisy input, checkpoints, cascades and speech-text models."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +14,17 @@ import torch
 
 from .. import DEFAULT_CHECKPOINT
 from ..data.mixing import SAMPLING_RATE
+from ..inference.features import FeatureFolder, sha256_of_weights
 from ..models.sparse_merit.calibration import checkpoint_sha256
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
 from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT, SpeechTextConfig, read_config
 from ..models.sparse_merit.experts import count_routed_frames
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
-from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, count_parameters
+from ..models.sparse_merit.modeling_sparse_merit import (
+    SparseMeritForSpeechEnhancementAndEmotion,
+    count_parameters,
+    encoder_fields,
+)
 from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
 from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
 from ..models.sparse_merit.pipeline_speech_text import SpeechTextPipeline
@@ -58,6 +66,7 @@ class Checkpoint(ABC):
         device: torch device; None is a GPU if available.
         precision: "fp32", "bf16" or "int8".
         labels_from: `{label: label of the model}` to take for labels that the model lacks.
+        feature_cache: folder for the outputs of the encoder, see [`EvaluationConfig`].
 
     Raises:
         OSError: `model` is not a checkpoint.
@@ -73,10 +82,11 @@ class Checkpoint(ABC):
         device: str | None = None,
         precision: str = "fp32",
         labels_from: Mapping[str, str] | None = None,
+        feature_cache: str | None = None,
     ):
         given = model or DEFAULT_CHECKPOINT
         self.name = embedded_name(given) or str(given)
-        self.precision = precision
+        self.precision, self._feature_cache = precision, feature_cache
         self._source = locate(given)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.config = self.config_class.from_pretrained(self._source)
@@ -130,7 +140,7 @@ class CheckpointSystem(Checkpoint):
     """A Sparse MERIT checkpoint of any configuration, from a folder or the Hub.
 
     Args:
-        model, labels, device, precision, labels_from: as for `Checkpoint`.
+        model, labels, device, precision, labels_from, feature_cache: as for `Checkpoint`.
     """
 
     config_class = SparseMeritConfig
@@ -148,6 +158,15 @@ class CheckpointSystem(Checkpoint):
             self._source, device=self._device, dtype=self.precision
         )
         return pipe.model
+
+    @cached_property
+    def features(self) -> FeatureFolder | None:
+        """Where the outputs of the encoder are stored; None if the encoder always runs."""
+        if self._feature_cache is None or self.precision != "fp32":
+            return None
+        encoder = [encoder_fields(self.config), sha256_of_weights(self.model.model.encoder), self.model.device.type]
+        digest = hashlib.sha256(json.dumps(encoder, sort_keys=True, default=str).encode())
+        return FeatureFolder(Path(self._feature_cache) / digest.hexdigest()[:16])
 
     def describe(self) -> dict[str, Any]:
         """Description of the system for the report."""
@@ -176,7 +195,8 @@ class CheckpointSystem(Checkpoint):
         inputs = self.feature_extractor(
             recordings, sampling_rate=self.feature_extractor.sampling_rate, padding=True, return_tensors="pt"
         ).to(self.model.device)
-        outputs = self.model(**inputs, tasks=tasks, output_router_logits=True)
+        encoder_outputs = self._encoder_outputs(**inputs)
+        outputs = self.model(**inputs, tasks=tasks, output_router_logits=True, encoder_outputs=encoder_outputs)
         enhanced = self._enhanced(outputs.enhanced_values, recordings)
         probabilities = self._probabilities(outputs.logits, len(recordings))
         predictions = [Prediction(*pair) for pair in zip(enhanced, probabilities, strict=True)]
@@ -186,6 +206,21 @@ class CheckpointSystem(Checkpoint):
         if outputs.router_logits and self.config.router == "sparse":
             self._add_expert_use(predictions, outputs.router_logits, inputs["attention_mask"])
         return predictions
+
+    def _encoder_outputs(
+        self, input_values: torch.Tensor, attention_mask: torch.LongTensor
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor] | None:
+        """The stored or now stored outputs of the encoder for a batch; None if the model has to run it."""
+        if self.features is None:
+            return None
+        lengths = attention_mask.sum(-1, keepdim=True)
+        file = self.features.file_of(torch.cat((lengths, input_values), dim=1).cpu().numpy())
+        if (stored := self.features.read(file)) is None:
+            layer_outputs, frame_mask = self.model.model.encoder(input_values, attention_mask)
+            self.features.write(file, torch.stack(layer_outputs, dim=2).cpu())  # (B, T, L, D)
+            return layer_outputs, frame_mask
+        frame_mask = self.model._get_feature_vector_attention_mask(stored.shape[1], attention_mask)
+        return stored.to(input_values.device).unbind(2), frame_mask
 
     def _enhanced(self, values: torch.Tensor | None, recordings: list[np.ndarray]) -> Sequence[np.ndarray | None]:
         if values is None:
@@ -211,6 +246,7 @@ class SpeechTextSystem(Checkpoint):
     Args:
         model, labels, device, labels_from: as for `Checkpoint`.
         precision: "fp32".
+        feature_cache: not used, because texts are not stored.
 
     Raises:
         ValueError: another precision.
@@ -226,8 +262,9 @@ class SpeechTextSystem(Checkpoint):
         device: str | None = None,
         precision: str = "fp32",
         labels_from: Mapping[str, str] | None = None,
+        feature_cache: str | None = None,
     ):
-        super().__init__(model, labels, device, precision, labels_from)
+        super().__init__(model, labels, device, precision, labels_from, feature_cache)
         if precision != "fp32":
             raise ValueError(f"{self.name} is a speech-text model, in the precision {precision}; expected fp32.")
 
@@ -417,7 +454,7 @@ def _build_part(
     given: Mapping[str, Any] = member if isinstance(member, Mapping) else {"model": member, "precision": "fp32"}
     source = locate(given["model"] or DEFAULT_CHECKPOINT)
     kind = SpeechTextSystem if isinstance(read_config(source), SpeechTextConfig) else CheckpointSystem
-    return kind(given["model"], labels, config.device, given["precision"], config.labels_from)
+    return kind(given["model"], labels, config.device, given["precision"], config.labels_from, config.feature_cache)
 
 
 def _emotion_source(member: str | Mapping[str, Any] | None) -> str | None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..data.mixing import SAMPLING_RATE
 from ..evaluation.enhancers import ENHANCERS
+from ..inference.features import sha256_of_weights
 from ..models.audio_enhancer.configuration_audio_enhancer import AudioEnhancerConfig
 from ..models.audio_enhancer.modeling_audio_enhancer import AudioEnhancerModel
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
@@ -21,7 +22,6 @@ from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnha
 from ..models.sparse_merit.sources import locate
 from ..models.sparse_merit.tasks import ENHANCEMENT
 from .dataset import Collator, decoded
-from .feature_cache import sha256_of_weights
 
 NO_FEATURES = (None, None)
 

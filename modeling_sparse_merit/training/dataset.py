@@ -21,11 +21,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from ..data.datasets import read_dataset, read_datasets, stream_datasets
 from ..data.mixing import SAMPLING_RATE, MixingRecipe, rms
 from ..files import one_line
+from ..inference.features import FeatureFolder
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.tasks import EMOTION, UNLABELLED, Task, columns_of, tasks_of_kind
 from .descriptors import DescriptorTargets, descriptor_frames
-from .feature_cache import FeatureFolder
 from .settings import EQUAL_CLASSES, UNLABELLED_NAME, TrainingSettings
 from .targets import Target, Targets, collate_targets, configured_tasks, has_target
 

@@ -8,13 +8,13 @@ import torch
 from datasets import Dataset, List, Value
 
 from ..data.datasets import read_dataset
+from ..inference.features import sha256_of_weights
 from ..models.sparse_merit.configuration_speech_text import SPEECH, TEXT
 from ..models.sparse_merit.modeling_speech_text import SpeechTextForEmotion
 from ..models.sparse_merit.processing_speech_text import SpeechTextProcessor
 from ..models.sparse_merit.sources import portable_name
 from ..models.sparse_merit.tasks import EMOTION
 from .embeddings import EmbeddingFolder, embed_clips
-from .feature_cache import sha256_of_weights
 from .speech_text_clips import ClipDataset
 
 EMBEDDINGS = {SPEECH: "speech_embedding", TEXT: "text_embedding"}

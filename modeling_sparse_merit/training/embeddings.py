@@ -11,10 +11,10 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..inference.features import FeatureFolder, sha256_of_weights
 from ..models.sparse_merit.configuration_speech_text import SPEECH
 from ..models.sparse_merit.modeling_speech_text import SpeechTextForEmotion
 from ..models.sparse_merit.processing_speech_text import SpeechTextProcessor
-from .feature_cache import FeatureFolder, sha256_of_weights
 from .speech_text_clips import ClipDataset, prepare
 
 CLIPS_AT_ONCE = 16

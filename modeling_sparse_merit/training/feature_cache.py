@@ -12,53 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import __version__
-from ..files import replacing, sha256_of_samples
+from ..inference.features import FeatureFolder, update_digest
 from ..models.sparse_merit.feature_extraction_sparse_merit import SparseMeritFeatureExtractor
 from ..models.sparse_merit.modeling_sparse_merit import SparseMeritForSpeechEnhancementAndEmotion, encoder_fields
 from .lora import TrainedModel, without_adapters
 
 PRECISION_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class FeatureFolder:
-    """
-    The features of one encoder: a file per mixture, which is named by the SHA-256 of its samples.
-
-    Args:
-        path: The folder; it is created when the first features are written.
-        rounds: Epochs after which the mixtures repeat.
-    """
-
-    def __init__(self, path: Path, rounds: int = 1):
-        self.path, self.rounds = path, rounds
-
-    def file_of(self, noisy: np.ndarray) -> Path:
-        """The file for the features of a mixture, float32 (samples,)."""
-        return self.path / f"{sha256_of_samples(noisy)}.safetensors"
-
-    def read(self, file: Path) -> torch.Tensor | None:
-        """The features, (T, L, D), or None if there are none yet."""
-        return load_file(file)["features"] if file.exists() else None
-
-    def write(self, file: Path, features: torch.Tensor) -> None:
-        """
-        Writes features atomically.
-
-        Args:
-            file: As `file_of` returns it.
-            features: (T, L, D).
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary:
-            save_file({"features": features.contiguous()}, temporary)
 
 
 class CachedLoader:
@@ -164,18 +128,5 @@ class CachedLoader:
             *([preprocessing] if preprocessing else []),
         ]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        _update(digest, model.model.encoder)
+        update_digest(digest, model.model.encoder)
         return digest.hexdigest()[:16]
-
-
-def sha256_of_weights(module: nn.Module) -> str:
-    """SHA-256 of the names and values of parameters and buffers."""
-    digest = hashlib.sha256()
-    _update(digest, module)
-    return digest.hexdigest()
-
-
-def _update(digest: Any, module: nn.Module) -> None:
-    for name, weight in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
