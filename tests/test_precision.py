@@ -139,6 +139,17 @@ def test_low_precision_comes_from_a_file_in_any_precision_and_leaves_the_rest_as
             assert {values.dtype for values in weights.values()} == {rest}
 
 
+@pytest.mark.parametrize("slower", [torch.float32, torch.bfloat16])
+def test_bf16_is_used_only_where_its_products_are_measured_to_be_faster(slower, monkeypatch):
+    """Support by the processor is not enough: with AVX512-BF16 and without AMX, bf16 is slower than fp32."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    times = iter([9.0, 9.0, *[1.0] * 8])  # the first products wait for memory
+    monkeypatch.setattr(precision_module, "_seconds", lambda frames, _: next(times) + (frames.dtype == slower))
+    assert precision_module.is_bf16_fast.__wrapped__() == (slower == torch.float32)
+
+
 def is_large(name: str) -> bool:
     """Whether this is a weight of the encoder's layers or of the experts, where the matrix products are."""
     return bool(re.search(r"\.(\w+_proj|feed_forward\.\w+_dense|experts\.\d\.\w+_dense)\.weight$", name))

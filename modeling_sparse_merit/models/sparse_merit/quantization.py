@@ -3,15 +3,16 @@
 
 `from_pretrained(..., quantization_config=SparseMeritInt8Config())` loads a model in int8, and so does `dtype="int8"`.
 
-The meaning of a precision depends on the hardware. Where bf16 is fast (on an accelerator, and on a CPU with AVX-512 or
-bf16 instructions), "bf16" computes everything in bf16, and "int8" everything except its int8 products. On other CPUs
-bf16 is several times slower than fp32: there, both compute in fp32, with large weights stored in bf16 or int8.
+The meaning of a precision depends on the hardware. Where bf16 is fast (on an accelerator, and on a CPU that multiplies
+matrices faster in bf16 than in fp32, which is measured), "bf16" computes everything in bf16, and "int8" everything
+except its int8 products. On other CPUs both compute in fp32, with large weights stored in bf16 or int8.
 """
 
 import mmap
 import platform
+import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 QUANT_METHOD = "sparse_merit_int8"
 ROWS_AT_ONCE = 64  # of weights: small temporaries do not fragment the memory between weights that stay
 ROWS_TO_WIDEN = 256  # of weights: in fp32 they fit into the cache
+TIMED_PRODUCT = ((128, 1024), (1024, 1024))  # 2.5 s of audio in a layer of WavLM-Large
 FEWEST_FRAMES = 17  # that an int8 product on CUDA supports
 
 
@@ -218,11 +220,30 @@ def plain_dtype(precision: str) -> torch.dtype | None:
     return {"fp32": torch.float32, "bf16": torch.bfloat16 if is_bf16_fast() else None, "int8": None}[precision]
 
 
+@cache
 def is_bf16_fast() -> bool:
-    """Whether bf16 computes faster than fp32: on an accelerator, if there is one, else on the CPU."""
+    """
+    Whether bf16 computes faster than fp32: on an accelerator, if there is one, else on the CPU.
+
+    CPUs that support bf16 may still be slower with it, so products of both are timed, once per process: about 20 ms.
+    """
     if torch.accelerator.is_available():
         return True
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    dtypes = (torch.float32, torch.bfloat16)
+    operands = [[torch.ones(size, dtype=dtype) for size in TIMED_PRODUCT] for dtype in dtypes]
+    fp32, bf16 = (
+        min(times) for times in zip(*([_seconds(*pair) for pair in operands] for _ in range(5)), strict=True)
+    )
+    return bf16 < fp32
+
+
+def _seconds(frames: torch.Tensor, weight: torch.Tensor) -> float:
+    """Time of one matrix product."""
+    start = time.perf_counter()
+    F.linear(frames, weight)
+    return time.perf_counter() - start
 
 
 def choose_int8() -> type[Int8Linear]:
