@@ -70,7 +70,7 @@ coverage: $(VENV)/.installed-test
 
 # Blocks that cannot run are skipped with a reason, which is printed.
 test-docs: $(VENV)/.installed-docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -p tests.documentation README.md docs tests/tutorials.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -p tests.documentation README.md docs tests/tutorials.py
 
 # The site loads nothing from the network.
 docs: $(VENV)/.installed-docs
