@@ -320,6 +320,23 @@ def _prosody(speech: SpeechArgument, processes: ProcessesOption = None) -> "Data
     return build(speech, processes or os.cpu_count() or 1)
 
 
+def _clean(
+    dataset: Annotated[str, typer.Argument(help="The dataset.")],
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="Model for audio classification: a folder or a Hub id. By default, the score is the difference "
+            "between loud and quiet parts in dB."
+        ),
+    ] = None,
+    label: Annotated[str, typer.Option(help="Its label for clean recordings.")] = "clean",
+    threshold: Annotated[float | None, typer.Option(help="Leave out recordings with a lower score.")] = None,
+) -> "Dataset":
+    from ..inference.cleanliness import build
+
+    return build(dataset, classifier, label, threshold)
+
+
 def _synthetic_noise(
     clips: Annotated[int, typer.Option(help="Number of clips.")] = 600,
     seconds: Annotated[float, typer.Option(help="Length of each clip in seconds.")] = 6.0,
@@ -434,6 +451,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., "Dataset"]]] = {
     "noisy": ("A frozen noisy test set of speech datasets and noise datasets.", _noisy),
     "descriptors": ("A speech dataset with acoustic descriptors, at several speeds.", _descriptors),
     "prosody": ("A speech dataset with pitch and active speech of each clip.", _prosody),
+    "clean": ("The clean recordings of a dataset, by their dynamic range or a classifier.", _clean),
     "synthetic_noise": ("Synthetic noises, and babble of speech datasets.", _synthetic_noise),
 }
 """Other sources: help, and what builds their dataset."""
@@ -441,6 +459,7 @@ EXAMPLES = {
     "noisy": ["datasets/calls", "datasets/noise"],
     "descriptors": ["datasets/calls"],
     "prosody": ["datasets/calls"],
+    "clean": ["datasets/calls"],
     "synthetic_noise": [],
 }
 """Arguments in the examples of the help; a folder by default."""

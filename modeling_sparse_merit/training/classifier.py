@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ..data.datasets import DatasetError, read_datasets
 from ..data.labels import class_numbers, class_weights
 from ..data.mixing import SAMPLING_RATE
 from ..fields import Names, checked_dataclass, names_of, require, unknown_names
+from ..inference.classifiers import load_classifier
 from ..metrics import UndefinedScoreWarning, icbhi_score, macro_f1, unweighted_average_recall
 from ..models.cnn14.configuration_cnn14 import Cnn14Config
 from ..models.cnn14.modeling_cnn14 import Cnn14ForAudioClassification
@@ -180,10 +180,7 @@ def build(settings: ClassifierSettings, weights: list[float] | None) -> tuple[An
     if settings.model is None:
         config = Cnn14Config(**classes, **{"class_weights": weights, **settings.config})
         return Cnn14ForAudioClassification(config), waveform_extractor()
-    model = AutoModelForAudioClassification.from_pretrained(
-        settings.model, ignore_mismatched_sizes=True, **classes, **settings.config
-    )
-    return model, AutoFeatureExtractor.from_pretrained(settings.model)
+    return load_classifier(settings.model, ignore_mismatched_sizes=True, **classes, **settings.config)
 
 
 def load_clips(settings: ClassifierSettings, split: str) -> tuple[MixedClips, list[int]]:
