@@ -2,7 +2,9 @@
 """Training of speech and text: each stage, its result, resuming, cached embeddings, adapters."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -195,6 +197,39 @@ def test_a_stopped_run_resumes_to_the_same_result(folder, tmp_path, monkeypatch)
     whole, resumed = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "run"))
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, msg=name)
+
+
+def test_a_sigterm_in_the_middle_of_an_epoch_saves_and_the_run_resumes_to_the_same_result(
+    folder, tmp_path, monkeypatch
+):
+    options = {"stage": "text", "speech_model": None, "epochs": 2, "per_device_train_batch_size": 2, "save_steps": 2}
+    train(folder, tmp_path / "whole", **options)
+    steps = []
+
+    def terminated_at_the_third_step(self, *arguments, **named):
+        steps.append(self.state.global_step)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments, **named)
+
+    step = speech_text.SpeechTextTrainer.training_step
+    monkeypatch.setattr(speech_text.SpeechTextTrainer, "training_step", terminated_at_the_third_step)
+    with pytest.raises(SystemExit) as raised:
+        train(folder, tmp_path / "run", **options)
+    assert raised.value.code == 143
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert not (tmp_path / "run" / "best").exists()
+    monkeypatch.setattr(speech_text.SpeechTextTrainer, "training_step", step)
+    with pytest.raises(ValueError, match="learning_rate was 0.01, is 0.5"):
+        train(folder, tmp_path / "run", **options, learning_rate=0.5)
+    train(folder, tmp_path / "run", **options)
+    whole, resumed = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_checkpoint(folder, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss of step \d+ is (nan|inf). The newest checkpoint is none"):
+        train(folder, tmp_path / "run", learning_rate=1e30, max_grad_norm=1e30)
 
 
 def test_adapters_are_merged_into_the_result(folder, tmp_path):

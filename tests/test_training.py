@@ -41,6 +41,7 @@ from modeling_sparse_merit.training.arguments import documented_fields, parse_fi
 from modeling_sparse_merit.training.cascade import CleanedLoader, EnhancementModel, build_enhancement
 from modeling_sparse_merit.training.conversation import ConversationSettings
 from modeling_sparse_merit.training.records import training_data
+from modeling_sparse_merit.training.resuming import refuse_changes
 from modeling_sparse_merit.training.settings import TrainingSettings, parse_settings
 from modeling_sparse_merit.training.spectral_encoder import initialize_spectral_feature_encoder
 from modeling_sparse_merit.training.speech_text import SpeechTextSettings
@@ -208,10 +209,9 @@ def test_a_run_is_not_resumed_with_other_settings(tables, tmp_path):
     settings = make_settings(tables, output_dir=str(tmp_path))
     (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
     changed = make_settings(tables, output_dir=str(tmp_path), epochs=30, learning_rate=0.5, labels=["sad", "angry"])
-    training_run.refuse_changes(changed)  # there is no checkpoint yet
-    (tmp_path / "checkpoint-1").mkdir()
+    refuse_changes(changed, None)  # there is no checkpoint yet
     with pytest.raises(ValueError, match="learning_rate was None, is 0.5.*another output_dir") as raised:
-        training_run.refuse_changes(changed)
+        refuse_changes(changed, tmp_path / "checkpoint-1")
     assert "labels was ['angry', 'sad'], is" in str(raised.value) and "epochs" not in str(raised.value)
 
 

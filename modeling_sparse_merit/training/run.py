@@ -45,24 +45,13 @@ from .interruption import INTERRUPTED, Interruption, write_errors
 from .lora import TrainedModel, describe_adapters, save_adapters, without_adapters
 from .pretraining import build_objective
 from .records import training_data, write_settings, write_training_data
+from .resuming import refuse_changes
 from .settings import TrainingSettings, parse_settings
 from .targets import add_classes, compares_clips, configured_tasks
 from .validation import selection, validate
 
 logger = logging.getLogger("train_accelerate")
 
-MAY_CHANGE = (
-    "output_dir",
-    "resume",
-    "dataloader_num_workers",
-    "frozen_epochs",
-    "epochs",
-    "max_steps",
-    "save_steps",
-    "save_minutes",
-    "save_total_limit",
-)
-"""Settings that a run may be resumed with other values of."""
 CHECKED_STEPS = 16
 """Steps after which losses are checked."""
 
@@ -134,34 +123,13 @@ def start(settings: TrainingSettings) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # WavLM's last norm has no use
     )
     if accelerator.is_main_process:
-        refuse_changes(settings)
+        refuse_changes(settings, checkpoints.newest_checkpoint(Path(settings.output_dir)))
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
         with replacing(Path(settings.output_dir) / "settings.json") as temporary:
             temporary.write_text(json.dumps(asdict(settings), indent=2), encoding="utf-8")
     accelerator.init_trackers("sparse_merit")
     set_seed(settings.seed, device_specific=True)
     return accelerator
-
-
-def refuse_changes(settings: TrainingSettings) -> None:
-    """
-    Refuses to resume the run in `output_dir` with other settings than its own, except for those in `MAY_CHANGE`.
-
-    Raises:
-        ValueError: Settings differ; the message names them.
-    """
-    folder = Path(settings.output_dir)
-    if checkpoints.newest_checkpoint(folder) is None or not (folder / "settings.json").exists():
-        return
-    then = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(asdict(settings)))
-    changed = [name for name in now if name not in MAY_CHANGE and then.get(name, now[name]) != now[name]]
-    if changed:
-        differences = "; ".join(f"{name} was {then[name]}, is {now[name]}" for name in changed)
-        raise ValueError(
-            f"{folder} holds a run with other settings: {differences}. To resume it, give its settings; to start a "
-            "new run, give another output_dir."
-        )
 
 
 class Loader(Protocol):

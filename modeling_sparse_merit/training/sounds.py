@@ -57,6 +57,8 @@ class SoundTrainingSettings:
         max_grad_norm: Norm to which gradients are clipped.
         mixed_precision: Precision of the forward pass; no is float32.
         patience: Epochs without a better score after which the training ends; 0 never ends it early.
+        save_steps: Optimizer steps after which a checkpoint is written within an epoch; 0 writes none. There is always
+            one at the end of each epoch.
         save_total_limit: Checkpoints to keep; older ones are deleted.
 
     Raises:
@@ -92,6 +94,7 @@ class SoundTrainingSettings:
     max_grad_norm: Positive = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     patience: Count = 0
+    save_steps: Count = 0
     save_total_limit: PositiveCount = 2
 
     def __post_init__(self) -> None:

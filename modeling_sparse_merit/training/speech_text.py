@@ -92,6 +92,8 @@ class SpeechTextSettings:
         lora_alpha: Scale of the adapters: they are multiplied by lora_alpha / lora_rank.
         lora_dropout: Dropout in front of the adapters.
         patience: Epochs without a better score after which the training ends; 0 never ends it early.
+        save_steps: Optimizer steps after which a checkpoint is written within an epoch; 0 writes none. There is always
+            one at the end of each epoch.
         save_total_limit: Checkpoints to keep; older ones are deleted.
 
     Raises:
@@ -135,6 +137,7 @@ class SpeechTextSettings:
     lora_alpha: PositiveCount = 16
     lora_dropout: Fraction = 0.0
     patience: Count = 0
+    save_steps: Count = 0
     save_total_limit: PositiveCount = 2
 
     def __post_init__(self) -> None:

@@ -15,9 +15,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as transformers_logging
 
-from ..files import replacing_folder
+from ..files import replacing, replacing_folder
 from .dataset import EpochSampler
+from .interruption import INTERRUPTED, Interruption, write_errors
 from .records import RecordedSettings, write_settings, write_training_data
+from .resuming import refuse_changes
 
 logger = logging.getLogger("trainer")
 
@@ -35,6 +37,7 @@ class TrainerSettings(RecordedSettings, Protocol):
     output_dir: str
     resume: bool
     epochs: int
+    save_steps: int
     per_device_train_batch_size: int
     warmup_ratio: float
 
@@ -77,6 +80,25 @@ class ScoringTrainer(Trainer, ABC):
     def summarize(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Scores of all clips, from their `rows`, with "score", which selects checkpoints."""
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """
+        As in `Trainer`.
+
+        Args:
+            args, kwargs: As in `Trainer`.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            kept = newest_checkpoint(Path(self.args.output_dir or "."))
+            raise FloatingPointError(
+                f"The loss of step {self.state.global_step + 1} is {loss.item()}. The newest checkpoint is "
+                f"{kept or 'none'}. Check the recordings, or give a lower learning_rate and another output_dir."
+            )
+        return loss
+
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
@@ -101,6 +123,52 @@ class ScoringTrainer(Trainer, ABC):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+class Checkpoints(TrainerCallback):
+    """
+    Asks `Trainer` for checkpoints within an epoch; it writes the others at the ends of epochs, after the validation.
+
+    Args:
+        save_steps: Steps between two of them; 0 for none.
+        interruption: Ends the training with a checkpoint when it is requested.
+    """
+
+    def __init__(self, save_steps: int, interruption: Interruption):
+        self.save_steps, self.interruption = save_steps, interruption
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """As in `TrainerCallback`.
+
+        Args:
+            args, state, control, kwargs: As `Trainer` passes them.
+        """
+        if _is_within_epoch(state):
+            is_due = bool(self.save_steps) and state.global_step % self.save_steps == 0
+            control.should_save = control.should_save or is_due or self.interruption.requested
+            control.should_training_stop = control.should_training_stop or self.interruption.requested
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """As in `TrainerCallback`.
+
+        Args:
+            args, state, control, kwargs: As `Trainer` passes them.
+        """
+        if self.interruption.requested:
+            control.should_training_stop = True
+            if _is_within_epoch(state):  # its checkpoint is written
+                control.should_save = control.should_evaluate = False
+        return control
+
+
+def _is_within_epoch(state: TrainerState) -> bool:
+    """Whether the last step was not the last one of its epoch."""
+    return not float(state.epoch or 0).is_integer()
 
 
 class LogFile(TrainerCallback):
@@ -155,6 +223,7 @@ def training_arguments(settings: TrainerSettings) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=True,
+        logging_nan_inf_filter=False,  # `training_step` refuses such losses
         report_to=["tensorboard"],
         disable_tqdm=not sys.stderr.isatty(),
     )
@@ -162,20 +231,34 @@ def training_arguments(settings: TrainerSettings) -> TrainingArguments:
 
 def checkpoint_to_resume(settings: TrainerSettings) -> str | None:
     """
-    The newest complete checkpoint of a run, None for a new one. If the run was stopped while it wrote a checkpoint,
-    that one lacks the state of the trainer, which is written last.
+    The newest complete checkpoint of a run, None for a new one.
 
     Raises:
         FileExistsError: There is one, and `resume` is false.
+        ValueError: There is one of a run with other settings; the message names them.
     """
-    checkpoints = Path(settings.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    steps = {int(path.name.rpartition("-")[2]): str(path) for path in checkpoints if _is_complete(path)}
-    checkpoint = steps[max(steps)] if steps else None
-    if checkpoint and not settings.resume:
+    checkpoint = newest_checkpoint(Path(settings.output_dir))
+    if checkpoint is None:
+        return None
+    if not settings.resume:
         raise FileExistsError(
             f"{checkpoint} belongs to an earlier run: give another output_dir, or resume it with --resume true."
         )
-    return checkpoint
+    refuse_changes(settings, checkpoint)
+    return str(checkpoint)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """
+    The newest complete checkpoint in the folder of a run. If the run was stopped while it wrote one, that one lacks
+    the state of the trainer, which is written last.
+
+    Args:
+        folder: Folder of the run.
+    """
+    checkpoints = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    steps = {int(path.name.rpartition("-")[2]): path for path in checkpoints if _is_complete(path)}
+    return steps[max(steps)] if steps else None
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -188,18 +271,29 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def run(trainer: ScoringTrainer, settings: TrainerSettings, checkpoint: str | None) -> None:
     """
-    Writes `settings.json`, and trains.
+    Writes `settings.json`, and trains. A SIGTERM ends the training with a checkpoint.
 
     Args:
         trainer: The trainer.
         settings: Settings of the run.
         checkpoint: From [`checkpoint_to_resume`].
+
+    Raises:
+        OutputError: Nothing more can be written, for example because the disk is full.
+        SystemExit: A SIGTERM ended the training; the exit status is [`INTERRUPTED`].
     """
-    if trainer.is_world_process_zero():
-        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
-        stored = json.dumps(asdict(settings), indent=2)
-        (Path(settings.output_dir) / "settings.json").write_text(stored, encoding="utf-8")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    folder = Path(settings.output_dir)
+    with write_errors(folder, lambda: newest_checkpoint(folder)):
+        if trainer.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / "settings.json") as temporary:
+                temporary.write_text(json.dumps(asdict(settings), indent=2), encoding="utf-8")
+        with Interruption() as interruption:
+            trainer.add_callback(Checkpoints(settings.save_steps, interruption))
+            trainer.train(resume_from_checkpoint=checkpoint)
+            if interruption.requested:
+                logger.info("A SIGTERM ended the training; the same command resumes it.")
+                raise SystemExit(INTERRUPTED)
 
 
 def write_best(
