@@ -180,12 +180,11 @@ BASELINES := benchmarks/results/baselines
 # The systems that the paper compares, under one protocol. Finished runs are skipped, interrupted ones resume.
 baselines: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.baselines
-	$(BIN)/sparse-merit evaluate --config benchmarks/baselines/evaluation.yaml
-	rm -rf $(BASELINES) && mkdir -p $(BASELINES)/figures
-	cp runs/baselines/evaluation/results.json $(BASELINES)
-	sed '/spectrograms_/d' runs/baselines/evaluation/results.md > $(BASELINES)/results.md
-	cp runs/baselines/evaluation/figures/*.png $(BASELINES)/figures
-	rm $(BASELINES)/figures/spectrograms_*.png  # figures of recordings, which must not be redistributed
+	for name in evaluation ablations; do \
+	  $(BIN)/sparse-merit evaluate --config benchmarks/baselines/$$name.yaml && \
+	  mkdir -p $(BASELINES)/$$name && cp runs/baselines/$$name/results.json $(BASELINES)/$$name && \
+	  sed '/figures\//d' runs/baselines/$$name/results.md > $(BASELINES)/$$name/results.md || exit 1; \
+	done
 
 # Speed and memory. Run it on an otherwise idle machine.
 bench: $(VENV)/.installed-test

@@ -823,6 +823,7 @@ def test_a_balanced_run_goes_on_from_its_checkpoint_as_if_never_stopped(tables, 
 # The baselines -------------------------------------------------------------------------------------------------------
 
 BASELINES = ROOT / "benchmarks" / "baselines"
+EVALUATIONS = ("evaluation", "ablations")
 
 
 def test_the_baselines_share_data_sizes_and_budget():
@@ -838,7 +839,7 @@ def test_the_baselines_share_data_sizes_and_budget():
         assert differing <= {"config", "task_balancing"} | allowed, system
         changed = {name for name, value in settings["config"].items() if shared["config"].get(name) != value}
         assert changed <= {"tasks", "integration", "router", "router_gradient", "num_experts"}, system
-    assert {path.stem for path in BASELINES.glob("*.yaml")} == {*baselines.SEEDS, "base", "evaluation"}
+    assert {path.stem for path in BASELINES.glob("*.yaml")} == {*baselines.SEEDS, "base", *EVALUATIONS}
 
 
 def test_a_run_with_former_names_of_settings_was_trained_with_the_same_settings(tmp_path):
@@ -851,8 +852,11 @@ def test_a_run_with_former_names_of_settings_was_trained_with_the_same_settings(
     assert changed == {"per_device_train_batch_size": (16, 3)}
 
 
-def test_the_evaluation_of_the_baselines_names_every_run_once():
-    systems = yaml.safe_load((BASELINES / "evaluation.yaml").read_text(encoding="utf-8"))["systems"]
+def test_the_evaluations_of_the_baselines_name_every_run_and_have_one_protocol():
+    evaluated = [yaml.safe_load((BASELINES / f"{name}.yaml").read_text(encoding="utf-8")) for name in EVALUATIONS]
+    systems = [each.pop("systems") for each in evaluated]
+    outputs = {each.pop("output") for each in evaluated}
+    assert evaluated[0] == evaluated[1] and len(outputs) == 2
     named = set(re.findall(r"runs/baselines/(\w+/\d)/best", json.dumps(systems)))
     assert named == {f"{system}/{seed}" for system, seeds in baselines.SEEDS.items() for seed in range(seeds)}
 
