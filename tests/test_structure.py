@@ -47,7 +47,7 @@ TRAVELLING = {
 TRAVELLING_IMPORTS = {"torch", "transformers", "numpy", "soundfile", "soxr", "safetensors", "huggingface_hub"}
 LAYERS = (
     {"cli"},
-    {"app", "service"},
+    {"app", "service", "reader_study"},
     {"monitoring"},
     {"hub", "convert", "inference", "evaluation", "training"},
     {"data", "metrics", "plotting"},

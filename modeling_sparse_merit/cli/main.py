@@ -21,6 +21,7 @@ from .models import convert, export, push
 from .monitor import monitor_reference, shadow_report
 from .page import show_page
 from .prepare import ListsCommand, prepare
+from .reader_study import reader_study
 from .serve import serve
 from .stream import stream
 from .watch import watch
@@ -51,3 +52,4 @@ app.command(name="app")(show_page)
 app.command(cls=ListsCommand)(mix)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(prepare, name="prepare")
+app.add_typer(reader_study, name="reader-study")
