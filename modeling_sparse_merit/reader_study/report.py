@@ -151,7 +151,7 @@ def _comparisons(
 ) -> list[dict[str, Any]]:
     """Differences of each two conditions, over the clips that a reader labelled in both."""
     by_place = {(row["reader"], row["clip"], row["condition"]): row for row in rows}
-    tested = []
+    tested: list[dict[str, Any]] = []
     for first, second in itertools.combinations(conditions, 2):
         pairs = [
             (row, other)
