@@ -56,6 +56,11 @@ class ConversationPipeline(Pipeline):
         # `transformers.pipeline` puts classes there, which cannot be serialised
         self.model.config.custom_pipelines = conversation_pipelines()
 
+    @property
+    def embedders(self) -> dict[str, Any]:
+        """The embedders that were given at construction or are loaded already."""
+        return {**self._loaded, **self._preprocess_params.get("embedders", {})}
+
     @classmethod
     def from_pretrained(
         cls, model: str | os.PathLike, embedders: Mapping[str, Any] | None = None, **kwargs: Any
