@@ -14,7 +14,8 @@ import torch
 import yaml
 from conftest import make_speech
 from datasets import Dataset
-from huggingface_hub import ModelCard
+from hub_server import TOKEN
+from huggingface_hub import ModelCard, snapshot_download
 from safetensors.torch import load_file
 from test_card import section
 from test_conversation_training import CONFIG, FEATURES, LABELS, make_rows
@@ -29,7 +30,7 @@ from modeling_sparse_merit.evaluation import EvaluationConfig, evaluate
 from modeling_sparse_merit.evaluation.conversations import gate_weights
 from modeling_sparse_merit.hub.export import export_checkpoint
 from modeling_sparse_merit.hub.model_card import render_card
-from modeling_sparse_merit.hub.push import check_checkpoint
+from modeling_sparse_merit.hub.push import check_checkpoint, push_checkpoint
 
 CODE = {f"{name}.py" for name in ("context", "cross_modal", "losses")}
 CODE |= {f"{kind}_mister_e.py" for kind in ("configuration", "modeling", "pipeline")}
@@ -146,6 +147,23 @@ def test_an_exported_folder_is_complete_and_may_be_pushed(report, folder, tmp_pa
     config = json.loads((exported / "config.json").read_text())
     assert {name: config[f"{name}_model"] for name in NAMES} == NAMES
     assert ConversationPipeline.from_pretrained(exported).model.config.text_model == NAMES["text"]
+
+
+def test_a_pushed_model_loads_the_models_of_its_embeddings_that_were_downloaded(hub, stages, tmp_path):  # noqa: F811
+    for name in NAMES:
+        push_checkpoint(export_checkpoint(stages / name, tmp_path / name), NAMES[name], token=TOKEN)
+    exported = export_checkpoint(stages / "conversation", tmp_path / "conversation", embedders=NAMES)
+    done = CliRunner().invoke(app, ["push", str(exported), "someone/conversations", "--token", TOKEN])
+    assert done.exit_code == 0, done.output
+
+    pipe = ConversationPipeline.from_pretrained("someone/conversations")
+    with pytest.raises(FileNotFoundError, match="run `hf download someone/text`"):
+        pipe([{"text": "hello"}], trust_embedders=True)
+    snapshot_download("someone/text")
+    hub.requests.clear()
+    local = ConversationPipeline.from_pretrained(stages / "conversation", trust_embedders=True)
+    assert pipe([{"text": "hello"}], trust_embedders=True) == local([{"text": "hello"}])
+    assert hub.requests == []
 
 
 def test_models_that_only_this_computer_has_are_reported_and_not_pushed(folder, tmp_path):
