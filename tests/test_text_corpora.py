@@ -1,5 +1,5 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
-"""Datasets of texts: their schema, EmoBank, and the dialogues of MELD and IEMOCAP with and without clips."""
+"""Datasets of texts: their schema, EmoBank, and the dialogues of MELD, IEMOCAP and CMU-MOSI with and without clips."""
 
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -312,3 +312,59 @@ def test_iemocap_refuses_other_folders_classes_and_folds(tmp_path, iemocap_folde
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="has no Session"):
         iemocap.build(tmp_path / "empty")
+
+
+# CMU-MOSI ------------------------------------------------------------------------------------------------------------
+
+
+MOSI_LINES = (
+    "a_b,1,GREAT MOVIE,2.4,Positive,train",
+    "a_b,10,IT WAS OKAY,0.0,Neutral,train",
+    "a_b,2,I LOVED IT,3,Positive,train",
+    "c,1,BORING,-1.8,Negative,valid",
+    "-d,1,BAD,-3.0,Negative,test",
+)
+
+
+@pytest.fixture
+def mosi_folder(tmp_path) -> Path:
+    (tmp_path / "MOSI").mkdir()
+    header = "video_id,clip_id,text,label,annotation,mode"
+    (tmp_path / "MOSI" / "label.csv").write_text("\n".join([header, *MOSI_LINES]))
+    return tmp_path / "MOSI"
+
+
+def test_mosi_is_read_as_classes_and_as_a_rating(mosi_folder):
+    dataset = corpus_named("mosi").build(mosi_folder)
+    assert emotions_of(dataset) == ["positive", "positive", "positive", "negative", "negative"]
+    assert dataset["valence"][:] == pytest.approx([2.4, 0, 3, -1.8, -3])
+    assert dataset["split"][:] == ["train"] * 3 + ["dev", "test"]
+    assert dataset["turn"][:3] == [1, 10, 2] and set(dataset["dialogue"][:3]) == {"mosi_a_b"}
+    assert dataset["sentiment"][1] == "neutral" and "1 segments have a sentiment of 0." in dataset.info.description
+    assert emotions_of(corpus_named("mosi").build(mosi_folder, zero="drop"))[1] is None
+
+
+def test_mosi_clips_have_either_name_and_missing_ones_leave_the_text(tmp_path, mosi_folder, speech_clip):
+    clips = tmp_path / "clips"
+    for name in ("a_b/1.wav", "c_1.wav"):
+        (clips / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(clips / name, speech_clip(0.5), 16_000)
+    arguments = ["prepare", "mosi", str(mosi_folder), str(tmp_path / "out"), "--audio", str(clips)]
+    app(arguments, standalone_mode=False)
+    dataset = read_dataset(tmp_path / "out", required=None)
+    spoken = {row["source_file"] for row in dataset if row["audio"] is not None}
+    assert spoken == {"a_b/1", "c/1"} and "3 segments have no clip." in dataset.info.description
+
+
+def test_mosi_refuses_other_lists_and_options(tmp_path, mosi_folder):
+    mosi = corpus_named("mosi")
+    with pytest.raises(DatasetError, match="`zero` is 'negative'; expected one of"):
+        mosi.build(mosi_folder, zero="negative")
+    with pytest.raises(DatasetError, match="label.csv is missing"):
+        mosi.build(tmp_path)
+    list_of = mosi_folder / "label.csv"
+    list_of.write_text(
+        "\n".join(["video_id,clip_id,text,label,mode", "a,1,x,7,train", "a,2,x,nan,train", "a,3,x,1,all"])
+    )
+    with pytest.raises(DatasetError, match="labels that are no numbers from -3 to 3"):
+        mosi.build(mosi_folder)

@@ -56,15 +56,9 @@ def main(
     files = {path.stem: path for path in sorted((FOLDER / "meld").glob("*.yaml")) if path.stem != "base"}
     members: dict[str, list[np.ndarray]] = {}
     for seed in range(seeds):
-        model = text_models / str(seed) / "best"
-        if not model.exists():
-            train_text_model(model.parent, seed, text_encoder)
-        embedded = RUNS / name / "embedded" / str(seed)
-        if not embedded.exists():
-            cache = RUNS / name / "embeddings"
-            write_dataset(embed_dataset(data, cache, text=str(model)), embedded)
+        embedded = embed_texts(RUNS / name / "embedded", seed, text_models, text_encoder, data)
         test = read_dataset(embedded, "test", required="text")
-        members.setdefault(TEXT_MODEL, []).append(classify_alone(model, test))
+        members.setdefault(TEXT_MODEL, []).append(classify_alone(text_models / str(seed) / "best", test))
         for system, path in files.items():
             output = RUNS / name / system
             arguments = ["--data", str(embedded), "--output_dir", str(output), "--seeds", str(seed)]
@@ -81,6 +75,26 @@ def main(
     }
     write_results(RESULTS / "conversation" / name, result, markdown(name, result))
     print(markdown(name, result))
+
+
+def embed_texts(folder: Path, seed: int, text_models: Path, text_encoder: str | None, data: str) -> Path:
+    """
+    The dataset of MELD with embeddings of the text model of a seed, which are made where there are none yet.
+
+    Args:
+        folder: Folder of the datasets, SEED each.
+        seed: The seed.
+        text_models: Folder of the text models, SEED/best each; a missing one is trained.
+        text_encoder: What it is trained from.
+        data: The dataset of MELD.
+    """
+    embedded = folder / str(seed)
+    if not embedded.exists():
+        model = text_models / str(seed) / "best"
+        if not model.exists():
+            train_text_model(model.parent, seed, text_encoder)
+        write_dataset(embed_dataset(data, folder.with_name("embeddings"), text=str(model)), embedded)
+    return embedded
 
 
 def train_text_model(folder: Path, seed: int, encoder: str | None) -> None:
@@ -114,16 +128,21 @@ def classify(best: Path, rows: Dataset, labels: Sequence[str]) -> np.ndarray:
 
 
 def score(
-    members: dict[str, list[np.ndarray]], rows: Dataset, known_texts: Sequence[str], labels: Sequence[str]
+    members: dict[str, list[np.ndarray]],
+    rows: Dataset,
+    known_texts: Sequence[str],
+    labels: Sequence[str],
+    baseline: str = BASELINE,
 ) -> dict[str, Any]:
     """
-    Scores of all systems, and their comparisons with the same network without context.
+    Scores of all systems, and their comparisons with one of them.
 
     Args:
         members: {system: names of the classes (rows,) of each seed}.
         rows: Rows of the test split.
         known_texts: Texts of the train split.
         labels: The classes.
+        baseline: The system that the others are compared with.
 
     Returns:
         {part: as `score_systems`, and "per_class": {system: {class: F1 with its interval over dialogues}}}.
@@ -147,7 +166,7 @@ def score(
             stacked = np.stack([each[chosen] for each in own])  # (seeds, lines)
             scores = emotion_scores(true[chosen], stacked, len(labels), resampling, stream)["per_class_f1"]
             per_class[name] = {label: f1.describe() for label, f1 in zip(labels, scores, strict=True)}
-        results[part] = {**score_systems(systems, BASELINE), "per_class": per_class}
+        results[part] = {**score_systems(systems, baseline), "per_class": per_class}
     return results
 
 
@@ -167,14 +186,7 @@ def markdown(name: str, result: dict[str, Any]) -> str:
     ]
     for part, description in PARTS.items():
         scored = result[part]
-        lines += ["", f"## {scored['clips']} test lines: {description}", ""]
-        lines += ["| system | weighted F1 | macro-F1 | difference in weighted F1 | p | in macro-F1 | p |"]
-        lines += ["|---" * 7 + "|"]
-        for system, scores in scored["systems"].items():
-            cells = [_cell(scores[measure]) for measure in ("weighted_f1", "macro_f1")]
-            for measure in ("weighted_f1", "macro_f1"):
-                cells += _difference(scored["comparisons"], system, measure)
-            lines.append(f"| {system} | {' | '.join(cells)} |")
+        lines += ["", f"## {scored['clips']} test lines: {description}", "", *markdown_of_scores(scored)]
     classes = list(next(iter(result["test"]["per_class"].values())))
     lines += ["", "## F1 of each class, all test lines", "", f"| system | {' | '.join(classes)} |"]
     lines += ["|---" * (len(classes) + 1) + "|"]
@@ -182,6 +194,18 @@ def markdown(name: str, result: dict[str, Any]) -> str:
         means = [f"{scores[label]['mean']:.3f}" for label in classes]
         lines.append(f"| {system} | {' | '.join(means)} |")
     return "\n".join(lines)
+
+
+def markdown_of_scores(scored: dict[str, Any]) -> list[str]:
+    """A table of the scores of all systems, and of their differences from the baseline; `scored` is from
+    `score_systems`."""
+    lines = ["| system | weighted F1 | macro-F1 | difference in weighted F1 | p | in macro-F1 | p |", "|---" * 7 + "|"]
+    for system, scores in scored["systems"].items():
+        cells = [_cell(scores[measure]) for measure in ("weighted_f1", "macro_f1")]
+        for measure in ("weighted_f1", "macro_f1"):
+            cells += _difference(scored["comparisons"], system, measure)
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    return lines
 
 
 def _cell(score: dict[str, Any]) -> str:

@@ -68,6 +68,7 @@ class Options:
     overwrite: bool = False
     quiet: bool = False
     transcribe: str | None = None
+    context: str | None = None
 
 
 def enhance(
@@ -93,6 +94,14 @@ def enhance(
             metavar="MODEL_OR_FOLDER",
             help="Also transcribe each speech segment with a model for speech recognition (its folder, or the Hub id "
             "of one that was downloaded), or read NAME.txt of each recording from a folder.",
+        ),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Also recognise the emotion of each speech segment in the context of the others, of all channels "
+            "together, with a conversation model: its folder, or the Hub id of one that was downloaded.",
         ),
     ] = None,
     vad: VadOption = Vad.AUTO,
@@ -122,7 +131,7 @@ def enhance(
     """
     with errors_in_one_line():
         treatment = checked_treatment(channel, rate, plot, segments, min_score, distress, chunk_length, stride_length)
-        options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines, transcribe)
+        options = Options(treatment, vad, batch_seconds, overwrite, quiet or json_lines, transcribe, context)
         load = partial(
             load_pipeline, model, precision=precision.value, revision=revision, further_tasks=emotions or ()
         )
@@ -205,17 +214,19 @@ def load_treatment(
 
     Raises:
         ImportError: an option needs a package that is not installed.
-        FileNotFoundError: there is no such transcriber.
-        ValueError: an option needs a task that the model lacks, or the transcriber is another kind of model.
+        FileNotFoundError: there is no such transcriber or conversation model.
+        ValueError: an option needs a task that the model lacks, or the transcriber or the conversation model is
+            another kind of model.
     """
     if options.treatment.get("plot"):
         import_extra("matplotlib", "demo")
     vad, detector = speech_detector(options.vad)
     pipe = load(device)
-    if options.treatment.get("segments") and "emotion" not in pipe.model.config.tasks:
+    needing = [name for name in ("segments", "context") if options.treatment.get(name) or getattr(options, name, None)]
+    if needing and "emotion" not in pipe.model.config.tasks:
         tasks = ", ".join(pipe.model.config.tasks)
         raise ValueError(
-            f"--segments needs a model with the task emotion; this one has {tasks}. Leave the option out."
+            f"--{needing[0]} needs a model with the task emotion; this one has {tasks}. Leave the option out."
         )
     from ..inference.distress import task_with_labels
     from ..inference.results import settings_of
@@ -224,7 +235,13 @@ def load_treatment(
     if labels := options.treatment.get("distress"):
         task_with_labels(pipe.model.tasks, pipe.model.config, labels)
     transcriber, facts = _load_transcriber(options.transcribe, pipe)
-    treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber)
+    context = None
+    if options.context is not None:
+        from ..inference.context import load_context
+
+        min_score = options.treatment.get("min_score", 0.0)
+        context, facts["context"] = load_context(options.context, transcriber, pipe.device, min_score)
+    treatment = Treatment(**options.treatment, detector=detector, transcriber=transcriber, context=context)
     return pipe, treatment, settings_of(pipe, vad=vad, **treatment.facts, **facts)
 
 

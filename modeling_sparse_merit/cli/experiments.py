@@ -41,6 +41,8 @@ def evaluate(
 ) -> None:
     """Evaluate emotion recognition and enhancement of one or more systems on the same clean and noisy clips.
 
+    Conversation models are evaluated on the utterances of datasets with embeddings.
+
     On several processes: accelerate launch --multi_gpu -m modeling_sparse_merit.cli evaluate --config FILE
 
     Example: sparse-merit evaluate --config evaluation.yaml -o results

@@ -84,15 +84,30 @@ def _print_card(console: Console, card: "ModelCard | None", facts: dict[str, str
 
 def _describe(source: str, revision: str | None) -> dict[str, str]:
     """Facts from the configuration of a checkpoint; no weights are loaded."""
+    from ..hub.conversation_card import count_conversation_parameters, shown_embedder
+    from ..hub.files import read_model_config
     from ..hub.speech_text_card import describe_part
+    from ..models.mister_e.configuration_mister_e import MisterEConfig
     from ..models.sparse_merit.adapters import read_adapter_config
-    from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
+    from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig
     from ..models.sparse_merit.modeling_sparse_merit import count_parameters
     from ..models.sparse_merit.modeling_speech_text import count_speech_text_parameters
     from ..models.sparse_merit.task_files import read_tasks
     from ..models.sparse_merit.tasks import EMOTION, further_tasks
 
-    config = read_config(source, revision=revision or "main")
+    config = read_model_config(source, revision=revision or "main")
+    if isinstance(config, MisterEConfig):
+        embedders = {
+            f"{name.capitalize()} embeddings": shown_embedder(config, name) for name in config.embedding_sizes
+        }
+        return {
+            "Model": source,
+            "Tasks": "emotion of the utterances of a conversation",
+            "Emotions": ", ".join((config.id2label or {}).values()),
+            **embedders,
+            "Experts": f"{', '.join(config.experts or ())}, {config.gate} gate",
+            "Parameters": f"{count_conversation_parameters(config):,}",
+        }
     tasks = config.task_definitions
     facts = {
         "Model": source,

@@ -44,6 +44,15 @@ def export(
             metavar="DIR", help="Report of `sparse-merit evaluate`; the card shows this model's results in it."
         ),
     ] = None,
+    speech_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER/MODEL", help="For a conversation model: the Hub id of the model of its speech embeddings."
+        ),
+    ] = None,
+    text_model: Annotated[
+        str | None, typer.Option(metavar="USER/MODEL", help="The same for its text embeddings.")
+    ] = None,
     space: Annotated[
         bool, typer.Option("--space", help="Write a Hugging Face Space with the page of `sparse-merit app`.")
     ] = False,
@@ -79,7 +88,9 @@ def export(
             from ..hub.export import export_checkpoint
 
             logging.disable_progress_bar()
-            export_checkpoint(resolve_model(model, revision), folder, overwrite, revision, _note, half, results)
+            named = {name: value for name, value in (("speech", speech_model), ("text", text_model)) if value}
+            source = resolve_model(model, revision)
+            export_checkpoint(source, folder, overwrite, revision, _note, half, results, named)
             what_next = f"pipeline(model={str(folder)!r}, trust_remote_code=True)"
     typer.echo(f"{folder} is ready: {what_next}")
 

@@ -141,6 +141,15 @@ def _iemocap(
     return corpus("iemocap").build(folder, skip_bad=skip_bad, classes=classes, fold=fold)
 
 
+def _mosi(
+    folder: FolderArgument,
+    skip_bad: SkipBadOption = False,
+    audio: Annotated[Path | None, typer.Option(help="The folder of the clips; without it, texts only.")] = None,
+    zero: Annotated[str, typer.Option(help="Sentiment of 0: positive, or drop for none.")] = "positive",
+) -> "Dataset":
+    return corpus("mosi").build(folder, skip_bad=skip_bad, audio=audio, zero=zero)
+
+
 def _msp_podcast(
     folder: FolderArgument,
     skip_bad: SkipBadOption = False,
@@ -442,6 +451,7 @@ OWN: dict[str, Callable[..., "Dataset"]] = {
     "meld": _meld,
     "icbhi": _icbhi,
     "iemocap": _iemocap,
+    "mosi": _mosi,
     "moodist": _moodist,
     "folder": _folder,
     "noise": _noise,

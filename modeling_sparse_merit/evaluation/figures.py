@@ -60,6 +60,39 @@ def draw_figures(folder: str | os.PathLike, report: dict[str, Any], rows: dict[s
     return paths
 
 
+def draw_conversation_figures(folder: str | os.PathLike, report: dict[str, Any]) -> list[Path]:
+    """Draws the confusion matrix of each system, and the weights of its gate by class and by place in the dialogue.
+
+    Args:
+        folder: folder of the PNG files.
+        report: from `evaluate_conversations`.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ImportError: matplotlib is not installed; the error names the extra that contains it.
+    """
+    import_extra("matplotlib", "demo")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for system, result in report["results"].items():
+        (condition,) = result["conditions"]
+        figures = {
+            "confusion": plot_confusion({"": {"": condition["emotion"]["confusion"]}}, report["labels"], system)
+        }
+        gate = condition["gate"]
+        if len(gate["experts"]) > 1:
+            panels = {"true class": {"gate": gate["by_class"]}, "place in the dialogue": {"gate": gate["by_place"]}}
+            title = f"{system}: weights of the experts"
+            figures["gate"] = plot_expert_shares(panels, title, gate["experts"], "mean weight")
+        for name, figure in figures.items():
+            paths.append(folder / f"{name}_{system}.png")
+            save_figure(figure, paths[-1])
+    return paths
+
+
 def score_curves(report: dict[str, Any], measure: str) -> Curves:
     """A score of each system against SNR with its 95 % intervals over clips, as `plot_robustness` draws it.
 

@@ -55,6 +55,74 @@ def render_markdown(report: dict[str, Any], figures: Sequence[str]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def render_conversations(report: dict[str, Any], figures: Sequence[str]) -> str:
+    """The text of `results.md` of conversation models.
+
+    Args:
+        report: from `evaluate_conversations`.
+        figures: paths of the figures, relative to the report.
+    """
+    labels, config, clips = report["labels"], report["config"], report["clips"]
+    results = {system: result["conditions"][0] for system, result in report["results"].items()}
+    emotions = {system: condition["emotion"] for system, condition in results.items()}
+    names = {"weighted_f1": "weighted F1", "macro_f1": "macro-F1", "unweighted_average_recall": "UAR"}
+
+    def cell(emotion: dict[str, Any], measure: str) -> str:
+        return format_score("macro_f1", emotion[measure], emotion[f"{measure}_speaker_interval"])
+
+    counted = ", ".join(f"{label} {count}" for label, count in clips["labelled"].items())
+    scores = [[system, *(cell(emotion, name) for name in names)] for system, emotion in emotions.items()]
+    per_class = [
+        [system, *(format_score("macro_f1", emotion["per_class_f1"][label]) for label in labels)]
+        for system, emotion in emotions.items()
+    ]
+    sections = [
+        "# Evaluation of conversations",
+        f"{clips['evaluated']} utterances of {clips['speakers']} dialogues; {counted}. Means over the seeds; "
+        f"brackets: 95 % bootstrap intervals ({config['bootstrap_resamples']} resamples of whole dialogues, seed "
+        f"{config['seed']}).",
+        markdown_table(["system", *names.values()], scores),
+        "F1 of each class:",
+        markdown_table(["system", *labels], per_class),
+    ]
+    if report["comparisons"]:
+        sections += [_conversation_comparisons(report)]
+    for system, condition in results.items():
+        if len((gate := condition["gate"])["experts"]) > 1:
+            sections += [f"## Weights of the experts of {system}", *gate_tables(gate)]
+    return "\n\n".join([*sections, *_figure_section(figures)]) + "\n"
+
+
+def gate_tables(gate: dict[str, Any]) -> list[str]:
+    """Tables of the mean weights of the experts, by class and by place in the dialogue.
+
+    Args:
+        gate: from `gate_weights`.
+    """
+
+    def rows(groups: dict[str, list[float]]) -> list[list[str]]:
+        return [[name, *(f"{weight:.3f}" for weight in weights)] for name, weights in groups.items()]
+
+    return [
+        markdown_table(["true class", *gate["experts"]], rows({**gate["by_class"], "all": gate["mean"]})),
+        markdown_table(["place in the dialogue", *gate["experts"]], rows(gate["by_place"])),
+    ]
+
+
+def _conversation_comparisons(report: dict[str, Any]) -> str:
+    """Differences in macro-F1 from the baseline, with p-values over dialogues."""
+    baseline = report["config"]["baseline"]
+    rows = [
+        [
+            entry["system"],
+            format_score("macro_f1", entry["difference"], entry["difference_speaker_interval"], "+"),
+            _p_value(entry["speaker_p_holm"]),
+        ]
+        for entry in report["comparisons"]["by_condition"]
+    ]
+    return markdown_table(["system", f"macro-F1, difference from {baseline}", "p over dialogues (Holm)"], rows)
+
+
 def render_calibration(report: dict[str, Any], figures: Sequence[str]) -> str:
     """The text of the `results.md` of a calibration.
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
-from .. import __version__
 from ..files import remove_unfinished
 from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
@@ -25,17 +23,15 @@ from ..plotting.spectrograms import plot_spectrogram_rows
 from ..plotting.style import save_figure
 from .conditions import Condition
 from .configuration import NOISY, EvaluationConfig
+from .conversations import are_conversations, evaluate_conversations
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
 from .fingerprint import check_same_run, fingerprinted_writer
 from .noisy_set import TEXT, FrozenTestSet, load_test_set
 from .report import build_report, print_report, write_report
 from .systems import SpeechTextSystem, System, build_systems, list_further_tasks
+from .versions import package_versions
 
 SIDES = ("noisy", "enhanced", "clean")
-PACKAGES = (
-    *("torch", "transformers", "datasets", "numpy", "scipy", "soundfile", "soxr", "audiomentations"),
-    *("pesq", "pystoi", "scikit-learn"),
-)
 
 
 def evaluate(config_path: str | Path, output: str | Path | None = None, **overrides: Any) -> dict[str, Any]:
@@ -45,6 +41,8 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
     resume with the next condition, and systems, pools and SNRs can be added to a finished run. The report is printed,
     and written to `OUTPUT/results.json`, `OUTPUT/results.md` and `OUTPUT/figures`. `OUTPUT/examples/SYSTEM` holds one
     enhanced clip at the lowest SNR of each pool.
+
+    Conversation models are evaluated on datasets with embeddings, see `evaluate_conversations`.
 
     Under `accelerate launch`, batches are distributed over the processes; results equal those of a single process.
 
@@ -61,6 +59,8 @@ def evaluate(config_path: str | Path, output: str | Path | None = None, **overri
         ImportError: a package of the extras `train` (mixing, datasets) or `metrics` is not installed.
     """
     config = EvaluationConfig.from_yaml(config_path, output=output, **overrides)
+    if are_conversations(config):
+        return evaluate_conversations(config)
     state = join_processes(config.device)
     clips = measure_clips(config, state)
     if state.is_main_process:
@@ -156,15 +156,8 @@ def _record(
         "labels": labels,
         "clips": test_set.count_clips(labels),
         "noise": {pool: {"recordings": count} for pool, count in test_set.count_noises().items()},
-        "versions": {"modeling-sparse-merit": __version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": package_versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _list_measurements(config: EvaluationConfig, record: dict[str, Any], test_set: FrozenTestSet) -> list[Measurement]:

@@ -325,6 +325,7 @@ class EmotionScores(TypedDict):
     """Scores of emotion recognition, see `emotion_scores`."""
 
     macro_f1: Score
+    weighted_f1: Score
     unweighted_average_recall: Score
     accuracy: Score
     per_class_f1: list[Score]
@@ -428,8 +429,8 @@ def emotion_scores(
     stream: int,
     scored: Sequence[int] | None = None,
 ) -> EmotionScores:
-    """Scores of emotion recognition: `macro_f1`, `unweighted_average_recall`, `accuracy` (equal to micro-F1,
-    since every clip has one label and one prediction) and a list `per_class_f1`.
+    """Scores of emotion recognition: `macro_f1`, `weighted_f1`, `unweighted_average_recall`, `accuracy` (equal to
+    micro-F1, since every clip has one label and one prediction) and a list `per_class_f1`.
 
     Args:
         true: class of each clip, 0, 1, ...: (clips,).
@@ -459,6 +460,7 @@ def emotion_scores(
 
     return {
         "macro_f1": score(lambda counts: defined_mean(f1_from_confusion(counts)[..., averaged])),
+        "weighted_f1": score(weighted_f1_from_confusion),
         "unweighted_average_recall": score(lambda counts: defined_mean(recall_from_confusion(counts))),
         "accuracy": score(accuracy_from_confusion),
         "per_class_f1": [class_f1(label) for label in range(num_classes)],

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,22 @@ import yaml
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
+from ..models.mister_e.configuration_mister_e import MisterEConfig
 from ..models.sparse_merit.calibration import (
     CALIBRATION,
     checkpoint_sha256,
     read_calibration,
     read_calibration_file,
 )
-from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig
 from ..models.sparse_merit.decoding import audio_suffixes
 from ..models.sparse_merit.sources import WEIGHTS_LICENSE, locate
 from ..models.sparse_merit.task_files import TASK_FOLDER
 from .adapter_card import ADAPTER_CONFIG, is_public, licence_of
 from .card_mark import differing_parts, read_mark
-from .files import read_json, weights_sha256
+from .conversation_card import unpublished_embedders
+from .files import read_json, read_model_config, weights_sha256
 from .measured import read_results
 from .model_card import EVALUATION, EXAMPLES, RECORDS, WEIGHTS, read_own_calibration, render_card
 
@@ -53,6 +56,7 @@ def export_checkpoint(
     report: Callable[[str], None] = logger.warning,
     half: bool = False,
     results: str | os.PathLike | None = None,
+    embedders: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a checkpoint that runs without this package, ready for `push_checkpoint`.
 
@@ -73,6 +77,8 @@ def export_checkpoint(
         half: store weights in fp16; they are loaded in fp32.
         results: report of `sparse-merit evaluate`, its folder or its `results.json`; the results of this model in it
             are written to `evaluation.json`, and into a rendered card.
+        embedders: for a conversation model, the Hub ids of the models of its embeddings, {"speech" or "text": id},
+            which replace those in its configuration.
 
     Returns:
         The folder.
@@ -80,14 +86,16 @@ def export_checkpoint(
     Raises:
         FileExistsError: the folder holds a checkpoint already, or is that of the model itself.
         OSError: the checkpoint cannot be loaded.
-        ValueError: the checkpoint is of another model type, lacks weights, or has weights that are not finite; its
-            results were measured, or its calibration was fitted, with other weights, as results are with `half`; its
-            examples are not recordings in its folder; or, with `half`, a weight is beyond the range of fp16.
+        ValueError: `embedders` do not fit the model; the checkpoint is of another model type, lacks weights, or has
+            weights that are not finite; its results were measured, or its calibration was fitted, with other weights,
+            as results are with `half`; its examples are not recordings in its folder; or, with `half`, a weight is
+            beyond the range of fp16.
     """
     source, folder = _local_folder(model, revision), Path(folder).expanduser()
     _check_export_target(source, folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     pipe = _load(source)
+    _name_embedders(pipe.model.config, embedders or {}, report)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
         complete = Path(partial) / folder.resolve().name  # the folder's name becomes the title of the card
         pipe.save_pretrained(complete)
@@ -109,13 +117,34 @@ def export_checkpoint(
 
 
 def _load(source: Path) -> Any:
-    """The pipeline of a checkpoint of either type."""
+    """The pipeline of a checkpoint of any type."""
+    from ..models.mister_e.pipeline_mister_e import ConversationPipeline
     from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmotionPipeline
     from ..models.sparse_merit.pipeline_speech_text import SpeechTextPipeline
 
-    if isinstance(read_config(source), SpeechTextConfig):
+    config = read_model_config(source)
+    if isinstance(config, MisterEConfig):
+        return ConversationPipeline.from_pretrained(source, device="cpu")
+    if isinstance(config, SpeechTextConfig):
         return SpeechTextPipeline.from_pretrained(source, device="cpu")
     return SpeechEnhancementAndEmotionPipeline.from_pretrained(source, dtype="auto", device="cpu")
+
+
+def _name_embedders(config: Any, embedders: Mapping[str, str], report: Callable[[str], None]) -> None:
+    """Writes the Hub ids of the models of the embeddings into the configuration of a conversation model."""
+    own = config.embedding_sizes if isinstance(config, MisterEConfig) else {}
+    if unknown := [name for name in embedders if name not in own]:
+        raise ValueError(
+            f"A model of {unknown[0]} embeddings was given, {embedders[unknown[0]]}, but "
+            f"{'this model takes ' + ' and '.join(own) + ' alone' if own else 'only conversation models have some'}."
+        )
+    for modality, name in embedders.items():
+        setattr(config, f"{modality}_model", name)
+    for modality, name in unpublished_embedders(config).items() if own else ():
+        report(
+            f"The model of the {modality} embeddings is {name}, which only this computer has. Push it as well, and "
+            f"export again with --{modality}-model USER/MODEL."
+        )
 
 
 def round_to_half(file: Path, names: Iterable[str]) -> None:
@@ -224,8 +253,8 @@ def _example_recordings(source: Path, target: Path) -> list[str]:
 
 
 def _add_endpoint_files(source: Path, folder: Path) -> None:
-    """Writes `requirements.txt`, and `handler.py` for an Inference Endpoint, which takes recordings without texts."""
-    if not isinstance(read_config(source), SpeechTextConfig):
+    """Writes `requirements.txt`, and `handler.py` for an Inference Endpoint, which takes recordings alone."""
+    if isinstance(read_model_config(source), SparseMeritConfig):
         shutil.copyfile(HANDLER, folder / "handler.py")
     (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS), encoding="utf-8")
 

@@ -5,7 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from ..files import sha256_of_file, sha256_of_files
+from ..models.mister_e.configuration_mister_e import MisterEConfig
+from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
+from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -24,6 +29,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected an object. Write it again.")
     return content
+
+
+def read_model_config(source: str | Path, **where: Any) -> SparseMeritConfig | SpeechTextConfig | MisterEConfig:
+    """The configuration of a checkpoint or of adapters.
+
+    Args:
+        source: folder or Hub id.
+        where: arguments for the Hub, such as `revision`.
+
+    Raises:
+        OSError: there is none.
+    """
+    if PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type") == MisterEConfig.model_type:
+        return MisterEConfig.from_pretrained(source, **where)
+    return read_config(source, **where)
 
 
 def weight_files(folder: Path) -> list[Path]:

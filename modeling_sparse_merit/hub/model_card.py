@@ -1,6 +1,6 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """The model card of a checkpoint: the template `model_card.md`, filled from the files next to the weights. That of a
-speech-text model, `speech_text_card.md`, extends it.
+speech-text model, `speech_text_card.md`, and that of a conversation model, `conversation_card.md`, extend it.
 
     config.json, preprocessor_config.json, model.safetensors    the checkpoint
     training_data.yaml    corpora and their licences, written by hand
@@ -28,22 +28,28 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..data.licences import licence_metadata
 from ..files import sha256_of_file
 from ..metrics import SCORE_TITLES
+from ..models.mister_e.configuration_mister_e import MisterEConfig
 from ..models.sparse_merit.calibration import CALIBRATION, read_calibration_file
 from ..models.sparse_merit.clip_tasks import define_tasks
 from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
-from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig, read_config
+from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig
 from ..models.sparse_merit.modeling_sparse_merit import count_parameters
 from ..models.sparse_merit.sources import HUB_ID
 from ..models.sparse_merit.task_files import read_tasks
 from ..models.sparse_merit.tasks import EMOTION, ENHANCEMENT, RegressionTask, Task, further_tasks, tasks_of_kind
 from .card_mark import marked
-from .files import read_json, weights_sha256
+from .conversation_card import describe_conversation
+from .files import read_json, read_model_config, weights_sha256
 from .measured import read_results
 from .speech_text_card import base_models_of, describe_speech_text, speech_text_tags
 
 WEIGHTS, CLASSIFIER, TEXT_CLASSIFIER = "model.safetensors", "audio-classification", "text-classification"
 EVALUATION, EXAMPLES = "evaluation.json", "examples.json"
-TEMPLATES = {SparseMeritConfig: "model_card.md", SpeechTextConfig: "speech_text_card.md"}
+TEMPLATES = {
+    SparseMeritConfig: "model_card.md",
+    SpeechTextConfig: "speech_text_card.md",
+    MisterEConfig: "conversation_card.md",
+}
 """Templates in this folder; `model_card.md` may also be at the top of the repository."""
 RECORDS = ("training_data.yaml", "training.yaml", "dev_results.json", EVALUATION, CALIBRATION)
 """Files that a card is rendered from, in addition to the checkpoint."""
@@ -69,7 +75,7 @@ MEASURES = {
     "covl": ("covl", 2),
 }
 """Identifier on the Hub and number of decimals of each speech measure."""
-DEV_SCORES = ("macro_f1", "uar", "segmental_snr", "segmental_snr_gain", "si_sdr", "si_sdr_gain")
+DEV_SCORES = ("weighted_f1", "macro_f1", "uar", "segmental_snr", "segmental_snr_gain", "si_sdr", "si_sdr_gain")
 MEASURED_PACKAGES = ("modeling-sparse-merit", "torch", "transformers", "pesq", "pystoi")
 LANGUAGES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French", "pl": "Polish", "zh": "Chinese"}
 
@@ -146,10 +152,13 @@ def _facts(folder: Path, records: Path) -> dict[str, Any]:
     dev_path = records / "dev_results.json"
     evaluation = _read_measured(records / EVALUATION, folder)
     metadata = _metadata(folder, config, data, training, evaluation)
-    model_config = read_config(folder)
-    tasks = model_config.task_definitions
+    model_config = read_model_config(folder)
+    is_conversation = isinstance(model_config, MisterEConfig)
+    tasks = define_tasks([EMOTION], None) if is_conversation else model_config.task_definitions
     dev_results = read_json(dev_path) if dev_path.exists() else None
-    if isinstance(model_config, SpeechTextConfig):
+    if isinstance(model_config, MisterEConfig):
+        own = describe_conversation(model_config, data)
+    elif isinstance(model_config, SpeechTextConfig):
         own = describe_speech_text(folder, model_config, data, evaluation)
     else:
         own = _describe_merit(folder, model_config)
@@ -273,9 +282,9 @@ def read_training_data(path: Path) -> dict[str, Any]:
     Args:
         path: a YAML file with any of the fields `name`, `license` (its identifier on the Hub), `base_model`,
             `notes`, `limits` ({title: text}), `encoder` (with `name`, `license`, `copyright`, `source`, optionally
-            `license_text`), `encoders` of a speech-text model (`{"speech" | "text": {name, license, source}}`, the
-            last one optional) and `corpora`, each with `name`, `use`, `license` and optional fields, such as
-            `commercial_use`, and `rated_clips`, `{task: {rating: number of clips}}`.
+            `license_text`), `encoders` of a speech-text or conversation model (`{"speech" | "text": {name, license,
+            source}}`, the last one optional) and `corpora`, each with `name`, `use`, `license` and optional fields,
+            such as `commercial_use`, and `rated_clips`, `{task: {rating: number of clips}}`.
 
     Raises:
         ValueError: the file is invalid, or an encoder or a corpus lacks a field.
@@ -338,6 +347,8 @@ def _licence(stated: str | None) -> dict[str, Any]:
 
 def pipeline_tag_of(config: dict[str, Any]) -> str:
     """The Hub's task of a model; `config` is the content of its config.json."""
+    if config.get("model_type") == MisterEConfig.model_type:
+        return CLASSIFIER if config["speech_size"] else TEXT_CLASSIFIER
     if config.get("model_type") == SpeechTextConfig.model_type:
         return CLASSIFIER if config.get("speech_config") else TEXT_CLASSIFIER
     tasks = define_tasks(config["tasks"], config.get("clip_tasks"))
@@ -346,6 +357,9 @@ def pipeline_tag_of(config: dict[str, Any]) -> str:
 
 def tags_of(config: dict[str, Any]) -> list[str]:
     """The tags of a model on the Hub; `config` is the content of its config.json."""
+    if config.get("model_type") == MisterEConfig.model_type:
+        parts = {"speech_config": config["speech_size"], "text_config": config["text_size"]}
+        return [*speech_text_tags(parts), "emotion-recognition-in-conversation", "mixture-of-experts"]
     if config.get("model_type") == SpeechTextConfig.model_type:
         return speech_text_tags(config)
     absent = {tag for task, tag in TASK_TAGS.items() if task not in config["tasks"]}

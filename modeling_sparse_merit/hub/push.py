@@ -15,6 +15,7 @@ from ..models.sparse_merit.sources import HUB_ID
 from .adapter_card import ADAPTER_CONFIG, is_public, name_base
 from .card_mark import read_mark
 from .client import hub_errors, open_repository
+from .conversation_card import unpublished_embedders
 from .files import published_files, read_json, weights_sha256
 from .measured import is_measured
 
@@ -78,18 +79,24 @@ def check_checkpoint(folder: Path) -> None:
 
 def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
     """Problems of the two configurations and of the code that they refer to; adapters use the code of their base."""
+    from ..models.mister_e.configuration_mister_e import MisterEConfig
     from ..models.sparse_merit.configuration_sparse_merit import SparseMeritConfig
     from ..models.sparse_merit.configuration_speech_text import SpeechTextConfig
     from ..models.sparse_merit.processing_speech_text import PROCESSOR_FILE
 
+    preparations = {
+        SparseMeritConfig.model_type: ("preprocessor_config.json", "feature extractor"),
+        SpeechTextConfig.model_type: (PROCESSOR_FILE, "processor"),
+        MisterEConfig.model_type: (None, None),
+    }
     config = _json_if_whole(folder / "config.json")
-    is_speech_text = (config or {}).get("model_type") == SpeechTextConfig.model_type
-    name, part = (PROCESSOR_FILE, "processor") if is_speech_text else ("preprocessor_config.json", "feature extractor")
-    preparation = _json_if_whole(folder / name)
+    model_type = str((config or {}).get("model_type"))
+    name, part = preparations.get(model_type, preparations[SparseMeritConfig.model_type])
+    preparation = {} if name is None else _json_if_whole(folder / name)
     if config is None:
         yield "config.json is missing or not valid JSON"
-    elif not is_speech_text and config.get("model_type") != SparseMeritConfig.model_type:
-        expected = f"{SparseMeritConfig.model_type!r} or {SpeechTextConfig.model_type!r}"
+    elif model_type not in preparations:
+        expected = " or ".join(map(repr, preparations))
         yield f"config.json has the model type {config.get('model_type')!r}, expected {expected}"
     elif not are_adapters and not config.get("auto_map"):
         yield "config.json has no auto_map, so others cannot load it: write it again with `sparse-merit export`"
@@ -97,6 +104,8 @@ def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
         yield f"{name} is missing or not valid JSON: save the {part} too"
     elif "text" in preparation.get("modalities", ()) and not (folder / "tokenizer_config.json").exists():
         yield "tokenizer_config.json is missing: save the processor too"
+    if model_type == MisterEConfig.model_type:
+        yield from _embedder_problems(folder)
     if are_adapters:
         yield from _base_problems(folder)
         return
@@ -104,6 +113,17 @@ def _configuration_problems(folder: Path, are_adapters: bool) -> Iterator[str]:
     missing = sorted(name for name in code if not (folder / name).exists())
     if missing:
         yield f"code that auto_map refers to is missing: {', '.join(missing)}"
+
+
+def _embedder_problems(folder: Path) -> Iterator[str]:
+    """Problems of the names of the models that the embeddings of a conversation model are from."""
+    from ..models.mister_e.configuration_mister_e import MisterEConfig
+
+    for modality, name in unpublished_embedders(MisterEConfig.from_pretrained(folder)).items():
+        yield (
+            f"the {modality} embeddings are from {name}, which is not on the Hub: push that model too, and export "
+            f"again with --{modality}-model USER/MODEL"
+        )
 
 
 def _base_problems(folder: Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ..models.sparse_merit.pipeline_sparse_merit import SpeechEnhancementAndEmot
 from ..models.sparse_merit.streaming import WindowModel, WindowOutput
 from .files import Recording
 from .results import Results
-from .tracks import Track, Treatment, failure, open_tracks
+from .tracks import Track, Treatment, failure, finish_tracks, open_tracks
 
 WINDOW = 256  # recordings that are sorted by length together
 READERS = 8  # threads that read and write while a GPU computes
@@ -54,8 +54,9 @@ def enhance_recordings(
             so far.
         treatment: fields of `tracks.Treatment`: `rate`, `plot`, `segments`, `channel` ("each" gives a record and a
             file, `NAME.ch1.enhanced.wav`, for each channel), `min_score`, `chunk_length_s`, `stride_length_s`,
-            `detector`, and `transcriber` (a pipeline for automatic speech recognition, a function from float32
-            (samples,) at 16 kHz to a text, or a folder of transcripts as a `Path`).
+            `detector`, `transcriber` (a pipeline for automatic speech recognition, a function from float32
+            (samples,) at 16 kHz to a text, or a folder of transcripts as a `Path`), and `context` (a conversation
+            model from `context.load_context`).
 
     Raises:
         OutputError: nothing more can be written, for example because the disk is full.
@@ -265,12 +266,17 @@ class _Job:
 
     def _process(self, batch: list[int]) -> dict[int, list[dict[str, Any]]]:
         records: dict[int, list[dict[str, Any]]] = {place: [] for place in batch}
+        ended: dict[int, list[Track]] = {place: [] for place in batch}  # tracks that wait for the others
+        context = self.treatment.context
         with ExitStack() as stack:
             for item, output in self._outputs(self._items(batch, stack)):
                 item.track.add(item.window, output)
                 self.durations.begin(item.place, item.window.end / SAMPLING_RATE)
                 if item.window.is_last:
-                    records[item.place].append(item.track.finish())
+                    ended[item.place].append(item.track)
+                    if context is None or len(ended[item.place]) == item.track.lines:
+                        records[item.place] += finish_tracks(ended[item.place], context)
+                        ended[item.place] = []
         return records
 
     def _items(self, batch: list[int], stack: ExitStack) -> Iterator[_Item]:

@@ -24,6 +24,20 @@ class SegmentFormat(StrEnum):
     RTTM = "rttm"
 
 
+class ContextEmotion(TypedDict):
+    """The emotion of a segment in the context of the others, by a conversation model.
+
+    Args:
+        emotion: the most probable one; None if its score is too low.
+        scores: probability of each emotion.
+        gate: weight of each expert.
+    """
+
+    emotion: str | None
+    scores: dict[str, float]
+    gate: dict[str, float]
+
+
 class Segment(TypedDict):
     """A span of a recording with one emotion.
 
@@ -34,6 +48,7 @@ class Segment(TypedDict):
         reason: "unsure" if `emotion` is None.
         transcript: what is said; absent if it was not asked for.
         distress: see `distress_curve`; absent if it was not asked for.
+        context: the emotion in the context of the other segments; absent if it was not asked for.
     """
 
     start: float
@@ -43,6 +58,7 @@ class Segment(TypedDict):
     reason: NotRequired[str]
     transcript: NotRequired[str]
     distress: NotRequired[float]
+    context: NotRequired[ContextEmotion]
 
 
 class _Cue(NamedTuple):
@@ -54,6 +70,7 @@ class _Cue(NamedTuple):
     scores: dict[str, float]
     transcript: str
     distress: float | None
+    context: ContextEmotion | None = None
 
     @property
     def score(self) -> float | None:
@@ -70,6 +87,8 @@ def write_segments(
     channel: int = 1,
     has_transcripts: bool = False,
     has_distress: bool = False,
+    context_labels: Sequence[str] = (),
+    context_experts: Sequence[str] = (),
 ) -> None:
     """Writes the timeline of a recording atomically.
 
@@ -84,6 +103,8 @@ def write_segments(
         channel: number of the channel, from 1.
         has_transcripts: whether a CSV has a column for the transcripts. WebVTT has those that there are, RTTM none.
         has_distress: whether a CSV has a column for the distress; the other formats have none.
+        context_labels, context_experts: emotions and experts of the conversation model; the columns of a CSV for the
+            emotion with context. WebVTT has a line with it, RTTM none.
 
     Raises:
         ValueError: the format is unknown, or a segment ends before it starts or overlaps with another one.
@@ -95,7 +116,9 @@ def write_segments(
     """
     kind, cues = SegmentFormat(kind), _cues(segments)
     if kind is SegmentFormat.CSV:
-        content = _csv(cues, sorted(labels), has_transcripts, has_distress)
+        context = [f"context_{name}" for name in ("emotion", *sorted(context_labels))] if context_labels else []
+        context += [f"gate_{name}" for name in context_experts]
+        content = _csv(cues, sorted(labels), has_transcripts, has_distress, context)
     elif kind is SegmentFormat.VTT:
         content = _vtt(cues, name)
     else:
@@ -117,35 +140,48 @@ def _cues(segments: Iterable[Segment]) -> list[_Cue]:
             )
         first = max(round(1000 * start), free)
         last, free = end, max(round(1000 * end), first + 1)
-        further = segment.get("transcript", ""), segment.get("distress")
+        further = segment.get("transcript", ""), segment.get("distress"), segment.get("context")
         cues.append(_Cue(first, free, segment["emotion"], segment.get("scores") or {}, *further))
     return cues
 
 
-def _csv(cues: Sequence[_Cue], labels: list[str], has_transcripts: bool, has_distress: bool) -> str:
-    """One row per segment: times in seconds, the emotion (empty if unsure), score of each label, transcript, distress.
+def _csv(
+    cues: Sequence[_Cue], labels: list[str], has_transcripts: bool, has_distress: bool, context: list[str]
+) -> str:
+    """One row per segment: times in seconds, the emotion (empty if unsure), score of each label, transcript, distress,
+    and emotion, scores and weights of the experts of the conversation model.
 
     Common Format and MIME Type for Comma-Separated Values, RFC 4180.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     further = [name for name, is_asked in (("transcript", has_transcripts), ("distress", has_distress)) if is_asked]
-    writer.writerow(["start", "end", "emotion", *labels, *further])
+    writer.writerow(["start", "end", "emotion", *labels, *further, *context])
     for cue in cues:
         scores = [f"{cue.scores[label]:.6f}" if label in cue.scores else "" for label in labels]
         values = [getattr(cue, name) for name in further]
+        values += [_context_values(cue.context).get(name, "") for name in context]
         writer.writerow([_seconds(cue.start), _seconds(cue.end), cue.emotion or "", *scores, *values])
     return text.getvalue()
 
 
+def _context_values(context: ContextEmotion | None) -> dict[str, str]:
+    """The cells of an emotion with context, by the names of their columns."""
+    if context is None:
+        return {}
+    scores = {f"context_{label}": f"{score:.6f}" for label, score in context["scores"].items()}
+    gate = {f"gate_{expert}": f"{weight:.6f}" for expert, weight in context["gate"].items()}
+    return {"context_emotion": context["emotion"] or "", **scores, **gate}
+
+
 def _vtt(cues: Sequence[_Cue], name: str) -> str:
-    """One cue per segment, with the transcript in a second line.
+    """One cue per segment, with the emotion with context and the transcript in further lines.
 
     WebVTT: The Web Video Text Tracks Format, W3C, section 4 (https://www.w3.org/TR/webvtt1).
     """
     blocks = ["WEBVTT", f"NOTE Emotions of {_vtt_text(name)}"]
     for cue in cues:
-        lines = [_vtt_text(line) for line in (_caption(cue), cue.transcript) if line]
+        lines = [_vtt_text(line) for line in (_caption(cue), _context_caption(cue), cue.transcript) if line]
         blocks.append("\n".join([f"{_timestamp(cue.start)} --> {_timestamp(cue.end)}", *lines]))
     return "\n\n".join(blocks) + "\n"
 
@@ -171,6 +207,13 @@ def _caption(cue: _Cue) -> str:
     if cue.emotion is None:
         return UNSURE
     return cue.emotion if cue.score is None else f"{cue.emotion} {cue.score:.0%}".replace("%", " %")
+
+
+def _context_caption(cue: _Cue) -> str:
+    """The emotion with context; empty without one."""
+    if cue.context is None:
+        return ""
+    return f"with context: {_caption(cue._replace(emotion=cue.context['emotion'], scores=cue.context['scores']))}"
 
 
 def _vtt_text(text: str) -> str:

@@ -3,7 +3,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from ..files import one_line, output_errors, replacing
 from ..models.sparse_merit.audio import Channel
@@ -26,11 +27,12 @@ from ..plotting.overview import Columns, Overview
 from ..plotting.recording import plot_recording
 from ..plotting.style import save_figure
 from .blocks import BlockReader, BlockWriter
+from .context import Context
 from .distress import distress_curve, task_with_labels
 from .files import STDIN, Recording, segments_path
 from .results import Results
-from .segments import write_segments
-from .transcripts import SegmentTranscriber, read_transcript
+from .segments import ContextEmotion, write_segments
+from .transcripts import SegmentReader, SegmentTranscriber, read_transcript
 
 _one_drawing = threading.Lock()  # matplotlib is not thread-safe
 
@@ -50,6 +52,8 @@ class Treatment:
         transcriber: a pipeline for automatic speech recognition, or a function from float32 (samples,) at 16 kHz to a
             text, which transcribes each segment of speech; or a folder with a transcript of each recording, NAME.txt.
         distress: emotions whose scores are added and smoothed over the segments, see `distress_curve`; none for none.
+        context: a conversation model, which estimates the emotion of each segment in the context of the others, those
+            of all channels together; see `load_context`. One that takes texts needs a `transcriber` of segments.
     """
 
     rate: int | None = None
@@ -62,10 +66,12 @@ class Treatment:
     detector: DetectorFactory | None = None
     transcriber: Transcriber | Path | None = None
     distress: tuple[str, ...] = ()
+    context: Context | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Options that the records depend on, JSON-serializable; the caller records detector and transcriber."""
+        """Options that the records depend on, JSON-serializable; the caller records detector, transcriber and
+        context."""
         names = ("rate", "channel", "min_score", "chunk_length_s", "stride_length_s")
         return {name: getattr(self, name) for name in names} | (
             {"distress": list(self.distress)} if self.distress else {}
@@ -117,9 +123,13 @@ class Track:
         self._target = recording.target_of(number)
         transcriber = treatment.transcriber
         self._transcriber = SegmentTranscriber(transcriber) if callable(transcriber) else None
+        self._embedder: SegmentReader[torch.Tensor | None] | None = (
+            None if treatment.context is None else SegmentReader(treatment.context.embed)
+        )
         self._assembler = Assembler(model, treatment.detector, finds_segments=self._transcriber is not None)
         self._segments: list[SpeechSegment] = []
         self._transcripts: list[str] = []  # of the segments
+        self._embeddings: list[torch.Tensor | None] = []  # of the segments
         self._sides: tuple[Overview, ...] = ()
         self._expert_use: dict[str, Columns] = {}
         self._writer: BlockWriter | None = None
@@ -148,6 +158,8 @@ class Track:
         self._segments += ended
         if self._transcriber is not None:
             self._transcripts += self._transcriber.add(window.piece, ended, self._assembler.next_start)
+        if self._embedder is not None:
+            self._embeddings += self._embedder.add(window.piece, ended, self._assembler.next_start)
         self._samples = window.end
         if self._treatment.plot:
             self._look(window.piece, joined.get(ENHANCEMENT), output.expert_use)
@@ -157,8 +169,23 @@ class Track:
                     self._writer = self._opened()
                 self._writer.write(joined[ENHANCEMENT])
 
-    def finish(self) -> dict[str, Any]:
+    @property
+    def lines(self) -> int:
+        """Number of records of the recording, one for each of its tracks."""
+        return self._lines
+
+    @property
+    def utterances(self) -> list[tuple[float, torch.Tensor | None, str | None]]:
+        """Start in seconds, speech embedding and text of each segment, as `Context.emotions` takes them."""
+        texts: Sequence[str | None] = self._transcripts or [None] * len(self._segments)
+        starts = [segment.start_s for segment in self._segments]
+        return list(zip(starts, self._embeddings, texts, strict=True))
+
+    def finish(self, context: Sequence[ContextEmotion] | None = None) -> dict[str, Any]:
         """Writes the files after all windows were added; returns the record, a line of `results.jsonl`.
+
+        Args:
+            context: the emotion of each segment in the context of the others; None without a conversation model.
 
         Raises:
             ValueError: the enhanced file belongs to another recording.
@@ -171,7 +198,10 @@ class Track:
             self._segments, self._samples, self._model.clip_tasks, self._treatment.min_score
         )
         if "segments" in outputs:
-            outputs["segments"] = self._with_distress(self._transcribed(outputs["segments"]))
+            segments = self._with_distress(self._transcribed(outputs["segments"]))
+            if context is not None:
+                segments = [{**each, "context": own} for each, own in zip(segments, context, strict=True)]
+            outputs["segments"] = segments
         enhanced = None if self._writer is None else str(self._target)
         record = {"file": str(self._recording.path), **track_record(self._pipe, self._reader, outputs, enhanced)}
         if self._treatment.transcriber is not None:
@@ -239,7 +269,7 @@ class Track:
         if self._treatment.segments is not None and "segments" in record:
             labels, number = TASKS[EMOTION].describe(self._pipe.model.config)["labels"], self._number or 1
             path = segments_path(self._target, self._treatment.segments)
-            name = self._recording.path.name
+            name, context = self._recording.path.name, self._treatment.context
             write_segments(
                 path,
                 record["segments"],
@@ -249,6 +279,8 @@ class Track:
                 int(number),
                 has_transcripts=self._transcriber is not None,
                 has_distress=bool(self._treatment.distress),
+                context_labels=() if context is None else context.labels,
+                context_experts=() if context is None else context.experts,
             )
 
     def _plot(self, record: dict[str, Any]) -> None:
@@ -264,6 +296,22 @@ class Track:
     def _keep(self, record: dict[str, Any]) -> None:
         if self._results is not None:
             self._results.add(self._recording, record, self._target, self._lines)
+
+
+def finish_tracks(tracks: Sequence[Track], context: Context | None = None) -> list[dict[str, Any]]:
+    """Writes the files of the tracks of a recording; returns their records.
+
+    Args:
+        tracks: the tracks, after all their windows were added.
+        context: the conversation model, which takes the segments of all tracks; None for none.
+
+    Raises:
+        ValueError: an enhanced file belongs to another recording.
+    """
+    if context is None:
+        return [track.finish() for track in tracks]
+    emotions = context.emotions([track.utterances for track in tracks])
+    return [track.finish(own) for track, own in zip(tracks, emotions, strict=True)]
 
 
 @contextmanager

@@ -5,9 +5,10 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,26 +25,28 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 CONTEXT = 10 * FRAME
-"""Samples before and after a segment that are transcribed with it, 0.2 s: less than the pause between two segments."""
+"""Samples before and after a segment that are read with it, 0.2 s: less than the pause between two segments."""
 MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")
 LONGEST = 30 * SAMPLING_RATE
 """Samples that Whisper takes at once. Only windows of more than 28 s have longer segments."""
 _one_transcribing = threading.Lock()  # pipelines of transformers are not thread-safe
 
 
-class SegmentTranscriber:
-    """Transcribes the segments of a track as they end, from no more samples than those of a segment and a window.
+Value = TypeVar("Value")
+
+
+class SegmentReader(Generic[Value]):
+    """Reads the segments of a track as they end, and holds no more samples than those of a segment and a window.
 
     Args:
-        transcriber: a pipeline for automatic speech recognition, or a function from float32 (samples,) at 16 kHz to a
-            text.
+        read: a function from float32 (samples,) at 16 kHz, a segment with 0.2 s on either side, to a result.
     """
 
-    def __init__(self, transcriber: Transcriber):
-        self._transcriber = transcriber
+    def __init__(self, read: Callable[[np.ndarray], Value]):
+        self._read = read
         self._held, self._start = np.empty(0, np.float32), 0  # the last samples, and the place of the first of them
 
-    def add(self, piece: np.ndarray, ended: Iterable[SpeechSegment], next_start: int) -> list[str]:
+    def add(self, piece: np.ndarray, ended: Iterable[SpeechSegment], next_start: int) -> list[Value]:
         """Adds the next piece of the track.
 
         Args:
@@ -52,24 +55,39 @@ class SegmentTranscriber:
             next_start: samples before the start of the segment that is open, or before the earliest of the next one.
 
         Returns:
-            the transcript of each segment.
+            the result of each segment.
         """
         self._held = np.concatenate([self._held, piece])
-        with _one_transcribing:
-            transcripts = [self._transcript(segment) for segment in ended]
+        values = [self._read(self._spoken(segment)) for segment in ended]
         kept = self._place(next_start - CONTEXT)
         self._held, self._start = self._held[kept:], self._start + kept
-        return transcripts
+        return values
 
-    def _transcript(self, segment: SpeechSegment) -> str:
+    def _spoken(self, segment: SpeechSegment) -> np.ndarray:
         start, end = FRAME * segment.start - CONTEXT, FRAME * segment.end + CONTEXT
-        spoken = self._held[self._place(start) : self._place(end)]
-        parts = np.array_split(spoken, math.ceil(len(spoken) / LONGEST))
-        return " ".join(filter(None, (transcribe(self._transcriber, part) for part in parts)))
+        return self._held[self._place(start) : self._place(end)]
 
     def _place(self, sample: int) -> int:
         """The index of a sample of the track among those that are held."""
         return max(0, sample - self._start)
+
+
+class SegmentTranscriber(SegmentReader[str]):
+    """Transcribes the segments of a track as they end.
+
+    Args:
+        transcriber: a pipeline for automatic speech recognition, or a function from float32 (samples,) at 16 kHz to a
+            text.
+    """
+
+    def __init__(self, transcriber: Transcriber):
+        super().__init__(partial(_transcribe_parts, transcriber))
+
+
+def _transcribe_parts(transcriber: Transcriber, spoken: np.ndarray) -> str:
+    parts = np.array_split(spoken, math.ceil(len(spoken) / LONGEST))
+    with _one_transcribing:
+        return " ".join(filter(None, (transcribe(transcriber, part) for part in parts)))
 
 
 def read_transcript(folder: Path, recording: Path, channel: Channel | None = None) -> str | None:

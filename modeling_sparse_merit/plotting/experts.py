@@ -99,13 +99,18 @@ def draw_expert_use(panels: Sequence["Axes"], use: Mapping[str, Columns], frame_
 
 
 def plot_expert_shares(
-    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], title: str | None = None
+    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    title: str | None = None,
+    experts: Sequence[str] | None = None,
+    measure: str = "share of frames",
 ) -> "Figure":
-    """Draws the share of frames that each expert gets as stacked bars: a row for each task.
+    """Draws the share of frames that each expert gets, or its mean weight, as stacked bars: a row for each task.
 
     Args:
         panels: {panel: {task: {bar: (N,) shares, which add up to 1}}}; bars such as SNR or emotions.
         title: heading of the figure.
+        experts: names of the experts; numbers by default.
+        measure: what the bars show.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -120,8 +125,8 @@ def plot_expert_shares(
     grid = figure.subplots(len(tasks), len(panels), sharex="col", sharey=True, squeeze=False, width_ratios=widths)
     for row, task in zip(grid, tasks, strict=True):
         for axes, bars in zip(row, panels.values(), strict=True):
-            _draw_stacks(axes, bars[task])
-        row[0].set_ylabel(f"{task}\nshare of frames")
+            _draw_stacks(axes, bars[task], experts)
+        row[0].set_ylabel(f"{task}\n{measure}")
     for axes, panel in zip(grid[-1], panels, strict=True):
         axes.set_xlabel(panel)
         for label in axes.get_xticklabels():
@@ -131,10 +136,11 @@ def plot_expert_shares(
     return figure
 
 
-def _draw_stacks(axes: "Axes", bars: Mapping[str, Sequence[float]]) -> None:
+def _draw_stacks(axes: "Axes", bars: Mapping[str, Sequence[float]], experts: Sequence[str] | None) -> None:
     shares = np.array(list(bars.values()), float)  # (bars, N)
     for expert, (share, colour) in enumerate(zip(shares.T, plain_shades(shares.shape[1]), strict=True)):
         bottom = shares[:, :expert].sum(1)
-        axes.bar(list(bars), share, bottom=bottom, color=colour, width=0.75, label=f"expert {expert}")
+        name = experts[expert] if experts else f"expert {expert}"
+        axes.bar(list(bars), share, bottom=bottom, color=colour, width=0.75, label=name)
     axes.set_ylim(0, 1)
     open_frame(axes)

@@ -21,6 +21,7 @@ CORPORA = {
     "meld": "MELD, texts of dialogues, from its lists, with or without clips.",
     "icbhi": "ICBHI 2017, breathing cycles or recordings of respiratory sounds.",
     "iemocap": "IEMOCAP, dialogues with texts and clips, from its evaluations.",
+    "mosi": "CMU-MOSI, opinions in videos, from the list of MMSA, with or without clips.",
     "moodist": "The sounds of Moodist, noise.",
     "folder": "Any folder with a metadata.csv, such as a private corpus.",
     "noise": "A folder of noises or room impulse responses.",

@@ -67,6 +67,8 @@ class MisterEConfig(PreTrainedConfig):
             direction of twice the width.
         layer_norm_eps: Epsilon of the layer norms.
         speech_model, text_model: Folder or Hub id of the [`SpeechTextForEmotion`] whose embeddings are the input.
+            [`ConversationPipeline`] loads it.
+        speech_revision, text_revision: Commit of that model on the Hub.
 
     Raises:
         ValueError: A field is outside its range; the message names the field, its value and what would be valid.
@@ -112,6 +114,8 @@ class MisterEConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     speech_model: str | None = None
     text_model: str | None = None
+    speech_revision: str | None = None
+    text_revision: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.get("num_labels", 0) > MOST_LABELS:

@@ -104,7 +104,7 @@ class MisterEForConversationEmotion(PreTrainedModel):
 
     config: MisterEConfig
     config_class = MisterEConfig
-    main_input_name = "text_embeddings"
+    main_input_name = "speech_embeddings"
     accepts_loss_kwargs = False  # `Trainer`: losses are means over a batch, whatever `num_items_in_batch` is
     _supports_sdpa = True
 
