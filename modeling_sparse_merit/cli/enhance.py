@@ -2,6 +2,7 @@
 """`sparse-merit enhance` and `demo`."""
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -310,6 +311,7 @@ def _enhance_corpus(
     started = time.time_ns()
     ray.data.DataContext.get_current().enable_progress_bars = False
     ray.init(pool.address, log_to_driver=False, logging_level="ERROR")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         with _progress(not options.quiet) as progress:
             rows = enhance_dataset(
