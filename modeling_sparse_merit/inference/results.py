@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESULTS = "results.jsonl"
+MANIFEST = "results.parquet"
+"""Folder of the manifest of a corpus, which `corpora` writes."""
 LOCK, OWNER = ".sparse-merit.lock", ".sparse-merit.owner.json"
 
 
@@ -55,7 +57,7 @@ class Line:
     """A line of `results.jsonl`: its position, and the facts that show whether it is up to date.
 
     Args:
-        file, position: the file of the line, and the offset of its first byte.
+        position: the offset of its first byte.
         source: path of the recording; None for a pipe.
         base: target of the whole recording, relative to the folder.
         target: its enhanced file, possibly of one channel, relative to the folder; None if the recording failed.
@@ -64,7 +66,6 @@ class Line:
         lines: number of lines of the recording.
     """
 
-    file: Path
     position: int
     source: str | None
     base: str | None
@@ -81,11 +82,9 @@ class Results:
         folder: the folder of the results; created if missing.
         settings: settings of this run.
         overwrite: process finished recordings again, and replace files that belong to no line.
-        process: index of this process under `accelerate launch`. The first process owns the folder; the others append
-            to separate files, which the first one merges.
 
     Raises (on entering):
-        OSError: another run uses the folder, or it cannot be written.
+        OSError: another run uses the folder, it holds the results of a corpus, or it cannot be written.
 
     Usage:
         >>> from modeling_sparse_merit import SpeechEnhancementAndEmotionPipeline
@@ -100,20 +99,23 @@ class Results:
         ...     results.sort(recordings)
     """
 
-    def __init__(self, folder: Path, settings: Settings, overwrite: bool = False, process: int = 0):
+    def __init__(self, folder: Path, settings: Settings, overwrite: bool = False):
         self.folder, self.settings, self.overwrite = folder, settings, overwrite
-        self._process = process
-        self._journal = folder / (f"{RESULTS}.{process}" if process else RESULTS)
+        self._journal = folder / RESULTS
         self._lines: dict[str | None, list[Line]] = {}  # by source, the oldest first
         self._writing = threading.Lock()
         self._is_open = True
         self._lock = FileLock(folder / LOCK, blocking=False)
 
     def __enter__(self) -> "Results":
+        if (self.folder / MANIFEST).exists():
+            raise FileExistsError(
+                f"{self.folder} holds results of a run with --ray or URLs: run it again, or give another folder with "
+                "--output."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._process == 0:
-            self._take()
-            self._read()
+        self._take()
+        self._read()
         return self
 
     def close(self) -> None:
@@ -123,10 +125,9 @@ class Results:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-        if self._process == 0:
-            with suppress(OSError):
-                (self.folder / OWNER).unlink(missing_ok=True)
-            self._lock.release()
+        with suppress(OSError):
+            (self.folder / OWNER).unlink(missing_ok=True)
+        self._lock.release()
 
     def placed(self, recordings: Sequence[Recording]) -> list[Recording]:
         """The recordings with targets that are unique among this run and earlier ones.
@@ -188,7 +189,7 @@ class Results:
             if not self._is_open:
                 raise OutputError("the run has ended")
             position = append_line(self._journal, json.dumps({**record, **facts, "resume": resume}))
-            self._keep(self._journal, position, {**record, **facts, "resume": resume})
+            self._keep(position, {**record, **facts, "resume": resume})
 
     def owns(self, recording: Recording, target: Path) -> bool:
         """Whether a target belongs to a recording or is free.
@@ -207,7 +208,7 @@ class Results:
         return self._read_records(line for recording in recordings for line in self._lines_of(recording))
 
     def sort(self, recordings: Sequence[Recording]) -> None:
-        """Merges the lines of all processes into one file: first those of earlier runs, then those of the recordings.
+        """Sorts the lines: first those of earlier runs, then those of the recordings.
 
         Raises:
             OutputError: the disk is full; the lines are kept in the order of completion.
@@ -215,12 +216,10 @@ class Results:
         self._read()
         ordered = {id(line): line for recording in recordings for line in self._lines_of(recording)}
         others = [line for lines in self._lines.values() for line in lines if id(line) not in ordered]
-        with output_errors(), replacing(self.folder / RESULTS) as temporary:
+        with output_errors(), replacing(self._journal) as temporary:
             with temporary.open("w", encoding="utf-8") as file:
                 for record in self._read_records([*others, *ordered.values()]):
                     file.write(json.dumps(record) + "\n")
-        for journal in self._journals()[1:]:
-            journal.unlink()
         self._read()
 
     def _take(self) -> None:
@@ -234,31 +233,27 @@ class Results:
             (self.folder / OWNER).write_text(json.dumps(owner))
         remove_unfinished(self.folder)
 
-    def _journals(self) -> list[Path]:
-        return [self.folder / RESULTS, *sorted(self.folder.glob(f"{RESULTS}.[0-9]*"))]
-
     def _read(self) -> None:
-        """Reads all lines, except unfinished ones of a killed process."""
+        """Reads all lines, except an unfinished one of a killed process."""
         self._lines = {}
-        for path in self._journals():
-            content, position = b"\n", 0
-            with path.open("ab+") as file:
-                file.seek(0)
-                for content in file:
-                    with suppress(ValueError):
-                        if isinstance(record := json.loads(content), dict) and "file" in record:
-                            self._keep(path, position, record)
-                    position += len(content)
-                if not content.endswith(b"\n"):  # start the next line on a new line
-                    file.write(b"\n")
+        content, position = b"\n", 0
+        with self._journal.open("ab+") as file:
+            file.seek(0)
+            for content in file:
+                with suppress(ValueError):
+                    if isinstance(record := json.loads(content), dict) and "file" in record:
+                        self._keep(position, record)
+                position += len(content)
+            if not content.endswith(b"\n"):  # start the next line on a new line
+                file.write(b"\n")
 
-    def _keep(self, path: Path, position: int, record: dict[str, Any]) -> None:
+    def _keep(self, position: int, record: dict[str, Any]) -> None:
         """Registers a line; it replaces older ones of the same recording and target, and its failures."""
         resume = record.get("resume") or {}
         source = resume.get("path", os.path.abspath(record["file"]))
         state = (record.get("settings_hash"), resume.get("bytes"), resume.get("modified_ns"))
         base, target, lines = resume.get("base"), resume.get("target"), resume.get("lines", 1)
-        line = Line(path, position, source, base, target, record.get("enhanced") is not None, state, lines)
+        line = Line(position, source, base, target, record.get("enhanced") is not None, state, lines)
         self._lines[source] = [other for other in self._lines.get(source, ()) if not _replaces(line, other)]
         self._lines[source].append(line)
 
@@ -270,11 +265,10 @@ class Results:
         return [line for line in lines if line.state == lines[-1].state]
 
     def _read_records(self, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
-        with ExitStack() as stack:
-            files = {path: stack.enter_context(path.open("rb")) for path in self._journals() if path.exists()}
+        with self._journal.open("rb") as file:
             for line in lines:
-                files[line.file].seek(line.position)
-                yield json.loads(files[line.file].readline())
+                file.seek(line.position)
+                yield json.loads(file.readline())
 
     def _is_there(self, line: Line, further_files: Sequence[Callable[[Path], Path]]) -> bool:
         if line.target is None:
