@@ -32,7 +32,6 @@ RETIRED = {
 ALLOWED = (
     (".*", r"room impulse responses?", "acoustics"),
     ("tests/test_words.py", ".*", "this list"),
-    (".*", r"se_front_end", "a run of the published comparison (benchmarks/results/ladder), named as in the paper"),
     ("CHANGELOG.md", r"`[\w.]+`", "former names"),
 )
 """Places where a retired word stays: pattern of the path, pattern of the text, reason."""
