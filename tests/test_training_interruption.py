@@ -121,7 +121,7 @@ def start(config: Path, folder: Path) -> subprocess.Popen:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
 
@@ -136,7 +136,7 @@ def test_kill_9_at_random_moments_loses_nothing(config, whole, tmp_path, kills):
             shutil.rmtree(tmp_path / "run")  # it came to its end: once more from the start
             before = None
         process = start(config, tmp_path / "run")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while checkpoints.newest_checkpoint(tmp_path / "run") == before and process.poll() is None:
             assert time.monotonic() < deadline
         time.sleep(generator.uniform(0, 0.3))
