@@ -42,13 +42,17 @@ TEXT_MODEL = "text model"
 PARTS = {"test": "all lines", "new": "lines that do not occur in the train split"}
 RESAMPLES, SEED, CONVERSATIONS_AT_ONCE = 1_000, 0, 32
 
+TextModels = Annotated[Path, typer.Option(help="Folder with a text model SEED/best for each seed.")]
+TextEncoder = Annotated[
+    str | None, typer.Option(help="Text encoder of transformers that missing text models are trained from.")
+]
+Data = Annotated[str, typer.Option(help="The dataset of MELD.")]
+
 
 def main(
-    text_models: Annotated[Path, typer.Option(help="Folder with a text model SEED/best for each seed.")],
-    text_encoder: Annotated[
-        str | None, typer.Option(help="Text encoder of transformers that missing text models are trained from.")
-    ] = None,
-    data: Annotated[str, typer.Option(help="The dataset of MELD.")] = "tables/meld",
+    text_models: TextModels,
+    text_encoder: TextEncoder = None,
+    data: Data = "tables/meld",
     name: Annotated[str, typer.Option(help="Name of the results.")] = "meld",
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
 ) -> None:

@@ -30,6 +30,9 @@ from benchmarks.conversation.__main__ import (
     CONVERSATIONS_AT_ONCE,
     FOLDER,
     RUNS,
+    Data,
+    TextEncoder,
+    TextModels,
     classify,
     embed_texts,
     markdown_of_scores,
@@ -67,11 +70,9 @@ Voices = Mapping[str, Mapping[str, list[np.ndarray]]]
 
 
 def main(
-    text_models: Annotated[Path, typer.Option(help="Folder with a text model SEED/best for each seed.")],
-    text_encoder: Annotated[
-        str | None, typer.Option(help="Text encoder of transformers that missing text models are trained from.")
-    ] = None,
-    data: Annotated[str, typer.Option(help="The dataset of MELD.")] = "tables/meld",
+    text_models: TextModels,
+    text_encoder: TextEncoder = None,
+    data: Data = "tables/meld",
     voices: Annotated[list[str], typer.Option(help="Datasets of acted clips.")] = list(VOICES),  # noqa: B006
     texts: Annotated[
         Path | None, typer.Option(help="Folder with the embedded texts of each seed, SEED; by default they are made.")

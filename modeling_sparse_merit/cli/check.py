@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .options import errors_in_one_line, printable, quieten_datasets, quieten_hub_client
+from .options import errors_in_one_line, needing_datasets, printable, quieten_datasets, quieten_hub_client
 
 if TYPE_CHECKING:
     from ..data.check import DatasetCheck
@@ -36,10 +36,8 @@ def check(
     with errors_in_one_line():
         quieten_hub_client()
         quieten_datasets()
-        try:
+        with needing_datasets():
             from ..data.check import check_dataset
-        except ImportError as error:
-            raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
         result = check_dataset(dataset)
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))

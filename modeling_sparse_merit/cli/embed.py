@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, errors_in_one_line, quieten_datasets, quieten_hub_client
+from .options import DeviceOption, errors_in_one_line, needing_datasets, quieten_datasets, quieten_hub_client
 
 
 def embed(
@@ -33,11 +33,9 @@ def embed(
     with errors_in_one_line():
         quieten_hub_client()
         quieten_datasets()
-        try:
+        with needing_datasets():
             from ..data.prepare import check_destination, write_dataset
             from ..training.embed_dataset import embed_dataset
-        except ImportError as error:
-            raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
         import torch
         from transformers.utils import logging
 

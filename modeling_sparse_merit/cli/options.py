@@ -225,6 +225,19 @@ USER_ERRORS = (OSError, ValueError, ImportError, ArithmeticError, RecursionError
 
 
 @contextmanager
+def needing_datasets() -> Iterator[None]:
+    """Says what to install if an import of modules that read datasets fails.
+
+    Raises:
+        ImportError: a package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
+
+
+@contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Turns an error that the user can fix into one line on stderr and exit code 2.
 

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 
 from ..data.corpora import CORPORA, corpus
 from .mix import transmission_names
-from .options import errors_in_one_line, printable, quieten_datasets, quieten_hub_client
+from .options import errors_in_one_line, needing_datasets, printable, quieten_datasets, quieten_hub_client
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetInfo
@@ -415,10 +415,8 @@ def _write(
 def _messages() -> Iterator[None]:
     """Shows the warnings about a corpus as plain text, and the report of its problems in several lines."""
     with errors_in_one_line(), warnings.catch_warnings():
-        try:
+        with needing_datasets():
             from ..data.datasets import DatasetError
-        except ImportError as error:
-            raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
         warnings.simplefilter("ignore")  # warnings of libraries to programmers
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import errors_in_one_line, quieten_datasets, quieten_hub_client
+from .options import errors_in_one_line, needing_datasets, quieten_datasets, quieten_hub_client
 
 reader_study = typer.Typer(
     help="Have people label recordings as they are, in noise and after enhancement, blinded.", no_args_is_help=True
@@ -36,10 +36,8 @@ def make(
     with errors_in_one_line():
         quieten_hub_client()
         quieten_datasets()
-        try:
+        with needing_datasets():
             from ..reader_study.study import KEY_FILE, PAGES, RESPONSES, make_study
-        except ImportError as error:
-            raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
 
         key = make_study(folder, data, noise, enhancer, snr_db, label, split, clips, readers, seed, title)
     items = len(next(iter(key["readers"].values())))
@@ -62,10 +60,8 @@ def report(
     Example: sparse-merit reader-study report study
     """
     with errors_in_one_line():
-        try:
+        with needing_datasets():
             from ..reader_study.report import as_markdown, report_study
-        except ImportError as error:
-            raise ImportError(f"{error}. Datasets need: pip install 'modeling-sparse-merit[train]'") from error
 
         results = report_study(folder, normal, seed)
     typer.echo(as_markdown(results))

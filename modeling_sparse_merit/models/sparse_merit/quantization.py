@@ -233,9 +233,8 @@ def is_bf16_fast() -> bool:
         return False
     dtypes = (torch.float32, torch.bfloat16)
     operands = [[torch.ones(size, dtype=dtype) for size in TIMED_PRODUCT] for dtype in dtypes]
-    fp32, bf16 = (
-        min(times) for times in zip(*([_seconds(*pair) for pair in operands] for _ in range(5)), strict=True)
-    )
+    rounds = [[_seconds(*pair) for pair in operands] for _ in range(5)]  # both in turn
+    fp32, bf16 = map(min, zip(*rounds, strict=True))
     return bf16 < fp32
 
 
